@@ -1,0 +1,48 @@
+"""RMT: Retentive Networks Meet Vision Transformers. `import rmt` makes `timm.create_model("rmt_small")` work."""
+
+from typing import TYPE_CHECKING
+
+from rmt._timm import register_models
+from rmt._version import __version__
+from rmt.errors import RMTError
+
+if TYPE_CHECKING:
+    from rmt.model import create_model, list_models, load_checkpoint, load_official, save_checkpoint
+    from rmt.tasks import load, train
+
+_WHERE = {
+    "create_model": "rmt.model",
+    "list_models": "rmt.model",
+    "load_checkpoint": "rmt.model",
+    "load_official": "rmt.model",
+    "save_checkpoint": "rmt.model",
+    "load": "rmt.tasks",
+    "train": "rmt.tasks",
+}
+
+__all__ = [
+    "RMTError",
+    "__version__",
+    "create_model",
+    "list_models",
+    "load",
+    "load_checkpoint",
+    "load_official",
+    "save_checkpoint",
+    "train",
+]
+
+register_models()
+
+
+def __getattr__(name: str):
+    """Import the heavy half on first use: `rmt --help` answers without torch."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'rmt' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
