@@ -1,0 +1,31 @@
+"""The network. Needs torch and timm alone, and imports nothing of ours but the error class."""
+
+from rmt.model.attention import ManhattanSelfAttention
+from rmt.model.checkpoints import (
+    load_checkpoint,
+    load_model,
+    load_official,
+    read_metadata,
+    resolve_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
+from rmt.model.cost import count_macs
+from rmt.model.rmt import RMT
+from rmt.model.variants import MAX_DROP_PATH, create_model, list_models
+
+__all__ = [
+    "MAX_DROP_PATH",
+    "RMT",
+    "ManhattanSelfAttention",
+    "count_macs",
+    "create_model",
+    "list_models",
+    "load_checkpoint",
+    "load_model",
+    "load_official",
+    "read_metadata",
+    "resolve_checkpoint",
+    "save_checkpoint",
+    "write_atomically",
+]

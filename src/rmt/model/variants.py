@@ -1,0 +1,165 @@
+"""The named networks, registered with timm: after `import rmt`, `timm.create_model("rmt_small")` builds one.
+
+| name | paper | parameters | MACs at 224² | maximum drop path in the paper's training |
+|---|---|---|---|---|
+| rmt_pico | – (ours, for small images and tests) | 1.0 M | 0.02 G at 32² | 0 |
+| rmt_tiny | RMT-T | 14,334,216 | 2.65 G | 0.1 |
+| rmt_small | RMT-S | 26,967,240 | 4.80 G | 0.15 |
+| rmt_base | RMT-B | 54,154,896 | 10.41 G | 0.4 |
+| rmt_large | RMT-L | 95,464,864 | 19.55 G | 0.5 |
+| rmt_{small,base,large}_tl | RMT-S*, B*, L*: with the head of token labelling | + C₄·K + K | | as above |
+| rmt_deit_small, rmt_swin_tiny, rmt_swin_small | ablations: DeiT's and Swin's design with MaSA | | | 0.1, 0.2, 0.3 |
+"""
+
+import functools
+from typing import Any
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+
+from rmt.errors import RMTError
+from rmt.model.checkpoints import describe_source, filter_state_dict
+from rmt.model.rmt import RMT
+
+NAR, MID, WIDE = (2, 6), (2, 7), (2, 8)  # (a, b) of the decay
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "rmt_pico": dict(
+        depths=(2, 2, 4, 2),
+        dims=(32, 64, 96, 128),
+        num_heads=(2, 4, 4, 4),
+        mlp_ratios=(3, 3, 3, 3),
+        decay_ranges=(NAR, NAR, NAR, NAR),
+        head_hidden_dim=256,
+    ),
+    "rmt_tiny": dict(
+        depths=(2, 2, 8, 2),
+        mlp_ratios=(3, 3, 3, 3),
+        decomposed=(True, True, False, False),
+    ),
+    "rmt_small": dict(),
+    "rmt_base": dict(
+        depths=(4, 8, 25, 8),
+        dims=(80, 160, 320, 512),
+        num_heads=(5, 5, 10, 16),
+        decay_ranges=(MID, MID, WIDE, WIDE),
+        layer_scales=(None, None, 1e-6, 1e-6),
+    ),
+    "rmt_large": dict(
+        depths=(4, 8, 25, 8),
+        dims=(112, 224, 448, 640),
+        num_heads=(7, 7, 14, 20),
+        decay_ranges=(WIDE, WIDE, WIDE, WIDE),
+        layer_scales=(None, None, 1e-6, 1e-6),
+    ),
+}
+ARCHITECTURES |= {
+    f"{name}_tl": ARCHITECTURES[name] | dict(aux_head=True) for name in ("rmt_small", "rmt_base", "rmt_large")
+}
+# DeiT's and Swin's macro design: patches for a stem, no CPE, no convolution in the feed-forward, a plain head.
+_plain = dict(conv_stem=False, cpe=False, ffn_conv=False, conv_downsample=False, head_hidden_dim=None)
+_swin = _plain | dict(
+    dims=(96, 192, 384, 768),
+    num_heads=(3, 6, 12, 24),
+    mlp_ratios=(4, 4, 4, 4),
+    decay_ranges=(WIDE, WIDE, WIDE, WIDE),
+)
+ARCHITECTURES |= {
+    "rmt_deit_small": _plain
+    | dict(
+        depths=(12,),
+        dims=(384,),
+        num_heads=(6,),
+        mlp_ratios=(4,),
+        decomposed=(False,),
+        decay_ranges=(WIDE,),
+        layer_scales=(None,),
+        patch_size=16,
+        patch_norm=False,
+    ),
+    "rmt_swin_tiny": _swin | dict(depths=(2, 2, 6, 2)),
+    "rmt_swin_small": _swin | dict(depths=(2, 2, 18, 2)),
+}
+
+MAX_DROP_PATH = {
+    "rmt_pico": 0.0,
+    "rmt_tiny": 0.1,
+    "rmt_small": 0.15,
+    "rmt_base": 0.4,
+    "rmt_large": 0.5,
+    "rmt_small_tl": 0.15,
+    "rmt_base_tl": 0.4,
+    "rmt_large_tl": 0.5,
+    "rmt_deit_small": 0.1,
+    "rmt_swin_tiny": 0.2,
+    "rmt_swin_small": 0.3,
+}
+"""Stochastic depth in the paper's training. The networks themselves default to 0, as timm's do."""
+
+
+def _cfg(name: str) -> dict[str, Any]:
+    return dict(
+        num_classes=1000,
+        input_size=(3, 32, 32) if name == "rmt_pico" else (3, 224, 224),
+        min_input_size=(3, 32, 32),
+        pool_size=(1, 1) if name == "rmt_pico" else (14, 14) if name == "rmt_deit_small" else (7, 7),
+        crop_pct=1.0 if name == "rmt_pico" else 0.875,
+        interpolation="bicubic",
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
+        first_conv="stem.0" if ARCHITECTURES[name].get("conv_stem", True) else "stem.proj",
+        classifier=("head.fc", "aux_head") if name.endswith("_tl") else "head.fc",
+    )
+
+
+default_cfgs = generate_default_cfgs({f"{name}.untrained": _cfg(name) for name in ARCHITECTURES})
+
+
+def _create(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
+    """Build variant `name`; kwargs are those of `RMT` and of timm's `create_model`."""
+    overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
+    device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
+    if pretrained:
+        overlay = describe_source(name, kwargs.get("pretrained_cfg"), overlay)
+    stages = len(ARCHITECTURES[name].get("depths", range(4)))
+    with torch.device(device or torch.get_default_device()):
+        model = build_model_with_cfg(
+            RMT,
+            name,
+            pretrained,
+            pretrained_cfg_overlay=overlay,
+            pretrained_filter_fn=functools.partial(filter_state_dict, headless=bool(kwargs.get("features_only"))),
+            feature_cfg=dict(out_indices=tuple(range(stages)), feature_cls="getter"),
+            **ARCHITECTURES[name] | kwargs,
+        )
+    features = ("features_only", "out_indices", "feature_cls", "pretrained_cfg", "cache_dir", "pretrained_strict")
+    model.model_args = {key: value for key, value in kwargs.items() if key not in features}
+    return model.to(dtype) if dtype is not None else model
+
+
+def _register(name: str) -> None:
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> RMT:
+        return _create(name, pretrained, **kwargs)
+
+    entrypoint.__name__ = entrypoint.__qualname__ = name
+    entrypoint.__doc__ = f"See the table in `{__name__}`."
+    globals()[name] = entrypoint
+    register_model(entrypoint)
+
+
+for _name in ARCHITECTURES:
+    _register(_name)
+
+
+def list_models() -> list[str]:
+    """The names `create_model` takes."""
+    return list(ARCHITECTURES)
+
+
+def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
+    """`timm.create_model` for our names. Raises RMTError for another name."""
+    if name not in ARCHITECTURES:
+        raise RMTError(f"no network named {name!r}; choose one of {', '.join(list_models())}")
+    return timm.create_model(name, pretrained=pretrained, **kwargs)
