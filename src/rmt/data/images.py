@@ -112,7 +112,7 @@ def _read_file(path: Path | str, name: str) -> bytes:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Undo the camera's rotation. After `load`, since PNG may carry EXIF behind its pixels and TIFF rotates by itself."""
+    """Undo the rotation of EXIF. After `load`: PNG may carry EXIF behind its pixels, and TIFF rotates by itself."""
     try:
         method = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:

@@ -1,0 +1,42 @@
+"""Where the memory-mapped copies of parquet shards are kept."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from rmt.errors import RMTError
+
+VARIABLE = "RMT_CACHE"
+
+
+def cache_folder() -> Path:
+    """The cache folder, made if need be: `$RMT_CACHE`, else `$XDG_CACHE_HOME/rmt`, else `~/.cache/rmt`.
+
+    Where the home cannot be written (a container, a batch job) a folder of this user's under the temporary folder
+    serves; where `$RMT_CACHE` cannot be written, that is an `RMTError`: it was asked for.
+    """
+    if chosen := os.environ.get(VARIABLE):
+        folder = Path(chosen).expanduser()
+        if not _usable(folder):
+            raise RMTError(f"{folder}: the cache folder ({VARIABLE}) cannot be written; choose another")
+        return folder
+    try:
+        usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rmt"
+    except RuntimeError:  # no home at all
+        usual = None
+    if usual is not None and _usable(usual):
+        return usual
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    fallback = Path(tempfile.gettempdir()) / f"rmt-cache-{user}"
+    # Only a folder of our own: in a shared temporary folder somebody else may have made one of that name.
+    if _usable(fallback) and (not hasattr(os, "getuid") or fallback.stat().st_uid == os.getuid()):
+        return fallback
+    raise RMTError(f"{usual or fallback}: the cache folder cannot be written; set {VARIABLE} to one that can")
+
+
+def _usable(folder: Path) -> bool:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)

@@ -1,0 +1,107 @@
+"""Image folders: one folder per class, images at any depth inside."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from rmt.data.images import EXTENSIONS, read_image
+from rmt.data.sets import listed
+from rmt.errors import RMTError
+
+
+class FolderSet:
+    """The images below `root/CLASS/`, classes and files in sorted order.
+
+    Hidden files and folders (a leading dot), files without an image's extension and images outside the class folders
+    are passed over and counted in `skipped`. Raises `RMTError` for a folder that is missing, unreadable or empty, a
+    single class, and a class without any image.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        skipped: Counter[str] = Counter()
+        self.classes = class_folders(root, skipped)
+        if len(self.classes) < 2:
+            raise RMTError(f"{root}: only one class folder ({self.classes[0]}); a classifier needs two or more")
+        prefix = os.path.join(os.fsencode(root), b"")
+        files = [sorted(_image_files(prefix + os.fsencode(name), skipped)) for name in self.classes]
+        self.skipped = dict(skipped)
+        empty = [name for name, found in zip(self.classes, files, strict=True) if not found]
+        if empty:
+            raise RMTError(f"{root}: no image in the class folder {listed(empty)}; remove the folder or fill it")
+        self.labels = np.repeat(np.arange(len(files), dtype=np.int64), [len(found) for found in files])
+        # One array instead of a million strings: forked workers share it, for nothing counts references inside.
+        self._paths = np.array([path.removeprefix(prefix) for found in files for path in found])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, index: int) -> Path:
+        """Where image number `index` lies."""
+        return self.root / os.fsdecode(self._paths[index])
+
+    def load(self, index: int) -> Image.Image:
+        return read_image(self.path(index))
+
+    def name(self, index: int) -> str:
+        return str(self.path(index))
+
+
+def class_folders(root: Path, skipped: Counter[str] | None = None) -> tuple[str, ...]:
+    """The names of the class folders directly below `root`, sorted. Raises `RMTError` when there are none."""
+    skipped = Counter() if skipped is None else skipped
+    names = []
+    for entry in _entries(os.fsencode(root)):
+        if entry.name.startswith(b"."):
+            skipped["hidden"] += 1
+        elif entry.is_dir():
+            names.append(os.fsdecode(entry.name))
+        else:
+            skipped["outside the class folders"] += 1
+    if not names:
+        raise RMTError(f"{root}: no class folder inside; expected CLASS/*.jpg, train/CLASS/*.jpg or *.parquet")
+    return tuple(sorted(names))
+
+
+def _image_files(folder: bytes, skipped: Counter[str]) -> Iterator[bytes]:
+    """Every image file at any depth of `folder`; links to folders are followed, each folder entered once."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        entries = _entries(here)
+        status = os.stat(here)
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            if entry.name.startswith(b"."):
+                skipped["hidden"] += 1
+            elif entry.is_dir():
+                waiting.append(entry.path)
+            elif os.path.splitext(entry.name)[1].lower() in _EXTENSIONS:
+                yield entry.path
+            else:
+                skipped["not an image"] += 1
+
+
+_EXTENSIONS = frozenset(extension.encode() for extension in EXTENSIONS)
+
+
+def _entries(folder: bytes) -> list[os.DirEntry[bytes]]:
+    name = os.fsdecode(folder)
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except FileNotFoundError:
+        raise RMTError(f"{name}: no such folder") from None
+    except NotADirectoryError:
+        raise RMTError(f"{name}: a file, not a folder") from None
+    except PermissionError:
+        raise RMTError(f"{name}: no permission to read this folder") from None
+    except OSError as error:
+        raise RMTError(f"{name}: cannot be read ({error.strerror})") from None

@@ -1,0 +1,278 @@
+"""Batches of images in an order and with augmentations that depend on (seed, epoch, position) alone.
+
+A worker gets a whole batch to make: the positions in the epoch and the samples that stand there. It seeds every draw
+from the position, so the batch is the same whoever makes it, and a resumed run continues with the very next batch.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypedDict
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from rmt.data.images import BadImage
+from rmt.data.order import EpochPlan
+from rmt.data.randomness import AUGMENT, REPLACE, global_state_kept, seed_everything, words
+from rmt.data.sets import ImageSet
+from rmt.errors import RMTError
+
+MAX_REPLACEMENTS = 20
+"""After so many bad images in a row for one place in a batch the data are given up."""
+
+
+class Transform(Protocol):
+    """Makes a tensor of an image; `rmt.data.transforms` has the usual ones."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of what it returns."""
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB image to float32 (3, H, W)."""
+
+
+class Batch(TypedDict):
+    image: Tensor  # float32 (B, 3, H, W)
+    label: Tensor  # int64 (B,)
+    index: Tensor  # int64 (B,): number of the sample in the image set
+    bad: list[tuple[str, str]]  # (name, reason) of every image that could not be read
+
+
+class ImageLoader:
+    """A sized, resumable iterable of `Batch`es.
+
+    `shuffle=True` is training: see `EpochPlan` for `drop_last`, `repeats` and the dealing to processes. An image that
+    cannot be read is replaced by another one, chosen from (seed, epoch, position). `shuffle=False` is evaluation:
+    every sample exactly once, in order; one that cannot be read is left out, and a batch may be short or empty. Either
+    way it is reported in the batch's `bad`.
+
+    `workers` processes make the batches (0: this process) and stay for the next epoch, until `close()`. Iterate over
+    one loader at a time: a second iterator takes the workers from the first. With `workers=0` the global random
+    states of Python, numpy and torch are as before after each batch.
+
+    Raises `RMTError` when a worker dies, and when `MAX_REPLACEMENTS` images in a row cannot be read.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        transform: Transform,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int = 0,
+        workers: int = 0,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        repeats: int = 1,
+        pin_memory: bool = False,
+    ):
+        self.image_set = image_set
+        self.plan = EpochPlan(
+            samples=len(image_set),
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            drop_last=drop_last,
+            rank=rank,
+            world_size=world_size,
+            repeats=repeats,
+        )
+        self.epoch = 0
+        self.batches = 0  # handed out in this epoch
+        self._start = 0  # where the next iteration starts; not 0 only after load_state_dict
+        self._orders = _Orders(self.plan)
+        self._pool = DataLoader(
+            _BatchMaker(image_set, transform, seed, replace_bad=shuffle),
+            batch_size=None,  # a "sample" of the DataLoader is a whole batch of ours
+            sampler=self._orders,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_ignore_stop_signals,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),  # else it draws from the global one
+        )
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch, the same for every process."""
+        return self.plan.steps
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration shows. The place in a resumed epoch is kept if it is this one."""
+        if epoch != self.epoch:
+            self.epoch, self.batches, self._start = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, how many of its batches were handed out, and what must not change in between."""
+        return {"epoch": self.epoch, "batches": self.batches, "samples": self.plan.samples, "steps": self.plan.steps}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken: the next iteration starts with the batch after the last one handed out.
+
+        Only `epoch` and `batches` are needed. Raises `RMTError` if the data or the steps per epoch are not the same.
+        """
+        for key, now in (("samples", self.plan.samples), ("steps", self.plan.steps)):
+            if (before := state.get(key, now)) != now:
+                raise RMTError(f"cannot resume: {before:,} {key} per epoch when the run was stopped, {now:,} now")
+        if not 0 <= state["batches"] <= len(self):
+            raise RMTError(f"cannot resume at batch {state['batches']:,} of an epoch of {len(self):,}")
+        self.epoch = state["epoch"]
+        self.batches = self._start = state["batches"]
+
+    def __iter__(self) -> Iterator[Batch]:
+        start, self._start = self._start, 0
+        self.batches = start
+        self._orders.choose(self.epoch, start)
+        with _child_signal_kept():
+            made = iter(self._pool)
+        return self._hand_out(made)
+
+    def _hand_out(self, made: Iterator[Any]) -> Iterator[Batch]:
+        while True:
+            try:
+                batch = next(made)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                self.close()
+                raise RMTError(_death_notice(made, error)) from None
+            if isinstance(batch, _Failure):
+                raise RMTError(batch.message)
+            self.batches += 1
+            yield batch
+
+    def close(self) -> None:
+        """End the worker processes. A later iteration starts new ones."""
+        self._pool._iterator = None  # where DataLoader keeps its persistent workers; their owner's end is theirs
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An `RMTError` on its way out of a worker: an exception would arrive with the worker's traceback as its text."""
+
+    message: str
+
+
+class _Orders(Sampler):
+    """Gives the DataLoader one key per batch of the chosen epoch: (epoch, positions, samples)."""
+
+    def __init__(self, plan: EpochPlan):
+        self.plan = plan
+        self.choose(0, 0)
+
+    def choose(self, epoch: int, start: int) -> None:
+        self.epoch, self.start = epoch, start
+
+    def __len__(self) -> int:
+        return self.plan.steps - self.start
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        epoch, order = self.epoch, self.plan.order(self.epoch)
+        for step in range(self.start, self.plan.steps):
+            positions = self.plan.batch(step)
+            yield epoch, positions, order[positions]
+
+
+class _BatchMaker(Dataset):
+    """Reads, augments and stacks the samples of one batch."""
+
+    def __init__(self, image_set: ImageSet, transform: Transform, seed: int, replace_bad: bool):
+        self.image_set = image_set
+        self.transform = transform
+        self.seed = seed
+        self.replace_bad = replace_bad
+
+    def __getitem__(self, key: tuple[int, np.ndarray, np.ndarray]) -> Batch | _Failure:
+        epoch, positions, samples = key
+        images = torch.empty((len(samples), 3, *self.transform.size))
+        kept: list[int] = []
+        bad: list[tuple[str, str]] = []
+        try:
+            with global_state_kept():
+                for position, sample in zip(positions.tolist(), samples.tolist(), strict=True):
+                    found = self._load(epoch, position, sample, bad)
+                    if found is not None:
+                        image, index = found
+                        seed_everything(words(AUGMENT, self.seed, epoch, position))
+                        images[len(kept)] = self.transform(image)
+                        kept.append(index)
+        except RMTError as error:
+            return _Failure(str(error))
+        labels = torch.from_numpy(self.image_set.labels[kept])
+        return {
+            "image": images[: len(kept)],
+            "label": labels,
+            "index": torch.tensor(kept, dtype=torch.int64),
+            "bad": bad,
+        }
+
+    def _load(
+        self, epoch: int, position: int, sample: int, bad: list[tuple[str, str]]
+    ) -> tuple[Image.Image, int] | None:
+        """The image for a position and the sample it is of; bad ones on the way are added to `bad`."""
+        for attempt in range(MAX_REPLACEMENTS):
+            try:
+                return self.image_set.load(sample), sample
+            except BadImage as error:
+                bad.append((error.name, error.reason))
+                if not self.replace_bad:
+                    return None
+            draw = words(REPLACE, self.seed, epoch, position, attempt, count=2)
+            sample = int(draw.view(np.uint64)[0] % len(self.image_set))
+        name, reason = bad[-1]
+        raise RMTError(f"{MAX_REPLACEMENTS} images in a row could not be read, the last one {name}: {reason}")
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _ignore_stop_signals(worker: int) -> None:
+    """Outlive Ctrl-C and a scheduler's SIGTERM, which reach the whole process group.
+
+    The training process answers them, by finishing its step and saving; for that it needs its workers, which end with
+    it anyway.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextmanager
+def _child_signal_kept() -> Iterator[None]:
+    """Undo the SIGCHLD handler of torch's DataLoader: it raises in the midst of whatever the process is doing.
+
+    Without it a dead worker is noticed where the next batch is asked for, within the five seconds of its polling.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: Callable | int | None = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
+
+
+def _death_notice(made: Iterator[Any], error: RuntimeError) -> str:
+    """One line on the workers that died, with the exit status where it is known."""
+    dead = []
+    for process in getattr(made, "_workers", ()):
+        if process.exitcode:
+            how = signal.Signals(-process.exitcode).name if process.exitcode < 0 else f"status {process.exitcode}"
+            dead.append(f"{process.pid} by {how}")
+    who = ", ".join(dead) or str(error).splitlines()[0]
+    return (
+        f"a data worker process died (pid {who}); SIGKILL mostly means that memory ran out, SIGBUS that shared memory "
+        f"(/dev/shm) did: lower the number of workers or the batch size"
+    )

@@ -1,0 +1,87 @@
+"""Which sample stands where in an epoch, and who takes it: plain arithmetic, no images.
+
+An epoch is a sequence of *positions* 0…T−1. Each position shows one sample, and each process takes every
+`world_size`-th position. Step k of all processes together covers the positions k·B·W … (k+1)·B·W − 1, so W processes
+with batches of B see in each step exactly the samples that one process with batches of B·W sees.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rmt.data.randomness import ORDER, permutation
+from rmt.errors import RMTError
+
+REPEAT_ROUND = 256
+"""With repeated augmentation an epoch is cut to a multiple of this many positions (METHOD 5)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochPlan:
+    """The order of `samples` samples over `world_size` processes that take batches of `batch_size`.
+
+    `shuffle=True` is training. A shuffled epoch has T = samples positions; with `repeats` r > 1 (METHOD 5: 3) each
+    shuffled sample fills r positions in a row and T = ⌊samples/256⌋·256, so about samples/r samples are shown. Every
+    process takes the same number of samples: fewer than `world_size` are left out, or with `drop_last` fewer than one
+    global batch.
+
+    `shuffle=False` is evaluation: every sample exactly once, in order. Every process still takes the same number of
+    steps, so its last batch may be short, or empty.
+    """
+
+    samples: int
+    batch_size: int
+    shuffle: bool
+    seed: int = 0
+    drop_last: bool = False
+    rank: int = 0
+    world_size: int = 1
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.repeats < 1 or not 0 <= self.rank < self.world_size:
+            raise ValueError(f"batch_size and repeats must be at least 1 and rank below world_size: {self}")
+        if self.seed < 0:
+            raise RMTError(f"the seed must not be negative: {self.seed}")
+        if not self.shuffle and (self.drop_last or self.repeats > 1):
+            raise ValueError("drop_last and repeats are for training: an evaluation counts every sample once")
+        if self.shuffle and self.steps == 0:
+            if self.repeats > 1 and self.samples < REPEAT_ROUND:
+                raise RMTError(
+                    f"repeated augmentation needs at least {REPEAT_ROUND} training images, there are {self.samples:,}"
+                )
+            raise RMTError(
+                f"one step takes {self._step:,} images ({self.batch_size} × {self.world_size} processes), but there "
+                f"are only {self.samples:,}: lower the batch size"
+            )
+
+    @property
+    def _step(self) -> int:
+        """Positions that one step of all processes covers."""
+        return self.batch_size * self.world_size
+
+    @property
+    def positions(self) -> int:
+        """Positions that all processes together take in an epoch."""
+        total = self.samples if self.repeats == 1 else self.samples // REPEAT_ROUND * REPEAT_ROUND
+        if not self.shuffle:
+            return total
+        unit = self._step if self.drop_last else self.world_size
+        return total // unit * unit
+
+    @property
+    def steps(self) -> int:
+        """Batches per epoch, the same for every process."""
+        return -(-self.positions // self._step)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The sample at each position of an epoch, int64 (positions,)."""
+        if not self.shuffle:
+            return np.arange(self.samples)
+        shuffled = permutation(self.samples, ORDER, self.seed, epoch)
+        return np.repeat(shuffled[: -(-self.positions // self.repeats)], self.repeats)[: self.positions]
+
+    def batch(self, step: int) -> np.ndarray:
+        """The positions this process takes in one step, int64 (at most batch_size,)."""
+        start = step * self._step
+        return np.arange(start + self.rank, min(start + self._step, self.positions), self.world_size)
