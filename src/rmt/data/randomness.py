@@ -20,7 +20,7 @@ from numpy.random import PCG64, SeedSequence
 ORDER, AUGMENT, REPLACE, HOLD_OUT = range(4)
 
 
-def words(purpose: int, *keys: int, count: int = 8) -> np.ndarray:
+def words(purpose: int, *keys: int, count: int = 7) -> np.ndarray:
     """`count` uint32 words that depend on the purpose and on non-negative integer keys only."""
     return SeedSequence((purpose, *keys)).generate_state(count)
 
@@ -31,10 +31,10 @@ def permutation(n: int, purpose: int, *keys: int) -> np.ndarray:
 
 
 def seed_everything(seed: np.ndarray) -> None:
-    """Seed the global CPU generators of Python, numpy and torch from 8 words."""
-    random.seed(seed[:4].tobytes())
-    np.random.seed(seed[4:6])  # noqa: NPY002 - timm's augmentations draw from the legacy generator
-    torch.default_generator.manual_seed(int(seed[6]) << 32 | int(seed[7]))
+    """Seed the global CPU generators of Python, numpy and torch from 7 words."""
+    random.seed(int.from_bytes(seed[:4].tobytes(), "little"))
+    np.random.seed(seed[4])  # noqa: NPY002 - timm's augmentations draw from the legacy generator
+    torch.default_generator.manual_seed(int(seed[5]) << 32 | int(seed[6]))
 
 
 @contextmanager
