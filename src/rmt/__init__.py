@@ -7,11 +7,12 @@ from rmt._version import __version__
 from rmt.errors import RMTError
 
 if TYPE_CHECKING:
-    from rmt.model import create_model, list_models, load_checkpoint, load_official, save_checkpoint
+    from rmt.model import create_model, deploy, list_models, load_checkpoint, load_official, save_checkpoint
     from rmt.tasks import load, train
 
 _WHERE = {
     "create_model": "rmt.model",
+    "deploy": "rmt.model",
     "list_models": "rmt.model",
     "load_checkpoint": "rmt.model",
     "load_official": "rmt.model",
@@ -24,6 +25,7 @@ __all__ = [
     "RMTError",
     "__version__",
     "create_model",
+    "deploy",
     "list_models",
     "load",
     "load_checkpoint",

@@ -11,6 +11,7 @@ from rmt.model.checkpoints import (
     write_atomically,
 )
 from rmt.model.cost import count_macs
+from rmt.model.deploy import deploy
 from rmt.model.rmt import RMT
 from rmt.model.variants import MAX_DROP_PATH, create_model, list_models
 
@@ -20,6 +21,7 @@ __all__ = [
     "ManhattanSelfAttention",
     "count_macs",
     "create_model",
+    "deploy",
     "list_models",
     "load_checkpoint",
     "load_model",

@@ -65,8 +65,15 @@ def rotary_phases(height: int, width: int, head_dim: int, dtype, device) -> Tens
     return (position[:, None] * theta).view(height, width, 1, head_dim // 2)
 
 
-def rotate(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """Turn the adjacent channel pairs (2j, 2j+1) of x (…, h, w, n, d) by the phases, (h, w, 1, d/2) each."""
+def rotate(x: Tensor, sin: Tensor, cos: Tensor, half_split: bool = False) -> Tensor:
+    """Turn the channel pairs of x (…, h, w, n, d) by the phases, (h, w, 1, d/2) each.
+
+    Pair j is the adjacent channels (2j, 2j+1); with `half_split`, (j, j + d/2), which moves less data and is what
+    `rmt.deploy` permutes the query and key weights for.
+    """
+    if half_split:
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2).to(x.dtype)
 

@@ -1,0 +1,71 @@
+"""MaSA as plain tensor products: the readable reference that every faster backend is compared with."""
+
+from torch import Tensor
+
+from rmt.model.backends.form import Form
+from rmt.model.decay import SpatialPrior, rotate
+
+
+def unusable(q: Tensor, form: Form, needs_grad: bool) -> str | None:
+    """Why this backend cannot serve such a call; None if it can. This one always can."""
+    return None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> Tensor:
+    """Attention over the grid, from queries and keys that have not been rotated.
+
+    Args:
+        q, k, v: (B, h, w, n, d), any strides.
+        prior: of the h × w grid.
+        form: which attention.
+    Returns:
+        (B, h, w, n, d) in the dtype of v.
+    """
+    q, k = rotate_pairs(q, k, prior, form)
+    if not form.decomposed:
+        return _attend_full(q, k, v, prior, form)
+    v = _attend_axis(q, k, v, prior.log_decay_w, form)  # along rows
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, w, h, n, d)
+    v = _attend_axis(q, k, v, prior.log_decay_h, form)  # along columns
+    return v.transpose(1, 2)
+
+
+def rotate_pairs(q: Tensor, k: Tensor, prior: SpatialPrior, form: Form) -> tuple[Tensor, Tensor]:
+    """q and scaled k with their rotary phases."""
+    if form.scale != 1:
+        k = k * form.scale
+    return rotate(q, prior.sin, prior.cos, form.half_split), rotate(k, prior.sin, prior.cos, form.half_split)
+
+
+def _attend_axis(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, form: Form) -> Tensor:
+    """Attend along the third dimension of (B, lines, length, n, d), with log_decay (n, length, length)."""
+    lines = q.shape[:2]
+    # Products of rank 4: the compiler's attention matcher cannot take more.
+    q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B·lines, n, length, d)
+    weights = attention_weights(q @ k.transpose(-2, -1), form, log_decay)
+    return (weights.to(v.dtype) @ v).transpose(1, 2).unflatten(0, lines)
+
+
+def _attend_full(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> Tensor:
+    h, w = grid = q.shape[1:3]
+    q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))  # (B, n, h·w, d)
+    # D²ᵈ = Dᴴ ⊗ Dᵂ by broadcasting: a table of (h·w)² entries per head is never made.
+    n = q.shape[1]
+    log_decay_h, log_decay_w = prior.log_decay_h.view(n, h, 1, h, 1), prior.log_decay_w.view(n, 1, w, 1, w)
+    scores = (q @ k.transpose(-2, -1)).unflatten(-1, grid).unflatten(-3, grid)  # (B, n, h, w, h, w)
+    weights = attention_weights(scores, form, log_decay_h, log_decay_w).flatten(-4, -3).flatten(-2)
+    return (weights.to(v.dtype) @ v).transpose(1, 2).unflatten(1, grid)
+
+
+def attention_weights(scores: Tensor, form: Form, *log_decays: Tensor) -> Tensor:
+    """Decay and softmax in the tables' precision; the keys are the last dimension, or with two tables the last two."""
+    scores = scores.to(log_decays[0].dtype)
+    if form.decay == "released":
+        for log_decay in log_decays:
+            scores = scores + log_decay
+    keys = scores.shape[-len(log_decays) :]
+    weights = scores.flatten(-len(log_decays)).softmax(-1).unflatten(-1, keys)
+    if form.decay == "paper":
+        for log_decay in log_decays:
+            weights = weights * log_decay.exp()
+    return weights
