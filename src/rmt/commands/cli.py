@@ -1,0 +1,90 @@
+"""`rmt COMMAND …`: wires the commands together and turns whatever goes wrong into one line and an exit code.
+
+Exit codes: 0 done, 1 a failure (one line on stderr), 2 a mistyped option (the parser's own message), 130 or 143 stopped
+by Ctrl-C or SIGTERM. RMT_TRACEBACK=1 shows the traceback behind a line.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from rmt._version import __version__
+from rmt.errors import RMTError
+
+COMMANDS = ("train", "evaluate", "predict", "recipes")
+
+_EXTRAS = {
+    "lightning",
+    "tyro",
+    "torchvision",
+    "datasets",
+    "torchmetrics",
+    "matplotlib",
+    "tensorboard",
+    "PIL",
+    "numpy",
+    "rich",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if os.environ.get("RMT_TRACEBACK"):
+            return _without_traceback(args, show=True)
+        return _without_traceback(args)
+    except BrokenPipeError:  # the reader of our output has gone, as in `rmt recipes | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - so that the interpreter's own flush at exit is silent
+        return 1
+
+
+def _without_traceback(args: list[str], show: bool = False) -> int:
+    try:
+        return _dispatch(args)
+    except KeyboardInterrupt as stop:
+        print(f"rmt: {stop}" if str(stop) else "rmt: stopped", file=sys.stderr)
+        return 128 + getattr(stop, "signal_number", 2)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if show:
+            raise
+        print(f"rmt: {_one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def _dispatch(args: list[str]) -> int:
+    import tyro
+
+    if args[:1] == ["--version"]:
+        print(f"rmt {__version__}")
+        return 0
+    if args[:1] == ["train"]:  # its options depend on the recipe
+        return importlib.import_module("rmt.commands.train").main(args[1:])
+    runs = {name: importlib.import_module(f"rmt.commands.{name}").run for name in COMMANDS}
+    description = (
+        f"RMT {__version__}: train, judge and use Retentive Networks for vision.\n\nFirst steps: rmt train quickstart"
+    )
+    code = tyro.extras.subcommand_cli_from_dict(
+        runs, prog="rmt", description=description, args=args or ["--help"], config=(tyro.conf.OmitArgPrefixes,)
+    )
+    return int(code or 0)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, RMTError):
+        text = str(error)
+    elif isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _EXTRAS:
+        text = f"this command needs the package {error.name}: pip install 'rmt-vision[train]'"
+    elif isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        text = f"{where}{error.strerror or error}"
+    else:
+        text = f"{type(error).__name__}: {error} (a fault of ours; RMT_TRACEBACK=1 shows where)"
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

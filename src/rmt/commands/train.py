@@ -1,0 +1,82 @@
+"""`rmt train RECIPE [--field value]…` and `rmt train --resume RUN`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rmt.commands.recipe_choice import choose_recipe
+from rmt.recipes import RECIPES, Recipe
+
+_USAGE = """usage: rmt train RECIPE [--field value]…      (rmt train RECIPE --help lists the fields)
+       rmt train --resume RUN [--field value]… [--accept-changes]
+
+Trains a network as a recipe says and leaves a run folder: weights, metrics, report.png.
+RECIPE is a name below, or FILE.py:NAME for one of your own.
+"""
+
+
+def run(recipe: str, /) -> int:
+    """Train a network by a recipe, or continue a run (`rmt train --help`)."""
+    return main([recipe])
+
+
+def main(args: list[str]) -> int:
+    """Reads the options, whose defaults are the recipe's, and trains."""
+    import tyro
+
+    if not args or args[0] in ("-h", "--help"):
+        print(_USAGE)
+        for name, make in RECIPES.items():
+            print(f"  {name:<12} {(make.__doc__ or '').strip().splitlines()[0]}")
+        return 0
+    if args[0].startswith("--resume"):
+        return _resume(args)
+    if args[0].startswith("-"):
+        print(f"rmt train: the recipe comes first, before {args[0]}\n\n{_USAGE}", file=sys.stderr)
+        return 2
+    recipe, description = choose_recipe(args[0])
+    chosen = tyro.cli(type(recipe), default=recipe, args=args[1:], prog=f"rmt train {args[0]}", description=description)
+    from rmt.tasks import train
+
+    train(chosen)
+    return 0
+
+
+def _resume(args: list[str]) -> int:
+    """Continues a run, with the recipe in its folder; fields given on the command line are changes to it."""
+    import tyro
+
+    from rmt.training.run_folder import RunFolder
+
+    run = args[0].partition("=")[2] or (args[1] if len(args) > 1 else "")
+    if not run or run.startswith("-"):
+        print(f"rmt train: --resume needs the run's folder\n\n{_USAGE}", file=sys.stderr)
+        return 2
+    recipe = RunFolder.open(Path(run)).read_recipe()
+    parsed: Any = tyro.cli(
+        _resumption(type(recipe)),
+        default=_resumption(type(recipe))(resume=run, recipe=recipe),
+        args=args,
+        prog="rmt train",
+        description="Continue a run exactly where its last state was saved.",
+    )
+    from rmt.tasks import resume
+
+    resume(Path(parsed.resume), parsed.recipe, accept_changes=parsed.accept_changes)
+    return 0
+
+
+def _resumption(kind: type[Recipe]) -> type:
+    """The options of `--resume` for a kind of recipe, its fields flat among them."""
+    import tyro
+
+    @dataclass(kw_only=True)
+    class Resumption:
+        resume: str
+        """The run's folder."""
+        recipe: tyro.conf.OmitArgPrefixes[kind]  # type: ignore[valid-type]
+        accept_changes: bool = False
+        """Go on although the recipe given here differs from the one the run began with."""
+
+    return Resumption

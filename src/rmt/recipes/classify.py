@@ -1,0 +1,59 @@
+"""The named classification recipes. Each docstring states cost, expected accuracy and the exact command."""
+
+from rmt.recipes.schema import ClassifyRecipe
+
+
+def quickstart() -> ClassifyRecipe:
+    """A small RMT on the built-in sample (8,000 + 2,000 Fashion-MNIST images), in minutes and without a GPU.
+
+    Cost: TODO. Accuracy: TODO.
+    Command: rmt train quickstart
+    """
+    return ClassifyRecipe(
+        name="quickstart",
+        data="sample",
+        model="rmt_pico",
+        image_size=32,
+        pad_to=32,
+        selection=500,
+        epochs=15,
+        batch_size=128,
+        lr=2e-3,
+        lr_base_batch=0,
+        warmup_epochs=1,
+        weight_decay=0.05,
+        drop_path=0.05,
+        ema_decay=0.99,
+        min_crop=0.6,
+        randaugment="",
+        random_erasing=0.1,
+        mixup=0.0,
+        cutmix=0.0,
+        crop_pct=1.0,
+        workers=0,
+    )
+
+
+def finetune() -> ClassifyRecipe:
+    """Your own image folder (`train/CLASS/*.jpg` and `val/…`, or one folder of classes), pretrained weights or none.
+
+    Network: that of `--weights`; without weights `rmt_tiny` on a GPU and `rmt_pico` on a CPU.
+    Command: rmt train finetune --data FOLDER [--weights FILE]
+    """
+    return ClassifyRecipe(
+        name="finetune",
+        data="",
+        model="auto",
+        image_size=0,
+        epochs=30,
+        batch_size=32,
+        lr=5e-4,
+        lr_base_batch=0,
+        warmup_epochs=3,
+        min_crop=0.35,
+        randaugment="rand-m5-mstd0.5-inc1",
+        random_erasing=0.0,
+        mixup=0.0,
+        cutmix=0.0,
+        ema_decay=0.0,
+    )

@@ -1,0 +1,197 @@
+"""What a training run is, as data: frozen dataclasses whose every field has an effect.
+
+Each field is one option of `rmt train` (`--batch-size 64`, `--class-weights`), and the text under it is that option's
+help. A recipe is plain Python: `dataclasses.replace(quickstart(), epochs=3)` makes another one.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Interpolation = Literal["bicubic", "bilinear", "random"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What every task's recipe holds: network, data, schedule, optimiser, machine."""
+
+    task: ClassVar[str]
+
+    name: str
+    """What the run is called: its folder is `runs/NAME-TIMESTAMP`."""
+    data: str = "sample"
+    """An image folder, a folder of parquet shards, or `sample` (the built-in Fashion-MNIST subset)."""
+    output: str = ""
+    """The run's folder, instead of `runs/NAME-TIMESTAMP`. One that holds files is refused."""
+    model: str = "rmt_tiny"
+    """The network, by its registered name (`rmt info` lists them); `auto` chooses (see the recipe)."""
+    weights: str = ""
+    """A `.safetensors` file or run folder to start from; without it training starts from scratch."""
+    image_size: int = 224
+    """Side in pixels of the square images the network sees; 0: that of the weights, or one fit for the network."""
+
+    epochs: int = 300
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images per step on one device."""
+    accumulate: int = 1
+    """Steps whose gradients are added up before the weights change; the effective batch grows by this factor."""
+    lr: float = 1e-3
+    """Peak learning rate for an effective batch of `lr_base_batch` images."""
+    lr_base_batch: int = 1024
+    """The peak learning rate is lr x effective batch / lr_base_batch; 0 takes `lr` as it stands."""
+    min_lr: float = 1e-5
+    """Where the cosine ends, whatever the batch."""
+    warmup_epochs: float = 5.0
+    """Epochs of linear warm-up, counted within `epochs`."""
+    warmup_lr: float = 1e-6
+    """Where the warm-up starts, whatever the batch."""
+    weight_decay: float = 0.05
+    """AdamW's weight decay; norms, biases and layer scales take none."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from a layer to the one below; 1 treats all alike, 0.75 is usual in fine-tuning."""
+    clip_grad: float = 0.0
+    """Gradients are scaled down to this norm; 0 leaves them."""
+    drop_path: float = 0.0
+    """Rate of stochastic depth at the last block, growing to it from 0 (METHOD 4: T 0.1, S 0.15, B 0.4, L 0.5)."""
+    ema_decay: float = 0.0
+    """Decay per weight update of the averaged weights (EMA) kept beside the raw ones; 0 keeps none."""
+    early_stopping: int = 0
+    """Stop after this many epochs without a better accuracy; 0 never stops early."""
+
+    device: Device = "auto"
+    """Where to compute: `auto` takes CUDA, then Apple's GPU, then the CPU."""
+    precision: Precision = "auto"
+    """Arithmetic of the forward and backward pass: `auto` is bf16 on CUDA and fp32 elsewhere."""
+    workers: int = 2
+    """Processes that read and augment images; 0 does it in the training process. Results do not depend on it."""
+    seed: int = 0
+    """Every random draw follows from it: two CPU runs with the same seed agree bit for bit."""
+    checkpoint_minutes: float = 10.0
+    """Also save the state inside an epoch once this many minutes have passed; 0 saves at epoch ends only."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as JSON values, the task with it."""
+        return {"task": self.task, **asdict(self)}
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values, one line each; empty when the recipe can run."""
+        found = []
+        for name in ("epochs", "batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                found.append(f"--{_option(name)} must be at least 1, not {getattr(self, name)}")
+        for name in _NON_NEGATIVE:
+            if hasattr(self, name) and getattr(self, name) < 0:
+                found.append(f"--{_option(name)} must not be negative, and is {getattr(self, name)}")
+        if self.lr <= 0:
+            found.append(f"--lr must be positive, not {self.lr}")
+        if 0 < self.lr < self.min_lr:
+            found.append(f"--min-lr {self.min_lr:g} is above the peak --lr {self.lr:g}")
+        if self.warmup_epochs > self.epochs:
+            found.append(f"--warmup-epochs {self.warmup_epochs:g} is longer than the whole run of {self.epochs} epochs")
+        if self.image_size and self.image_size < 32:
+            found.append(f"--image-size must be at least 32, not {self.image_size}")
+        if not 0 <= self.ema_decay < 1:
+            found.append(f"--ema-decay must lie in [0, 1), not {self.ema_decay:g}")
+        if not 0 < self.layer_decay <= 1:
+            found.append(f"--layer-decay must lie in (0, 1], not {self.layer_decay:g}")
+        if not 0 <= self.drop_path < 1:
+            found.append(f"--drop-path must lie in [0, 1), not {self.drop_path:g}")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyRecipe(Recipe):
+    """Image classification: the common fields, and how images are drawn, augmented, mixed and judged."""
+
+    task: ClassVar[str] = "classify"
+
+    holdout: float = 0.2
+    """Fraction of each class held out for validation when the data come without a validation split."""
+    selection: float = 0.0
+    """Images held out of train to choose `best` on: a count, or below 1 a fraction. With 0 it is chosen on the
+    validation images themselves, which flatters it."""
+
+    pad_to: int = 0
+    """Images smaller than this are padded with black to it, not enlarged, in training and evaluation; 0 never."""
+    min_crop: float = 0.08
+    """Smallest part of an image's area that a random crop shows."""
+    flip: float = 0.5
+    """Chance of a horizontal flip."""
+    randaugment: str = "rand-m9-mstd0.5-inc1"
+    """timm's RandAugment description; empty for none."""
+    random_erasing: float = 0.25
+    """Chance that a rectangle of an image is replaced by noise."""
+    repeated_augmentation: bool = False
+    """Show a third of the images per epoch, in three views each (METHOD 5)."""
+    interpolation: Interpolation = "bicubic"
+    """Resampling of the training images; `random` draws bilinear or bicubic. Evaluation uses bicubic with `random`."""
+    crop_pct: float = 0.875
+    """Part of the resized image's side that the centre crop of the evaluation keeps."""
+
+    mixup: float = 0.8
+    """Beta parameter of Mixup; 0 for none."""
+    cutmix: float = 1.0
+    """Beta parameter of CutMix; 0 for none."""
+    mix_switch: float = 0.5
+    """Chance of CutMix rather than Mixup, where both are on."""
+    label_smoothing: float = 0.1
+    """Share of the target that is spread over all classes."""
+    class_weights: bool = False
+    """Weigh the loss of each class by the inverse of its frequency."""
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        for name in ("flip", "random_erasing", "mix_switch", "holdout", "label_smoothing"):
+            if not 0 <= getattr(self, name) <= 1:
+                found.append(f"--{_option(name)} must lie in [0, 1], not {getattr(self, name):g}")
+        for name in ("min_crop", "crop_pct"):
+            if not 0 < getattr(self, name) <= 1:
+                found.append(f"--{_option(name)} must lie in (0, 1], not {getattr(self, name):g}")
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            found.append(f"--batch-size must be even with Mixup or CutMix, and is {self.batch_size}")
+        return found
+
+
+_NON_NEGATIVE = (
+    "image_size",
+    "pad_to",
+    "lr_base_batch",
+    "min_lr",
+    "warmup_epochs",
+    "warmup_lr",
+    "weight_decay",
+    "clip_grad",
+    "early_stopping",
+    "workers",
+    "checkpoint_minutes",
+    "selection",
+    "mixup",
+    "cutmix",
+    "seed",
+)
+
+_TASKS: dict[str, type[Recipe]] = {ClassifyRecipe.task: ClassifyRecipe}
+
+
+def from_dict(values: dict[str, Any]) -> Recipe:
+    """The recipe that `as_dict` wrote. Raises ValueError on an unknown task or field, TypeError on a missing one."""
+    values = dict(values)
+    task = values.pop("task", None)
+    if task not in _TASKS:
+        raise ValueError(f"task {task!r} is none of {', '.join(_TASKS)}")
+    unknown = set(values) - {field.name for field in fields(_TASKS[task])}
+    if unknown:
+        raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")
+    return _TASKS[task](**values)
+
+
+def changes(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two recipes differ: name -> (old, new)."""
+    before, after = old.as_dict(), new.as_dict()
+    return {key: (before.get(key), after.get(key)) for key in after if before.get(key) != after.get(key)}
+
+
+def _option(field: str) -> str:
+    return field.replace("_", "-")

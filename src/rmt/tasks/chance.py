@@ -1,0 +1,44 @@
+"""Telling a network that learns from one that does not: is its accuracy more than guessing would give?"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from rmt.tasks.classify import ClassifyTask
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What always naming the most frequent class would score on `images` images: `top1` in percent."""
+
+    top1: float
+    images: int
+    classes: int
+
+    @classmethod
+    def of(cls, labels: np.ndarray, num_classes: int) -> "Guess":
+        """labels: (N,) int64 of the evaluation images."""
+        counts = np.bincount(labels, minlength=num_classes)
+        return cls(top1=100 * counts.max() / max(len(labels), 1), images=len(labels), classes=num_classes)
+
+    @property
+    def limit(self) -> float:
+        """Accuracy in percent that luck alone hardly exceeds: the guess and two standard errors."""
+        share = self.top1 / 100
+        return 100 * (share + 2 * math.sqrt(share * (1 - share) / max(self.images, 1)))
+
+
+def chance_warning(task: ClassifyTask, epoch: int, train_loss: float, guess: Guess) -> str:
+    """A line with numbers when the best accuracy is still what luck gives after a fifth of the run, else ""."""
+    recipe = task.recipe
+    patience = max(3, math.ceil(recipe.epochs / 5))
+    best = task.progress.best_of_all()[1].top1
+    if guess.classes < 2 or epoch < min(patience, recipe.epochs) or best > guess.limit:
+        return ""
+    return (
+        f"warning: accuracy is at chance: {best:.1f} % of {guess.images} images after {epoch} epochs, where naming one "
+        f"class always gives {guess.top1:.1f} %. The training loss is {train_loss:.2f} (guessing: "
+        f"{math.log(guess.classes):.2f}), the peak learning rate {task.lr:.1e}. If the loss has not fallen, try "
+        f"--lr {recipe.lr / 10:.0e} or --lr {recipe.lr * 10:.0e}; if it has, there are too few images: try --weights"
+    )

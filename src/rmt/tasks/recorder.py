@@ -1,0 +1,120 @@
+"""Around the steps of a classification run: rows of metrics, the weights after each epoch, early stopping."""
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from rmt.tasks.chance import Guess, chance_warning
+from rmt.tasks.classify import ClassifyTask
+from rmt.tasks.weights import WeightFiles
+from rmt.training.display import Display
+from rmt.training.history import History
+
+ROWS_PER_EPOCH = 20  # of kind "step" in metrics.csv, at most
+
+
+class Recorder(Callback):
+    """Writes rows and weights, draws the display, stops early.
+
+    Args:
+        history: takes the rows.
+        display: shows them.
+        files: where the weights go after each epoch.
+        guess: what a network that learned nothing would score.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        display: Display,
+        files: WeightFiles,
+        guess: Guess,
+    ) -> None:
+        self.history = history
+        self.display = display
+        self.files = files
+        self.guess = guess
+        self._since = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: ClassifyTask) -> None:  # type: ignore[override]
+        updates = trainer.num_training_batches // trainer.accumulate_grad_batches
+        self._row_every = max(1, updates // ROWS_PER_EPOCH)
+        self.display.start()
+        self._since = time.monotonic()
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: ClassifyTask, outputs: Any, batch: dict[str, Any], batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        progress = pl_module.progress
+        progress.add_time(now - self._since, len(batch["label"]))
+        self._since = now
+        lr = current_lr(trainer)
+        self.display.step(trainer.current_epoch, batch_idx, progress.loss, lr, progress.pace)
+        step = trainer.global_step
+        updated = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if updated and step % self._row_every == 0:
+            self.history.add(
+                "step",
+                step,
+                epoch=trainer.current_epoch + 1,
+                lr=lr,
+                train_loss=progress.take_row_loss(),
+                images_per_s=round(progress.pace, 1),
+                seconds=round(progress.seconds, 3),
+            )
+
+    def on_validation_start(self, trainer: Trainer, pl_module: ClassifyTask) -> None:  # type: ignore[override]
+        self.display.judging()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: ClassifyTask) -> None:  # type: ignore[override]
+        progress, epoch = pl_module.progress, trainer.current_epoch + 1
+        scores = progress.val = pl_module.take_scores()
+        loss, lr, pace = progress.loss, current_lr(trainer), progress.pace
+        before = progress.best_of_all()[1].top1
+        for name, score in scores.items():
+            progress.best[name].offer(score["top1"], epoch)
+        kind, best = progress.best_of_all()
+        better = best.top1 > before
+        raw, ema = scores["raw"], scores.get("ema", {})
+        self.history.add(
+            "epoch",
+            trainer.global_step,
+            epoch=epoch,
+            lr=lr,
+            train_loss=loss,
+            val_loss=raw["loss"],
+            val_top1=raw["top1"],
+            val_top5=raw["top5"],
+            ema_val_loss=ema.get("loss"),
+            ema_val_top1=ema.get("top1"),
+            ema_val_top5=ema.get("top5"),
+            images_per_s=round(pace, 1),
+            seconds=round(progress.seconds, 3),
+        )
+        self.display.epoch(epoch, loss, scores, lr, pace, progress.epoch_seconds, better)
+        networks = pl_module.networks()
+        self._save("last", networks["raw"], epoch, raw)
+        if "ema" in networks:
+            self._save("last-ema", networks["ema"], epoch, scores["ema"])
+        if better:
+            self._save("best", networks[kind], epoch, scores[kind], weights=kind)
+        if not progress.warned_of_chance and (line := chance_warning(pl_module, epoch, loss, self.guess)):
+            progress.warned_of_chance = True
+            self.display.say(line)
+        patience = pl_module.recipe.early_stopping
+        if patience and epoch - best.epoch >= patience:
+            self.display.say(f"stopping early: no better accuracy than epoch {best.epoch}'s in {patience} epochs")
+            trainer.should_stop = True
+        progress.start_epoch()
+        self._since = time.monotonic()
+
+    def _save(self, name: str, network: torch.nn.Module, epoch: int, scores: dict[str, float], **facts: Any) -> None:
+        self.files.save(name, network.state_dict(), {"epoch": epoch, **facts, "val": scores})
+
+
+def current_lr(trainer: Trainer) -> float:
+    """The learning rate of the last update, of the layers that `layer_decay` leaves alone."""
+    return max(group["lr"] for group in trainer.optimizers[0].param_groups)

@@ -1,0 +1,150 @@
+"""`rmt.train(recipe)`: from a recipe to a run folder, and the way back into an interrupted run."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rmt.errors import RMTError
+from rmt.model import create_model
+from rmt.recipes.schema import ClassifyRecipe, Recipe, changes, from_dict
+from rmt.tasks.chance import Guess
+from rmt.tasks.classify import ClassifyTask
+from rmt.tasks.classify_data import ClassifyData, class_weights
+from rmt.tasks.finish import finish
+from rmt.tasks.recorder import Recorder
+from rmt.tasks.settle import refuse_problems, settle, start_from
+from rmt.tasks.weights import WeightFiles
+from rmt.training.checkpoint_io import newest_good_state
+from rmt.training.display import Display
+from rmt.training.history import History
+from rmt.training.keeper import Interrupted, Keeper
+from rmt.training.machine import build_trainer, choose_device, choose_precision
+from rmt.training.optimizer import effective_batch, peak_lr
+from rmt.training.quiet import quiet_libraries
+from rmt.training.randomness import seed_everything
+from rmt.training.run_folder import RunFolder
+
+#: Fields that may differ on resume without a word, since the result does not depend on them.
+HARMLESS = {"name", "output", "workers", "checkpoint_minutes", "device"}
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended the run; the text says how to go on."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run: its folder, and the content of its `metrics.json`."""
+
+    folder: Path
+    metrics: dict[str, Any]
+
+
+def train(recipe: Recipe) -> TrainResult:
+    """Trains as the recipe says, in a new run folder.
+
+    Raises RMTError for anything the user can mend, TrainingStopped on Ctrl-C or SIGTERM (with the state saved).
+    """
+    refuse_problems(recipe)
+    if not isinstance(recipe, ClassifyRecipe):
+        raise RMTError(f"no trainer for the task {recipe.task!r}")
+    RunFolder.refuse_used(recipe)  # before the data are read, which may take a while
+    return _run(settle(recipe), None, _console())
+
+
+def resume(run: Path | str, recipe: Recipe | None = None, *, accept_changes: bool = False) -> TrainResult:
+    """Goes on with an interrupted run, exactly where its last state was saved.
+
+    `recipe` is the one in the folder unless another is given. When it differs from the one the run began with in
+    anything that changes the result, RMTError says in what, unless `accept_changes`. Raises as `train` does.
+    """
+    folder, console = RunFolder.open(Path(run)), _console()
+    recipe = folder.read_recipe() if recipe is None else recipe
+    refuse_problems(recipe)
+    if not isinstance(recipe, ClassifyRecipe):
+        raise RMTError(f"no trainer for the task {recipe.task!r}")
+    state, complaint = newest_good_state(folder.state)
+    if complaint:
+        console.print(f"warning: {complaint}", markup=False)
+    began = from_dict(state["rmt"]["recipe"])
+    changed = {key: pair for key, pair in changes(began, recipe).items() if key not in HARMLESS}
+    if changed:
+        said = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items())
+        if not accept_changes:
+            raise RMTError(f"the recipe is not the one {run} began with: {said}; --accept-changes goes on with it")
+        console.print(f"recipe changed: {said}", markup=False)
+    recipe = replace(recipe, output=str(run))
+    folder.write_recipe(recipe)
+    return _run(recipe, state, console)
+
+
+def _run(recipe: ClassifyRecipe, state: dict[str, Any] | None, console: Console) -> TrainResult:
+    """Builds everything, trains (onwards from `state`, if there is one), judges and reports."""
+    quiet_libraries()
+    device = choose_device(recipe.device)
+    precision = choose_precision(recipe.precision, device)
+    seed_everything(recipe.seed)
+    model = create_model(recipe.model, drop_path_rate=recipe.drop_path)
+    data = ClassifyData.open(recipe, model.pretrained_cfg)  # type: ignore[arg-type]
+    model.reset_classifier(len(data.classes))
+    if recipe.weights and state is None:
+        start_from(model, recipe.weights, data.classes, say=lambda line: console.print(line, markup=False))
+    recipe = replace(recipe, batch_size=data.batch_size)  # as it runs: never more than there are images
+    lr = peak_lr(recipe)
+    weights = class_weights(data.train.labels, len(data.classes)) if recipe.class_weights else None
+    task = ClassifyTask(model, recipe, data, lr=lr, class_weights=weights)
+
+    folder = RunFolder.create(recipe) if state is None else RunFolder(Path(recipe.output))
+    files = WeightFiles(folder.path, model, data.classes, data.preprocessing, recipe)
+    step = 0 if state is None else int(state["global_step"])
+    history = History(folder.metrics_csv, up_to_step=None if state is None else step)
+    batches = data.batches_per_epoch
+    display = Display(recipe.epochs, batches, done=step * recipe.accumulate, console=console)
+    recorder = Recorder(history, display, files, Guess.of(data.judge.labels, len(data.classes)))
+    keeper = Keeper(folder.state, recipe.checkpoint_minutes, before_save=history.sync, say=display.say)
+    trainer = build_trainer(recipe, batches_per_epoch=batches, callbacks=[recorder, keeper], folder=folder.path)
+
+    for line in _introduction(task, data, f"{device.type} {precision}", folder):
+        console.print(line, markup=False)
+    try:
+        with keeper.listening():
+            trainer.fit(task, ckpt_path=None if state is None else str(folder.state), weights_only=True)
+    except Interrupted as stop:
+        raise TrainingStopped(_how_to_go_on(folder, stop, trainer.global_step), stop.signal_number) from None
+    finally:
+        display.stop()
+        history.close()
+        task.close_loaders()
+    metrics = finish(task, data, folder, history, files, device=device, precision=precision, console=console)
+    return TrainResult(folder.path, metrics)
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _introduction(task: ClassifyTask, data: ClassifyData, machine: str, folder: RunFolder) -> list[str]:
+    """What is about to happen, in three lines."""
+    recipe = task.recipe
+    parameters = sum(p.numel() for p in task.model.parameters()) / 1e6
+    judged = "" if data.judge is data.test else f"{len(data.judge):,} held out of train to choose best, "
+    return [
+        f"{recipe.model} ({parameters:.2f} M parameters) at {recipe.image_size}² on {machine}, into {folder.path}",
+        f"{len(data.train):,} images to train on, {judged}{len(data.test):,} to test, {len(data.classes)} classes",
+        f"{recipe.epochs} epochs, effective batch 1 device x {recipe.batch_size} x {recipe.accumulate} accumulated = "
+        f"{effective_batch(recipe)}, peak learning rate {task.lr:.2e}",
+    ]
+
+
+def _how_to_go_on(folder: RunFolder, stop: Interrupted, step: int) -> str:
+    if stop.saved:
+        return f"stopped after update {step}, state saved; go on with: rmt train --resume {folder.path}"
+    if folder.state.exists():
+        return f"stopped at once; go on from the last saved state with: rmt train --resume {folder.path}"
+    return f"stopped before the first state was saved; start anew ({folder.path} holds only the beginnings)"

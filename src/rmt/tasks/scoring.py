@@ -1,0 +1,59 @@
+"""Judging a checkpoint file on any set of images: what `rmt evaluate` does."""
+
+from pathlib import Path
+from typing import Any
+
+from rmt.data.loader import ImageLoader
+from rmt.data.sets import with_classes
+from rmt.data.splits import open_all
+from rmt.data.transforms import eval_transform
+from rmt.errors import RMTError
+from rmt.tasks.evaluate import evaluate
+from rmt.tasks.predictor import load
+
+
+def evaluate_checkpoint(
+    checkpoint: str | Path,
+    data: str,
+    *,
+    batch_size: int = 64,
+    image_size: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int = 2,
+) -> dict[str, Any]:
+    """Accuracy of a checkpoint on the validation split of `data`, or on all of it.
+
+    The data's classes are matched with the checkpoint's by name. Returns loss, top1 and top5 (percent), images,
+    confusion (K lists of K counts, a row per true class) and unreadable (name -> reason). Raises RMTError.
+    """
+    if batch_size < 1 or workers < 0:
+        raise RMTError(f"--batch-size must be at least 1 and --workers at least 0, not {batch_size} and {workers}")
+    predictor = load(checkpoint, device=device, precision=precision, image_size=image_size)
+    images = open_all(data)
+    if predictor.classes:
+        images = with_classes(images, predictor.classes)
+    elif len(images.classes) != predictor.num_classes:
+        raise RMTError(
+            f"{checkpoint} has {predictor.num_classes} classes without names, the data have {len(images.classes)}"
+        )
+    loader = ImageLoader(
+        images, eval_transform(**predictor.preprocessing), batch_size=batch_size, shuffle=False, workers=workers
+    )
+    seen = evaluate(
+        {"model": predictor.model},
+        loader,
+        predictor.num_classes,
+        device=predictor.device,
+        precision=predictor.precision,
+    )
+    loader.close()
+    scores = seen.results()["model"]
+    if not scores["images"]:
+        raise RMTError(f"{data}: none of the {len(images)} images could be read")
+    return {
+        **scores,
+        "classes": list(images.classes),
+        "confusion": seen.confusion("model").tolist(),
+        "unreadable": seen.unread,
+    }

@@ -1,0 +1,63 @@
+"""Before a run: what the recipe leaves open is filled in, and the starting weights are loaded."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from rmt.errors import RMTError
+from rmt.model import load_checkpoint, read_metadata, resolve_checkpoint
+from rmt.recipes.schema import ClassifyRecipe, Recipe
+from rmt.training.machine import choose_device
+
+
+def refuse_problems(recipe: Recipe) -> None:
+    """Raises RMTError that names every value of the recipe that cannot be."""
+    problems = recipe.problems()
+    if problems:
+        raise RMTError("; ".join(problems))
+
+
+def settle(recipe: ClassifyRecipe) -> ClassifyRecipe:
+    """The recipe with `model="auto"` and `image_size=0` replaced by what they come to on this machine.
+
+    The network of the weights; without weights rmt_tiny on a GPU and rmt_pico on a CPU, where rmt_tiny would take
+    hours. The size of the weights; without weights 224, and 96 for rmt_pico.
+    """
+    if not recipe.data:
+        raise RMTError("--data is missing: a folder with one folder of images per class, e.g. --data photos")
+    own = _own_metadata(recipe.weights)
+    if recipe.model == "auto":
+        if own is None and recipe.weights:
+            raise RMTError(f"{recipe.weights} does not say which network it is for: name it, e.g. --model rmt_tiny")
+        by_device = "rmt_pico" if choose_device(recipe.device).type == "cpu" else "rmt_tiny"
+        recipe = replace(recipe, model=own["model"] if own else by_device)
+    if not recipe.image_size:
+        size = own["preprocessing"]["size"][0] if own else 96 if recipe.model == "rmt_pico" else 224
+        recipe = replace(recipe, image_size=int(size))
+    return recipe
+
+
+def start_from(model: nn.Module, weights: str, classes: Sequence[str], say: Callable[[str], None]) -> None:
+    """Loads the weights a run starts from; a classifier for other classes is replaced by a fresh one, and that is said.
+
+    Raises RMTError when the file is for another network.
+    """
+    kept = load_checkpoint(model, weights, new_head=True)
+    own = _own_metadata(weights)
+    known = tuple(own["classes"]) if own else ()
+    if not kept and known and known != tuple(classes):  # as many classes, but others: their rows mean nothing here
+        model.reset_classifier(len(classes))  # type: ignore[operator]
+        kept = ["classifier"]
+    if kept:
+        before = f"{len(known)} other classes" if known else "other classes"
+        say(f"new classifier for {len(classes)} classes: the weights know {before}")
+
+
+def _own_metadata(weights: str) -> dict | None:
+    """What a file of ours says of itself; None for no file, or one of the authors'."""
+    if not weights:
+        return None
+    path = resolve_checkpoint(weights)
+    return read_metadata(path) if Path(path).suffix == ".safetensors" else None

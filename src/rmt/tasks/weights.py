@@ -1,0 +1,33 @@
+"""The weight files of a run: each alone rebuilds network, classes and preprocessing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from rmt.model import save_checkpoint
+from rmt.recipes.schema import Recipe
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """Writes `last`, `last-ema` and `best` into a run folder."""
+
+    folder: Path
+    model: nn.Module
+    classes: tuple[str, ...]
+    preprocessing: dict[str, Any]
+    recipe: Recipe
+
+    def save(self, name: str, weights: dict[str, Tensor], metrics: dict[str, Any]) -> None:
+        """Writes NAME.safetensors atomically. Raises RMTError when the disk refuses."""
+        save_checkpoint(
+            self.model,
+            self.folder / f"{name}.safetensors",
+            classes=self.classes,
+            preprocessing=self.preprocessing,
+            metrics=metrics,
+            recipe=self.recipe.as_dict(),
+            state_dict=weights,
+        )

@@ -1,0 +1,106 @@
+"""Resumable states on disk: `last.ckpt`, and `last.previous.ckpt` for the day the newest one is damaged.
+
+Lightning's own save goes through the temporary folder and keeps no second copy. Ours is written beside the target,
+flushed, and renamed; the state before it stays under `.previous`. A SHA-256 of everything before it ends the file, so a
+truncated or damaged one is recognised. States hold tensors and primitives only and are read with `weights_only=True`: a
+file that would run code is refused.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import CheckpointIO
+
+from rmt.errors import RMTError
+from rmt.training.atomic import replacing
+
+_MARK = b"RMT-SHA256:"
+_TRAILER = len(_MARK) + hashlib.sha256().digest_size
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """The reader and writer of states that the Trainer uses."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
+        """Writes the state atomically. Raises RMTError when the disk refuses; the file before stays as it was."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as draft:
+            torch.save(checkpoint, draft)
+            digest = _digest(draft)
+            with open(draft, "ab") as file:
+                file.write(_MARK + digest)
+            _keep_previous(target)
+
+    def load_checkpoint(
+        self, path: str | os.PathLike, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return read_state(Path(path), map_location=map_location)
+
+    def remove_checkpoint(self, path: str | os.PathLike) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def previous(path: Path) -> Path:
+    """Where the state before `path` is kept: `last.ckpt` -> `last.previous.ckpt`."""
+    return path.with_suffix(".previous" + path.suffix)
+
+
+def read_state(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """The state in the file. Raises RMTError when it is missing, damaged, or holds more than tensors and primitives."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RMTError(f"cannot read {path}: {error.strerror}") from error
+    body, trailer = memoryview(data)[:-_TRAILER], data[-_TRAILER:]
+    if not trailer.startswith(_MARK):
+        raise RMTError(f"{path} is not a whole state of `rmt train`: its closing checksum is missing (cut off?)")
+    if hashlib.sha256(body).digest() != trailer[len(_MARK) :]:
+        raise RMTError(f"{path} is damaged: its checksum does not match")
+    try:
+        return torch.load(io.BytesIO(body), map_location=map_location, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise RMTError(f"{path} is refused: it holds more than tensors and plain values") from error
+
+
+def newest_good_state(path: Path) -> tuple[dict[str, Any], str]:
+    """The state to go on from: that in `path`, or the one before it when `path` is damaged, which then takes its place.
+
+    Returns the state, and a line that says what was wrong with `path` ("" when nothing was).
+    Raises RMTError when neither can be used.
+    """
+    older = previous(path)
+    if not path.exists() and not older.exists():
+        raise RMTError(f"{path.parent} holds no saved state ({path.name}): start the run anew")
+    try:
+        return read_state(path), ""
+    except RMTError as error:
+        if not older.exists():
+            raise
+        state = read_state(older)
+        os.replace(older, path)  # else the next save would keep the damaged one as the previous
+        return state, f"{error}; going on from the state before it"
+
+
+def _digest(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _keep_previous(target: Path) -> None:
+    """Gives the current file a second name, so that at no moment is there no whole `target`."""
+    if not target.exists():
+        return
+    older = previous(target)
+    older.unlink(missing_ok=True)
+    try:
+        os.link(target, older)
+    except OSError:  # no hard links on this file system: for an instant only `.previous` exists
+        with contextlib.suppress(OSError):
+            os.replace(target, older)

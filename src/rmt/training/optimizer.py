@@ -1,0 +1,59 @@
+"""AdamW and the cosine schedule, both timm's: what decays, and how the learning rate follows the effective batch."""
+
+import math
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+
+from rmt.recipes.schema import Recipe
+
+
+def effective_batch(recipe: Recipe, devices: int = 1) -> int:
+    """Images per weight update: devices x batch x accumulation."""
+    return devices * recipe.batch_size * recipe.accumulate
+
+
+def peak_lr(recipe: Recipe, devices: int = 1) -> float:
+    """The peak learning rate, scaled linearly with the effective batch (METHOD 5)."""
+    if not recipe.lr_base_batch:
+        return recipe.lr
+    return recipe.lr * effective_batch(recipe, devices) / recipe.lr_base_batch
+
+
+def build_optimizer(model: torch.nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
+    """AdamW; everything of one dimension (norms, biases, layer scales) and `model.no_weight_decay()` go undecayed.
+
+    With `layer_decay` < 1 each layer's rate is that of the one above it times the factor.
+    """
+    return create_optimizer_v2(
+        model,
+        opt="adamw",
+        lr=lr,
+        weight_decay=recipe.weight_decay,
+        layer_decay=recipe.layer_decay if recipe.layer_decay < 1 else None,
+    )
+
+
+class CosineSchedule(CosineLRScheduler):
+    """timm's cosine with linear warm-up, by weight update: the rate is a function of the update's number alone."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> None:
+        total = recipe.epochs * steps_per_epoch
+        warmup = min(math.ceil(recipe.warmup_epochs * steps_per_epoch), total - 1)
+        super().__init__(
+            optimizer,
+            t_initial=total,
+            lr_min=recipe.min_lr,
+            warmup_t=warmup,
+            warmup_lr_init=recipe.warmup_lr,
+            t_in_epochs=False,
+        )
+        self.step_update(0)
+
+    def state_dict(self) -> dict:
+        """Nothing: the recipe and the update's number say it all."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Nothing to load; the next update sets the rate."""

@@ -1,0 +1,172 @@
+"""The panels of `report.png`: each draws plain numbers on matplotlib axes and knows nothing of training."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+RAW, EMA, TRAIN, GOOD, BAD = "#2563eb", "#d97706", "#9aa5b1", "#15803d", "#b91c1c"
+REACH = 12
+"""Half the side, in tokens, of the window a head's receptive field is drawn in."""
+
+Curve = tuple[Sequence[float], Sequence[float]]  # x, y
+
+
+def heading(ax: Axes, text: str, note: str = "") -> None:
+    """A panel's title at its left edge, and a quieter note behind it."""
+    title = ax.set_title(text, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10)
+    if note:
+        ax.annotate(
+            note,
+            (1, 0),
+            xycoords=title,
+            xytext=(8, 1),
+            textcoords="offset points",
+            fontsize=9,
+            color=MUTED,
+            va="bottom",
+        )
+
+
+def quiet(ax: Axes) -> None:
+    """A light grid, no box."""
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        ax.spines[side].set_color(GRID)
+    ax.grid(color=GRID, linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.tick_params(colors=MUTED, labelsize=9, length=0)
+
+
+def loss_panel(ax: Axes, steps: Curve, train: Curve, val: Curve, ema: Curve) -> None:
+    """Loss over epochs: the training loss by step (faint) and epoch, the evaluation's of raw and averaged weights."""
+    quiet(ax)
+    heading(ax, "Loss", "training loss includes smoothing and augmentation")
+    ax.plot(*steps, color=TRAIN, linewidth=0.8, alpha=0.55)
+    ax.plot(*train, color=TRAIN, linewidth=2, label="train")
+    ax.plot(*val, color=RAW, linewidth=2, marker=_dot(val), label="val, raw")
+    if ema[0]:
+        ax.plot(*ema, color=EMA, linewidth=2, marker=_dot(ema), label="val, EMA")
+    ax.set_xlabel("epoch", color=MUTED, fontsize=9)
+    shown = [v for curve in (train, val, ema) for v in curve[1]]
+    if shown:
+        ax.set_ylim(0, 1.15 * float(np.quantile(shown, 0.97)))
+    ax.legend(frameon=False, fontsize=9, labelcolor=INK)
+
+
+def accuracy_panel(ax: Axes, raw: Curve, ema: Curve, best: tuple[float, float], note: str) -> None:
+    """Top-1 in percent over epochs; a ring marks the best."""
+    quiet(ax)
+    heading(ax, "Top-1 accuracy, %", note)
+    for curve, color, name in ((raw, RAW, "raw"), (ema, EMA, "EMA")):
+        if curve[0]:
+            ax.plot(*curve, color=color, linewidth=2, marker=_dot(curve), label=f"{name}: last {curve[1][-1]:.2f}")
+    ax.plot(*best, "o", markersize=12, markerfacecolor="none", markeredgecolor=INK, label=f"best: {best[1]:.2f}")
+    ax.set_xlabel("epoch", color=MUTED, fontsize=9)
+    values = [*raw[1], *ema[1]]
+    if values:
+        low = float(np.quantile(values, 0.15))
+        ax.set_ylim(
+            max(0.0, low - 0.35 * (max(values) - low) - 1), min(100.5, max(values) + 0.15 * (max(values) - low) + 1)
+        )
+    ax.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
+
+
+def rate_panel(ax: Axes, rates: Curve, images_per_s: Curve) -> None:
+    """Learning rate over epochs, and the pace in images per second on the right."""
+    quiet(ax)
+    heading(ax, "Learning rate", "and images per second (right)")
+    ax.plot(*rates, color=INK, linewidth=2)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("epoch", color=MUTED, fontsize=9)
+    ax.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
+    pace = ax.twinx()
+    pace.plot(*images_per_s, color=GOOD, linewidth=1.5, alpha=0.7)
+    pace.set_ylim(0, 1.3 * max(images_per_s[1], default=1))
+    pace.tick_params(colors=GOOD, labelsize=9, length=0)
+    for side in pace.spines.values():
+        side.set_visible(False)
+
+
+def confusion_panel(ax: Axes, confusion: np.ndarray, classes: Sequence[str]) -> None:
+    """Percent of each true class (row) that was called each class (column). confusion: (K, K) counts."""
+    shares = 100 * confusion / confusion.sum(1, keepdims=True).clip(min=1)
+    size = len(classes)
+    heading(ax, "Confusion", "% of each true class (row); best weights, test images")
+    ax.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=10)  # the root shows the rare mistakes too
+    ax.tick_params(colors=INK, labelsize=9 if size <= 12 else 7, length=0)
+    for side in ax.spines.values():
+        side.set_color(GRID)
+    if size > 30:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.set_xlabel(_worst_pairs(shares, classes), color=MUTED, fontsize=9, loc="left")
+        return
+    names = [_short(name, 16) for name in classes]
+    ax.set_xticks(range(size), names, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(size), names)
+    if size <= 16:
+        for row in range(size):
+            for column in range(size):
+                if shares[row, column] >= 0.5:
+                    color = "white" if shares[row, column] > 35 else INK
+                    text = f"{shares[row, column]:.0f}"
+                    ax.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
+
+
+def picture_panel(ax: Axes, image: np.ndarray, truth: str, called: str, probability: float) -> None:
+    """One image (H, W, 3) uint8 with what it is called, green when right."""
+    right = truth == called
+    ax.imshow(image, interpolation="nearest" if min(image.shape[:2]) < 64 else "antialiased")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for side in ax.spines.values():
+        side.set_color(GOOD if right else BAD)
+        side.set_linewidth(2)
+    ax.set_title(f"{_short(called, 14)} {100 * probability:.0f} %", fontsize=9, color=GOOD if right else BAD, pad=4)
+    if not right:
+        ax.set_xlabel(f"is {_short(truth, 14)}", fontsize=8.5, color=MUTED, labelpad=3)
+
+
+def decay_panel(ax: Axes, gamma: float, grid: tuple[int, int]) -> Any:
+    """A head's prior γ^(|dx|+|dy|) around the token at the centre; a frame shows how much of it an image holds.
+
+    `grid` is the stage's (height, width) in tokens. Returns the image, for a colour bar.
+    """
+    offsets = np.abs(np.arange(-REACH, REACH + 1))
+    field = gamma ** (offsets[:, None] + offsets[None, :])
+    edge = REACH + 0.5
+    shown = ax.imshow(field, cmap="magma", vmin=0, vmax=1, extent=(-edge, edge, edge, -edge))
+    height, width = grid
+    if width <= 2 * REACH or height <= 2 * REACH:
+        frame = Rectangle((-width / 2, -height / 2), width, height, fill=False, edgecolor="white", linewidth=1.1)
+        ax.add_patch(frame)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for side in ax.spines.values():
+        side.set_visible(False)
+    half = math.log(0.5) / math.log(gamma)
+    ax.set_title(f"γ {gamma:.4f}", fontsize=9, color=INK, pad=4)
+    ax.set_xlabel(f"½ at {half:.1f}", fontsize=8, color=MUTED, labelpad=3)
+    return shown
+
+
+def _worst_pairs(shares: np.ndarray, classes: Sequence[str], most: int = 6) -> str:
+    wrong = shares.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None)[:most]
+    pairs = [np.unravel_index(place, wrong.shape) for place in order]
+    return "\n".join(f"{_short(classes[r], 24)} called {_short(classes[c], 24)}: {wrong[r, c]:.0f} %" for r, c in pairs)
+
+
+def _dot(curve: Curve) -> str:
+    return "o" if len(curve[0]) < 2 else ""
+
+
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

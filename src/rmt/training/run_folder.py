@@ -1,0 +1,110 @@
+"""A run's folder: `runs/RECIPE-TIMESTAMP/`, and the names of the files in it."""
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from rmt.errors import RMTError
+from rmt.recipes.schema import Recipe, from_dict
+from rmt.training.atomic import plain_disk_errors, write_text
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run. Files: recipe as run, metrics, report, resumable state, weights."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.json"
+
+    @property
+    def metrics_csv(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def metrics_json(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.png"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "last.ckpt"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "last.safetensors"
+
+    @property
+    def last_ema(self) -> Path:
+        return self.path / "last-ema.safetensors"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.safetensors"
+
+    @staticmethod
+    def refuse_used(recipe: Recipe) -> None:
+        """Raises RMTError when the recipe's `output` is a file or a folder that holds something."""
+        path = Path(recipe.output)
+        if not recipe.output or not path.exists():
+            return
+        if not path.is_dir():
+            raise RMTError(f"--output {path} is a file, not a folder")
+        with plain_disk_errors(path):
+            inside = next(path.iterdir(), None)
+        if inside is not None:
+            raise RMTError(
+                f"--output {path} is not empty (it holds {inside.name}): choose another folder, "
+                f"or go on with the run in it by `rmt train --resume {path}`"
+            )
+
+    @classmethod
+    def create(cls, recipe: Recipe) -> "RunFolder":
+        """Makes the folder, `output` or `runs/NAME-TIMESTAMP`, and writes the recipe into it.
+
+        Raises RMTError when the folder holds files already or cannot be written.
+        """
+        cls.refuse_used(recipe)
+        name = re.sub(r"[^\w.-]+", "-", recipe.name) or "run"
+        path = (
+            Path(recipe.output) if recipe.output else _unused(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
+        )
+        with plain_disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path)
+        folder.write_recipe(recipe)
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """The folder of an earlier run. Raises RMTError when it is none."""
+        folder = cls(path)
+        if not folder.recipe.is_file():
+            raise RMTError(f"{path} is no run of `rmt train`: there is no recipe.json in it")
+        return folder
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        write_text(self.recipe, json.dumps(recipe.as_dict(), indent=2) + "\n")
+
+    def read_recipe(self) -> Recipe:
+        """The recipe as run. Raises RMTError when the file cannot be understood."""
+        try:
+            return from_dict(json.loads(self.recipe.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise RMTError(f"cannot read {self.recipe}: {error}") from error
+
+
+def _unused(path: Path) -> Path:
+    """The path, with -2, -3, … when two runs start within one second."""
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
