@@ -178,9 +178,7 @@ def save_checkpoint(
         metrics=dict(metrics or {}),
         recipe=dict(recipe or {}),
     )
-    tensors = {
-        name: value.detach().cpu().contiguous() for name, value in (state_dict or model.state_dict()).items()
-    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in (state_dict or model.state_dict()).items()}
     data = safetensors.torch.save(tensors, metadata={"rmt": json.dumps(metadata)})
     write_atomically(Path(path), data)
 
@@ -288,16 +286,19 @@ def filter_state_dict(
     Args:
         headless: `features_only`, so the file needs no head.
     """
-    state = from_official(state)
+    state = from_official(unwrap(state, name=name))
     own = model.state_dict()
-    if headless and not any(_HEAD.match(key) for key in state):
-        return {**state, **{key: value for key, value in own.items() if _HEAD.match(key)}}
-    first_conv = "stem.0.weight" if "stem.0.weight" in own else "stem.proj.weight"
-    ignored = lambda key: _CLASSIFIERS.match(key) or key == first_conv  # noqa: E731
-    kept = {key: value for key, value in state.items() if not ignored(key)}
-    _check({key: value for key, value in own.items() if not ignored(key)}, kept, name)
-    if model.num_classes and not headless and "head.fc.weight" not in state:
+    if headless:  # timm prunes the head after loading: whatever it holds is as good
+        state = {key: value for key, value in state.items() if not _HEAD.match(key)}
+        state |= {key: value for key, value in own.items() if _HEAD.match(key)}
+    elif model.num_classes and "head.fc.weight" not in state:
         raise RMTError(f"{name} has no classifier; pass features_only=True or num_classes=0")
+    first_conv = "stem.0.weight" if "stem.0.weight" in own else "stem.proj.weight"
+    checked = [
+        {key: value for key, value in tensors.items() if not _CLASSIFIERS.match(key) and key != first_conv}
+        for tensors in (own, state)
+    ]
+    _check(*checked, name)
     return state
 
 
@@ -315,8 +316,8 @@ def describe_source(model_name: str, cfg: Any, overlay: dict[str, Any]) -> dict[
         state = read_state_dict(overlay["file"])
     else:
         raise RMTError(
-            f"pretrained=True: no weights of {model_name} can be downloaded; the authors link theirs at {AUTHORS}: load"
-            f" such a file by timm.create_model({model_name!r}, pretrained=True, pretrained_cfg_overlay=dict(file=PATH))"
+            f"pretrained=True: no weights of {model_name} can be downloaded; the authors link theirs at {AUTHORS}. With"
+            f" such a file: timm.create_model({model_name!r}, pretrained=True, pretrained_cfg_overlay=dict(file=PATH))"
         )
     state = from_official(state)
     if "head.fc.weight" in state:
@@ -379,7 +380,9 @@ def _read_pickle(path: Path) -> Any:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("its entries are compressed, which no torch.save writes")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the authors keep their options beside the weights
+        with torch.serialization.safe_globals(
+            [argparse.Namespace]
+        ):  # the authors keep their options beside the weights
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         culprit = re.search(r"(?:GLOBAL|global) `?([\w.]+)", str(error))

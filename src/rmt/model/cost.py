@@ -1,13 +1,16 @@
-"""What a network costs, by PyTorch's own operator counter."""
+"""What a network costs, by PyTorch's own operator counter, and what it is made of."""
 
 import copy
+from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from rmt.model.decay import decay_rates
+from rmt.model.rmt import RMT
 
-def count_macs(model: nn.Module, height: int, width: int) -> int:
+
+def count_macs(model: RMT, height: int, width: int) -> int:
     """Multiply-accumulates of one image: convolutions, linear layers and both attention products.
 
     Elementwise work (norms, softmax, activations, rotary phases) is left out. Nothing is computed: the network's
@@ -18,3 +21,32 @@ def count_macs(model: nn.Module, height: int, width: int) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         meta(image)
     return counter.get_total_flops() // 2
+
+
+def describe(model: RMT, height: int, width: int) -> dict[str, Any]:
+    """Stages, parameters, MACs and each head's decay, as numbers that JSON can hold."""
+    stages = []
+    for info, stage in zip(model.feature_info, model.stages, strict=False):
+        attn = stage.blocks[0].attn
+        stages.append(
+            dict(
+                stride=info["reduction"],
+                grid=[-(-height // info["reduction"]), -(-width // info["reduction"])],
+                blocks=len(stage.blocks),
+                channels=info["num_chs"],
+                heads=attn.num_heads,
+                head_dim=attn.head_dim,
+                decomposed=attn.decomposed,
+                decay_form=attn.decay,
+                decay=decay_rates(attn.num_heads, attn.decay_range),
+                parameters=sum(p.numel() for p in stage.parameters()),
+            )
+        )
+    return dict(
+        model=model.pretrained_cfg["architecture"],
+        image_size=[height, width],
+        parameters=sum(p.numel() for p in model.parameters()),
+        macs=count_macs(model, height, width),
+        classes_out=model.num_classes,
+        stages=stages,
+    )

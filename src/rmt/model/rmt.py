@@ -129,9 +129,10 @@ class RMT(nn.Module):
         self.in_chans = in_chans
         self.global_pool = global_pool
         self.stem = ConvStem(in_chans, dims[0]) if conv_stem else PatchStem(in_chans, dims[0], patch_size, patch_norm)
-        drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
+        total = sum(depths)
+        drop_paths = [drop_path_rate * i / max(1, total - 1) for i in range(total)]
         downsample = ConvDownsample if conv_downsample else PatchMerging
-        self.stages = nn.ModuleList()
+        self.stages = nn.Sequential()
         self.feature_info = []
         for i, (depth, dim) in enumerate(zip(depths, dims, strict=True)):
             blocks = [
@@ -212,10 +213,7 @@ class RMT(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, H, W) to the last stage's output (B, C₄, ⌈H/32⌉, ⌈W/32⌉)."""
-        x = self.stem(x)
-        for stage in self.stages:
-            x = stage(x)
-        return x
+        return self.stages(self.stem(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The last stage's output to logits (B, num_classes), or to the features before the classifier."""

@@ -1,0 +1,35 @@
+"""`rmt convert IN.pth OUT.safetensors`: the authors' weights as a model file of ours."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+def run(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN.pth")],
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.safetensors")],
+    *,
+    model: str = "",
+    ema: bool = True,
+) -> None:
+    """Turn a checkpoint of the RMT authors into a model file that every other command takes.
+
+    Args:
+        source: Their `.pth` file. Nothing in it is run.
+        output: The `.safetensors` file to write.
+        model: Name of the network, e.g. `rmt_small`; found from the shapes in the file if not given.
+        ema: Where the file holds both, take the averaged weights rather than the raw ones.
+    """
+    from rmt.errors import RMTError
+    from rmt.model.checkpoints import from_official, read_state_dict, save_checkpoint
+    from rmt.model.convert import build_for, identify
+
+    if output.suffix != ".safetensors":
+        raise RMTError(f"{output}: the output must end in .safetensors")
+    state = from_official(read_state_dict(source, use_ema=ema))
+    name = model or identify(state, str(source))
+    network = build_for(name, state, str(source))
+    save_checkpoint(network, output)
+    classes = f"{network.num_classes} classes" if network.num_classes else "no classifier"
+    print(f"{output}: {name}, {sum(p.numel() for p in network.parameters()):,} parameters, {classes}")

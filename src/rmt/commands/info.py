@@ -1,0 +1,68 @@
+"""`rmt info MODEL`: what a network is and costs."""
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+def run(
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
+    *,
+    image_size: int = 0,
+    json: bool = False,
+) -> None:
+    """Describe a network: its stages, parameters, cost, and how far each head sees.
+
+    Args:
+        model: A network's name (`rmt_small`), a `.safetensors` file, or a run folder.
+        image_size: Side in pixels of the square image that the cost is stated for; 0 is the network's own.
+        json: Print JSON instead of text.
+    """
+    from rmt.errors import RMTError
+    from rmt.model import create_model, list_models, load_model
+    from rmt.model.cost import describe
+
+    if image_size and image_size < 32:
+        raise RMTError(f"--image-size {image_size}: a network needs at least 32 pixels a side")
+    metadata = None
+    if model in list_models():
+        network = create_model(model, device="meta")
+    elif Path(model).exists():
+        network, metadata = load_model(model)
+    else:
+        raise RMTError(f"{model} is neither a file nor one of {', '.join(list_models())}")
+    size = image_size or (metadata or {}).get("preprocessing", {}).get("size", network.pretrained_cfg["input_size"][1:])
+    height, width = (size, size) if isinstance(size, int) else size[-2:]
+    about = describe(network, height, width)
+    if metadata is not None:
+        about |= {key: metadata[key] for key in ("task", "classes", "preprocessing", "metrics")}
+    print(json_module.dumps(about, indent=2) if json else _text(about))
+
+
+def _text(about: dict) -> str:
+    h, w = about["image_size"]
+    lines = [
+        f"{about['model']}: {about['parameters']:,} parameters, {about['macs'] / 1e9:.3f} G multiply-adds at {h}×{w}"
+        f" ({about['classes_out']} classes)",
+        "",
+        "stage stride      grid blocks channels heads  attention   decay γ per head",
+    ]
+    for i, stage in enumerate(about["stages"], start=1):
+        grid = "×".join(map(str, stage["grid"]))
+        decays = " ".join(f"{gamma:.4f}" for gamma in stage["decay"])
+        kind = "rows+cols" if stage["decomposed"] else "all pairs"
+        lines.append(
+            f"{i:>5} {stage['stride']:>6} {grid:>9} {stage['blocks']:>6} {stage['channels']:>8} {stage['heads']:>5}"
+            f"  {kind:<10}  {decays}"
+        )
+    if about.get("classes"):
+        names = about["classes"]
+        lines += [
+            "",
+            "classes: " + ", ".join(map(str, names[:10])) + (f", … ({len(names)})" if len(names) > 10 else ""),
+        ]
+    if about.get("metrics"):
+        lines += ["metrics: " + ", ".join(f"{key} {value}" for key, value in about["metrics"].items())]
+    return "\n".join(lines)

@@ -1,0 +1,313 @@
+"""Model files, the authors' files, and every way in which a file can be wrong."""
+
+import json
+import os
+import pickle
+import zipfile
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from networks import TINY, official_weights
+
+import rmt
+from rmt.model import RMT, checkpoints, create_model, load_checkpoint, load_model, load_official, read_metadata
+
+RMTError = rmt.RMTError
+
+
+def pico(**kwargs):
+    torch.manual_seed(0)
+    return create_model("rmt_pico", **{"num_classes": 5, **kwargs})
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "model.safetensors"
+    rmt.save_checkpoint(pico(), path, classes=list("abcde"))
+    return path
+
+
+def official(model: RMT) -> dict[str, torch.Tensor]:
+    """The weights of one of our networks under the authors' names, made the other way round."""
+    ours = model.state_dict()
+    names = {}
+    for i, stage in enumerate(model.stages):
+        for j, _ in enumerate(stage.blocks):
+            p, o = f"stages.{i}.blocks.{j}.", f"layers.{i}.blocks.{j}."
+            pairs = {"cpe": "pos.conv", "norm1": "retention_layer_norm", "attn.q": "retention.q_proj"}
+            pairs |= {"attn.k": "retention.k_proj", "attn.v": "retention.v_proj", "attn.lce": "retention.lepe.conv"}
+            pairs |= {"attn.proj": "retention.out_proj", "norm2": "final_layer_norm", "mlp.fc1": "ffn.fc1"}
+            pairs |= {"mlp.dwconv": "ffn.dwconv.conv", "mlp.fc2": "ffn.fc2"}
+            for a, b in pairs.items():
+                for kind in ("weight", "bias"):
+                    names[p + a + "." + kind] = o + b + "." + kind
+    for name in ours:
+        if name.startswith("stem."):
+            names[name] = "patch_embed.proj." + name[5:]
+        elif ".downsample." in name:
+            stage = int(name.split(".")[1])
+            rest = name.split("downsample.")[1].replace("0.", "reduction.", 1).replace("1.", "norm.", 1)
+            names[name] = f"layers.{stage - 1}.downsample.{rest}"
+        elif name.startswith("head."):
+            names[name] = name.removeprefix("head.").replace("fc.", "head.")
+    assert set(names) == set(ours)
+    return {names[name]: value for name, value in ours.items()}
+
+
+def test_round_trip(file):
+    model, metadata = load_model(file)
+    for name, value in pico().state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+    assert not model.training and all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
+    assert metadata == read_metadata(file)
+    assert {k: metadata[k] for k in ("format", "task", "model", "head", "classes")} == dict(
+        format=1, task="classify", model="rmt_pico", head=None, classes=list("abcde")
+    )
+    assert metadata["preprocessing"] == dict(
+        size=[32, 32], mean=list(timm.data.IMAGENET_DEFAULT_MEAN), std=list(timm.data.IMAGENET_DEFAULT_STD),
+        interpolation="bicubic", crop_pct=1.0,
+    )  # fmt: skip
+
+
+def test_file_alone_rebuilds_options(tmp_path):
+    model = pico(in_chans=1, decay="paper", drop_path_rate=0.2, cpe=False, global_pool="max").eval()
+    model.reset_classifier(3, "avg")
+    rmt.save_checkpoint(model, tmp_path / "m.safetensors", metrics={"top1": 0.5}, recipe={"epochs": 3})
+    again, metadata = load_model(tmp_path / "m.safetensors")
+    x = torch.randn(2, 1, 48, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(again(x), model(x))
+    assert again.stages[-1].blocks[-1].drop_path.drop_prob == pytest.approx(0.2)
+    assert metadata["metrics"] == {"top1": 0.5} and metadata["recipe"] == {"epochs": 3}
+
+
+@pytest.mark.parametrize("wrapping", ["model", "state_dict", "model_ema", "state_dict_ema", None])
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone."])
+def test_the_authors_files(tmp_path, wrapping, prefix):
+    source = pico()
+    state = {prefix + k: v for k, v in official(source).items()}
+    state[prefix + "layers.0.Relpos.angle"] = torch.zeros(4)  # a buffer that is computed, not loaded
+    if prefix == "backbone.":
+        state = {
+            k: v for k, v in state.items() if not k.startswith(("backbone.proj", "backbone.norm", "backbone.head"))
+        }
+        state |= {"backbone.extra_norms.0.weight": torch.ones(32), "neck.convs.0.weight": torch.ones(3)}
+    path = tmp_path / "official.pth"
+    torch.save({wrapping: state, "epoch": 3} if wrapping else state, path)
+    target = create_model("rmt_pico", num_classes=5)
+    if prefix == "backbone.":
+        with pytest.raises(RMTError, match=r"missing: head\.proj"):
+            load_official(target, path)
+        assert "head.fc.weight" in load_official(target, path, new_head=True)
+    else:
+        assert load_official(target, path) == []
+    for name, value in source.state_dict().items():
+        if not name.startswith("head."):
+            assert torch.equal(target.state_dict()[name], value), name
+
+
+def test_averaged_weights_are_preferred_and_can_be_declined(tmp_path):
+    raw, averaged = official(pico()), {k: v + 1 for k, v in official(pico()).items()}
+    torch.save({"model": raw, "model_ema": averaged}, tmp_path / "both.pth")
+    model = pico()
+    load_official(model, tmp_path / "both.pth")
+    assert torch.equal(model.head.fc.bias, averaged["head.bias"])
+    load_official(model, tmp_path / "both.pth", use_ema=False)
+    assert torch.equal(model.head.fc.bias, raw["head.bias"])
+
+
+def test_every_official_name_has_a_place():
+    for case, extra in (("tiny", {}), ("tiny_token_label", dict(aux_head=True))):
+        model = RMT(**TINY, **extra)
+        assert load_official(model, official_weights(case)) == []
+        assert model.stages[2].blocks[0].ls1.gamma.shape == (64,)
+
+
+def test_another_number_of_classes_needs_a_word(file):
+    model = create_model("rmt_pico", num_classes=7)
+    fresh = model.head.fc.weight.clone()
+    with pytest.raises(RMTError, match=r"head\.fc\.weight \(5, 256\) instead of \(7, 256\).*new_head=True"):
+        load_checkpoint(model, file)
+    assert load_checkpoint(model, file, new_head=True) == ["head.fc.weight", "head.fc.bias"]
+    assert torch.equal(model.head.fc.weight, fresh)
+    assert torch.equal(model.head.proj.weight, pico().head.proj.weight)
+    same = create_model("rmt_pico", num_classes=5)
+    assert load_checkpoint(same, file, new_head=True) == []  # where it fits, it is loaded
+    assert torch.equal(same.head.fc.weight, pico().head.fc.weight)
+
+
+def test_a_token_labelling_head_is_not_dropped_silently(tmp_path):
+    rmt.save_checkpoint(pico(aux_head=True), tmp_path / "tl.safetensors")
+    with pytest.raises(RMTError, match=r"2 unexpected: aux_head\.bias, aux_head\.weight"):
+        load_checkpoint(pico(), tmp_path / "tl.safetensors")
+
+
+def test_errors_list_the_names(file):
+    state = pico().state_dict()
+    state["stem.0.weight"] = torch.zeros(1)
+    state["extra"] = torch.zeros(1)
+    del state["stem.1.bias"]
+    with pytest.raises(RMTError) as error:
+        load_official(pico(), state)
+    text = str(error.value)
+    assert "1 missing: stem.1.bias" in text and "1 unexpected: extra" in text
+    assert "stem.0.weight (1,) instead of (16, 3, 3, 3)" in text
+    assert "\n" not in text
+
+
+def test_another_network(file):
+    with pytest.raises(RMTError, match="does not fit the network") as error:
+        load_checkpoint(create_model("rmt_tiny"), file)
+    assert len(str(error.value)) < 2000 and "\n" not in str(error.value)
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("touch HACKED",)
+
+
+def bad_files(tmp_path):
+    torch.save({"model": official(pico()), "x": Malicious()}, tmp_path / "code.pth")
+    (tmp_path / "code.pkl").write_bytes(pickle.dumps(Malicious()))
+    (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "text.pth").write_text("hello")
+    (tmp_path / "text.safetensors").write_text("hello")
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({"a": 1}, tmp_path / "none.pth")
+    whole = tmp_path / "whole.pth"
+    torch.save(official(pico()), whole)
+    (tmp_path / "cut.pth").write_bytes(whole.read_bytes()[:200_000])
+    ours = tmp_path / "ours.safetensors"
+    rmt.save_checkpoint(pico(), ours)
+    (tmp_path / "cut.safetensors").write_bytes(ours.read_bytes()[:200_000])
+    (tmp_path / "header.safetensors").write_bytes((2**63 - 1).to_bytes(8, "little") + b"{" * 50)
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, bytes(100_000_000) if entry.filename.endswith("/0") else old.read(entry))
+    return [p for p in sorted(tmp_path.iterdir()) if p.name not in ("whole.pth", "ours.safetensors")]
+
+
+def test_bad_files_end_in_one_line_and_run_no_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = bad_files(tmp_path)
+    assert len(files) == 11
+    for path in [*files, tmp_path / "absent.pth", tmp_path]:
+        for call in (lambda p: load_official(pico(), p), lambda p: load_checkpoint(pico(), p), load_model):
+            with pytest.raises(RMTError) as error:
+                call(path)
+            assert path.name in str(error.value) and "\n" not in str(error.value), path
+        if path.name.startswith("code"):
+            with pytest.raises(RMTError, match="could run code"):
+                load_official(pico(), path)
+    assert not (tmp_path / "HACKED").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (dict(format=2), "format 2"),
+        (dict(model="resnet50"), "no network named"),
+        (dict(model=None), "no valid `model`"),
+        (dict(task="detect"), "task 'detect'"),
+        (dict(model_args=dict(num_classes=10**12)), "out of bounds"),
+        (dict(model_args=dict(depths=[10**6, 1, 1, 1])), "out of bounds"),
+        (dict(model_args=dict(num_classes=900_000)), "does not fit"),
+        (dict(model_args=dict(colour="red")), "cannot be built"),
+        (dict(model_args=dict(decay="linear")), "cannot be built"),
+    ],
+    ids=str,
+)
+def test_untrustworthy_metadata(file, change, match):
+    metadata = read_metadata(file) | change
+    safetensors.torch.save_file(pico().state_dict(), file, metadata={"rmt": json.dumps(metadata)})
+    with pytest.raises(RMTError, match=match):
+        load_model(file)
+
+
+def test_a_foreign_safetensors_file(tmp_path):
+    safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(RMTError, match="no `rmt` metadata"):
+        load_model(tmp_path / "foreign.safetensors")
+
+
+def test_a_run_folder_means_its_best_weights(tmp_path):
+    rmt.save_checkpoint(pico(), tmp_path / "best.safetensors")
+    assert load_checkpoint(pico(), tmp_path) == []
+    (tmp_path / "best.safetensors").unlink()
+    with pytest.raises(RMTError, match=r"without best\.safetensors"):
+        load_model(tmp_path)
+
+
+def test_failed_write_leaves_the_old_file_whole(file, monkeypatch):
+    before = file.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    with pytest.raises(RMTError, match=r"cannot write .*model\.safetensors: No space left on device"):
+        rmt.save_checkpoint(pico(), file)
+    assert file.read_bytes() == before
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+    with pytest.raises(RMTError, match="cannot write"):
+        rmt.save_checkpoint(pico(), file.parent / "absent" / "x.safetensors")
+
+
+class TestPretrained:
+    """timm.create_model(…, pretrained=True), the way other libraries load us."""
+
+    def test_without_a_file(self):
+        with pytest.raises(RMTError, match="github.com/qhfan/RMT.*pretrained_cfg_overlay") as error:
+            timm.create_model("rmt_small", pretrained=True)
+        assert "\n" not in str(error.value)
+
+    @pytest.fixture(params=["ours", "theirs"])
+    def overlay(self, request, tmp_path):
+        if request.param == "ours":
+            rmt.save_checkpoint(pico(), tmp_path / "m.safetensors")
+            return dict(file=str(tmp_path / "m.safetensors"))
+        torch.save({"model": official(pico())}, tmp_path / "m.pth")
+        return dict(file=str(tmp_path / "m.pth"))
+
+    def test_the_files_classes_are_the_default(self, overlay):
+        model = timm.create_model("rmt_pico", pretrained=True, pretrained_cfg_overlay=overlay)
+        for name, value in pico().state_dict().items():
+            assert torch.equal(model.state_dict()[name], value)
+
+    def test_other_classes_and_channels(self, overlay):
+        model = timm.create_model(
+            "rmt_pico", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=9, in_chans=1
+        )
+        assert model.head.fc.weight.shape == (9, 256)
+        torch.testing.assert_close(model.stem[0].weight, pico().stem[0].weight.sum(1, keepdim=True))
+        assert torch.equal(model.head.proj.weight, pico().head.proj.weight)
+        kept = timm.create_model("rmt_pico", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=5)
+        assert torch.equal(kept.head.fc.weight, pico().head.fc.weight)
+
+    def test_features_only(self, overlay):
+        model = timm.create_model("rmt_pico", pretrained=True, pretrained_cfg_overlay=overlay, features_only=True)
+        x = torch.randn(1, 3, 64, 64)
+        with torch.no_grad():
+            expected = pico().eval().forward_intermediates(x, intermediates_only=True)
+            for got, want in zip(model.eval()(x), expected, strict=True):
+                torch.testing.assert_close(got, want)
+
+    def test_a_backbone_alone(self, tmp_path):
+        state = {f"backbone.{k}": v for k, v in official(pico()).items() if k.startswith(("patch", "layers"))}
+        torch.save({"state_dict": state}, tmp_path / "detector.pth")
+        overlay = dict(file=str(tmp_path / "detector.pth"))
+        model = timm.create_model("rmt_pico", pretrained=True, pretrained_cfg_overlay=overlay, features_only=True)
+        assert torch.equal(model.model.stem[0].weight, pico().stem[0].weight)
+        with pytest.raises(RMTError, match="has no classifier; pass features_only=True"):
+            timm.create_model("rmt_pico", pretrained=True, pretrained_cfg_overlay=overlay)
+
+    def test_another_network(self, overlay):
+        with pytest.raises(RMTError, match="does not fit the network"):
+            timm.create_model("rmt_tiny", pretrained=True, pretrained_cfg_overlay=overlay)
+
+    def test_a_dict(self):
+        state = official(pico())
+        model = timm.create_model("rmt_pico", pretrained=True, pretrained_cfg_overlay=dict(state_dict=state))
+        assert torch.equal(model.head.fc.weight, pico().head.fc.weight)

@@ -1,0 +1,317 @@
+"""Every registered network keeps timm's contract, and every keyword takes effect."""
+
+import subprocess
+import sys
+
+import pytest
+import timm
+import timm.data
+import timm.optim
+import torch
+from torch import nn
+
+import rmt
+from rmt.model import MAX_DROP_PATH, RMT, count_macs, create_model, list_models
+
+# METHOD 4 and 5, for 1,000 classes.
+PARAMETERS = {
+    "rmt_tiny": 14_334_216,
+    "rmt_small": 26_967_240,
+    "rmt_base": 54_154_896,
+    "rmt_large": 95_464_864,
+    "rmt_small_tl": 27_480_240,
+    "rmt_base_tl": 54_667_896,
+    "rmt_large_tl": 96_105_864,
+}
+ABOUT = {"rmt_deit_small": 22e6, "rmt_swin_tiny": 29e6, "rmt_swin_small": 50e6}
+MACS = {
+    "rmt_tiny": 2.65e9,
+    "rmt_small": 4.80e9,
+    "rmt_base": 10.41e9,
+    "rmt_large": 19.55e9,
+    "rmt_deit_small": 4.6e9,
+    "rmt_swin_tiny": 4.7e9,
+    "rmt_swin_small": 9.1e9,
+}
+STRIDES = {name: [4, 8, 16, 32] for name in list_models()} | {"rmt_deit_small": [16]}
+SHALLOW = {name: (1,) * len(strides) for name, strides in STRIDES.items()}
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_to_the_unit(name):
+    assert parameters(create_model(name, device="meta")) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", ABOUT)
+def test_parameters_of_the_ablation_networks(name):
+    assert parameters(create_model(name, device="meta")) == pytest.approx(ABOUT[name], rel=0.025)
+
+
+def test_pico_has_about_a_million_parameters():
+    assert parameters(create_model("rmt_pico", device="meta", num_classes=10)) == pytest.approx(1e6, rel=0.15)
+
+
+@pytest.mark.parametrize("name", MACS)
+def test_macs_within_three_percent(name):
+    model = create_model(name, device="meta")
+    assert count_macs(model, 224, 224) == pytest.approx(MACS[name], rel=0.031)
+
+
+def test_registered_with_timm_whatever_is_imported_first():
+    for first, second in (("rmt", "timm"), ("timm", "rmt")):
+        code = f"import {first}, {second}, sys; assert timm.list_models('rmt_*'); timm.create_model('rmt_pico')"
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_rmt_alone_does_not_import_torch():
+    subprocess.run([sys.executable, "-c", "import rmt, sys; assert 'torch' not in sys.modules"], check=True)
+
+
+def test_all_names_are_registered():
+    assert set(rmt.list_models()) == set(timm.list_models("rmt_*", module="variants")) == set(MAX_DROP_PATH)
+    assert set(MAX_DROP_PATH) >= {*PARAMETERS, *ABOUT, "rmt_pico"}
+
+
+def test_unknown_name_is_one_line():
+    with pytest.raises(rmt.RMTError, match="no network named 'rmt_huge'; choose one of rmt_pico, "):
+        rmt.create_model("rmt_huge")
+
+
+@pytest.mark.parametrize("name", list_models())
+class TestContract:
+    """On one block per stage, which is all that the contract can tell apart."""
+
+    def test_forward_at_odd_sizes(self, name):
+        model = timm.create_model(name, num_classes=7, depths=SHALLOW[name]).eval()
+        with torch.no_grad():
+            for size in ((32, 32), (70, 45)):
+                assert model(torch.randn(2, 3, *size)).shape == (2, 7)
+
+    def test_features_only(self, name):
+        model = timm.create_model(name, features_only=True, depths=SHALLOW[name]).eval()
+        x = torch.randn(1, 3, 64, 96)
+        with torch.no_grad():
+            features = model(x)
+        assert model.feature_info.reduction() == STRIDES[name]
+        for feature, stride, channels in zip(features, STRIDES[name], model.feature_info.channels(), strict=True):
+            assert feature.shape == (1, channels, 64 // stride, 96 // stride)
+        assert not any("head" in key for key in model.state_dict())  # no parameters that never get a gradient
+
+    def test_heads(self, name):
+        model = timm.create_model(name, device="meta", depths=SHALLOW[name])
+        x = torch.empty(2, 3, 64, 64, device="meta")
+        features = model.forward_features(x)
+        assert features.shape[:2] == (2, model.num_features)
+        assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
+        assert model.get_classifier().out_features == 1000
+        model.reset_classifier(0)
+        assert model(x).shape == (2, model.head_hidden_size)
+        assert isinstance(model.get_classifier(), nn.Identity)
+        model.reset_classifier(5, "max")
+        assert model(x).shape == (2, 5)
+        assert model.get_classifier().weight.device.type == "meta"
+        model.reset_classifier(5, "")
+        assert model(x).shape == (2, 5, *features.shape[2:])
+
+    def test_trained_network_has_all_gradients(self, name):
+        model = timm.create_model(name, num_classes=3, depths=SHALLOW[name]).train()
+        model(torch.randn(2, 3, 64, 64)).sum().backward()
+        assert not [n for n, p in model.named_parameters() if p.grad is None]
+
+    def test_pretrained_cfg(self, name):
+        cfg = timm.create_model(name, device="meta").pretrained_cfg
+        assert cfg["architecture"] == name
+        model = timm.create_model(name, device="meta")
+        for key in (
+            cfg["first_conv"],
+            *([cfg["classifier"]] if isinstance(cfg["classifier"], str) else cfg["classifier"]),
+        ):
+            assert isinstance(model.get_submodule(key), nn.Conv2d | nn.Linear)
+        config = timm.data.resolve_model_data_config(model)
+        assert config["input_size"] == ((3, 32, 32) if name == "rmt_pico" else (3, 224, 224))
+        assert config["interpolation"] == "bicubic"
+
+    def test_layer_groups_cover_every_block(self, name):
+        model = timm.create_model(name, device="meta")
+        for coarse, count in ((False, sum(len(s.blocks) for s in model.stages)), (True, len(model.stages))):
+            groups = timm.models.group_parameters(model, model.group_matcher(coarse), reverse=True)
+            assert set(groups) == {n for n, _ in model.named_parameters()}
+            assert max(groups.values()) == count + 1  # stem, blocks (or stages), head
+            assert groups["head.fc.weight"] > groups[f"stages.{len(model.stages) - 1}.blocks.0.attn.q.weight"] > 0
+
+    def test_weight_decay_spares_norms_biases_and_layer_scales(self, name):
+        model = timm.create_model(name, device="meta")
+        groups = timm.optim.param_groups_weight_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay())
+        names = {id(p): n for n, p in model.named_parameters()}
+        spared = {names[id(p)] for group in groups if group["weight_decay"] == 0 for p in group["params"]}
+        expected = {
+            f"{m}.{p}"
+            for m, module in model.named_modules()
+            for p, _ in module.named_parameters(recurse=False)
+            if p in ("bias", "gamma") or isinstance(module, nn.LayerNorm | nn.BatchNorm2d)
+        }
+        assert spared == expected
+        assert model.no_weight_decay() == {n for n in expected if n.endswith("gamma")}
+
+
+KEYWORDS = [
+    ("in_chans", dict(in_chans=1), lambda m: m.stem[0].in_channels, 1),
+    ("num_classes", dict(num_classes=4), lambda m: m.head.fc.out_features, 4),
+    ("no classes", dict(num_classes=0), lambda m: m(torch.zeros(1, 3, 32, 32)).shape, (1, 256)),
+    ("global_pool", dict(global_pool="catavgmax"), lambda m: m.head.fc.in_features, 512),
+    ("drop_rate", dict(drop_rate=0.3), lambda m: m.head.drop.p, 0.3),
+    ("drop_path_rate", dict(drop_path_rate=0.9), lambda m: m.stages[-1].blocks[-1].drop_path.drop_prob, 0.9),
+    ("first drop path", dict(drop_path_rate=0.9), lambda m: m.stages[0].blocks[0].drop_path.drop_prob, 0.0),
+    ("second drop path", dict(drop_path_rate=0.9), lambda m: m.stages[0].blocks[1].drop_path.drop_prob, 0.1),
+    (
+        "layer_scales",
+        dict(layer_scales=(None, None, 0.5, 1e-6)),
+        lambda m: m.stages[2].blocks[0].ls1.gamma[0].item(),
+        0.5,
+    ),
+    ("decomposed", dict(decomposed=(False,) * 4), lambda m: m.stages[0].blocks[0].attn.decomposed, False),
+    ("aux_head", dict(aux_head=True), lambda m: m.aux_head.out_features, 1000),
+    ("head_hidden_dim", dict(head_hidden_dim=48), lambda m: m.head_hidden_size, 48),
+    ("dtype", dict(dtype=torch.bfloat16), lambda m: m.head.fc.weight.dtype, torch.bfloat16),
+    ("device", dict(device="meta"), lambda m: m.head.fc.weight.device.type, "meta"),
+]
+
+
+@pytest.mark.parametrize(("keywords", "look", "expected"), [k[1:] for k in KEYWORDS], ids=[k[0] for k in KEYWORDS])
+def test_every_keyword_takes_effect(keywords, look, expected):
+    value = look(timm.create_model("rmt_pico", **keywords).eval())
+    assert value == pytest.approx(expected) if isinstance(expected, float) else value == expected
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        dict(decay="paper"),
+        dict(decay="none"),
+        dict(lce=False),
+        dict(cpe=False),
+        dict(ffn_conv=False),
+        dict(conv_stem=False),
+        dict(conv_downsample=False),
+        dict(decay_ranges=((2, 8),) * 4),
+        dict(patch_size=8, conv_stem=False),
+        dict(patch_norm=False, conv_stem=False),
+        dict(mlp_ratios=(2, 2, 2, 2)),
+    ],
+    ids=str,
+)
+def test_every_ablation_changes_the_function(keywords):
+    """With equal values in all shared parameters, the option alone makes another function (and it trains)."""
+    torch.manual_seed(0)
+    base, other = (RMT(**BASE | changes) for changes in (BASE_FOR.get(next(iter(keywords)), {}), keywords))
+    for model in (base, other):
+        for p in model.parameters():
+            nn.init.normal_(p, std=0.2)
+    shared = {
+        k: v for k, v in base.state_dict().items() if k in other.state_dict() and v.shape == other.state_dict()[k].shape
+    }
+    other.load_state_dict(shared, strict=False)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert (base.eval()(x) - other.eval()(x)).abs().max() > 1e-4
+    other.train()(x).sum().backward()
+
+
+BASE = dict(depths=(1, 1, 1, 1), dims=(16, 32, 32, 64), num_heads=(2, 2, 4, 8), num_classes=5, head_hidden_dim=32)
+BASE_FOR = {"patch_size": dict(conv_stem=False), "patch_norm": dict(conv_stem=False)}
+
+
+def test_auxiliary_logits_count_half():
+    model = RMT(**BASE, aux_head=True).eval()
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        features = model.forward_features(x)
+        tokens = features.flatten(2).transpose(1, 2)
+        expected = model.head(features) + 0.5 * model.aux_head(tokens).amax(1)
+        torch.testing.assert_close(model(x), expected)
+
+
+def test_forward_intermediates():
+    model = RMT(**BASE).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        last, maps = model.forward_intermediates(x)
+        assert len(maps) == 4 and torch.equal(last, maps[-1])
+        assert torch.equal(last, model.forward_features(x))
+        torch.testing.assert_close(model(x), model.forward_head(last))
+        two = model.forward_intermediates(x, indices=[0, -2], intermediates_only=True)
+        assert [m.shape[1] for m in two] == [16, 32] and torch.equal(two[1], maps[2])
+        (one,) = model.forward_intermediates(x, indices=1, intermediates_only=True, output_fmt="NHWC")
+        assert torch.equal(one, maps[-1].permute(0, 2, 3, 1))
+        early, _ = model.forward_intermediates(x, indices=[1], stop_early=True)
+        assert torch.equal(early, maps[1])
+        late, _ = model.forward_intermediates(x, indices=[1], stop_early=False)
+        assert torch.equal(late, maps[3])
+    for wrong in (dict(indices=[4]), dict(indices=5), dict(norm=True), dict(output_fmt="NLC")):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            model.forward_intermediates(x, **wrong)
+
+
+def test_prune_and_out_indices():
+    model = timm.create_model("rmt_pico", features_only=True, out_indices=(1, 2)).eval()
+    maps = model(torch.randn(1, 3, 64, 64))
+    assert [m.shape[1] for m in maps] == [64, 96] == model.feature_info.channels()
+    assert len(model.model.stages) == 3
+    model = create_model("rmt_pico")
+    assert model.prune_intermediate_layers([0, 2], prune_head=False) == [0, 2]
+    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 96) and model.num_features == 96
+    kept = create_model("rmt_pico")
+    assert kept.prune_intermediate_layers(2, prune_head=False) == [2, 3]
+    assert kept(torch.randn(1, 3, 64, 64)).shape == (1, 1000)
+
+
+@pytest.mark.parametrize("feature_cls", ["getter", "hook"])
+def test_every_feature_wrapper_of_timm_gives_the_same_maps(feature_cls):
+    x = torch.randn(1, 3, 64, 64)
+    model = timm.create_model("rmt_pico").eval()
+    wrapped = timm.create_model("rmt_pico", features_only=True, feature_cls=feature_cls).eval()
+    inner = getattr(wrapped, "model", wrapped)
+    inner.load_state_dict({k: v for k, v in model.state_dict().items() if k in inner.state_dict()}, strict=False)
+    with torch.no_grad():
+        maps = wrapped(x)
+    assert [m.shape for m in maps] == [m.shape for m in model.forward_intermediates(x, intermediates_only=True)]
+
+
+def test_checkpointing_of_activations_keeps_the_gradients_and_the_memory_down():
+    torch.manual_seed(0)
+    model = RMT(**BASE | dict(depths=(2, 2, 2, 2))).train()
+    x = torch.randn(2, 3, 64, 64)
+    saved = {}
+    gradients = {}
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        count = 0
+
+        def pack(t):
+            nonlocal count
+            count += t.nbytes
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            loss = model(x).square().sum()
+        saved[enable] = count
+        model.zero_grad()
+        loss.backward()
+        gradients[enable] = [p.grad.clone() for p in model.parameters()]
+    torch.testing.assert_close(gradients[True], gradients[False], rtol=1e-4, atol=1e-5)
+    assert saved[True] < 0.5 * saved[False]
+
+
+def test_initialisation():
+    model = create_model("rmt_base")
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.25)
+            assert module.weight.abs().max() <= 2.0  # truncated at ±2, in units of the weight
+            assert not module.bias.any()
+    assert torch.equal(model.stages[2].blocks[0].ls1.gamma, torch.full((320,), 1e-6))
+    assert isinstance(model.stages[1].blocks[0].ls1, nn.Identity)
