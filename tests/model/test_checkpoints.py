@@ -9,6 +9,8 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from networks import TINY, official_weights
 
 import rmt
@@ -311,3 +313,25 @@ class TestPretrained:
         state = official(pico())
         model = timm.create_model("rmt_pico", pretrained=True, pretrained_cfg_overlay=dict(state_dict=state))
         assert torch.equal(model.head.fc.weight, pico().head.fc.weight)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_files_never_end_in_a_traceback(tmp_path, data):
+    """A whole file with bytes overwritten or cut off loads, or is refused in one line."""
+    kind = data.draw(st.sampled_from(["safetensors", "pth", "legacy"]))
+    path = tmp_path / f"damaged.{kind}"
+    state = {"model": {"head.fc.weight": torch.arange(12.0).view(3, 4), "stem.0.bias": torch.zeros(2)}}
+    if kind == "safetensors":
+        safetensors.torch.save_file(state["model"], path, metadata={"rmt": '{"format": 1}'})
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "pth")
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content)
+    for call in (checkpoints.read_state_dict, read_metadata):
+        try:
+            call(path)
+        except RMTError as error:
+            assert "\n" not in str(error)

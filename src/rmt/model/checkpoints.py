@@ -64,7 +64,9 @@ def read_state_dict(path: str | Path, use_ema: bool = True) -> dict[str, Tensor]
         raise RMTError(f"no checkpoint at {path}")
     try:
         content = safetensors.torch.load_file(path) if _is_safetensors(path) else _read_pickle(path)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, MemoryError) as error:
+    except RMTError:
+        raise
+    except Exception as error:  # the unpickler raises whatever arbitrary bytes lead it to
         raise RMTError(f"{path} is not a readable checkpoint: {_one_line(error)}") from error
     return unwrap(content, use_ema, name=str(path))
 
