@@ -16,6 +16,7 @@ from networks import TINY, official_weights
 
 import rmt
 from rmt.model import RMT, checkpoints, create_model, load_checkpoint, load_model, load_official, read_metadata
+from rmt.model.state_dicts import read_state_dict
 
 RMTError = rmt.RMTError
 
@@ -331,6 +332,6 @@ def test_damaged_files_never_end_in_a_traceback(tmp_path, data):
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content)
-    for call in (checkpoints.read_state_dict, read_metadata):
+    for call in (read_state_dict, read_metadata):
         with contextlib.suppress(RMTError):  # anything else is the failure looked for
             call(path)

@@ -22,8 +22,9 @@ def run(
         ema: Where the file holds both, take the averaged weights rather than the raw ones.
     """
     from rmt.errors import RMTError
-    from rmt.model.checkpoints import from_official, read_state_dict, save_checkpoint
+    from rmt.model.checkpoints import save_checkpoint
     from rmt.model.convert import build_for, identify
+    from rmt.model.state_dicts import from_official, read_state_dict
 
     if output.suffix != ".safetensors":
         raise RMTError(f"{output}: the output must end in .safetensors")

@@ -1,16 +1,12 @@
-"""Weights on disk: our safetensors files, and the authors' `.pth` files under their own names.
+"""Networks and their weights on disk.
 
 A model file of ours is safetensors with one metadata key `rmt`: JSON from which network, labels and preprocessing can
-be rebuilt without any other file. No file read here can run code: pickles are opened with `weights_only`.
+be rebuilt without any other file. The authors' `.pth` files are read too, see `state_dicts.py`.
 """
 
-import argparse
 import json
 import os
-import pickle
-import re
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,86 +17,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from rmt.errors import RMTError
+from rmt.model.state_dicts import (
+    CLASSIFIERS,
+    HEAD,
+    check_fit,
+    from_official,
+    is_safetensors,
+    one_line,
+    read_state_dict,
+    unwrap,
+)
 
 FORMAT = 1
-AUTHORS = "https://github.com/qhfan/RMT"
-
-# The authors' names, from METHOD 8, and ours. Matched at the front, first hit wins; the rest of the name stays.
-_OFFICIAL = [
-    (r"patch_embed\.proj\.(\d+)\.", r"stem.\1."),
-    (r"layers\.(\d+)\.blocks\.(\d+)\.pos\.conv\.", r"stages.\1.blocks.\2.cpe."),
-    (r"layers\.(\d+)\.blocks\.(\d+)\.retention_layer_norm\.", r"stages.\1.blocks.\2.norm1."),
-    (r"layers\.(\d+)\.blocks\.(\d+)\.retention\.([qkv])_proj\.", r"stages.\1.blocks.\2.attn.\3."),
-    (r"layers\.(\d+)\.blocks\.(\d+)\.retention\.lepe\.conv\.", r"stages.\1.blocks.\2.attn.lce."),
-    (r"layers\.(\d+)\.blocks\.(\d+)\.retention\.out_proj\.", r"stages.\1.blocks.\2.attn.proj."),
-    (r"layers\.(\d+)\.blocks\.(\d+)\.final_layer_norm\.", r"stages.\1.blocks.\2.norm2."),
-    (r"layers\.(\d+)\.blocks\.(\d+)\.ffn\.dwconv\.conv\.", r"stages.\1.blocks.\2.mlp.dwconv."),
-    (r"layers\.(\d+)\.blocks\.(\d+)\.ffn\.(fc[12])\.", r"stages.\1.blocks.\2.mlp.\3."),
-    (r"layers\.(\d+)\.blocks\.(\d+)\.gamma_([12])$", r"stages.\1.blocks.\2.ls\3.gamma"),
-    (r"layers\.(\d+)\.downsample\.reduction\.", lambda m: f"stages.{int(m[1]) + 1}.downsample.0."),
-    (r"layers\.(\d+)\.downsample\.norm\.", lambda m: f"stages.{int(m[1]) + 1}.downsample.1."),
-    (r"(proj|norm)\.", r"head.\1."),
-    (r"head\.", r"head.fc."),
-]
-# Recomputed by the network, or a pyramid's (which belongs to the detector or segmenter on top).
-_NOT_THE_BACKBONE = re.compile(r"layers\.\d+\.Relpos\.|extra_norms\.\d+\.")
-_HEAD = re.compile(r"(head|aux_head)\.")
-_CLASSIFIERS = re.compile(r"(head\.fc|aux_head)\.")
-
-
-def read_state_dict(path: str | Path, use_ema: bool = True) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` or PyTorch file, on the CPU, under the file's own names less their wrapping.
-
-    Wrapping is an outer `model`, `state_dict`, `model_ema` or `state_dict_ema`, and a `module.` or `backbone.` before
-    each name; where there is a `backbone.`, the other parts of the detector are left out.
-
-    Args:
-        use_ema: where the file holds both, take the averaged weights.
-    Raises:
-        RMTError: no such file, not a checkpoint, or one with objects that could run code.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise RMTError(f"no checkpoint at {path}")
-    try:
-        content = safetensors.torch.load_file(path) if _is_safetensors(path) else _read_pickle(path)
-    except RMTError:
-        raise
-    except Exception as error:  # the unpickler raises whatever arbitrary bytes lead it to
-        raise RMTError(f"{path} is not a readable checkpoint: {_one_line(error)}") from error
-    return unwrap(content, use_ema, name=str(path))
-
-
-def unwrap(content: Any, use_ema: bool = True, name: str = "the checkpoint") -> dict[str, Tensor]:
-    """The bare tensors of what a checkpoint file held, see `read_state_dict`."""
-    keys = ["model", "state_dict"]
-    keys = ["model_ema", "state_dict_ema", *keys] if use_ema else [*keys, "model_ema", "state_dict_ema"]
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
-    if not isinstance(content, Mapping):
-        raise RMTError(f"{name} holds a {type(content).__name__}, not a dict of tensors")
-    state = {str(key).removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
-    if any(key.startswith("backbone.") for key in state):
-        state = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
-    if not state:
-        raise RMTError(f"{name} holds no tensors")
-    return state
-
-
-def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' names to ours (METHOD 8). State dicts under our names come back as they are."""
-    if not any(name.startswith(("patch_embed.", "layers.")) for name in state):
-        return dict(state)
-    ours = {}
-    for name, value in state.items():
-        if _NOT_THE_BACKBONE.match(name):
-            continue
-        for pattern, replacement in _OFFICIAL:
-            renamed, hits = re.subn(f"^{pattern}", replacement, name)
-            if hits:
-                break
-        ours[renamed] = value.flatten() if renamed.endswith(".gamma") else value  # theirs are (1, 1, 1, C)
-    return ours
 
 
 def load_official(
@@ -229,14 +157,14 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise RMTError(f"no checkpoint at {path}")
     hint = "rmt convert makes a model file of the authors' .pth files"
-    if not _is_safetensors(path):
+    if not is_safetensors(path):
         raise RMTError(f"{path} is not a safetensors file; {hint}")
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("rmt")
         metadata = json.loads(text) if text is not None else None
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise RMTError(f"{path} is not a readable model file: {_one_line(error)}") from error
+        raise RMTError(f"{path} is not a readable model file: {one_line(error)}") from error
     if not isinstance(metadata, dict):
         raise RMTError(f"{path} has no `rmt` metadata, so it is not a model file of ours; {hint}")
     if metadata.get("format") != FORMAT:
@@ -262,10 +190,10 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[nn
     try:
         model = create_model(metadata["model"], device="meta", **_checked_args(metadata["model_args"]))
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise RMTError(f"{path} describes a network that cannot be built: {_one_line(error)}") from error
-    if not any(_HEAD.match(key) for key in state):  # a backbone alone, as `rmt convert` makes it of a detector
+        raise RMTError(f"{path} describes a network that cannot be built: {one_line(error)}") from error
+    if not any(HEAD.match(key) for key in state):  # a backbone alone, as `rmt convert` makes it of a detector
         model.prune_intermediate_layers([len(model.stages) - 1])
-    _check(model.state_dict(), state, str(path))
+    check_fit(model.state_dict(), state, str(path))
     model.load_state_dict(state, assign=True)
     return model.to(device).eval(), metadata
 
@@ -280,120 +208,19 @@ def _checked_args(args: Mapping[str, Any]) -> dict[str, Any]:
     return {"num_classes": 1000, **args}
 
 
-def filter_state_dict(
-    state: Mapping[str, Tensor], model: nn.Module, headless: bool = False, name: str = "the checkpoint"
-) -> dict[str, Tensor]:
-    """What timm's loader may load into `model`: our names, everything but the classifiers checked.
-
-    timm itself leaves out a classifier for another number of classes and adapts the first convolution to `in_chans`.
-
-    Args:
-        headless: `features_only`, so the file needs no head.
-    """
-    state = from_official(unwrap(state, name=name))
-    own = model.state_dict()
-    if headless:  # timm prunes the head after loading: whatever it holds is as good
-        state = {key: value for key, value in state.items() if not _HEAD.match(key)}
-        state |= {key: value for key, value in own.items() if _HEAD.match(key)}
-    elif model.num_classes and "head.fc.weight" not in state:
-        raise RMTError(f"{name} has no classifier; pass features_only=True or num_classes=0")
-    first_conv = "stem.0.weight" if "stem.0.weight" in own else "stem.proj.weight"
-    checked = [
-        {key: value for key, value in tensors.items() if not _CLASSIFIERS.match(key) and key != first_conv}
-        for tensors in (own, state)
-    ]
-    _check(*checked, name)
-    return state
-
-
-def describe_source(model_name: str, cfg: Any, overlay: dict[str, Any]) -> dict[str, Any]:
-    """`pretrained_cfg_overlay` with what its file says of itself: the number of classes and of input channels.
-
-    Raises:
-        RMTError: no file was given. Nothing can be downloaded: the authors' weights have no licence to spread them.
-    """
-    given = {**(cfg if isinstance(cfg, Mapping) else getattr(cfg, "__dict__", {})), **overlay}
-    if given.get("state_dict"):
-        state = unwrap(given["state_dict"])
-    elif given.get("file"):
-        overlay["file"] = str(resolve_checkpoint(given["file"]))
-        state = read_state_dict(overlay["file"])
-    else:
-        raise RMTError(
-            f"pretrained=True: no weights of {model_name} can be downloaded; the authors link theirs at {AUTHORS}. With"
-            f" such a file: timm.create_model({model_name!r}, pretrained=True, pretrained_cfg_overlay=dict(file=PATH))"
-        )
-    state = from_official(state)
-    if "head.fc.weight" in state:
-        overlay["num_classes"] = state["head.fc.weight"].shape[0]
-    for name in ("stem.0.weight", "stem.proj.weight"):
-        if name in state and state[name].ndim == 4:
-            overlay["input_size"] = (state[name].shape[1], *(given.get("input_size") or (3, 224, 224))[1:])
-    return overlay
-
-
 def _load(model: nn.Module, state: dict[str, Tensor], name: str, new_head: bool) -> list[str]:
     network = getattr(model, "model", model)  # timm's features_only wrapper holds it there
     own = network.state_dict()
-    if not any(_CLASSIFIERS.match(key) for key in own):  # made without a classifier on purpose
-        state = {key: value for key, value in state.items() if key in own or not _HEAD.match(key)}
+    if not any(CLASSIFIERS.match(key) for key in own):  # made without a classifier on purpose
+        state = {key: value for key, value in state.items() if key in own or not HEAD.match(key)}
     if new_head:
         state = {
             key: value
             for key, value in state.items()
-            if not _HEAD.match(key) or (key in own and own[key].shape == value.shape)
+            if not HEAD.match(key) or (key in own and own[key].shape == value.shape)
         }
-    fresh = [key for key in own if new_head and _HEAD.match(key) and key not in state]
+    fresh = [key for key in own if new_head and HEAD.match(key) and key not in state]
     hint = "" if new_head else "; new_head=True keeps the network's own classifier"
-    _check(own, state, name, optional=fresh, hint=hint)
+    check_fit(own, state, name, optional=fresh, hint=hint)
     network.load_state_dict({key: state.get(key, value) for key, value in own.items()})
     return [key for key in fresh if not key.endswith("num_batches_tracked")]
-
-
-def _check(
-    own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str, optional: Sequence[str] = (), hint: str = ""
-) -> None:
-    """Raise RMTError unless `state` has exactly the names and shapes of `own`, less the optional ones."""
-    missing = [k for k in own if k not in state and k not in optional and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in state if k not in own]
-    shapes = [
-        f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
-        for k in own
-        if k in state and state[k].shape != own[k].shape
-    ]
-    problems = [
-        f"{len(names)} {what}: {', '.join(names[:6])}{', …' if len(names) > 6 else ''}"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-        if names
-    ]
-    if problems:
-        only_head = all(_CLASSIFIERS.match(k) for k in [*missing, *unexpected, *shapes])
-        raise RMTError(f"{name} does not fit the network: {'; '.join(problems)}{hint if only_head else ''}")
-
-
-def _is_safetensors(path: Path) -> bool:
-    """By content: eight bytes of length, then a JSON object. A pickle or zip starts otherwise."""
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
-
-
-def _read_pickle(path: Path) -> Any:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            # torch.save stores; a compressed entry could unpack to far more than the file.
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise ValueError("its entries are compressed, which no torch.save writes")
-    try:
-        with torch.serialization.safe_globals(
-            [argparse.Namespace]
-        ):  # the authors keep their options beside the weights
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if culprit is None:
-            raise ValueError("neither safetensors nor what torch.save writes") from error
-        raise RMTError(f"{path} is refused: besides tensors it holds {culprit[1]}, which could run code") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

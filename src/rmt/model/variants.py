@@ -20,7 +20,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from rmt.errors import RMTError
-from rmt.model.checkpoints import describe_source, filter_state_dict
+from rmt.model.pretrained import describe_source, filter_state_dict
 from rmt.model.rmt import RMT
 
 NAR, MID, WIDE = (2, 6), (2, 7), (2, 8)  # (a, b) of the decay

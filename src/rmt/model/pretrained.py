@@ -1,0 +1,64 @@
+"""timm's `pretrained=True` for our networks: weights from a file that the user names, never from the network."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from rmt.errors import RMTError
+from rmt.model.checkpoints import resolve_checkpoint
+from rmt.model.state_dicts import CLASSIFIERS, HEAD, check_fit, from_official, read_state_dict, unwrap
+
+AUTHORS = "https://github.com/qhfan/RMT"
+
+
+def describe_source(model_name: str, cfg: Any, overlay: dict[str, Any]) -> dict[str, Any]:
+    """`pretrained_cfg_overlay` with what its file says of itself: the number of classes and of input channels.
+
+    Raises:
+        RMTError: no file was given. Nothing can be downloaded: the authors' weights have no licence to spread them.
+    """
+    given = {**(cfg if isinstance(cfg, Mapping) else getattr(cfg, "__dict__", {})), **overlay}
+    if given.get("state_dict"):
+        state = unwrap(given["state_dict"])
+    elif given.get("file"):
+        overlay["file"] = str(resolve_checkpoint(given["file"]))
+        state = read_state_dict(overlay["file"])
+    else:
+        raise RMTError(
+            f"pretrained=True: no weights of {model_name} can be downloaded; the authors link theirs at {AUTHORS}. With"
+            f" such a file: timm.create_model({model_name!r}, pretrained=True, pretrained_cfg_overlay=dict(file=PATH))"
+        )
+    state = from_official(state)
+    if "head.fc.weight" in state:
+        overlay["num_classes"] = state["head.fc.weight"].shape[0]
+    for name in ("stem.0.weight", "stem.proj.weight"):
+        if name in state and state[name].ndim == 4:
+            overlay["input_size"] = (state[name].shape[1], *(given.get("input_size") or (3, 224, 224))[1:])
+    return overlay
+
+
+def filter_state_dict(
+    state: Mapping[str, Tensor], model: nn.Module, headless: bool = False, name: str = "the checkpoint"
+) -> dict[str, Tensor]:
+    """What timm's loader may load into `model`: our names, everything but the classifiers checked.
+
+    timm itself leaves out a classifier for another number of classes and adapts the first convolution to `in_chans`.
+
+    Args:
+        headless: `features_only`, so the file needs no head.
+    """
+    state = from_official(unwrap(state, name=name))
+    own = model.state_dict()
+    if headless:  # timm prunes the head after loading: whatever it holds is as good
+        state = {key: value for key, value in state.items() if not HEAD.match(key)}
+        state |= {key: value for key, value in own.items() if HEAD.match(key)}
+    elif model.num_classes and "head.fc.weight" not in state:
+        raise RMTError(f"{name} has no classifier; pass features_only=True or num_classes=0")
+    first_conv = "stem.0.weight" if "stem.0.weight" in own else "stem.proj.weight"
+    checked = [
+        {key: value for key, value in tensors.items() if not CLASSIFIERS.match(key) and key != first_conv}
+        for tensors in (own, state)
+    ]
+    check_fit(*checked, name)
+    return state

@@ -1,0 +1,145 @@
+"""Tensors from any checkpoint file, ours or the authors', under our names; and what is wrong with them.
+
+No file read here can run code or ask for more memory than it holds: pickles are opened with `weights_only`.
+"""
+
+import argparse
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from rmt.errors import RMTError
+
+# The authors' names, from METHOD 8, and ours. Matched at the front, first hit wins; the rest of the name stays.
+_OFFICIAL = [
+    (r"patch_embed\.proj\.(\d+)\.", r"stem.\1."),
+    (r"layers\.(\d+)\.blocks\.(\d+)\.pos\.conv\.", r"stages.\1.blocks.\2.cpe."),
+    (r"layers\.(\d+)\.blocks\.(\d+)\.retention_layer_norm\.", r"stages.\1.blocks.\2.norm1."),
+    (r"layers\.(\d+)\.blocks\.(\d+)\.retention\.([qkv])_proj\.", r"stages.\1.blocks.\2.attn.\3."),
+    (r"layers\.(\d+)\.blocks\.(\d+)\.retention\.lepe\.conv\.", r"stages.\1.blocks.\2.attn.lce."),
+    (r"layers\.(\d+)\.blocks\.(\d+)\.retention\.out_proj\.", r"stages.\1.blocks.\2.attn.proj."),
+    (r"layers\.(\d+)\.blocks\.(\d+)\.final_layer_norm\.", r"stages.\1.blocks.\2.norm2."),
+    (r"layers\.(\d+)\.blocks\.(\d+)\.ffn\.dwconv\.conv\.", r"stages.\1.blocks.\2.mlp.dwconv."),
+    (r"layers\.(\d+)\.blocks\.(\d+)\.ffn\.(fc[12])\.", r"stages.\1.blocks.\2.mlp.\3."),
+    (r"layers\.(\d+)\.blocks\.(\d+)\.gamma_([12])$", r"stages.\1.blocks.\2.ls\3.gamma"),
+    (r"layers\.(\d+)\.downsample\.reduction\.", lambda m: f"stages.{int(m[1]) + 1}.downsample.0."),
+    (r"layers\.(\d+)\.downsample\.norm\.", lambda m: f"stages.{int(m[1]) + 1}.downsample.1."),
+    (r"(proj|norm)\.", r"head.\1."),
+    (r"head\.", r"head.fc."),
+]
+# Recomputed by the network, or a pyramid's (which belongs to the detector or segmenter on top).
+_NOT_THE_BACKBONE = re.compile(r"layers\.\d+\.Relpos\.|extra_norms\.\d+\.")
+HEAD = re.compile(r"(head|aux_head)\.")
+CLASSIFIERS = re.compile(r"(head\.fc|aux_head)\.")
+
+
+def read_state_dict(path: str | Path, use_ema: bool = True) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` or PyTorch file, on the CPU, under the file's own names less their wrapping.
+
+    Wrapping is an outer `model`, `state_dict`, `model_ema` or `state_dict_ema`, and a `module.` or `backbone.` before
+    each name; where there is a `backbone.`, the other parts of the detector are left out.
+
+    Args:
+        use_ema: where the file holds both, take the averaged weights.
+    Raises:
+        RMTError: no such file, not a checkpoint, or one with objects that could run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RMTError(f"no checkpoint at {path}")
+    try:
+        content = safetensors.torch.load_file(path) if is_safetensors(path) else _read_pickle(path)
+    except RMTError:
+        raise
+    except Exception as error:  # the unpickler raises whatever arbitrary bytes lead it to
+        raise RMTError(f"{path} is not a readable checkpoint: {one_line(error)}") from error
+    return unwrap(content, use_ema, name=str(path))
+
+
+def unwrap(content: Any, use_ema: bool = True, name: str = "the checkpoint") -> dict[str, Tensor]:
+    """The bare tensors of what a checkpoint file held, see `read_state_dict`."""
+    keys = ["model", "state_dict"]
+    keys = ["model_ema", "state_dict_ema", *keys] if use_ema else [*keys, "model_ema", "state_dict_ema"]
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
+    if not isinstance(content, Mapping):
+        raise RMTError(f"{name} holds a {type(content).__name__}, not a dict of tensors")
+    state = {str(key).removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
+    if any(key.startswith("backbone.") for key in state):
+        state = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
+    if not state:
+        raise RMTError(f"{name} holds no tensors")
+    return state
+
+
+def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The authors' names to ours (METHOD 8). State dicts under our names come back as they are."""
+    if not any(name.startswith(("patch_embed.", "layers.")) for name in state):
+        return dict(state)
+    ours = {}
+    for name, value in state.items():
+        if _NOT_THE_BACKBONE.match(name):
+            continue
+        for pattern, replacement in _OFFICIAL:
+            renamed, hits = re.subn(f"^{pattern}", replacement, name)
+            if hits:
+                break
+        ours[renamed] = value.flatten() if renamed.endswith(".gamma") else value  # theirs are (1, 1, 1, C)
+    return ours
+
+
+def check_fit(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str, optional: Sequence[str] = (), hint: str = ""
+) -> None:
+    """Raise RMTError unless `state` has exactly the names and shapes of `own`, less the optional ones."""
+    missing = [k for k in own if k not in state and k not in optional and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in state if k not in own]
+    shapes = [
+        f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
+    problems = [
+        f"{len(names)} {what}: {', '.join(names[:6])}{', …' if len(names) > 6 else ''}"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        if names
+    ]
+    if problems:
+        only_head = all(CLASSIFIERS.match(k) for k in [*missing, *unexpected, *shapes])
+        raise RMTError(f"{name} does not fit the network: {'; '.join(problems)}{hint if only_head else ''}")
+
+
+def is_safetensors(path: Path) -> bool:
+    """By content: eight bytes of length, then a JSON object. A pickle or zip starts otherwise."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _read_pickle(path: Path) -> Any:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            # torch.save stores; a compressed entry could unpack to far more than the file.
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("its entries are compressed, which no torch.save writes")
+    try:
+        with torch.serialization.safe_globals(
+            [argparse.Namespace]
+        ):  # the authors keep their options beside the weights
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if culprit is None:
+            raise ValueError("neither safetensors nor what torch.save writes") from error
+        raise RMTError(f"{path} is refused: besides tensors it holds {culprit[1]}, which could run code") from error
+
+
+def one_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
