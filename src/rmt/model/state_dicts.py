@@ -130,9 +130,9 @@ def _read_pickle(path: Path) -> Any:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("its entries are compressed, which no torch.save writes")
     try:
-        with torch.serialization.safe_globals(
-            [argparse.Namespace]
-        ):  # the authors keep their options beside the weights
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            # A Namespace holds mere data, and many trainers keep their options beside the weights.
+            warnings.simplefilter("ignore")  # of pickle protocols: what cannot be read is said below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
