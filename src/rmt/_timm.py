@@ -14,7 +14,7 @@ from types import ModuleType
 class _AfterTimm(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds timm as Python would, and imports `rmt.model` once timm's own module body has run."""
 
-    def find_spec(self, name, path=None, target=None):  # noqa: ANN001 - the signature is importlib's
+    def find_spec(self, name, path=None, target=None):
         if name != "timm":
             return None
         sys.meta_path.remove(self)
@@ -28,7 +28,9 @@ class _AfterTimm(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return self.timm_loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__.loader = module.__loader__ = self.timm_loader  # leave no trace of ourselves
+        module.__loader__ = self.timm_loader  # leave no trace of ourselves
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.timm_loader
         self.timm_loader.exec_module(module)
         import rmt.model  # noqa: F401 - for its @register_model
 

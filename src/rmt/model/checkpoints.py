@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from rmt.errors import RMTError
+from rmt.model.rmt import RMT
 from rmt.model.state_dicts import (
     CLASSIFIERS,
     HEAD,
@@ -175,7 +176,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return metadata
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[RMT, dict[str, Any]]:
     """The classifier in a model file or run folder, in eval mode, and the file's metadata.
 
     Shapes are compared before any memory is taken, so a file cannot ask for more than it holds.

@@ -1,6 +1,7 @@
 """Which of our networks a state dict belongs to, and that network with the state dict in it."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,8 +44,8 @@ def _backbone_shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _arguments(state: Mapping[str, Tensor]) -> dict[str, int]:
-    arguments = {"num_classes": state["head.fc.weight"].shape[0]} if "head.fc.weight" in state else {}
+def _arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"num_classes": state["head.fc.weight"].shape[0]} if "head.fc.weight" in state else {}
     stem = state.get("stem.0.weight", state.get("stem.proj.weight"))
     if isinstance(stem, torch.Tensor) and stem.ndim == 4 and stem.shape[1] <= 1024:
         arguments["in_chans"] = stem.shape[1]

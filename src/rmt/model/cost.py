@@ -1,13 +1,15 @@
 """What a network costs, by PyTorch's own operator counter, and what it is made of."""
 
 import copy
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from rmt.model.blocks import Block
 from rmt.model.decay import decay_rates
-from rmt.model.rmt import RMT
+from rmt.model.rmt import RMT, Stage
 
 
 def count_macs(model: RMT, height: int, width: int) -> int:
@@ -26,8 +28,9 @@ def count_macs(model: RMT, height: int, width: int) -> int:
 def describe(model: RMT, height: int, width: int) -> dict[str, Any]:
     """Stages, parameters, MACs and each head's decay, as numbers that JSON can hold."""
     stages = []
-    for info, stage in zip(model.feature_info, model.stages, strict=False):
-        attn = stage.blocks[0].attn
+    for info, stage in zip(model.feature_info, cast(Iterable[Stage], model.stages), strict=False):
+        block = cast(Block, stage.blocks[0])
+        attn = block.attn
         stages.append(
             dict(
                 stride=info["reduction"],

@@ -56,9 +56,10 @@ def filter_state_dict(
     elif model.num_classes and "head.fc.weight" not in state:
         raise RMTError(f"{name} has no classifier; pass features_only=True or num_classes=0")
     first_conv = "stem.0.weight" if "stem.0.weight" in own else "stem.proj.weight"
-    checked = [
-        {key: value for key, value in tensors.items() if not CLASSIFIERS.match(key) and key != first_conv}
-        for tensors in (own, state)
-    ]
-    check_fit(*checked, name)
+    adapted = {key for key in [*own, *state] if CLASSIFIERS.match(key)} | {first_conv}  # by timm, after this
+    check_fit(
+        {key: value for key, value in own.items() if key not in adapted},
+        {key: value for key, value in state.items() if key not in adapted},
+        name,
+    )
     return state

@@ -5,6 +5,7 @@ The named networks are in `variants.py`.
 """
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from timm.layers import LayerNorm2d, SelectAdaptivePool2d
@@ -26,7 +27,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = nhwc(self.downsample(x))
-        prior = self.blocks[0].attn.prior(x.shape[1], x.shape[2], x)
+        prior = cast(Block, self.blocks[0]).attn.prior(x.shape[1], x.shape[2], x)
         for block in self.blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, prior, use_reentrant=False)
@@ -48,9 +49,9 @@ class Head(nn.Module):
     def __init__(self, dim: int, hidden_dim: int | None, num_classes: int, pool: str, drop_rate: float) -> None:
         super().__init__()
         self.num_features = hidden_dim or dim
-        self.proj = nn.Linear(dim, hidden_dim) if hidden_dim else nn.Identity()
-        self.norm = nn.BatchNorm2d(hidden_dim) if hidden_dim else LayerNorm2d(dim, eps=1e-6)
-        self.act = nn.SiLU() if hidden_dim else nn.Identity()
+        self.proj: nn.Module = nn.Linear(dim, hidden_dim) if hidden_dim else nn.Identity()
+        self.norm: nn.Module = nn.BatchNorm2d(hidden_dim) if hidden_dim else LayerNorm2d(dim, eps=1e-6)
+        self.act: nn.Module = nn.SiLU() if hidden_dim else nn.Identity()
         self.drop = nn.Dropout(drop_rate)
         self.reset(num_classes, pool)
 
@@ -59,7 +60,7 @@ class Head(nn.Module):
         if pool not in self.POOLS:
             raise ValueError(f"global_pool={pool!r} is not one of {self.POOLS}")
         self.pool = SelectAdaptivePool2d(pool_type=pool and f"fast{pool}", flatten=bool(pool))
-        self.fc = nn.Linear(self.num_features * self.pool.feat_mult(), num_classes) if num_classes else nn.Identity()
+        self.fc: nn.Module = nn.Linear(self.num_features * self.pool.feat_mult(), num_classes) if num_classes else nn.Identity()
 
     def prune(self, dim: int) -> None:
         """Leave the pooling alone, for features of `dim` channels."""
@@ -97,6 +98,10 @@ class RMT(nn.Module):
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
     """
+
+    feature_info: list[dict[str, Any]]
+    pretrained_cfg: dict[str, Any]  # set by timm
+    model_args: dict[str, Any]  # the keywords of create_model, for model files
 
     def __init__(
         self,
@@ -244,7 +249,7 @@ class RMT(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the blocks' inputs for the backward pass, and compute the rest again."""
         for stage in self.stages:
-            stage.grad_checkpointing = enable
+            cast(Stage, stage).grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
         """Layer scales. (Biases and norms are vectors, which timm's optimisers exempt by themselves.)"""

@@ -8,7 +8,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from rmt.errors import RMTError
 
 # The authors' names, from METHOD 8, and ours. Matched at the front, first hit wins; the rest of the name stays.
-_OFFICIAL = [
+_OFFICIAL: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"patch_embed\.proj\.(\d+)\.", r"stem.\1."),
     (r"layers\.(\d+)\.blocks\.(\d+)\.pos\.conv\.", r"stages.\1.blocks.\2.cpe."),
     (r"layers\.(\d+)\.blocks\.(\d+)\.retention_layer_norm\.", r"stages.\1.blocks.\2.norm1."),

@@ -12,7 +12,7 @@
 """
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -162,4 +162,4 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
     """`timm.create_model` for our names. Raises RMTError for another name."""
     if name not in ARCHITECTURES:
         raise RMTError(f"no network named {name!r}; choose one of {', '.join(list_models())}")
-    return timm.create_model(name, pretrained=pretrained, **kwargs)
+    return cast(RMT, timm.create_model(name, pretrained=pretrained, **kwargs))

@@ -1,0 +1,1 @@
+"""What Lightning lacks for us: atomic checkpoints, run folders, reports."""
