@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart test test-slow lint clean
+.PHONY: install quickstart test test-slow test-optional lint clean
 
 install: .venv/.installed
 
@@ -25,6 +25,11 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# Libraries that build on timm, in the same environment: RMT as their encoder.
+test-optional: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt segmentation-models-pytorch transformers
+	$(BIN)/python -m pytest -m optional
 
 lint: install
 	$(BIN)/ruff check --fix .
