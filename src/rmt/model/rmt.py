@@ -4,7 +4,7 @@ image (B, 3, H, W) → stem (stride 4) → stages, with downsampling between (st
 The named networks are in `variants.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -225,8 +225,28 @@ class RMT(nn.Module):
         logits = self.head(x, pre_logits=pre_logits)
         if self.aux_head is None or pre_logits:
             return logits
-        token_logits = nchw(self.aux_head(nhwc(x)))
-        return logits + 0.5 * token_logits.amax((2, 3), keepdim=logits.ndim == 4)
+        return logits + 0.5 * self._token_logits(x).amax((2, 3), keepdim=logits.ndim == 4)
+
+    def forward_token_labelling(
+        self, x: Tensor, mix: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The two answers that token labelling trains, apart; needs `aux_head`.
+
+        Args:
+            x: images (B, in_chans, H, W).
+            mix: changes the stem's tokens (B, C₁, ⌈H/4⌉, ⌈W/4⌉) on their way into the stages, as MixToken does.
+        Returns:
+            class logits (B, num_classes) and token logits (B, num_classes, ⌈H/32⌉, ⌈W/32⌉).
+        """
+        tokens = self.stem(x)
+        x = self.stages(tokens if mix is None else mix(tokens))
+        return self.head(x), self._token_logits(x)
+
+    def _token_logits(self, x: Tensor) -> Tensor:
+        """The last stage's output (B, C₄, h, w) to (B, num_classes, h, w) by the auxiliary head."""
+        if self.aux_head is None:
+            raise ValueError("this network has no auxiliary head: build it with aux_head=True, as the _tl variants are")
+        return nchw(self.aux_head(nhwc(x)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))

@@ -8,6 +8,7 @@
 | rmt_base | RMT-B | 54,154,896 | 10.41 G | 0.4 |
 | rmt_large | RMT-L | 95,464,864 | 19.55 G | 0.5 |
 | rmt_{small,base,large}_tl | RMT-S*, B*, L*: with the head of token labelling | + C₄·K + K | | as above |
+| rmt_pico_tl | – (ours, the same for small images and tests) | | | 0 |
 | rmt_deit_small, rmt_swin_tiny, rmt_swin_small | ablations: DeiT's and Swin's design with MaSA | | | 0.1, 0.2, 0.3 |
 """
 
@@ -56,7 +57,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     ),
 }
 ARCHITECTURES |= {
-    f"{name}_tl": ARCHITECTURES[name] | dict(aux_head=True) for name in ("rmt_small", "rmt_base", "rmt_large")
+    f"{name}_tl": ARCHITECTURES[name] | dict(aux_head=True)
+    for name in ("rmt_pico", "rmt_small", "rmt_base", "rmt_large")
 }
 # DeiT's and Swin's macro design: patches for a stem, no CPE, no convolution in the feed-forward, a plain head.
 _plain = dict(conv_stem=False, cpe=False, ffn_conv=False, conv_downsample=False, head_hidden_dim=None)
@@ -89,6 +91,7 @@ MAX_DROP_PATH = {
     "rmt_small": 0.15,
     "rmt_base": 0.4,
     "rmt_large": 0.5,
+    "rmt_pico_tl": 0.0,
     "rmt_small_tl": 0.15,
     "rmt_base_tl": 0.4,
     "rmt_large_tl": 0.5,
@@ -100,12 +103,13 @@ MAX_DROP_PATH = {
 
 
 def _cfg(name: str) -> dict[str, Any]:
+    pico = name.startswith("rmt_pico")
     return dict(
         num_classes=1000,
-        input_size=(3, 32, 32) if name == "rmt_pico" else (3, 224, 224),
+        input_size=(3, 32, 32) if pico else (3, 224, 224),
         min_input_size=(3, 32, 32),
-        pool_size=(1, 1) if name == "rmt_pico" else (14, 14) if name == "rmt_deit_small" else (7, 7),
-        crop_pct=1.0 if name == "rmt_pico" else 0.875,
+        pool_size=(1, 1) if pico else (14, 14) if name == "rmt_deit_small" else (7, 7),
+        crop_pct=1.0 if pico else 0.875,
         interpolation="bicubic",
         mean=IMAGENET_DEFAULT_MEAN,
         std=IMAGENET_DEFAULT_STD,
