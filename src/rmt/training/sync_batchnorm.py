@@ -1,0 +1,64 @@
+"""BatchNorm whose statistics are those of the global batch, on any device.
+
+PyTorch's SyncBatchNorm runs on accelerators only and raises on CPU tensors. There ours takes its place: the same names
+in the state dict, the same numbers, by two all-reduces that autograd knows how to differentiate.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+class CPUSyncBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d over all processes: (B, C, h, w) -> (B, C, h, w), B may differ between processes.
+
+    Outside of training, or in a single process, it is BatchNorm2d.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+            return super().forward(x)
+        count = torch.tensor([x.numel() / x.shape[1]], dtype=x.dtype, device=x.device)
+        *total, n = all_reduce(torch.cat([x.sum((0, 2, 3)), count])).split([x.shape[1], 1])
+        mean = total[0] / n
+        centred = x - mean[:, None, None]
+        var = all_reduce(centred.square().sum((0, 2, 3))) / n  # from the centred values: no cancellation
+        self._track(mean.detach(), (var * n / (n - 1)).detach())
+        out = centred * (var + self.eps).rsqrt()[:, None, None]
+        if self.affine:
+            out = out * self.weight[:, None, None] + self.bias[:, None, None]
+        return out
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, unbiased_var: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked += 1
+        momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(unbiased_var, momentum)
+
+
+def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model` with every BatchNorm2d synchronised over processes: PyTorch's own on an accelerator, ours on the CPU.
+
+    Parameters and buffers are kept, as objects and by name.
+    """
+    if device.type != "cpu":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for name, child in model.named_children():
+        if type(child) is nn.BatchNorm2d:
+            setattr(model, name, _cpu_sync(child))
+        else:
+            synchronise_batchnorm(child, device)
+    return model
+
+
+def _cpu_sync(norm: nn.BatchNorm2d) -> CPUSyncBatchNorm2d:
+    synced = CPUSyncBatchNorm2d(
+        norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta"
+    )
+    synced._parameters = norm._parameters
+    synced._buffers = norm._buffers
+    return synced.train(norm.training)
