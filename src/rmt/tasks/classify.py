@@ -110,6 +110,8 @@ class ClassifyTask(LightningModule):
 
     def take_scores(self) -> dict[str, dict[str, float]]:
         """The evaluation's results per set of weights ("raw", "ema"); clears the counters for the next one."""
+        if not sum(int(metric.count) for metric in self.scores.values()):  # type: ignore[arg-type]
+            raise RMTError(f"none of the {len(self.data.judge)} images to judge on could be read")
         results = {kind: metric.compute() for kind, metric in self.scores.items()}  # type: ignore[operator]
         for metric in self.scores.values():
             metric.reset()  # type: ignore[operator]

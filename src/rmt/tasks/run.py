@@ -1,5 +1,6 @@
 """`rmt.train(recipe)`: from a recipe to a run folder, and the way back into an interrupted run."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from rmt.recipes.schema import ClassifyRecipe, Recipe, changes, from_dict
 from rmt.tasks.chance import Guess
 from rmt.tasks.classify import ClassifyTask
 from rmt.tasks.classify_data import ClassifyData, class_weights
-from rmt.tasks.finish import finish
+from rmt.tasks.finish import finish, summary
 from rmt.tasks.recorder import Recorder
 from rmt.tasks.settle import refuse_problems, settle, start_from
 from rmt.tasks.weights import WeightFiles
@@ -72,19 +73,29 @@ def resume(run: Path | str, recipe: Recipe | None = None, *, accept_changes: boo
     state, complaint = newest_good_state(folder.state)
     if complaint:
         console.print(f"warning: {complaint}", markup=False)
-    began = from_dict(state["rmt"]["recipe"])
+    began = folder.read_recipe() if state is None else from_dict(state["rmt"]["recipe"])
     changed = {key: pair for key, pair in changes(began, recipe).items() if key not in HARMLESS}
     if changed:
         said = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items())
         if not accept_changes:
             raise RMTError(f"the recipe is not the one {run} began with: {said}; --accept-changes goes on with it")
         console.print(f"recipe changed: {said}", markup=False)
+    elif folder.metrics_json.exists():
+        metrics = json.loads(folder.metrics_json.read_text(encoding="utf-8"))
+        for line in ["this run is complete", *summary(metrics, folder)]:
+            console.print(line, markup=False)
+        return TrainResult(folder.path, metrics)
+    if state is None:
+        console.print("no state was saved yet: starting from the beginning", markup=False)
     recipe = replace(recipe, output=str(run))
+    folder.remove_drafts()
     folder.write_recipe(recipe)
-    return _run(recipe, state, console)
+    return _run(recipe, state, console, folder)
 
 
-def _run(recipe: ClassifyRecipe, state: dict[str, Any] | None, console: Console) -> TrainResult:
+def _run(
+    recipe: ClassifyRecipe, state: dict[str, Any] | None, console: Console, folder: RunFolder | None = None
+) -> TrainResult:
     """Builds everything, trains (onwards from `state`, if there is one), judges and reports."""
     quiet_libraries()
     device = choose_device(recipe.device)
@@ -100,7 +111,7 @@ def _run(recipe: ClassifyRecipe, state: dict[str, Any] | None, console: Console)
     weights = class_weights(data.train.labels, len(data.classes)) if recipe.class_weights else None
     task = ClassifyTask(model, recipe, data, lr=lr, class_weights=weights)
 
-    folder = RunFolder.create(recipe) if state is None else RunFolder(Path(recipe.output))
+    folder = folder or RunFolder.create(recipe)
     files = WeightFiles(folder.path, model, data.classes, data.preprocessing, recipe)
     step = 0 if state is None else int(state["global_step"])
     history = History(folder.metrics_csv, up_to_step=None if state is None else step)
@@ -147,4 +158,4 @@ def _how_to_go_on(folder: RunFolder, stop: Interrupted, step: int) -> str:
         return f"stopped after update {step}, state saved; go on with: rmt train --resume {folder.path}"
     if folder.state.exists():
         return f"stopped at once; go on from the last saved state with: rmt train --resume {folder.path}"
-    return f"stopped before the first state was saved; start anew ({folder.path} holds only the beginnings)"
+    return f"stopped before the first state was saved; start again with: rmt train --resume {folder.path}"

@@ -14,6 +14,7 @@ _REMEDY = {
     errno.EACCES: "no permission to write there",
     errno.EPERM: "no permission to write there",
     errno.EROFS: "the file system is read-only",
+    errno.EFBIG: "the file would be larger than the limit set here (ulimit -f)",
 }
 
 

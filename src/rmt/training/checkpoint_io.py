@@ -32,7 +32,8 @@ class AtomicCheckpointIO(CheckpointIO):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as draft:
-            torch.save(checkpoint, draft)
+            with open(draft, "wb") as file:  # an own handle, since torch hides why writing to a path failed
+                torch.save(checkpoint, file)
             digest = _digest(draft)
             with open(draft, "ab") as file:
                 file.write(_MARK + digest)
@@ -69,15 +70,15 @@ def read_state(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise RMTError(f"{path} is refused: it holds more than tensors and plain values") from error
 
 
-def newest_good_state(path: Path) -> tuple[dict[str, Any], str]:
+def newest_good_state(path: Path) -> tuple[dict[str, Any] | None, str]:
     """The state to go on from: that in `path`, or the one before it when `path` is damaged, which then takes its place.
 
-    Returns the state, and a line that says what was wrong with `path` ("" when nothing was).
-    Raises RMTError when neither can be used.
+    Returns the state, and a line that says what was wrong with `path` ("" when nothing was). (None, "") when the run
+    was killed before its first state. Raises RMTError when there are states but none can be used.
     """
     older = previous(path)
     if not path.exists() and not older.exists():
-        raise RMTError(f"{path.parent} holds no saved state ({path.name}): start the run anew")
+        return None, ""
     try:
         return read_state(path), ""
     except RMTError as error:

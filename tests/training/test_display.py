@@ -1,0 +1,47 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from rmt.training.display import Display, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (754, "12:34"), (3723, "1:02:03"), (36000, "10:00:00")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def show(terminal):
+    stream = io.StringIO()
+    display = Display(epochs=2, steps=4, console=Console(file=stream, force_terminal=terminal, width=150))
+    display.start()
+    for batch in range(4):
+        display.step(0, batch, loss=1.2345, lr=1e-3, images_per_s=1234.0)
+    display._bar.refresh()
+    score = {"loss": 0.5, "top1": 81.25, "top5": 99.0}
+    display.epoch(1, 1.2, {"raw": score, "ema": score}, 1e-3, 1234.0, 65, best=True)
+    display.stop()
+    return stream.getvalue()
+
+
+def test_the_bar_shows_loss_rate_pace_and_time_left():
+    text = show(terminal=True)
+    for part in ("epoch 1/2", "loss 1.234", "LR 1.00e-03", "1,234 images/s", "left"):
+        assert part in text
+
+
+def test_a_log_file_gets_the_table_and_no_bar():
+    text = show(terminal=False)
+    header, line = text.splitlines()
+    assert "EMA top-1" in header
+    assert line.split() == ["1/2", "1.2000", "0.5000", "81.25", "%", "81.25", "%", "1.00e-03", "1,234", "1:05", "*"]
+    assert "\x1b" not in text
+
+
+def test_time_left_counts_from_where_a_resumed_run_began():
+    display = Display(epochs=2, steps=4, done=6, console=Console(file=io.StringIO()))
+    assert display.time_left() == 0
+    display.step(1, 2, 1.0, 1e-3, 1.0)
+    assert 0 <= display.time_left() < 1
