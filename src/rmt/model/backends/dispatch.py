@@ -1,12 +1,73 @@
-"""The one rule by which a backend is picked."""
+"""The one rule by which a backend is picked, and the means to force one."""
 
+import contextlib
+import os
+from collections.abc import Iterator
+from types import ModuleType
+
+import torch
 from torch import Tensor
 
-from rmt.model.backends import plain
+from rmt.errors import RMTError
+from rmt.model.backends import blockwise, flex, native, plain, sdpa
 from rmt.model.backends.form import Form
 from rmt.model.decay import SpatialPrior
 
+BACKENDS: dict[str, ModuleType] = {
+    "plain": plain,
+    "sdpa": sdpa,
+    "flex": flex,
+    "blockwise": blockwise,
+    "native": native,
+}
+# Scores of a call beyond which `plain` gives way to `blockwise`: 64 Mi scores are 256 MiB in float32.
+MAX_SCORES = 64 * 2**20
+
+_forced = os.environ.get("RMT_BACKEND") or None
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> Tensor:
-    """As `plain.attend`, by the backend that suits device, dtype, size and whether gradients are needed."""
-    return plain.attend(q, k, v, prior, form)
+    """As `plain.attend`, by the backend that suits device, dtype, size and whether gradients are needed.
+
+    Raises:
+        RMTError: `RMT_BACKEND` (or `use_backend`) names an unknown backend, or one that cannot serve this call.
+    """
+    needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    name = _choose(q, form, needs_grad) if _forced is None else _forced
+    if _forced is not None:
+        _check(_forced, q, form, needs_grad)
+    return BACKENDS[name].attend(q, k, v, prior, form)
+
+
+def _choose(q: Tensor, form: Form, needs_grad: bool) -> str:
+    """`native` wherever it can serve; else `plain` while its scores fit into memory easily; else `blockwise`.
+
+    The others won nowhere they were measured (docs/speed.md); CUDA devices get `plain` until someone measures there.
+    """
+    if native.unusable(q, form, needs_grad) is None:
+        return "native"
+    batch, height, width, heads, _ = q.shape
+    scores = batch * heads * height * width * (max(height, width) if form.decomposed else height * width)
+    # A symbolic size would specialise the graph; what is being captured is for sizes like the example's.
+    if scores > MAX_SCORES and blockwise.unusable(q, form, needs_grad) is None:
+        return "blockwise"
+    return "plain"
+
+
+def _check(name: str, q: Tensor, form: Form, needs_grad: bool) -> None:
+    if name not in BACKENDS:
+        raise RMTError(f"RMT_BACKEND={name}: there is no such backend; choose one of {', '.join(BACKENDS)}")
+    reason = BACKENDS[name].unusable(q, form, needs_grad)
+    if reason is not None:
+        raise RMTError(f"RMT_BACKEND={name} cannot be used here: {reason}")
+
+
+@contextlib.contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Force a backend for the calls inside, as `RMT_BACKEND` does for a process; None leaves the choice to the rule."""
+    global _forced
+    before, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = before

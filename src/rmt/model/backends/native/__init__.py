@@ -1,0 +1,165 @@
+"""MaSA on a CPU by kernels of our own (`planes.cpp`): the scores stay in cache, and backward computes them again.
+
+Equal to `plain` to 1e-5 (relative to the largest value), forward and gradients, in float32. Registered as operators
+of PyTorch, so that `torch.compile(fullgraph=True)` passes; exported programs use `plain`, which needs no compiler.
+"""
+
+import ctypes
+import math
+
+import torch
+from torch import Tensor
+
+from rmt.model.backends.form import Form
+from rmt.model.backends.native.build import load, why_not
+from rmt.model.decay import SpatialPrior, decay_rates
+
+NO_LIMIT = 2**31
+
+
+class _Heads(ctypes.Structure):
+    """A (B, h, w, n, d) tensor as the kernels see it: tokens in one dimension, the last stride 1."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("image", ctypes.c_int64),
+        ("token", ctypes.c_int64),
+        ("head", ctypes.c_int64),
+    )
+
+
+class _Problem(ctypes.Structure):
+    """`Problem` of planes.cpp, field by field."""
+
+    _fields_ = (
+        *((name, _Heads) for name in ("q", "k", "v", "out", "dout", "dq", "dk", "dv")),
+        *((name, ctypes.c_int64) for name in ("images", "height", "width", "heads")),
+        *((name, ctypes.c_int64) for name in ("decomposed", "half_split", "threads")),
+        *((name, ctypes.c_void_p) for name in ("sin", "cos", "log_gamma", "reach")),
+        ("scale", ctypes.c_double),
+    )
+
+
+def unusable(q: Tensor, form: Form, needs_grad: bool) -> str | None:
+    """Why this backend cannot serve such a call; None if it can."""
+    if q.device.type != "cpu":
+        return f"it runs on a CPU, not on {q.device.type}"
+    if q.dtype != torch.float32:
+        return f"it computes in float32, not in {q.dtype}"
+    if form.decay == "paper":
+        return "it has no decay after the softmax"
+    if torch.jit.is_tracing() or (torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()):
+        return "an exported program would depend on this machine's compiler"
+    return _why_not(q.shape[-1])
+
+
+@torch.compiler.assume_constant_result
+def _why_not(head_dim: int) -> str | None:
+    return why_not(head_dim)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form, reach: list[int] | None = None) -> Tensor:
+    """As `plain.attend`.
+
+    Args:
+        reach: per head, the distance along an axis beyond which keys are left out; None for no limit.
+    """
+    n = q.shape[3]
+    if form.decay == "none":
+        log_gamma = [0.0] * n
+    else:
+        log_gamma = [math.log2(gamma) for gamma in decay_rates(n, form.decay_range)]
+    reach = [NO_LIMIT] * n if reach is None else reach
+    return _attend(q, k, v, prior.sin, prior.cos, log_gamma, reach, form.scale, form.decomposed, form.half_split)
+
+
+@torch.library.custom_op("rmt::native_attention", mutates_args=(), device_types="cpu")
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sin: Tensor,
+    cos: Tensor,
+    log_gamma: list[float],
+    reach: list[int],
+    scale: float,
+    decomposed: bool,
+    half_split: bool,
+) -> Tensor:
+    out = torch.empty(v.shape, dtype=v.dtype)
+    tensors = dict(q=_with_flat_tokens(q), k=_with_flat_tokens(k), v=_with_flat_tokens(v), out=out)
+    _call("masa_forward", tensors, sin, cos, log_gamma, reach, scale, decomposed, half_split)
+    return out
+
+
+@_attend.register_fake
+def _(q, k, v, sin, cos, log_gamma, reach, scale, decomposed, half_split):
+    return v.new_empty(v.shape)
+
+
+@torch.library.custom_op("rmt::native_attention_backward", mutates_args=(), device_types="cpu")
+def _attend_backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sin: Tensor,
+    cos: Tensor,
+    log_gamma: list[float],
+    reach: list[int],
+    scale: float,
+    decomposed: bool,
+    half_split: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = (torch.empty(v.shape, dtype=v.dtype) for _ in range(3))
+    inputs = {name: _with_flat_tokens(t) for name, t in dict(q=q, k=k, v=v, dout=dout).items()}
+    _call(
+        "masa_backward", inputs | dict(dq=dq, dk=dk, dv=dv), sin, cos, log_gamma, reach, scale, decomposed, half_split
+    )
+    return dq, dk, dv
+
+
+@_attend_backward.register_fake
+def _(dout, q, k, v, sin, cos, log_gamma, reach, scale, decomposed, half_split):
+    return v.new_empty(v.shape), v.new_empty(v.shape), v.new_empty(v.shape)
+
+
+def _keep(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.rest = inputs[5:]
+
+
+def _gradients(ctx, dout: Tensor):
+    return *_attend_backward(dout, *ctx.saved_tensors, *ctx.rest), *[None] * 7
+
+
+_attend.register_autograd(_gradients, setup_context=_keep)
+
+
+def _with_flat_tokens(x: Tensor) -> Tensor:
+    """x (B, h, w, n, d) itself where its rows follow each other and channels are adjacent; otherwise a copy."""
+    rows_follow = x.shape[1] == 1 or x.stride(1) == x.shape[2] * x.stride(2)
+    return x if x.stride(4) == 1 and rows_follow else x.contiguous()
+
+
+def _call(kernel, tensors, sin, cos, log_gamma, reach, scale, decomposed, half_split) -> None:
+    v = tensors["v"]
+    images, height, width, heads, head_dim = v.shape
+    problem = _Problem(
+        images=images,
+        height=height,
+        width=width,
+        heads=heads,
+        decomposed=decomposed,
+        half_split=half_split,
+        threads=torch.get_num_threads(),
+        scale=scale,
+    )
+    for name, t in tensors.items():
+        setattr(problem, name, _Heads(t.data_ptr(), t.stride(0), t.stride(2), t.stride(3)))
+    sin, cos = sin.contiguous(), cos.contiguous()
+    gammas, limits = (ctypes.c_float * heads)(*log_gamma), (ctypes.c_int64 * heads)(*reach)
+    problem.sin, problem.cos = sin.data_ptr(), cos.data_ptr()
+    problem.log_gamma, problem.reach = ctypes.addressof(gammas), ctypes.addressof(limits)
+    if v.numel():
+        getattr(load(head_dim), kernel)(ctypes.byref(problem))

@@ -1,0 +1,83 @@
+"""Compiles the native kernels with the machine's own C++ compiler, at first use and once per head width."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+SOURCES = ("planes.cpp", "line.h", "products.h")
+# No -ffast-math: it would let the compiler assume that there are no NaNs, and a diverged run would go on unnoticed.
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+SECONDS = 120  # a compiler that takes longer hangs
+
+
+class Unavailable(Exception):
+    """The kernels cannot be built here; the text says why."""
+
+
+@functools.cache
+def why_not(head_dim: int) -> str | None:
+    """Why there are no kernels for heads of this width; None if there are."""
+    try:
+        load(head_dim)
+    except Unavailable as reason:
+        return str(reason)
+    return None
+
+
+@functools.cache
+def load(head_dim: int) -> ctypes.CDLL:
+    """The kernels for heads of `head_dim` channels, from the cache folder or compiled now (some 3 s).
+
+    The folder is `RMT_CACHE`, by default `~/.cache/rmt`. Raises Unavailable.
+    """
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
+    if compiler is None:
+        raise Unavailable("no C++ compiler is installed")
+    here = Path(__file__).parent
+    try:
+        sources = [(here / name).read_bytes() for name in SOURCES]
+        library = _folder() / f"attention-{head_dim}-{_fingerprint(sources, compiler)}.so"
+        if not library.exists():
+            _compile(compiler, here / SOURCES[0], head_dim, library)
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        raise Unavailable(f"the kernels cannot be built or loaded: {error}") from error
+
+
+def _compile(compiler: str, source: Path, head_dim: int, library: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        built = Path(folder) / library.name
+        command = [compiler, *FLAGS, f"-DHEAD_DIM={head_dim}", str(source), "-o", str(built)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise Unavailable(f"{compiler} did not finish within {SECONDS} s") from error
+        if done.returncode:
+            first = next(filter(None, done.stderr.splitlines()), f"exit code {done.returncode}")
+            raise Unavailable(f"{compiler} failed: {first}")
+        built.replace(library)  # whole or not at all, whoever else is building the same
+
+
+def _folder() -> Path:
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rmt"
+    folder = Path(os.environ.get("RMT_CACHE") or default)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def _fingerprint(sources: list[bytes], compiler: str) -> str:
+    """Of everything the machine code depends on; a home folder may serve several kinds of machine."""
+    cpu = platform.processor() + platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu += "".join(
+            sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+        )
+    parts = [*sources, *(text.encode() for text in (cpu, compiler, *FLAGS))]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]

@@ -1,0 +1,47 @@
+"""MaSA through PyTorch's scaled_dot_product_attention, the decay as its additive mask.
+
+Equal to `plain` to 1e-5 in float32, forward and gradients. The full form needs a table of (h·w)² entries per head, so
+it serves small grids alone.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from rmt.model.backends.form import Form
+from rmt.model.backends.plain import rotate_pairs
+from rmt.model.decay import SpatialPrior
+
+MAX_TOKENS = 400  # of the full form: a table of 16 heads is 10 MB then
+
+
+def unusable(q: Tensor, form: Form, needs_grad: bool) -> str | None:
+    """Why this backend cannot serve such a call; None if it can."""
+    if form.decay == "paper":
+        return "it has no decay after the softmax"
+    if not form.decomposed and q.shape[1] * q.shape[2] > MAX_TOKENS:
+        return f"the full form of more than {MAX_TOKENS} tokens would need a (tokens × tokens) table"
+    return None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> Tensor:
+    """As `plain.attend`."""
+    q, k = rotate_pairs(q, k, prior, form)
+    decay_h, decay_w = (None, None) if form.decay == "none" else (prior.log_decay_h, prior.log_decay_w)
+    if form.decomposed:
+        v = _attend_axis(q, k, v, decay_w)
+        return _attend_axis(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), decay_h).transpose(1, 2)
+    grid = q.shape[1:3]
+    table = None
+    if decay_h is not None and decay_w is not None:
+        table = (decay_h[:, :, None, :, None] + decay_w[:, None, :, None, :]).flatten(3).flatten(1, 2)
+    q, k, v = (t.flatten(1, 2).unsqueeze(1) for t in (q, k, v))  # one line of all tokens
+    return _attend_axis(q, k, v, table).squeeze(1).unflatten(1, grid)
+
+
+def _attend_axis(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None) -> Tensor:
+    """Attend along the third dimension of (B, lines, length, n, d), with log_decay (n, length, length)."""
+    lines = q.shape[:2]
+    q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B·lines, n, length, d)
+    mask = log_decay[None].to(q.dtype) if log_decay is not None else None
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+    return out.transpose(1, 2).unflatten(0, lines)
