@@ -26,17 +26,19 @@ def cache_folder() -> Path:
         usual = None
     if usual is not None and _usable(usual):
         return usual
-    user = os.getuid() if hasattr(os, "getuid") else "user"
+    user = os.geteuid() if hasattr(os, "geteuid") else None
     fallback = Path(tempfile.gettempdir()) / f"rmt-cache-{user}"
     # Only a folder of our own: in a shared temporary folder somebody else may have made one of that name.
-    if _usable(fallback) and (not hasattr(os, "getuid") or fallback.stat().st_uid == os.getuid()):
+    if _usable(fallback) and user in (None, fallback.stat().st_uid):
         return fallback
     raise RMTError(f"{usual or fallback}: the cache folder cannot be written; set {VARIABLE} to one that can")
 
 
 def _usable(folder: Path) -> bool:
+    """Whether a file can be written there: asked by writing one, since permission bits do not tell all."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
     except OSError:
         return False
-    return os.access(folder, os.W_OK | os.X_OK)

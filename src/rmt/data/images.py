@@ -123,8 +123,6 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return Image.fromarray(_grey_to_8_bit(image, name)).convert("RGB")
-    if image.mode in ("La", "RGBa"):  # premultiplied alpha converts to its plain twin only
-        image = image.convert(image.mode.upper())
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")

@@ -4,12 +4,15 @@ A worker gets a whole batch to make: the positions in the epoch and the samples 
 from the position, so the batch is the same whoever makes it, and a resumed run continues with the very next batch.
 """
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import torch
@@ -36,6 +39,17 @@ class Transform(Protocol):
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB image to float32 (3, H, W)."""
+
+
+@runtime_checkable
+class LabelledTransform(Transform, Protocol):
+    """A transform that also gives tensors which belong to the image, such as its label map.
+
+    Each goes into the batch under its name, stacked.
+    """
+
+    def labelled(self, image: Image.Image, index: int, name: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """RGB image number `index`, called `name`, to float32 (3, H, W) and the tensors that belong to it."""
 
 
 class Batch(TypedDict):
@@ -96,7 +110,7 @@ class ImageLoader:
             sampler=self._orders,
             num_workers=workers,
             collate_fn=_as_it_is,
-            worker_init_fn=_ignore_stop_signals,
+            worker_init_fn=_heed_the_parent_alone,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
             generator=torch.Generator(),  # else it draws from the global one
@@ -142,19 +156,24 @@ class ImageLoader:
                 batch = next(made)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
+            except (RuntimeError, OSError, EOFError):  # the last two: the batch of a worker that died meanwhile
+                dead = _dead_workers(made)
+                if not dead:
                     raise
                 self.close()
-                raise RMTError(_death_notice(made, error)) from None
+                raise RMTError(_death_notice(dead)) from None
             if isinstance(batch, _Failure):
                 raise RMTError(batch.message)
             self.batches += 1
             yield batch
 
     def close(self) -> None:
-        """End the worker processes. A later iteration starts new ones."""
-        self._pool._iterator = None  # where DataLoader keeps its persistent workers; their owner's end is theirs
+        """End the worker processes, and whatever iteration is under way. A later iteration starts new ones."""
+        # DataLoader has no public way to end persistent workers; dropping `_iterator` alone leaves them to whoever
+        # still refers to it, such as a traceback.
+        made, self._pool._iterator = self._pool._iterator, None
+        if made is not None:
+            made._shutdown_workers()  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -190,6 +209,7 @@ class _BatchMaker(Dataset):
     def __init__(self, image_set: ImageSet, transform: Transform, seed: int, replace_bad: bool):
         self.image_set = image_set
         self.transform = transform
+        self.labelled = transform.labelled if isinstance(transform, LabelledTransform) else None
         self.seed = seed
         self.replace_bad = replace_bad
 
@@ -197,6 +217,7 @@ class _BatchMaker(Dataset):
         epoch, positions, samples = key
         images = torch.empty((len(samples), 3, *self.transform.size))
         kept: list[int] = []
+        extras: list[dict[str, Tensor]] = []
         bad: list[tuple[str, str]] = []
         try:
             with global_state_kept():
@@ -205,7 +226,11 @@ class _BatchMaker(Dataset):
                     if found is not None:
                         image, index = found
                         seed_everything(words(AUGMENT, self.seed, epoch, position))
-                        images[len(kept)] = self.transform(image)
+                        if self.labelled is None:
+                            images[len(kept)] = self.transform(image)
+                        else:
+                            images[len(kept)], extra = self.labelled(image, index, self.image_set.name(index))
+                            extras.append(extra)
                         kept.append(index)
         except RMTError as error:
             return _Failure(str(error))
@@ -215,6 +240,7 @@ class _BatchMaker(Dataset):
             "label": labels,
             "index": torch.tensor(kept, dtype=torch.int64),
             "bad": bad,
+            **{key: torch.stack([extra[key] for extra in extras]) for key in (extras[0] if extras else ())},
         }
 
     def _load(
@@ -238,14 +264,22 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _ignore_stop_signals(worker: int) -> None:
+def _heed_the_parent_alone(worker: int) -> None:
     """Outlive Ctrl-C and a scheduler's SIGTERM, which reach the whole process group.
 
-    The training process answers them, by finishing its step and saving; for that it needs its workers, which end with
-    it anyway.
+    The training process answers them, by finishing its step and saving, and for that it needs its workers. A SIGTERM
+    that the training process itself sends still ends the worker: at exit Python ends its children so, and waits.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # elsewhere (macOS) there is no telling who sent it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_await_end, args=(os.getppid(),), daemon=True).start()
+
+
+def _await_end(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 @contextmanager
@@ -264,15 +298,23 @@ def _child_signal_kept() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
 
 
-def _death_notice(made: Iterator[Any], error: RuntimeError) -> str:
-    """One line on the workers that died, with the exit status where it is known."""
-    dead = []
-    for process in getattr(made, "_workers", ()):
-        if process.exitcode:
-            how = signal.Signals(-process.exitcode).name if process.exitcode < 0 else f"status {process.exitcode}"
-            dead.append(f"{process.pid} by {how}")
-    who = ", ".join(dead) or str(error).splitlines()[0]
+def _dead_workers(made: Iterator[Any]) -> list[BaseProcess]:
+    """The workers that have ended, after a moment for the news to arrive."""
+    workers: list[BaseProcess] = getattr(made, "_workers", [])
+    deadline = time.monotonic() + 1
+    while not (dead := [worker for worker in workers if worker.exitcode is not None]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return dead
+
+
+def _death_notice(dead: list[BaseProcess]) -> str:
+    """One line on the workers that died, and how."""
+    how = [
+        f"pid {worker.pid} by {signal.Signals(-code).name}" if code < 0 else f"pid {worker.pid} with status {code}"
+        for worker in dead
+        if (code := worker.exitcode) is not None
+    ]
     return (
-        f"a data worker process died (pid {who}); SIGKILL mostly means that memory ran out, SIGBUS that shared memory "
-        f"(/dev/shm) did: lower the number of workers or the batch size"
+        f"a data worker process died ({', '.join(how)}); SIGKILL mostly means that memory ran out, SIGBUS that shared "
+        f"memory (/dev/shm) did: lower the number of workers or the batch size"
     )

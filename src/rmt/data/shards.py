@@ -141,7 +141,7 @@ def _open(shards: tuple[Path, ...]):
         with _quiet(datasets, bars=size >= _QUIET_BYTES):
             # `datasets` takes file names for patterns
             names = [glob.escape(str(shard.absolute())) for shard in shards]
-            found = datasets.Dataset.from_parquet(names, cache_dir=str(folder), columns=COLUMNS)  # type: ignore[arg-type]
+            found = datasets.Dataset.from_parquet(names, cache_dir=str(folder), columns=COLUMNS)
             label = found.features["label"]
             found = found.cast_column("image", datasets.Image(decode=False))
     except Exception as error:

@@ -29,8 +29,7 @@ def open_split(data: str, split: Split, *, holdout: float = 0.1, seed: int = 0) 
     """
     parts = _parts(data)
     if "val" in parts:
-        _check_same_classes(parts)
-        return _open(parts[split])
+        return _open_checked(parts["train"], parts["val"], split)
     if not holdout > 0:
         raise RMTError(f"{data}: no folder val/ inside, and no fraction of the training images to hold out instead")
     rest, held = hold_out(_open(parts["train"]), float(holdout), seed)
@@ -98,13 +97,15 @@ def _shard_parts(root: Path) -> dict[str, _Part]:
     return parts
 
 
-def _check_same_classes(parts: dict[str, _Part]) -> None:
-    """Both splits must have the same classes. Costs two directory listings, or opening the shards."""
-    train, val = parts["train"], parts["val"]
-    if isinstance(train, Path) and isinstance(val, Path):
+def _open_checked(train: _Part, val: _Part, split: Split) -> ImageSet:
+    """Open one of two splits, after a look at whether both have the same classes."""
+    if isinstance(train, Path) and isinstance(val, Path):  # two listings tell; the other split may have a million files
         ours, theirs = set(class_folders(train)), set(class_folders(val))
+        chosen = _open(train if split == "train" else val)
     else:
-        ours, theirs = set(_open(train).classes), set(_open(val).classes)
+        both = {"train": _open(train), "val": _open(val)}
+        ours, theirs = set(both["train"].classes), set(both["val"].classes)
+        chosen = both[split]
     wrong = []
     if ours - theirs:
         wrong.append(f"{listed(sorted(ours - theirs))} only in train")
@@ -113,3 +114,4 @@ def _check_same_classes(parts: dict[str, _Part]) -> None:
     if wrong:
         where = train.parent if isinstance(train, Path) else train[0].parent
         raise RMTError(f"{where}: train and val have different classes: {'; '.join(wrong)}")
+    return chosen

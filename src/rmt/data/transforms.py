@@ -5,7 +5,9 @@ its short side to 224 could make billions of pixels of it), and with `pad_to` a 
 """
 
 import random
+import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -28,10 +30,10 @@ class ImageTransform:
         self.steps = tuple(steps)
 
     def __call__(self, image: Image.Image) -> Tensor:
-        out = image
+        out: Any = image
         for step in self.steps:
             out = step(out)
-        return out  # type: ignore[return-value] - the last step makes the tensor
+        return out
 
     def __repr__(self) -> str:
         return "\n".join(map(repr, self.steps))
@@ -62,6 +64,10 @@ def train_transform(
     from timm.data import create_transform
     from timm.data.random_erasing import RandomErasing
 
+    unknown = RMTError(f"the augmentation {auto_augment!r} is unknown; an example is rand-m9-mstd0.5-inc1")
+    # timm passes over a section without a number (`rand-mhigh`), except the name of a list of operations (`tNAME`)
+    if any(not re.search(r"^t|\d", section) for section in auto_augment.split("-")[1:]):
+        raise unknown
     try:
         crop, augment, to_tensor = create_transform(
             size,
@@ -74,13 +80,13 @@ def train_transform(
             ratio=ratio,
             hflip=hflip,
             vflip=vflip,
-            color_jitter=color_jitter or None,
+            color_jitter=color_jitter or None,  # type: ignore[arg-type]  # None is none
             auto_augment=auto_augment or None,
         )
     except (AssertionError, ValueError, KeyError, IndexError):
         if not auto_augment:
             raise
-        raise RMTError(f"the augmentation {auto_augment!r} is unknown; an example is rand-m9-mstd0.5-inc1") from None
+        raise unknown from None
     _mend_posterize(augment.transforms)
     steps = [LimitAspect(), PadTo(pad_to, at_random=True), crop, augment, to_tensor, Normalize(mean, std)]
     if erase_prob:
