@@ -7,6 +7,7 @@ from rmt._version import __version__
 from rmt.errors import RMTError
 
 if TYPE_CHECKING:
+    from rmt.heads import segmenter
     from rmt.model import create_model, deploy, list_models, load_checkpoint, load_official, save_checkpoint
     from rmt.tasks import load, train
 
@@ -17,6 +18,7 @@ _WHERE = {
     "load_checkpoint": "rmt.model",
     "load_official": "rmt.model",
     "save_checkpoint": "rmt.model",
+    "segmenter": "rmt.heads",
     "load": "rmt.tasks",
     "train": "rmt.tasks",
 }
@@ -31,6 +33,7 @@ __all__ = [
     "load_checkpoint",
     "load_official",
     "save_checkpoint",
+    "segmenter",
     "train",
 ]
 

@@ -1,0 +1,6 @@
+"""What sits on the stages: pyramid norms, FPN, segmentation heads."""
+
+from rmt.heads.pyramid import Pyramid, build_pyramid
+from rmt.heads.segmenter import Segmenter, segmenter
+
+__all__ = ["Pyramid", "Segmenter", "build_pyramid", "segmenter"]
