@@ -30,23 +30,28 @@ from rmt.model.rmt import RMT, Head
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def deploy(model: Network) -> Network:
+def deploy(model: Network, *, tolerance: float = 0.0, spread: float | None = None) -> Network:
     """A copy of `model` for inference: equal outputs, fewer operations, no gradients.
 
     Args:
         model: an RMT, or any module that contains one (timm's `features_only` wrapper, a detector). It is left as it
             is; its running statistics, scales and weights are those of the moment.
+        tolerance: 0 for exact attention. Otherwise heads see no farther than a window outside which all weights
+            together are proven to stay under this, see `backends/window.py`; it saves time on large images, where the
+            backend has windows (`native`), and nothing on small ones.
+        spread: with a tolerance, a promise about the logits' spread that makes windows smaller. It is checked on
+            every input, and attention is exact where it does not hold.
     Returns:
         The same class with the same methods and pyramid, in eval mode. Its parameters have other names and shapes:
         save the trained network, not this one. Outputs agree to 1e-5 in float32 and 1e-10 in float64 (relative).
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for network in [module for module in model.modules() if isinstance(module, RMT)]:
-        _fold_network(network)
+        _fold_network(network, tolerance, spread)
     return model.to(memory_format=torch.channels_last)
 
 
-def _fold_network(network: RMT) -> None:
+def _fold_network(network: RMT, tolerance: float, spread: float | None) -> None:
     if isinstance(network.stem, nn.Sequential):
         _fold_batch_norms(network.stem)
     for stage in network.stages:
@@ -55,8 +60,9 @@ def _fold_network(network: RMT) -> None:
         elif isinstance(stage.downsample, PatchMerging):
             _fold_layer_norm(stage.downsample.norm, stage.downsample.reduction)
         for i, block in enumerate(stage.blocks):
-            if isinstance(block, Block):  # deploying twice changes nothing
-                stage.blocks[i] = DeployedBlock(block)
+            if isinstance(block, Block):  # otherwise it has been deployed before
+                stage.blocks[i] = block = DeployedBlock(block)
+            block.attn.form = block.attn.form._replace(tolerance=tolerance, spread=spread)
     _fold_head(network.head)
 
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from rmt.model.backends.form import Form
+from rmt.model.backends.form import Form, being_exported
 from rmt.model.backends.plain import rotate_pairs
 from rmt.model.decay import SpatialPrior, decay_rates
 
@@ -24,11 +24,11 @@ def unusable(q: Tensor, form: Form, needs_grad: bool) -> str | None:
         return "FlexAttention computes in float32 or less"
     if q.device.type == "cpu" and needs_grad:
         return "FlexAttention has no backward on a CPU"
-    if q.device.type == "cuda" and not 16 <= q.shape[-1]:
+    if q.device.type == "cuda" and q.shape[-1] < 16:
         return "FlexAttention needs heads of 16 channels or more on CUDA"
     if q.device.type not in ("cpu", "cuda"):
         return f"FlexAttention does not run on {q.device.type}"
-    if torch.jit.is_tracing() or (torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()):
+    if being_exported():
         return "an exported program cannot hold FlexAttention's compiled kernel"
     if importlib.util.find_spec("torch.nn.attention.flex_attention") is None:
         return "this PyTorch has no FlexAttention"

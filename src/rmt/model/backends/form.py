@@ -2,6 +2,8 @@
 
 from typing import Literal, NamedTuple
 
+import torch
+
 Decay = Literal["released", "paper", "none"]
 
 
@@ -13,3 +15,14 @@ class Form(NamedTuple):
     decay_range: tuple[float, float]  # (a, b) of γᵢ = 1 − 2^(−a − (b−a)·i/n)
     scale: float  # the keys' factor; 1 where it is folded into their weights
     half_split: bool = False  # pairs (j, j + d/2) rotate; otherwise (2j, 2j + 1)
+    tolerance: float = 0.0  # windowed: weights that may be left out, see window.py; backends without windows are exact
+    spread: float | None = None  # windowed: the promised spread of the logits; None to bound it on the input
+
+
+def being_exported() -> bool:
+    """Whether `torch.export` or `torch.jit.trace` is recording; `torch.compile` is not meant."""
+    if torch.jit.is_tracing():
+        return True
+    if hasattr(torch.compiler, "is_exporting"):
+        return torch.compiler.is_exporting()
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()

@@ -6,12 +6,14 @@ of PyTorch, so that `torch.compile(fullgraph=True)` passes; exported programs us
 
 import ctypes
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from rmt.model.backends.form import Form
+from rmt.model.backends.form import Form, being_exported
 from rmt.model.backends.native.build import load, why_not
+from rmt.model.backends.window import head_reaches
 from rmt.model.decay import SpatialPrior, decay_rates
 
 NO_LIMIT = 2**31
@@ -46,9 +48,11 @@ def unusable(q: Tensor, form: Form, needs_grad: bool) -> str | None:
         return f"it runs on a CPU, not on {q.device.type}"
     if q.dtype != torch.float32:
         return f"it computes in float32, not in {q.dtype}"
+    if form.tolerance and needs_grad:
+        return "windows are for inference"
     if form.decay == "paper":
         return "it has no decay after the softmax"
-    if torch.jit.is_tracing() or (torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()):
+    if being_exported():
         return "an exported program would depend on this machine's compiler"
     return _why_not(q.shape[-1])
 
@@ -58,19 +62,16 @@ def _why_not(head_dim: int) -> str | None:
     return why_not(head_dim)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form, reach: list[int] | None = None) -> Tensor:
-    """As `plain.attend`.
+def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> Tensor:
+    """As `plain.attend`; with `form.tolerance`, windowed, see `window.py`."""
+    decay_range = () if form.decay == "none" else form.decay_range
+    spread = -1.0 if form.spread is None else form.spread
+    rest = (form.decomposed, form.half_split, decay_range, form.scale, form.tolerance, spread)
+    return _attend(q, k, v, prior.sin, prior.cos, *rest)
 
-    Args:
-        reach: per head, the distance along an axis beyond which keys are left out; None for no limit.
-    """
-    n = q.shape[3]
-    if form.decay == "none":
-        log_gamma = [0.0] * n
-    else:
-        log_gamma = [math.log2(gamma) for gamma in decay_rates(n, form.decay_range)]
-    reach = [NO_LIMIT] * n if reach is None else reach
-    return _attend(q, k, v, prior.sin, prior.cos, log_gamma, reach, form.scale, form.decomposed, form.half_split)
+
+def _gammas(heads: int, decay_range: Sequence[float]) -> list[float]:
+    return decay_rates(heads, (decay_range[0], decay_range[1])) if decay_range else [1.0] * heads
 
 
 @torch.library.custom_op("rmt::native_attention", mutates_args=(), device_types="cpu")
@@ -80,20 +81,23 @@ def _attend(
     v: Tensor,
     sin: Tensor,
     cos: Tensor,
-    log_gamma: list[float],
-    reach: list[int],
-    scale: float,
     decomposed: bool,
     half_split: bool,
+    decay_range: Sequence[float],
+    scale: float,
+    tolerance: float,
+    spread: float,
 ) -> Tensor:
     out = torch.empty(v.shape, dtype=v.dtype)
     tensors = dict(q=_with_flat_tokens(q), k=_with_flat_tokens(k), v=_with_flat_tokens(v), out=out)
-    _call("masa_forward", tensors, sin, cos, log_gamma, reach, scale, decomposed, half_split)
+    gammas = _gammas(q.shape[3], decay_range)
+    reaches = head_reaches(q, k, scale, gammas, tolerance, None if spread < 0 else spread) if tolerance else None
+    _call("masa_forward", tensors, sin, cos, decomposed, half_split, gammas, reaches, scale)
     return out
 
 
 @_attend.register_fake
-def _(q, k, v, sin, cos, log_gamma, reach, scale, decomposed, half_split):
+def _(q, k, v, sin, cos, decomposed, half_split, decay_range, scale, tolerance, spread):
     return v.new_empty(v.shape)
 
 
@@ -105,22 +109,23 @@ def _attend_backward(
     v: Tensor,
     sin: Tensor,
     cos: Tensor,
-    log_gamma: list[float],
-    reach: list[int],
-    scale: float,
     decomposed: bool,
     half_split: bool,
+    decay_range: Sequence[float],
+    scale: float,
+    tolerance: float,
+    spread: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dq, dk, dv = (torch.empty(v.shape, dtype=v.dtype) for _ in range(3))
     inputs = {name: _with_flat_tokens(t) for name, t in dict(q=q, k=k, v=v, dout=dout).items()}
-    _call(
-        "masa_backward", inputs | dict(dq=dq, dk=dk, dv=dv), sin, cos, log_gamma, reach, scale, decomposed, half_split
-    )
+    gammas = _gammas(q.shape[3], decay_range)
+    tensors = inputs | dict(dq=dq, dk=dk, dv=dv)
+    _call("masa_backward", tensors, sin, cos, decomposed, half_split, gammas, None, scale)
     return dq, dk, dv
 
 
 @_attend_backward.register_fake
-def _(dout, q, k, v, sin, cos, log_gamma, reach, scale, decomposed, half_split):
+def _(dout, q, k, v, sin, cos, decomposed, half_split, decay_range, scale, tolerance, spread):
     return v.new_empty(v.shape), v.new_empty(v.shape), v.new_empty(v.shape)
 
 
@@ -130,7 +135,7 @@ def _keep(ctx, inputs, output) -> None:
 
 
 def _gradients(ctx, dout: Tensor):
-    return *_attend_backward(dout, *ctx.saved_tensors, *ctx.rest), *[None] * 7
+    return *_attend_backward(dout, *ctx.saved_tensors, *ctx.rest), *[None] * 8
 
 
 _attend.register_autograd(_gradients, setup_context=_keep)
@@ -142,9 +147,11 @@ def _with_flat_tokens(x: Tensor) -> Tensor:
     return x if x.stride(4) == 1 and rows_follow else x.contiguous()
 
 
-def _call(kernel, tensors, sin, cos, log_gamma, reach, scale, decomposed, half_split) -> None:
+def _call(kernel, tensors, sin, cos, decomposed, half_split, gammas, reaches, scale) -> None:
     v = tensors["v"]
     images, height, width, heads, head_dim = v.shape
+    if not v.numel():
+        return
     problem = _Problem(
         images=images,
         height=height,
@@ -158,8 +165,8 @@ def _call(kernel, tensors, sin, cos, log_gamma, reach, scale, decomposed, half_s
     for name, t in tensors.items():
         setattr(problem, name, _Heads(t.data_ptr(), t.stride(0), t.stride(2), t.stride(3)))
     sin, cos = sin.contiguous(), cos.contiguous()
-    gammas, limits = (ctypes.c_float * heads)(*log_gamma), (ctypes.c_int64 * heads)(*reach)
+    log_gamma = (ctypes.c_float * heads)(*(math.log2(gamma) for gamma in gammas))
+    reach = (ctypes.c_int64 * heads)(*(reaches or [NO_LIMIT] * heads))
     problem.sin, problem.cos = sin.data_ptr(), cos.data_ptr()
-    problem.log_gamma, problem.reach = ctypes.addressof(gammas), ctypes.addressof(limits)
-    if v.numel():
-        getattr(load(head_dim), kernel)(ctypes.byref(problem))
+    problem.log_gamma, problem.reach = ctypes.addressof(log_gamma), ctypes.addressof(reach)
+    getattr(load(head_dim), kernel)(ctypes.byref(problem))

@@ -1,0 +1,43 @@
+"""What a measurement depends on besides the case."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy
+import timm
+import torch
+
+from rmt._version import __version__
+
+
+def describe(device: str) -> dict[str, Any]:
+    """Machine, versions and settings, for the JSON."""
+    facts: dict[str, Any] = dict(
+        cpu=_cpu_name(),
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        torch=torch.__version__,
+        timm=timm.__version__,
+        numpy=numpy.__version__,
+        rmt=__version__,
+        tf32=torch.backends.cuda.matmul.allow_tf32,
+        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    )
+    if device.startswith("cuda"):
+        properties = torch.cuda.get_device_properties(device)
+        facts |= dict(gpu=properties.name, gpu_memory=properties.total_memory, cuda=torch.version.cuda)
+    return facts
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        fields = dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line)
+        fields = {key.strip(): value.strip() for key, value in fields.items()}
+        return f"{fields.get('model name', platform.processor())}, model {fields.get('model', '?')}"
+    return platform.processor()

@@ -1,0 +1,122 @@
+"""From a case to a function that runs it once."""
+
+import contextlib
+from collections.abc import Callable
+
+import timm
+import torch
+from torch import nn
+
+from rmt.benchmark.cases import Case, Options
+from rmt.errors import RMTError
+from rmt.model import create_model, deploy, list_models
+from rmt.model.backends import use_backend
+
+TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def build(name: str, image_size: int, seed: int) -> nn.Module:
+    """The network with fresh, seeded weights and no stochastic depth. Raises RMTError for an unknown name."""
+    torch.manual_seed(seed)
+    if name in list_models():
+        return create_model(name, drop_path_rate=0.0)
+    if name not in timm.list_models():
+        raise RMTError(f"neither we nor timm {timm.__version__} have a network named {name!r}")
+    if image_size == 224:
+        return timm.create_model(name, drop_path_rate=0.0)
+    try:  # networks with windows or position tables of a fixed size
+        return timm.create_model(name, drop_path_rate=0.0, img_size=image_size)
+    except TypeError:
+        return timm.create_model(name, drop_path_rate=0.0)
+
+
+def prepare(case: Case, options: Options) -> Callable[[], None]:
+    """A function that runs the case once. The first call may compile.
+
+    Raises:
+        RMTError: an unknown network, or a backend that cannot serve the case (when called).
+    """
+    device = torch.device(options.device)
+    model = build(case.model, case.image_size, options.seed)
+    model = model.train() if case.step == "train" else model.eval()
+    if case.mode.startswith("deploy"):
+        model = deploy(model, tolerance=case.tolerance)
+    layout = torch.channels_last if options.memory_format == "channels_last" else torch.contiguous_format
+    x = torch.randn(case.batch, 3, case.image_size, case.image_size, generator=torch.Generator().manual_seed(0))
+    dtype = TORCH_DTYPES.get(case.dtype, torch.float32)
+    if not case.mode.startswith("deploy"):  # the deployed form has chosen its layout
+        model = model.to(memory_format=layout)  # type: ignore[call-overload]
+    model, x = model.to(device, dtype), x.to(device, dtype).contiguous(memory_format=layout)
+    run = torch.compile(model, dynamic=False) if "compile" in case.mode else model
+    labels = torch.arange(case.batch, device=device) % 1000
+
+    @contextlib.contextmanager
+    def setting():
+        with (
+            use_backend(None if case.backend == "auto" else case.backend),
+            torch.autocast(device.type, torch.bfloat16, enabled=case.dtype == "autocast"),
+        ):
+            yield
+
+    def forward() -> None:
+        with setting(), torch.no_grad():
+            run(x)
+
+    def train() -> None:
+        model.zero_grad(set_to_none=True)
+        with setting():
+            loss = nn.functional.cross_entropy(run(x).float(), labels)
+        loss.backward()
+
+    return forward if case.step == "forward" else train
+
+
+def matrix_product(dtype: str, device: str) -> tuple[Callable[[], None], int]:
+    """A large square product, whose rate stands for the machine's matrix peak, and its floating-point operations."""
+    side = 8192 if device.startswith("cuda") else 2048
+    kind = TORCH_DTYPES.get(dtype, torch.bfloat16)
+    a, b = (torch.randn(side, side).to(device, kind) for _ in range(2))
+    out = torch.empty_like(a)
+
+    def run() -> None:
+        torch.mm(a, b, out=out)
+
+    return run, 2 * side**3
+
+
+class PeakMemory:
+    """The most memory that a block takes over what is in use when it starts, in bytes: `with PeakMemory(d) as peak`.
+
+    On CUDA, the allocator's own count; on Linux, the process's resident pages, whose high-water mark the kernel keeps
+    and resets on request. `bytes` is None where neither is known.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device.startswith("cuda")
+        self.bytes: int | None = None
+
+    def __enter__(self) -> "PeakMemory":
+        if self.cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated()
+        else:
+            with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+                file.write("5")
+            self.before = _resident("VmRSS")
+        return self
+
+    def __exit__(self, *exc) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
+            self.bytes = torch.cuda.max_memory_allocated() - self.before
+        elif self.before is not None and (after := _resident("VmHWM")) is not None:
+            self.bytes = max(0, after - self.before)
+
+
+def _resident(field: str) -> int | None:
+    with contextlib.suppress(OSError), open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith(field):
+                return int(line.split()[1]) * 1024
+    return None
