@@ -1,4 +1,4 @@
-"""Small folders of images that tests of many parts share: classes told apart by colour, so that a few steps learn them."""
+"""Small folders of images that tests of many parts share: classes told apart by colour, so a few steps learn them."""
 
 from pathlib import Path
 

@@ -7,7 +7,8 @@ from rmt.training.display import Display, duration
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (754, "12:34"), (3723, "1:02:03"), (36000, "10:00:00")]
+    ("seconds", "text"),
+    [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (754, "12:34"), (3723, "1:02:03"), (36000, "10:00:00")],
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text

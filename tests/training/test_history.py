@@ -33,7 +33,11 @@ def test_a_resumed_run_cuts_the_rows_after_its_state(tmp_path):
     again = History(history.path, up_to_step=2)
     again.add("step", 3, train_loss=30.0)
     again.close()
-    assert [(row["step"], row["train_loss"]) for row in read(history.path)] == [("1", "1.0"), ("2", "2.0"), ("3", "30.0")]
+    assert [(row["step"], row["train_loss"]) for row in read(history.path)] == [
+        ("1", "1.0"),
+        ("2", "2.0"),
+        ("3", "30.0"),
+    ]
     events = EventAccumulator(str(tmp_path), purge_orphaned_data=True).Reload()
     assert [(e.step, e.value) for e in events.Scalars("step/train_loss")] == [(1, 1.0), (2, 2.0), (3, 30.0)]
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rmt.errors import RMTError
 from rmt.training.machine import arithmetic
 from rmt.training.scores import Scores
 
@@ -40,8 +41,7 @@ class Evaluation:
 
     @property
     def answers(self) -> Answers:
-        columns = [torch.cat(parts).cpu().numpy() for parts in zip(*self._answers, strict=True)]
-        return Answers(*columns) if columns else Answers(*(np.zeros(0, np.int64) for _ in range(4)))
+        return Answers(*(torch.cat(parts).cpu().numpy() for parts in zip(*self._answers, strict=True)))
 
 
 @torch.inference_mode()
@@ -55,7 +55,8 @@ def evaluate(
 ) -> Evaluation:
     """Runs every network over the same single pass of `batches` (dicts of image, label, index and bad).
 
-    The answers kept are the last network's. All networks are on `device` and in eval mode afterwards.
+    The answers kept are the last network's. All networks are on `device` and in eval mode afterwards. Raises RMTError
+    when no image at all could be read.
     """
     done = Evaluation({name: Scores(num_classes, confusion=True).to(device) for name in networks})
     for network in networks.values():
@@ -72,4 +73,6 @@ def evaluate(
             done.scores[name].update(logits, labels)
         probability, predicted = logits.float().softmax(1).max(1)
         done._answers.append((batch["index"], labels, predicted, probability))
+    if not done._answers:
+        raise RMTError(f"none of the {len(done.unread)} images to judge on could be read")
     return done

@@ -1,0 +1,237 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import finished_run, photos, tiny_recipe
+
+import rmt
+from rmt.commands import cli
+
+
+def run(capsys, *args):
+    """(exit code, stdout, stderr) of a command line."""
+    try:
+        code = cli.main([str(arg) for arg in args])
+    except SystemExit as end:  # the parser's own
+        code = end.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_help_and_recipes_answer_without_torch():
+    code = (
+        "import sys; from rmt.commands import cli\n"
+        "try: cli.main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'timm', 'lightning', 'numpy'} & set(sys.modules)\n"
+    )
+    for args in (["--help"], ["recipes"], ["--version"], ["train", "--help"], ["train", "quickstart", "--help"]):
+        subprocess.run([sys.executable, "-c", code, *args], check=True, capture_output=True)
+
+
+def test_version(capsys):
+    assert run(capsys, "--version") == (0, f"rmt {rmt.__version__}\n", "")
+
+
+def test_help_names_every_command(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert all(command in out for command in cli.COMMANDS)
+
+
+def test_recipes_are_described(capsys):
+    code, out, _ = run(capsys, "recipes")
+    assert code == 0
+    for text in ("quickstart", "rmt train finetune --data FOLDER"):
+        assert text in out
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        (["train", "quickstart", "--epoch", "3"], "--epochs"),
+        (["train", "quickstart", "--epochs", "many"], "epochs"),
+        (["train", "quickstart", "--device", "toaster"], "device"),
+        (["train", "--epochs", "3"], "recipe comes first"),
+        (["train", "--resume"], "--resume needs"),
+        (["evaluate", "x.safetensors"], "--data"),
+        (["predict", "x", "y", "--topk", "3"], "--top-k"),
+        (["trian"], "train"),
+    ],
+)
+def test_a_mistyped_option_is_the_parser_s_own_message_and_exit_code_2(capsys, args, part):
+    code, _, err = run(capsys, *args)
+    assert code == 2
+    assert part in err
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        (["train", "quikstart"], "did you mean quickstart?"),
+        (["train", "xyz"], "there are quickstart, finetune"),
+        (["train", "nowhere.py:mine"], "no recipe file nowhere.py"),
+        (["train", "finetune"], "--data is missing"),
+        (["train", "finetune", "--data", "nowhere"], "nowhere"),
+        (["train", "quickstart", "--epochs", "0"], "--epochs must be at least 1"),
+        (["train", "--resume", "nowhere"], "no run of `rmt train`"),
+        (["evaluate", "nowhere.safetensors", "--data", "sample"], "nowhere.safetensors"),
+        (["predict", "nowhere.safetensors", "a.jpg"], "nowhere.safetensors"),
+        (["info", "nowhere"], "nowhere"),
+    ],
+)
+def test_everything_after_parsing_is_one_line_and_exit_code_1(capsys, args, part, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *args)
+    assert code == 1
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("rmt: ")
+    assert part in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fault_of_ours_is_one_line_too(capsys, monkeypatch):
+    def broken(args):
+        raise TypeError("unsupported\noperand")
+
+    monkeypatch.setattr(cli, "_dispatch", broken)
+    code, _, err = run(capsys, "recipes")
+    assert code == 1
+    assert err == "rmt: TypeError: unsupported operand (a fault of ours; RMT_TRACEBACK=1 shows where)\n"
+    monkeypatch.setenv("RMT_TRACEBACK", "1")
+    with pytest.raises(TypeError):
+        cli.main(["recipes"])
+
+
+def test_a_missing_extra_says_which(capsys, monkeypatch):
+    def bare(args):
+        raise ModuleNotFoundError("No module named 'lightning'", name="lightning.pytorch")
+
+    monkeypatch.setattr(cli, "_dispatch", bare)
+    assert (
+        run(capsys, "train")[2]
+        == "rmt: this command needs the package lightning.pytorch: pip install 'rmt-vision[train]'\n"
+    )
+
+
+def test_ctrl_c_outside_training_is_one_line_and_130(capsys, monkeypatch):
+    def stopped(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_dispatch", stopped)
+    assert run(capsys, "recipes") == (130, "", "rmt: stopped\n")
+
+
+def write_recipe_file(folder: Path) -> Path:
+    values = {k: v for k, v in tiny_recipe().as_dict().items() if k != "task"}
+    file = folder / "mine.py"
+    file.write_text(
+        "from rmt.recipes import ClassifyRecipe\n"
+        f"ready = ClassifyRecipe(**{values!r})\n"
+        "def made():\n    'My own recipe.'\n    return ready\n"
+        "number = 3\n"
+    )
+    return file
+
+
+def test_training_by_a_recipe_of_one_s_own(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("rmt.tasks.pictures.draw_report", lambda *args: None)
+    file = write_recipe_file(tmp_path)
+    output = tmp_path / "run"
+    args = (
+        "--output",
+        output,
+        "--epochs",
+        "1",
+        "--warmup-epochs",
+        "0",
+        "--class-weights",
+        "--no-repeated-augmentation",
+    )
+    code, out, _ = run(capsys, "train", f"{file}:made", *args)
+    assert code == 0
+    assert "test top-1" in out
+    recipe = json.loads((output / "recipe.json").read_text())
+    assert (recipe["epochs"], recipe["class_weights"], recipe["batch_size"]) == (1, True, 4)
+
+    code, _, err = run(capsys, "train", f"{file}:ready", "--output", output)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "not empty" in err
+
+    code, out, _ = run(capsys, "train", "--resume", output)
+    assert code == 0
+    assert "complete" in out
+    code, _, err = run(capsys, "train", "--resume", output, "--lr", "1")
+    assert code == 1
+    assert "lr 0.002 -> 1.0; --accept-changes" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("number", "a int, not a recipe"), ("missing", "defines no 'missing'; it has ready")]
+)
+def test_what_is_no_recipe_in_a_file(capsys, tmp_path, name, part):
+    code, _, err = run(capsys, "train", f"{write_recipe_file(tmp_path)}:{name}")
+    assert code == 1
+    assert part in err
+
+
+def test_a_broken_recipe_file_names_its_line(capsys, tmp_path):
+    (tmp_path / "broken.py").write_text("x = 1\ny = x / 0\n")
+    code, _, err = run(capsys, "train", f"{tmp_path / 'broken.py'}:x")
+    assert code == 1
+    assert "broken.py:2: ZeroDivisionError" in err
+    (tmp_path / "worse.py").write_text("x = = 1\n")
+    code, _, err = run(capsys, "train", f"{tmp_path / 'worse.py'}:x")
+    assert (code, err.count("\n")) == (1, 1)
+
+
+def test_evaluate(capsys, tmp_path):
+    finished_run()
+    capsys.readouterr()
+    args = ("evaluate", finished_run(), "--data", photos(), "--device", "cpu", "--workers", "0")
+    code, out, _ = run(capsys, *args, "--output", tmp_path / "result.json")
+    assert code == 0
+    assert out.startswith("top-1 ")
+    assert "(12 images)" in out
+    code, printed, _ = run(capsys, *args, "--json")
+    saved = json.loads((tmp_path / "result.json").read_text())
+    assert json.loads(printed) == {key: value for key, value in saved.items() if key != "confusion"}
+    best = json.loads((finished_run() / "metrics.json").read_text())["best"]["test"]
+    assert saved["top1"] == best["top1"]
+
+
+def test_predict(capsys, tmp_path):
+    finished_run()
+    capsys.readouterr()
+    image = next(Path(photos()).glob("val/red/*.png"))
+    code, out, err = run(capsys, "predict", finished_run(), image, "--top-k", "2", "--device", "cpu")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{image}: ")
+    assert out.count("%") == 2
+    (tmp_path / "bad.png").write_text("x")
+    code, out, err = run(capsys, "predict", finished_run(), tmp_path / "bad.png", image, "--json", "--device", "cpu")
+    assert code == 1
+    assert "bad.png" in err
+    (line,) = out.splitlines()
+    answer = json.loads(line)
+    assert answer["image"] == str(image)
+    assert sum(p["probability"] for p in answer["predictions"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(capsys, tmp_path):
+    import pickle
+
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return Path.mkdir, (marker,)
+
+    for name in ("evil.safetensors", "evil.pth"):
+        (tmp_path / name).write_bytes(pickle.dumps({"model": Evil()}))
+        code, _, err = run(capsys, "predict", tmp_path / name, "a.png")
+        assert (code, err.count("\n")) == (1, 1)
+    assert not marker.exists()
