@@ -17,8 +17,12 @@ def test_norms_biases_and_layer_scales_take_no_decay():
     free = {name for name, p in model.named_parameters() if not decay[id(p)]}
     assert all(p.ndim > 1 for name, p in model.named_parameters() if name in decayed)
     assert {"stages.0.blocks.0.attn.q.weight", "stages.0.blocks.0.attn.lce.weight", "stem.0.weight"} <= decayed
-    assert all(name.endswith((".bias", ".gamma", "norm.weight", "norm1.weight", "norm2.weight")) or "stem" in name or
-               "downsample" in name for name in free)
+    assert all(
+        name.endswith((".bias", ".gamma", "norm.weight", "norm1.weight", "norm2.weight"))
+        or "stem" in name
+        or "downsample" in name
+        for name in free
+    )
     assert any(name.endswith("ls1.gamma") for name in free)
 
 
@@ -28,7 +32,9 @@ def test_layer_decay_slows_the_lower_layers():
     scale = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
     names = {name: scale[id(p)] for name, p in model.named_parameters()}
     assert names["head.fc.weight"] == 1
-    assert names["stem.0.weight"] < names["stages.0.blocks.0.attn.q.weight"] < names["stages.2.blocks.0.attn.q.weight"] < 1
+    assert (
+        names["stem.0.weight"] < names["stages.0.blocks.0.attn.q.weight"] < names["stages.2.blocks.0.attn.q.weight"] < 1
+    )
 
 
 @pytest.mark.parametrize(
