@@ -42,6 +42,11 @@ def open_all(data: str) -> ImageSet:
     return _open(parts.get("val", parts.get("train")))
 
 
+def open_undivided(data: str) -> ImageSet:
+    """Every training image of `data`, those included that `open_split` holds out for validation."""
+    return _open(_parts(data)["train"])
+
+
 _Part = Path | tuple[Path, ...]  # a folder of class folders, or shards
 
 

@@ -47,6 +47,8 @@ class Recipe:
     """Epochs of linear warm-up, counted within `epochs`."""
     warmup_lr: float = 1e-6
     """Where the warm-up starts, whatever the batch."""
+    cooldown_epochs: int = 0
+    """Last epochs, counted within `epochs`, that stay at the minimum learning rate."""
     weight_decay: float = 0.05
     """AdamW's weight decay; norms, biases and layer scales take none."""
     layer_decay: float = 1.0
@@ -90,6 +92,8 @@ class Recipe:
             found.append(f"--min-lr {self.min_lr:g} is above the peak --lr {self.lr:g}")
         if self.warmup_epochs > self.epochs:
             found.append(f"--warmup-epochs {self.warmup_epochs:g} is longer than the whole run of {self.epochs} epochs")
+        if 0 < self.epochs <= self.cooldown_epochs:
+            found.append(f"--cooldown-epochs {self.cooldown_epochs} leaves none of the {self.epochs} epochs")
         if self.image_size and self.image_size < 32:
             found.append(f"--image-size must be at least 32, not {self.image_size}")
         if not 0 <= self.ema_decay < 1:
@@ -141,6 +145,15 @@ class ClassifyRecipe(Recipe):
     class_weights: bool = False
     """Weigh the loss of each class by the inverse of its frequency."""
 
+    token_labels: str = ""
+    """A folder of `rmt token-labels`: the network (a `_tl` one) learns its teacher's dense maps instead of labels."""
+    token_loss: float = 0.5
+    """With token labels: weight of the tokens' loss beside the class loss."""
+    mix_token: float = 1.0
+    """With token labels: Beta parameter of MixToken, which takes the place of Mixup and CutMix; 0 for none."""
+    ground_truth: float = 0.0
+    """With token labels: share of the true label in the class target; the map gives the rest."""
+
     def problems(self) -> list[str]:
         found = super().problems()
         for name in ("flip", "random_erasing", "mix_switch", "holdout", "label_smoothing"):
@@ -149,6 +162,16 @@ class ClassifyRecipe(Recipe):
         for name in ("min_crop", "crop_pct"):
             if not 0 < getattr(self, name) <= 1:
                 found.append(f"--{_option(name)} must lie in (0, 1], not {getattr(self, name):g}")
+        if not 0 <= self.ground_truth <= 1:
+            found.append(f"--ground-truth must lie in [0, 1], not {self.ground_truth:g}")
+        if self.token_labels:
+            off = {"mixup": "MixToken takes its place", "cutmix": "MixToken takes its place"}
+            off |= {"pad_to": "a padded border has no labels", "class_weights": "the maps take the labels' place"}
+            found += [
+                f"--{_option(name)} must be off with --token-labels: {why}"
+                for name, why in off.items()
+                if getattr(self, name)
+            ]
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             found.append(f"--batch-size must be even with Mixup or CutMix, and is {self.batch_size}")
         return found
@@ -161,6 +184,7 @@ _NON_NEGATIVE = (
     "min_lr",
     "warmup_epochs",
     "warmup_lr",
+    "cooldown_epochs",
     "weight_decay",
     "clip_grad",
     "early_stopping",
@@ -169,6 +193,8 @@ _NON_NEGATIVE = (
     "selection",
     "mixup",
     "cutmix",
+    "token_loss",
+    "mix_token",
     "seed",
 )
 

@@ -86,10 +86,14 @@ class ClassifyTask(LightningModule):
         smoothing = self.recipe.label_smoothing
         return F.cross_entropy(self.model(images), labels, weight=self.class_weights, label_smoothing=smoothing)
 
+    def batch_loss(self, batch: dict[str, Any]) -> Tensor:
+        """The loss to train on, of one batch of the training loader."""
+        return self.loss(batch["image"], batch["label"])
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         # Drop path, Mixup and CutMix draw from the global generators: seeded here, they repeat after a resume.
         seed_everything(self.recipe.seed, self.current_epoch, batch_idx, self.global_rank)
-        loss = self.loss(batch["image"], batch["label"])
+        loss = self.batch_loss(batch)
         value = loss.item()
         if not torch.isfinite(loss):
             rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]

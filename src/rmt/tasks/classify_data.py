@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from rmt.data.label_maps import LabelMaps
 from rmt.data.loader import ImageLoader
 from rmt.data.sets import ImageSet, hold_out
 from rmt.data.splits import open_split
 from rmt.data.transforms import eval_transform, train_transform
+from rmt.data.views import TokenLabelTransform
 from rmt.errors import RMTError
 from rmt.recipes.schema import ClassifyRecipe
 
@@ -29,6 +31,7 @@ class ClassifyData:
     judge: ImageSet
     test: ImageSet
     preprocessing: dict[str, Any]
+    maps: LabelMaps | None = None  # of the training images, with `token_labels`
 
     @classmethod
     def open(cls, recipe: ClassifyRecipe, normalisation: dict[str, Any]) -> "ClassifyData":
@@ -47,7 +50,8 @@ class ClassifyData:
             "crop_pct": recipe.crop_pct,
             "pad_to": recipe.pad_to,
         }
-        data = cls(recipe, train, judge, test, preprocessing)
+        maps = LabelMaps(recipe.token_labels, train) if recipe.token_labels else None
+        data = cls(recipe, train, judge, test, preprocessing, maps)
         if data.batch_size * recipe.accumulate > len(train):
             raise RMTError(
                 f"one update takes {data.batch_size * recipe.accumulate} images (--batch-size x --accumulate), "
@@ -93,7 +97,7 @@ class ClassifyData:
         )
         return ImageLoader(
             self.train,
-            transform,
+            transform if self.maps is None else TokenLabelTransform(transform, self.maps),
             batch_size=self.batch_size,
             shuffle=True,
             drop_last=True,

@@ -16,6 +16,7 @@ from rmt.tasks.classify_data import ClassifyData, class_weights
 from rmt.tasks.finish import finish, summary
 from rmt.tasks.recorder import Recorder
 from rmt.tasks.settle import refuse_problems, settle, start_from
+from rmt.tasks.token_labelling import TokenLabelTask
 from rmt.tasks.weights import WeightFiles
 from rmt.training.checkpoint_io import newest_good_state
 from rmt.training.display import Display
@@ -109,7 +110,8 @@ def _run(
     recipe = replace(recipe, batch_size=data.batch_size)  # as it runs: never more than there are images
     lr = peak_lr(recipe)
     weights = class_weights(data.train.labels, len(data.classes)) if recipe.class_weights else None
-    task = ClassifyTask(model, recipe, data, lr=lr, class_weights=weights)
+    kind = TokenLabelTask if recipe.token_labels else ClassifyTask
+    task = kind(model, recipe, data, lr=lr, class_weights=weights)
 
     folder = folder or RunFolder.create(recipe)
     files = WeightFiles(folder.path, model, data.classes, data.preprocessing, recipe)

@@ -36,10 +36,13 @@ def build_optimizer(model: torch.nn.Module, recipe: Recipe, lr: float) -> torch.
 
 
 class CosineSchedule(CosineLRScheduler):
-    """timm's cosine with linear warm-up, by weight update: the rate is a function of the update's number alone."""
+    """timm's cosine with linear warm-up, by weight update: the rate is a function of the update's number alone.
+
+    With `cooldown_epochs` the cosine ends so much earlier, and the rate stays at its minimum.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> None:
-        total = recipe.epochs * steps_per_epoch
+        total = (recipe.epochs - recipe.cooldown_epochs) * steps_per_epoch
         warmup = min(math.ceil(recipe.warmup_epochs * steps_per_epoch), total - 1)
         super().__init__(
             optimizer,

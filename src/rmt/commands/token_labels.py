@@ -1,0 +1,85 @@
+"""`rmt token-labels`: a teacher's dense label maps for token labelling."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from rmt.recipes.schema import Device, Precision
+
+
+def run(
+    *,
+    data: str,
+    out: Path,
+    teacher: str = "",
+    weights: str = "",
+    image_size: int = 0,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    top_k: int = 5,
+    shard_images: int = 10_000,
+    part: str = "1/1",
+    batch_size: int = 64,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    workers: int = 2,
+) -> None:
+    """Store what a teacher sees at each place of each training image, for the `-tl` recipes (`--token-labels OUT`).
+
+    Stopped half-way, the same command goes on where it was.
+
+    Args:
+        data: An image folder, a folder of parquet shards, or `sample`: the data that will be trained on.
+        out: The folder for the maps.
+        teacher: A network's name in timm; may be left out when `--weights` is a model file or run folder of ours.
+        weights: The teacher's weights: a `.safetensors` or PyTorch file, or a run folder; without it timm's pretrained.
+        image_size: Side in pixels that every image is resized to, instead of the teacher's own; 0 keeps that.
+        mean: Mean of the three channels in 0…1 that the teacher expects, instead of what timm says.
+        std: Their standard deviation.
+        top_k: Classes to keep per place.
+        shard_images: Images per file.
+        part: `2/8` makes the second of eight parts; run all eight, anywhere, into the same folder.
+        batch_size: Images per step.
+        device: Where to compute.
+        precision: Arithmetic of the teacher.
+        workers: Processes that read images.
+    """
+    from rmt.errors import RMTError
+    from rmt.tasks.teacher import load_teacher
+    from rmt.tasks.token_labels import make_token_labels
+
+    if not teacher and not weights:
+        raise RMTError("--teacher is missing: a network's name in timm, or --weights with a model file of ours")
+    if image_size and image_size < 32:
+        raise RMTError(f"--image-size {image_size}: give 32 pixels or more")
+    if std is not None and min(std) <= 0:
+        raise RMTError(f"--std must be positive, not {' '.join(map(str, std))}")
+    loaded = load_teacher(teacher, weights)
+    size = (image_size, image_size) if image_size else loaded.size
+    loaded = replace(loaded, mean=mean or loaded.mean, std=std or loaded.std, size=size)
+    made = make_token_labels(
+        loaded,
+        data,
+        out,
+        top_k=top_k,
+        shard_images=shard_images,
+        part=part,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        workers=workers,
+    )
+    about = made.about
+    grid = "×".join(map(str, about.grid))
+    print(
+        f"{out}: label maps of {about.images:,} images by {about.teacher}, {grid} places of {about.top_k} classes, "
+        f"{made.bytes / 1e6:,.1f} MB ({made.bytes_per_million / 1e9:.2f} GB per million images)"
+    )
+    if made.maps and about.num_classes > 1:
+        share = 100 * made.agree / made.maps
+        print(f"{made.maps:,} made now; the likeliest class of the whole map is the image's label for {share:.1f} %")
+    for name, reason in list(made.unreadable.items())[:5]:
+        print(f"no map: {name} ({reason})")
+    if len(made.unreadable) > 5:
+        print(f"… {len(made.unreadable)} unreadable images in all")
+    if made.missing:
+        print(f"{made.missing} of {about.shards} shards are still to be made by the other parts")

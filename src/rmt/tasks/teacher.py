@@ -1,0 +1,141 @@
+"""Any timm classifier as a teacher that classifies each place of an image instead of the whole."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from rmt.errors import RMTError
+from rmt.model import list_models, load_model, read_metadata, resolve_checkpoint
+from rmt.model.state_dicts import read_state_dict
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A classifier in eval mode, what it wants its images to be like, and where it came from."""
+
+    model: nn.Module
+    name: str
+    weights: str  # file name and SHA-256, or "pretrained" for timm's own
+    classes: tuple[str, ...]  # () where the file does not say
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+
+    @torch.inference_mode()
+    def top(self, images: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
+        """The k likeliest classes at each place of images (B, 3, H, W).
+
+        Returns probabilities (float32) and class numbers (int64), both (B, h, w, k), likeliest first.
+        """
+        logits = dense_logits(self.model, images).float()
+        return logits.softmax(3).topk(min(k, logits.shape[3]), dim=3)
+
+
+def load_teacher(name: str, weights: str = "") -> Teacher:
+    """A network by its timm name, with weights from a file, or timm's own pretrained ones (which it downloads).
+
+    Of a model file or run folder of ours the network's name is in the file, and may be left out ("").
+    Raises RMTError for an unknown name, or for weights of another network.
+    """
+    path = Path(resolve_checkpoint(weights)) if weights else None
+    metadata = _metadata(path)
+    model: nn.Module
+    if path is not None and metadata is not None:
+        model, _ = load_model(path)
+        if name not in ("", metadata["model"]):
+            raise RMTError(f"{path} holds {metadata['model']}, not {name}")
+        name = metadata["model"]
+        config = {**model.pretrained_cfg, **metadata["preprocessing"]}
+        height, width = config["size"]
+    else:
+        if not timm.is_model(name):
+            raise RMTError(f"--teacher {name!r}: timm has no such network; timm.list_models('*effnet*') finds names")
+        model = _with_weights(name, path)
+        config = timm.data.resolve_model_data_config(model)
+        height, width = config["input_size"][1:]
+    return Teacher(
+        model=model.eval(),
+        name=name,
+        weights="pretrained" if path is None else f"{path.name} sha256:{_digest(path)}",
+        classes=tuple(metadata["classes"]) if metadata is not None else (),
+        size=(int(height), int(width)),
+        mean=tuple(map(float, config["mean"])),
+        std=tuple(map(float, config["std"])),
+        interpolation=config["interpolation"],
+    )
+
+
+def dense_logits(model: nn.Module, images: Tensor) -> Tensor:
+    """A timm classifier's logits at each place: images (B, 3, H, W) to (B, h, w, classes).
+
+    Each place goes through the network's own head alone, as if the image were of nothing else: pooling a map of one
+    place leaves it as it is. In networks of tokens the place also stands for the class token.
+    """
+    features = model.forward_features(images)  # type: ignore[operator]
+    if features.ndim == 3:
+        prefix = getattr(model, "num_prefix_tokens", 0)
+        grid = _token_grid(model, features.shape[1] - prefix, images)
+        places = features[:, prefix:].flatten(0, 1)[:, None].expand(-1, prefix + 1, -1)
+    elif getattr(model, "output_fmt", "NCHW") == "NHWC":
+        grid = features.shape[1], features.shape[2]
+        places = features.flatten(0, 2)[:, None, None]
+    else:
+        grid = features.shape[2], features.shape[3]
+        places = features.permute(0, 2, 3, 1).flatten(0, 2)[:, :, None, None]
+    logits = model.forward_head(places)  # type: ignore[operator]
+    return logits.view(len(images), *grid, -1)
+
+
+def _token_grid(model: nn.Module, tokens: int, images: Tensor) -> tuple[int, int]:
+    """Rows and columns of a network's tokens: squares as many as the image's shape allows."""
+    height, width = images.shape[2:]
+    rows = round(math.sqrt(tokens * height / width))
+    if rows < 1 or tokens % rows:
+        raise RMTError(f"{type(model).__name__}: {tokens} tokens of a {height}×{width} image are no grid")
+    return rows, tokens // rows
+
+
+def _metadata(path: Path | None) -> dict | None:
+    """What a file of ours says of itself; None for another's."""
+    if path is None or path.suffix != ".safetensors":
+        return None
+    try:
+        return read_metadata(path)
+    except RMTError:
+        if not path.is_file():
+            raise
+        return None
+
+
+def _with_weights(name: str, path: Path | None) -> nn.Module:
+    if path is None:
+        try:
+            return timm.create_model(name, pretrained=True)
+        except Exception as error:  # no network, no weights for this name: whatever the hub raises
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise RMTError(f"--teacher {name}: no pretrained weights ({reason}); give a file: --weights") from error
+    state = read_state_dict(path)
+    config = timm.get_pretrained_cfg(name)
+    classifier = config.classifier if config and isinstance(config.classifier, str) else ""
+    rows = state.get(f"{classifier}.weight")
+    classes = 1000 if rows is None else len(rows)
+    source = {"file": str(path)} if name in list_models() else {"state_dict": state, "custom_load": False}
+    try:  # timm's own way in, which also knows the names that a network's first authors used
+        overlay = {**source, "num_classes": classes, "label_offset": 0}
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=classes)
+    except RMTError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RMTError(f"{path}: not weights of {name}: {reason}") from error
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

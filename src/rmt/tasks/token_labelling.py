@@ -1,0 +1,56 @@
+"""Training on a teacher's label maps (METHOD 5): the `_tl` networks' task."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from rmt.errors import RMTError
+from rmt.tasks.classify import ClassifyTask
+from rmt.training.token_targets import (
+    STEM_TOKENS_PER_CELL,
+    Rectangle,
+    dense_maps,
+    pool_maps,
+    smooth,
+    token_label_loss,
+)
+
+_STRIDE = 32  # of the last stage
+
+
+class TokenLabelTask(ClassifyTask):
+    """`ClassifyTask` with another loss: class head and token head learn the pooled map, MixToken mixes images.
+
+    Raises RMTError when the network has no token head.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if getattr(self.model, "aux_head", None) is None:
+            raise RMTError(
+                f"--token-labels needs a network with a head for tokens, which {self.recipe.model} is not: "
+                "take rmt_small_tl, rmt_base_tl, rmt_large_tl or rmt_pico_tl"
+            )
+
+    def batch_loss(self, batch: dict[str, Any]) -> Tensor:
+        """image (B, 3, H, W), label (B,), and of `TokenLabelTransform` map_scores, map_classes, box and flipped."""
+        recipe, images, num_classes = self.recipe, batch["image"], len(self.data.classes)
+        grid = (-(-images.shape[2] // _STRIDE), -(-images.shape[3] // _STRIDE))
+        maps = dense_maps(batch["map_scores"], batch["map_classes"], num_classes)
+        token_target, class_target = pool_maps(maps, batch["box"], batch["flipped"], grid)
+        if recipe.ground_truth:
+            truth = F.one_hot(batch["label"], num_classes).to(class_target)
+            class_target = (1 - recipe.ground_truth) * class_target + recipe.ground_truth * truth
+        token_target = smooth(token_target, recipe.label_smoothing)
+        class_target = smooth(class_target, recipe.label_smoothing)
+        if not recipe.mix_token:
+            class_logits, token_logits = self.model.forward_token_labelling(images)  # type: ignore[operator]
+            return token_label_loss(class_logits, token_logits, class_target, token_target, recipe.token_loss)
+        rectangle = Rectangle.draw(grid, recipe.mix_token)
+        class_logits, token_logits = self.model.forward_token_labelling(  # type: ignore[operator]
+            images, mix=lambda tokens: rectangle.swap(tokens, STEM_TOKENS_PER_CELL)
+        )
+        return token_label_loss(
+            class_logits, rectangle.swap(token_logits), rectangle.mix(class_target), token_target, recipe.token_loss
+        )
