@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from rmt._version import __version__
 from rmt.errors import RMTError
 
-COMMANDS = ("train", "evaluate", "predict", "info", "convert", "recipes")
+COMMANDS = ("train", "evaluate", "predict", "info", "convert", "recipes", "token-labels")
 
 _EXTRAS = {
     "lightning",
@@ -63,7 +63,7 @@ def _dispatch(args: list[str]) -> int:
         return 0
     if args[:1] == ["train"]:  # its options depend on the recipe
         return importlib.import_module("rmt.commands.train").main(args[1:])
-    runs = {name: importlib.import_module(f"rmt.commands.{name}").run for name in COMMANDS}
+    runs = {name: importlib.import_module(f"rmt.commands.{name.replace('-', '_')}").run for name in COMMANDS}
     description = (
         f"RMT {__version__}: train, judge and use Retentive Networks for vision.\n\nFirst steps: rmt train quickstart"
     )
