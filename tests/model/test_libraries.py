@@ -28,10 +28,10 @@ def test_transformers(overlay):
     transformers = pytest.importorskip("transformers")
     config = transformers.TimmBackboneConfig(backbone="rmt_pico", out_indices=[1, 2, 3])
     backbone = transformers.TimmBackbone(config).eval()
-    assert backbone.channels == [64, 96, 128]
+    assert backbone.channels == [64, 128, 192]
     with torch.no_grad():
         maps = backbone(torch.randn(1, 3, 64, 64)).feature_maps
-    assert [m.shape[1:] for m in maps] == [(64, 8, 8), (96, 4, 4), (128, 2, 2)]
+    assert [m.shape[1:] for m in maps] == [(64, 8, 8), (128, 4, 4), (192, 2, 2)]
     loaded = transformers.TimmBackbone(config, pretrained=True, pretrained_cfg_overlay=overlay).eval()
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -44,7 +44,7 @@ def test_upernet_of_transformers():
     transformers = pytest.importorskip("transformers")
     backbone = transformers.TimmBackboneConfig(backbone="rmt_pico", out_indices=[0, 1, 2, 3])
     config = transformers.UperNetConfig(
-        backbone_config=backbone, num_labels=4, hidden_size=32, use_auxiliary_head=True, auxiliary_in_channels=96
+        backbone_config=backbone, num_labels=4, hidden_size=32, use_auxiliary_head=True, auxiliary_in_channels=128
     )
     model = transformers.UperNetForSemanticSegmentation(config).eval()
     with torch.no_grad():
