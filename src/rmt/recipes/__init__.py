@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 from rmt.recipes.classify import finetune, quickstart
+from rmt.recipes.imagenet import IMAGENET
 from rmt.recipes.schema import ClassifyRecipe, Recipe, changes, from_dict
 
 #: The named recipes of `rmt train NAME`.
-RECIPES: dict[str, Callable[[], Recipe]] = {"quickstart": quickstart, "finetune": finetune}
+RECIPES: dict[str, Callable[[], Recipe]] = {"quickstart": quickstart, "finetune": finetune, **IMAGENET}
 
-__all__ = ["RECIPES", "ClassifyRecipe", "Recipe", "changes", "finetune", "from_dict", "quickstart"]
+__all__ = ["IMAGENET", "RECIPES", "ClassifyRecipe", "Recipe", "changes", "finetune", "from_dict", "quickstart"]
