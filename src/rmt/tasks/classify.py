@@ -1,6 +1,6 @@
 """Image classification as a LightningModule: the loss, the evaluation, and what one epoch leaves behind."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -110,16 +110,20 @@ class ClassifyTask(LightningModule):
         if not len(batch["label"]):  # every image of the batch was unreadable
             return
         for kind, network in self.networks().items():
-            self.scores[kind].update(network(batch["image"]), batch["label"])  # type: ignore[operator]
+            self._scores(kind).update(network(batch["image"]), batch["label"])
 
     def take_scores(self) -> dict[str, dict[str, float]]:
         """The evaluation's results per set of weights ("raw", "ema"); clears the counters for the next one."""
-        if not sum(int(metric.count) for metric in self.scores.values()):  # type: ignore[arg-type]
+        if not int(self._scores("raw").count):
             raise RMTError(f"none of the {len(self.data.judge)} images to judge on could be read")
-        results = {kind: metric.compute() for kind, metric in self.scores.items()}  # type: ignore[operator]
-        for metric in self.scores.values():
-            metric.reset()  # type: ignore[operator]
+        results = {}
+        for kind in self.scores:
+            results[kind] = self._scores(kind).compute()
+            self._scores(kind).reset()
         return results
+
+    def _scores(self, kind: str) -> Scores:
+        return cast(Scores, self.scores[kind])
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.model, self.recipe, self.lr)

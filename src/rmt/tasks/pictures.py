@@ -136,12 +136,10 @@ def _samples(figure: Any, data: ClassifyData, answers: Answers) -> None:
 
 def _decay(figure: Any, stages: list[Stage]) -> None:
     """One block per stage, side by side, with a panel per head."""
-    text = "How far each head sees"
-    figure.suptitle(text, x=0.012, ha="left", fontsize=12, fontweight="bold", color=panels.INK)
-    note = (
-        "prior γ^(|dx|+|dy|) around the token in the middle; the white frame is the whole image, ½ is where γ^d halves"
-    )
-    figure.text(0.155, 0.985, note, fontsize=9, color=panels.MUTED, va="top")
+    style: Any = dict(ha="left", fontsize=12, fontweight="bold", color=panels.INK)
+    title = figure.suptitle("How far each head sees", x=0.012, **style)
+    note = "prior γ^(|dx|+|dy|) around the middle token; the frame is the whole image, ½ the distance that halves it"
+    panels.note_behind(title, figure, note)
     columns, rows = _decay_grid(stages)
     for number, (block, stage) in enumerate(
         zip(figure.subfigures(1, len(stages), squeeze=False)[0], stages, strict=True), 1

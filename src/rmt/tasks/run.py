@@ -103,7 +103,7 @@ def _run(
     precision = choose_precision(recipe.precision, device)
     seed_everything(recipe.seed)
     model = create_model(recipe.model, drop_path_rate=recipe.drop_path)
-    data = ClassifyData.open(recipe, model.pretrained_cfg)  # type: ignore[arg-type]
+    data = ClassifyData.open(recipe, model.pretrained_cfg)
     model.reset_classifier(len(data.classes))
     if recipe.weights and state is None:
         start_from(model, recipe.weights, data.classes, say=lambda line: console.print(line, markup=False))

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation, Text
+from matplotlib.ticker import FuncFormatter
 
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 RAW, EMA, TRAIN, GOOD, BAD = "#2563eb", "#d97706", "#9aa5b1", "#15803d", "#b91c1c"
@@ -20,16 +22,15 @@ def heading(ax: Axes, text: str, note: str = "") -> None:
     """A panel's title at its left edge, and a quieter note behind it."""
     title = ax.set_title(text, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10)
     if note:
-        ax.annotate(
-            note,
-            (1, 0),
-            xycoords=title,
-            xytext=(8, 1),
-            textcoords="offset points",
-            fontsize=9,
-            color=MUTED,
-            va="bottom",
-        )
+        note_behind(title, ax.figure, note)
+
+
+def note_behind(title: Text, figure: Any, note: str) -> None:
+    """Small print on a title's line, right behind it."""
+    style: Any = dict(fontsize=9, color=MUTED, va="bottom")
+    mark = Annotation(note, (1, 0), xycoords=title, xytext=(8, 1), textcoords="offset points", **style)
+    mark.set_in_layout(False)
+    figure.add_artist(mark)
 
 
 def quiet(ax: Axes) -> None:
@@ -84,7 +85,7 @@ def rate_panel(ax: Axes, rates: Curve, images_per_s: Curve) -> None:
     ax.plot(*rates, color=INK, linewidth=2)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("epoch", color=MUTED, fontsize=9)
-    ax.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
     pace = ax.twinx()
     pace.plot(*images_per_s, color=GOOD, linewidth=1.5, alpha=0.7)
     pace.set_ylim(0, 1.3 * max(images_per_s[1], default=1))
