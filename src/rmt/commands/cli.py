@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from rmt._version import __version__
 from rmt.errors import RMTError
 
-COMMANDS = ("train", "evaluate", "predict", "info", "convert", "recipes", "token-labels")
+COMMANDS = ("train", "evaluate", "predict", "info", "convert", "recipes", "token-labels", "shard", "bench")
 
 _EXTRAS = {
     "lightning",

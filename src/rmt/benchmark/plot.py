@@ -1,0 +1,123 @@
+"""Plots from the JSON of a run: `python -m rmt.benchmark.plot FILE.json…`. Needs matplotlib."""
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from rmt.errors import RMTError
+
+# Published top-1 accuracy on ImageNet-1k at 224², in percent, from the networks' own papers.
+ACCURACY = {
+    "rmt_tiny": 82.4,
+    "rmt_small": 84.1,
+    "rmt_base": 85.0,
+    "rmt_large": 85.5,
+    "swin_tiny_patch4_window7_224": 81.3,
+    "convnext_tiny": 82.1,
+    "caformer_s18": 83.6,
+    "caformer_s36": 84.5,
+    "convformer_s36": 84.1,
+    "davit_small": 84.2,
+    "gcvit_small": 84.3,
+    "mambaout_small": 84.1,
+    "maxvit_tiny_rw_224": 83.5,
+    "maxvit_small_tf_224": 84.4,
+}
+
+
+def plot(content: dict[str, Any], path: Path) -> list[Path]:
+    """Draw what the run can show: accuracy against speed, or cost per pixel against size. Returns the files.
+
+    Args:
+        content: of a run, see `run_benchmark`.
+        path: the JSON's own path; the pictures stand beside it.
+    Raises:
+        RMTError: matplotlib is missing.
+    """
+    results = [r for r in content["results"] if "failed" not in r and r["step"] == "forward"]
+    drawn = []
+    if sum(r["model"] in ACCURACY for r in results if r["image_size"] == 224) > 1:
+        drawn.append(_accuracy_against_speed(results, content, path.with_suffix(".png")))
+    if len({r["image_size"] for r in results}) > 1:
+        drawn.append(_cost_per_pixel(results, content, path.with_name(f"{path.stem}-pixels.png")))
+    return drawn
+
+
+def _figure():
+    try:
+        import matplotlib
+    except ModuleNotFoundError as error:
+        raise RMTError("plots need matplotlib: pip install 'rmt-vision[train]', then plot the JSON again") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(8, 5), layout="constrained")
+
+
+def _variant(result: dict[str, Any]) -> str:
+    words = [result["mode"], result["dtype"]]
+    words += [result["backend"]] if result["backend"] != "auto" else []
+    words += [f"window {result['tolerance']:g}"] if result["tolerance"] else []
+    return ", ".join(words)
+
+
+def _title(content: dict[str, Any]) -> str:
+    machine = content["machine"]
+    return f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, torch {machine['torch']}"
+
+
+def _accuracy_against_speed(results: list[dict], content: dict[str, Any], path: Path) -> Path:
+    figure, axes = _figure()
+    series = defaultdict(list)
+    for r in results:
+        if r["model"] in ACCURACY and r["image_size"] == 224:
+            ours = "ours" if r["model"].startswith("rmt_") else "timm"
+            series[f"{ours}: {_variant(r)}, batch {r['batch']}"].append(r)
+    for label, points in series.items():
+        x, y = [r["images_per_second"] for r in points], [ACCURACY[r["model"]] for r in points]
+        axes.plot(x, y, "o" if label.startswith("timm") else "s-", label=label)
+        for r, x_, y_ in zip(points, x, y, strict=True):
+            axes.annotate(
+                r["model"].split("_patch")[0], (x_, y_), fontsize=7, xytext=(4, 3), textcoords="offset points"
+            )
+    axes.set(xlabel="images per second, 224²", ylabel="published top-1 accuracy, %", title=_title(content))
+    axes.legend(fontsize=7)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def _cost_per_pixel(results: list[dict], content: dict[str, Any], path: Path) -> Path:
+    figure, axes = _figure()
+    series = defaultdict(list)
+    for r in results:
+        series[f"{r['model']}, {_variant(r)}"].append(
+            (r["image_size"], 1e6 / r["images_per_second"] / r["image_size"] ** 2)
+        )
+    for label, points in series.items():
+        axes.plot(*zip(*sorted(points), strict=True), "o-", label=label)
+    axes.set(xlabel="image side, pixels", ylabel="µs per pixel", title=_title(content), ylim=(0, None))
+    axes.legend(fontsize=7)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def main(paths: list[str]) -> int:
+    """Plots each file; returns an exit code."""
+    try:
+        for path in map(Path, paths):
+            if not path.is_file():
+                raise RMTError(f"{path}: no such file")
+            for drawn in plot(json.loads(path.read_text()), path):
+                print(drawn)
+    except RMTError as error:
+        print(f"rmt.benchmark.plot: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

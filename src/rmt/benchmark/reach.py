@@ -1,0 +1,51 @@
+"""How far each head sees: `python -m rmt.benchmark.reach rmt_small --image-size 1792 --tolerance 1e-5 1e-3`."""
+
+import argparse
+import sys
+
+from rmt.errors import RMTError
+from rmt.model import create_model
+from rmt.model.backends.window import reach
+from rmt.model.decay import decay_rates
+
+
+def reach_table(model_name: str, image_size: int, tolerances: list[float], spread: float) -> str:
+    """Per stage and head: γ, and for each tolerance the window in tokens and pixels to each side.
+
+    Args:
+        spread: Δ, how far the logits of a query lie apart; 0 means equal logits.
+    """
+    model = create_model(model_name, device="meta")
+    lines = [f"{model_name} at {image_size}², logits within {spread:g} of each other; tokens (pixels) to each side"]
+    lines.append(f"{'stage':>5} {'head':>4} {'γ':>8}" + "".join(f"{t:>16g}" for t in tolerances))
+    for i, (stage, info) in enumerate(zip(model.stages, model.feature_info, strict=True)):
+        attn, stride = stage.blocks[0].attn, info["reduction"]
+        length = -(-image_size // stride)
+        for head, gamma in enumerate(decay_rates(attn.num_heads, attn.decay_range)):
+            cells = ""
+            for tolerance in tolerances:
+                tokens = reach(gamma, length, tolerance, spread)
+                cell = "all" if tokens >= length - 1 else f"{tokens} ({tokens * stride})"
+                cells += f"{cell:>16}"
+            lines.append(f"{i + 1:>5} {head:>4} {gamma:>8.5f}{cells}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Runs one command line and returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m rmt.benchmark.reach", description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("--image-size", type=int, default=1792)
+    parser.add_argument("--tolerance", type=float, nargs="+", default=[1e-5, 1e-3, 1e-2])
+    parser.add_argument("--spread", type=float, default=0.0)
+    args = parser.parse_args()
+    try:
+        print(reach_table(args.model, args.image_size, args.tolerance, args.spread))
+    except RMTError as error:
+        print(f"rmt.benchmark.reach: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""`rmt bench` end to end on the smallest network, and what it needs."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rmt.benchmark.__main__ import main
+from rmt.benchmark.cases import Options, list_cases
+from rmt.benchmark.measure import peak_memory
+from rmt.benchmark.plot import plot
+from rmt.benchmark.reach import reach_table
+from rmt.benchmark.run import run_benchmark, table
+from rmt.errors import RMTError
+
+SMALL = Options(models=("rmt_pico", "test_vit"), image_sizes=(32,), rounds=2, seconds=0.01, memory=False)
+
+
+def test_cases_are_the_product_less_what_makes_no_sense():
+    options = Options(
+        models=("rmt_pico", "resnet18"),
+        modes=("eager", "compile", "deploy", "deploy+compile"),
+        backends=("auto", "plain"),
+        tolerances=(0.0, 1e-3),
+        steps=("forward", "train"),
+    )
+    cases = list_cases(options, frozenset({"rmt_pico"}))
+    peers = [(c.mode, c.step) for c in cases if c.model == "resnet18"]
+    assert sorted(peers) == [(m, s) for m in ("compile", "eager") for s in ("forward", "train")]
+    ours = [c for c in cases if c.model == "rmt_pico"]
+    # forward: 2 backends × (2 undeployed + 2 deployed × 2 tolerances); train: 2 backends × 2 undeployed
+    assert len(ours) == 2 * (2 + 4) + 2 * 2
+    with pytest.raises(RMTError, match="'fast' is not one of eager"):
+        list_cases(Options(modes=("fast",)), frozenset())
+
+
+def test_a_run_records_what_it_measured(tmp_path):
+    path = tmp_path / "results" / "run.json"
+    options = dataclasses.replace(SMALL, batches=(2,), steps=("forward", "train"))
+    content = run_benchmark(options, path, command="typed", quiet=True)
+    assert json.loads(path.read_text()) == json.loads(json.dumps(content))
+    assert {"torch", "timm", "threads", "tf32", "cpu"} <= content["machine"].keys()
+    assert content["command"] == "typed"
+    assert len(content["results"]) == 2 * 3  # eager forward, deploy forward, eager train; peers' deploy is their eager
+    ours = content["results"][0]
+    assert ours["parameters"] > 9e5
+    assert ours["macs"] > 1e7
+    assert ours["images_per_second"] == pytest.approx(2 / ours["seconds"]["median"])
+    assert 0 < ours["fraction_of_matrix_peak"] < 1
+    assert len(table(content).splitlines()) == 7
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's high-water mark")
+def test_peak_memory_in_a_process_of_its_own():
+    case = list_cases(dataclasses.replace(SMALL, image_sizes=(224,), modes=("eager",)), frozenset({"rmt_pico"}))[0]
+    assert 1e6 < peak_memory(case, SMALL) < 1e9
+
+
+def test_a_case_that_cannot_run_leaves_the_others(tmp_path):
+    options = Options(
+        models=("rmt_pico",), image_sizes=(32,), batches=(1,), rounds=2, seconds=0.01, memory=False,
+        modes=("eager",), backends=("plain", "native"), dtypes=("bfloat16",),
+    )  # fmt: skip
+    content = run_benchmark(options, quiet=True)
+    assert "float32" in content["results"][1]["failed"]
+    assert content["results"][0]["images_per_second"] > 0
+    assert "float32" in table(content)
+
+
+def test_mistakes_end_in_one_line(capsys):
+    assert main(["--models", "no_such_network", "--rounds", "1"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("rmt.benchmark: neither we nor timm")
+    assert main(["--modes", "fast"]) == 1
+
+
+def test_it_needs_torch_timm_and_numpy_alone():
+    """Every other package that our commands use is made unimportable."""
+    code = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"lightning", "tyro", "datasets", "torchmetrics", "matplotlib", "tensorboard",
+                                  "pyarrow", "rich", "scipy", "pandas", "sklearn", "faster_coco_eval"}:
+            raise ImportError(f"blocked: {name}")
+sys.meta_path.insert(0, Blocked())
+from rmt.benchmark.__main__ import main
+sys.exit(main(["--models", "rmt_pico", "--image-sizes", "32", "--batches", "1", "--rounds", "1", "--seconds", "0.01",
+               "--no-memory", "--modes", "deploy"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "rmt_pico" in done.stdout
+
+
+def test_plots(tmp_path):
+    pytest.importorskip("matplotlib")
+    results = [
+        dict(
+            model=model, image_size=size, batch=8, dtype="float32", mode="eager", backend="auto", tolerance=0.0,
+            step="forward", images_per_second=10.0,
+        )
+        for model in ("rmt_small", "convnext_tiny")
+        for size in (224, 448)
+    ]  # fmt: skip
+    content = dict(machine=dict(cpu="a CPU", threads=2, torch="2.14"), results=results)
+    drawn = plot(content, tmp_path / "run.json")
+    assert [path.name for path in drawn] == ["run.png", "run-pixels.png"]
+    assert all(path.stat().st_size > 10_000 for path in drawn)
+
+
+def test_reach_table():
+    lines = reach_table("rmt_small", 1792, [1e-5], 0.0).splitlines()
+    assert len(lines) == 2 + 4 + 4 + 8 + 16
+    assert lines[2].split() == ["1", "0", "0.75000", "40", "(160)"]
+    assert lines[-1].split()[-1] == "all"
