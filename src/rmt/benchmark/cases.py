@@ -41,7 +41,7 @@ class Options:
     image_sizes: tuple[int, ...] = (224,)
     batches: tuple[int, ...] = (8,)
     dtypes: tuple[str, ...] = ("float32",)
-    modes: tuple[str, ...] = ("eager", "deploy")
+    modes: tuple[str, ...] = ("eager", "deploy")  # "eager/plain" is the mode with this backend alone
     backends: tuple[str, ...] = ("auto",)
     tolerances: tuple[float, ...] = (0.0,)
     steps: tuple[str, ...] = ("forward",)
@@ -62,7 +62,7 @@ def list_cases(options: Options, ours: frozenset[str]) -> list[Case]:
         RMTError: an unknown word.
     """
     for words, known in (
-        (options.modes, MODES),
+        (tuple(mode.partition("/")[0] for mode in options.modes), MODES),
         (options.steps, STEPS),
         (options.dtypes, DTYPES),
         ((options.memory_format,), MEMORY_FORMATS),
@@ -81,6 +81,8 @@ def list_cases(options: Options, ours: frozenset[str]) -> list[Case]:
         options.tolerances,
         options.steps,
     ):
+        mode, _, own_backend = mode.partition("/")
+        backend = own_backend or backend
         if mode.startswith("deploy") and step == "train":
             continue
         if tolerance and not mode.startswith("deploy"):

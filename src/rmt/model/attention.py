@@ -1,4 +1,4 @@
-"""Manhattan Self-Attention (MaSA): the module. Its products, readable, are in `backends/plain.py`; others are faster."""
+"""Manhattan Self-Attention (MaSA): the module. Its products, readable, are in `backends/plain.py`."""
 
 from typing import get_args
 
@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from rmt.model.backends import Decay, Form, attend
 from rmt.model.decay import SpatialPrior, spatial_prior
+from rmt.model.depthwise import depthwise
 
 
 class ManhattanSelfAttention(nn.Module):
@@ -72,5 +73,5 @@ class ManhattanSelfAttention(nn.Module):
         q, k = self.q(x).unflatten(-1, heads), self.k(x).unflatten(-1, heads)  # (B, h, w, n, d)
         out = attend(q, k, v.unflatten(-1, heads), prior, self.form).flatten(-2)
         if self.lce is not None:
-            out = out + self.lce(v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            out = depthwise(v, self.lce, plus=out)
         return self.proj(out)

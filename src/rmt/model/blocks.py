@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rmt.model.attention import ManhattanSelfAttention
 from rmt.model.decay import SpatialPrior
+from rmt.model.depthwise import depthwise
 
 
 def nchw(x: Tensor) -> Tensor:
@@ -92,7 +93,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.fc1(x))
         if self.dwconv is not None:
-            x = x + self.dwconv(nchw(x)).permute(0, 2, 3, 1)
+            x = depthwise(x, self.dwconv, plus=x)
         return self.fc2(x)
 
 
@@ -131,7 +132,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, prior: SpatialPrior) -> Tensor:
         if self.cpe is not None:
-            x = x + self.cpe(nchw(x)).permute(0, 2, 3, 1)
+            x = depthwise(x, self.cpe, plus=x)
         x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), prior)))
         x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
         return x

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from rmt.model.attention import ManhattanSelfAttention
 from rmt.model.backends import attend
-from rmt.model.blocks import Block, FeedForward, PatchMerging, nchw
+from rmt.model.blocks import Block, FeedForward, PatchMerging
 from rmt.model.decay import SpatialPrior, spatial_prior
+from rmt.model.depthwise import depthwise
 from rmt.model.rmt import RMT, Head
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -67,7 +68,7 @@ def _fold_network(network: RMT, tolerance: float, spread: float | None) -> None:
 
 
 class DeployedAttention(nn.Module):
-    """ManhattanSelfAttention with one linear for q, k and v and half-split rotary pairs: (B, h, w, C) -> (B, h, w, C)."""
+    """ManhattanSelfAttention with one linear for q, k and v and half-split rotary pairs, (B, h, w, C) -> same."""
 
     def __init__(self, attn: ManhattanSelfAttention) -> None:
         super().__init__()
@@ -88,7 +89,7 @@ class DeployedAttention(nn.Module):
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)  # (B, h, w, n, d)
         out = attend(q, k, v, prior, self.form).flatten(-2)
         if self.lce is not None:
-            out = out + self.lce(nchw(v.flatten(-2))).permute(0, 2, 3, 1)
+            out = depthwise(v.flatten(-2), self.lce, plus=out)
         return self.proj(out)
 
 
@@ -103,7 +104,7 @@ class DeployedFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.fc1(x))
         if self.dwconv is not None:
-            x = self.dwconv(nchw(x)).permute(0, 2, 3, 1)
+            x = depthwise(x, self.dwconv)
         return self.fc2(x)
 
 
@@ -123,7 +124,7 @@ class DeployedBlock(nn.Module):
 
     def forward(self, x: Tensor, prior: SpatialPrior) -> Tensor:
         if self.cpe is not None:
-            x = self.cpe(nchw(x)).permute(0, 2, 3, 1)
+            x = depthwise(x, self.cpe)
         x = x + self.attn(F.layer_norm(x, self.dim, eps=self.eps[0]), prior)
         return x + self.mlp(F.layer_norm(x, self.dim, eps=self.eps[1]))
 

@@ -59,7 +59,7 @@ def unusable(q: Tensor, form: Form, needs_grad: bool) -> str | None:
 
 @torch.compiler.assume_constant_result
 def _why_not(head_dim: int) -> str | None:
-    return why_not(head_dim)
+    return why_not("planes.cpp", f"HEAD_DIM={head_dim}")
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> Tensor:
@@ -169,4 +169,4 @@ def _call(kernel, tensors, sin, cos, decomposed, half_split, gammas, reaches, sc
     reach = (ctypes.c_int64 * heads)(*(reaches or [NO_LIMIT] * heads))
     problem.sin, problem.cos = sin.data_ptr(), cos.data_ptr()
     problem.log_gamma, problem.reach = ctypes.addressof(log_gamma), ctypes.addressof(reach)
-    getattr(load(head_dim), kernel)(ctypes.byref(problem))
+    getattr(load("planes.cpp", f"HEAD_DIM={head_dim}"), kernel)(ctypes.byref(problem))

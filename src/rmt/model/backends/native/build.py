@@ -1,4 +1,4 @@
-"""Compiles the native kernels with the machine's own C++ compiler, at first use and once per head width."""
+"""Compiles the native kernels with the machine's own C++ compiler, at first use and once per width."""
 
 import ctypes
 import functools
@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-SOURCES = ("planes.cpp", "line.h", "products.h")
+SOURCES = ("planes.cpp", "line.h", "products.h", "depthwise.cpp")
 # No -ffast-math: it would let the compiler assume that there are no NaNs, and a diverged run would go on unnoticed.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 SECONDS = 120  # a compiler that takes longer hangs
@@ -21,18 +21,18 @@ class Unavailable(Exception):
 
 
 @functools.cache
-def why_not(head_dim: int) -> str | None:
-    """Why there are no kernels for heads of this width; None if there are."""
+def why_not(source: str, define: str) -> str | None:
+    """Why these kernels cannot be used; None if they can."""
     try:
-        load(head_dim)
+        load(source, define)
     except Unavailable as reason:
         return str(reason)
     return None
 
 
 @functools.cache
-def load(head_dim: int) -> ctypes.CDLL:
-    """The kernels for heads of `head_dim` channels, from the cache folder or compiled now (some 3 s).
+def load(source: str, define: str) -> ctypes.CDLL:
+    """The kernels of one source file with one macro defined, from the cache folder or compiled now (some 3 s).
 
     The folder is `RMT_CACHE`, by default `~/.cache/rmt`. Raises Unavailable.
     """
@@ -42,18 +42,18 @@ def load(head_dim: int) -> ctypes.CDLL:
     here = Path(__file__).parent
     try:
         sources = [(here / name).read_bytes() for name in SOURCES]
-        library = _folder() / f"attention-{head_dim}-{_fingerprint(sources, compiler)}.so"
+        library = _folder() / f"{Path(source).stem}-{define}-{_fingerprint(sources, compiler)}.so"
         if not library.exists():
-            _compile(compiler, here / SOURCES[0], head_dim, library)
+            _compile(compiler, here / source, define, library)
         return ctypes.CDLL(str(library))
     except OSError as error:
         raise Unavailable(f"the kernels cannot be built or loaded: {error}") from error
 
 
-def _compile(compiler: str, source: Path, head_dim: int, library: Path) -> None:
+def _compile(compiler: str, source: Path, define: str, library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         built = Path(folder) / library.name
-        command = [compiler, *FLAGS, f"-DHEAD_DIM={head_dim}", str(source), "-o", str(built)]
+        command = [compiler, *FLAGS, f"-D{define}", str(source), "-o", str(built)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
         except subprocess.TimeoutExpired as error:
