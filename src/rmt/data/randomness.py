@@ -17,7 +17,7 @@ import torch
 from numpy.random import PCG64, SeedSequence
 
 # The first word of every seed, so that no two purposes ever share a stream.
-ORDER, AUGMENT, REPLACE, HOLD_OUT = range(4)
+ORDER, AUGMENT, REPLACE, HOLD_OUT, PACK = range(5)
 
 
 def words(purpose: int, *keys: int, count: int = 7) -> np.ndarray:

@@ -38,6 +38,10 @@ class ShardSet:
         self.shards = tuple(shards)
         self._ends = np.cumsum([_rows(shard) for shard in shards])
         self._table, self.classes = _open(self.shards)
+        self._take_labels()
+
+    def _take_labels(self) -> None:
+        """Labels and chunks of `_table`, once it and `classes` (() for numbers) are there."""
         self.skipped = {}
         labels = self._table.column("label").combine_chunks()
         if labels.null_count:
@@ -95,7 +99,7 @@ class ShardSet:
         return f"{self.shards[shard]}[{index - start}]"
 
     def _where(self) -> str:
-        return str(self.shards[0]) if len(self.shards) == 1 else f"{self.shards[0].parent}/*.parquet"
+        return str(self.shards[0]) if len(self.shards) == 1 else f"{self.shards[0].parent}/*{self.shards[0].suffix}"
 
 
 def complete(shards: Sequence[Path]) -> Sequence[Path]:
@@ -106,7 +110,7 @@ def complete(shards: Sequence[Path]) -> Sequence[Path]:
         if match:
             series.setdefault((match[1], int(match[3])), set()).add(int(match[2]))
     for (stem, total), present in series.items():
-        if missing := [f"{stem}-{i:05d}-of-{total:05d}.parquet" for i in range(total) if i not in present]:
+        if missing := [f"{stem}-{i:05d}-of-{total:05d}{shards[0].suffix}" for i in range(total) if i not in present]:
             raise RMTError(f"{shards[0].parent}: {len(missing)} of {total} shards are missing: {listed(missing, 3)}")
     return shards
 
@@ -128,7 +132,7 @@ def _rows(shard: Path) -> int:
     except PermissionError:
         raise RMTError(f"{shard}: no permission to read it") from None
     except (pa.ArrowException, OSError) as error:
-        raise RMTError(f"{shard}: not a whole parquet file ({_first_line(error)}); copy it again") from None
+        raise RMTError(f"{shard}: not a whole parquet file ({first_line(error)}); copy it again") from None
 
 
 def _open(shards: tuple[Path, ...]):
@@ -138,7 +142,7 @@ def _open(shards: tuple[Path, ...]):
     folder = cache_folder() / "datasets"
     size = sum(shard.stat().st_size for shard in shards)
     try:
-        with _quiet(datasets, bars=size >= _QUIET_BYTES):
+        with quiet_datasets(datasets, bars=size >= _QUIET_BYTES):
             # `datasets` takes file names for patterns
             names = [glob.escape(str(shard.absolute())) for shard in shards]
             found = datasets.Dataset.from_parquet(names, cache_dir=str(folder), columns=COLUMNS)
@@ -149,7 +153,7 @@ def _open(shards: tuple[Path, ...]):
         if isinstance(cause, OSError) and cause.errno is not None:
             raise RMTError(f"{folder}: {cause.strerror}, writing the cache; set {VARIABLE} elsewhere") from None
         where = shards[0] if len(shards) == 1 else shards[0].parent
-        raise RMTError(f"{where}: the shards cannot be read ({_first_line(cause)})") from None
+        raise RMTError(f"{where}: the shards cannot be read ({first_line(cause)})") from None
     if isinstance(label, datasets.ClassLabel):
         return found.data, tuple(label.names)
     if getattr(label, "dtype", "").startswith(("int", "uint")):
@@ -158,7 +162,7 @@ def _open(shards: tuple[Path, ...]):
 
 
 @contextmanager
-def _quiet(datasets, bars: bool) -> Iterator[None]:
+def quiet_datasets(datasets, bars: bool) -> Iterator[None]:
     """Without its log lines, for we raise its errors, and with its progress bars only when they help."""
     verbosity, had_bars = datasets.logging.get_verbosity(), not datasets.are_progress_bars_disabled()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
@@ -172,5 +176,5 @@ def _quiet(datasets, bars: bool) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -7,6 +7,7 @@ from typing import Literal
 from rmt.data.folders import FolderSet, class_folders
 from rmt.data.sets import ImageSet, hold_out, listed
 from rmt.data.shards import ShardSet, complete
+from rmt.data.tars import TarSet
 from rmt.errors import RMTError
 
 SAMPLE = Path(__file__).parent / "sample"
@@ -22,8 +23,9 @@ def open_split(data: str, split: Split, *, holdout: float = 0.1, seed: int = 0) 
 
     `data` is `"sample"` (the built-in one; its test images are the split `val`), a folder with `train/CLASS/*` and
     `val/CLASS/*`, a folder of class folders, or a folder of parquet shards (`train-*.parquet`, `data/train-*.parquet`
-    or `train/*.parquet`, likewise for the other split). Data with no validation split of their own are divided by
-    `hold_out(…, holdout, seed)`, the same way for both calls; `holdout` is not used otherwise.
+    or `train/*.parquet`, likewise for the other split) or of WebDataset tars named like them. Data with no validation
+    split of their own are divided by `hold_out(…, holdout, seed)`, the same way for both calls; `holdout` is not used
+    otherwise.
 
     Raises `RMTError` for whatever is wrong with the data.
     """
@@ -47,12 +49,20 @@ def open_undivided(data: str) -> ImageSet:
     return _open(_parts(data)["train"])
 
 
+def split_folders(root: Path) -> dict[Split, Path]:
+    """The folders of class folders of an image folder: `train`, and `val` where there is one."""
+    parts = _folder_parts(root)
+    return {split: part for split in ("train", "val") if isinstance(part := parts.get(split), Path)}
+
+
 _Part = Path | tuple[Path, ...]  # a folder of class folders, or shards
 
 
 def _open(part: _Part | None) -> ImageSet:
     assert part is not None
-    return FolderSet(part) if isinstance(part, Path) else ShardSet(part)
+    if isinstance(part, Path):
+        return FolderSet(part)
+    return TarSet(part) if part[0].suffix == ".tar" else ShardSet(part)
 
 
 def _parts(data: str, needs_train: bool = True) -> dict[str, _Part]:
@@ -80,7 +90,7 @@ def _shard_parts(root: Path) -> dict[str, _Part]:
     named: dict[str, dict[str, list[Path]]] = {"train": {}, "val": {}}
     unnamed: list[Path] = []
     for folder in (root, root / "data"):
-        for shard in sorted(folder.glob("*.parquet")):
+        for shard in _shards_in(folder):
             split = re.split(r"[-_.]", shard.name)[0]
             for ours, names in NAMES.items():
                 if split in names:
@@ -90,7 +100,7 @@ def _shard_parts(root: Path) -> dict[str, _Part]:
                 unnamed.append(shard)
         for ours, names in NAMES.items():
             for name in names:
-                if shards := sorted((folder / name).glob("*.parquet")):
+                if shards := _shards_in(folder / name):
                     named[ours].setdefault(name, []).extend(shards)
     parts: dict[str, _Part] = {}
     for ours, names in NAMES.items():
@@ -100,6 +110,11 @@ def _shard_parts(root: Path) -> dict[str, _Part]:
     if not parts and unnamed:
         parts["train"] = tuple(complete(unnamed))
     return parts
+
+
+def _shards_in(folder: Path) -> list[Path]:
+    """The parquet shards directly in a folder, or the WebDataset tars if there are none."""
+    return sorted(folder.glob("*.parquet")) or sorted(folder.glob("*.tar"))
 
 
 def _open_checked(train: _Part, val: _Part, split: Split) -> ImageSet:
