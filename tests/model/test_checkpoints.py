@@ -12,7 +12,7 @@ import timm
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from networks import TINY, official_weights
+from networks import TINY, official, official_weights, pico
 
 import rmt
 from rmt.model import RMT, checkpoints, create_model, load_checkpoint, load_model, load_official, read_metadata
@@ -21,43 +21,11 @@ from rmt.model.state_dicts import read_state_dict
 RMTError = rmt.RMTError
 
 
-def pico(**kwargs):
-    torch.manual_seed(0)
-    return create_model("rmt_pico", **{"num_classes": 5, **kwargs})
-
-
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "model.safetensors"
     rmt.save_checkpoint(pico(), path, classes=list("abcde"))
     return path
-
-
-def official(model: RMT) -> dict[str, torch.Tensor]:
-    """The weights of one of our networks under the authors' names, made the other way round."""
-    ours = model.state_dict()
-    names = {}
-    for i, stage in enumerate(model.stages):
-        for j, _ in enumerate(stage.blocks):
-            p, o = f"stages.{i}.blocks.{j}.", f"layers.{i}.blocks.{j}."
-            pairs = {"cpe": "pos.conv", "norm1": "retention_layer_norm", "attn.q": "retention.q_proj"}
-            pairs |= {"attn.k": "retention.k_proj", "attn.v": "retention.v_proj", "attn.lce": "retention.lepe.conv"}
-            pairs |= {"attn.proj": "retention.out_proj", "norm2": "final_layer_norm", "mlp.fc1": "ffn.fc1"}
-            pairs |= {"mlp.dwconv": "ffn.dwconv.conv", "mlp.fc2": "ffn.fc2"}
-            for a, b in pairs.items():
-                for kind in ("weight", "bias"):
-                    names[p + a + "." + kind] = o + b + "." + kind
-    for name in ours:
-        if name.startswith("stem."):
-            names[name] = "patch_embed.proj." + name[5:]
-        elif ".downsample." in name:
-            stage = int(name.split(".")[1])
-            rest = name.split("downsample.")[1].replace("0.", "reduction.", 1).replace("1.", "norm.", 1)
-            names[name] = f"layers.{stage - 1}.downsample.{rest}"
-        elif name.startswith("head."):
-            names[name] = name.removeprefix("head.").replace("fc.", "head.")
-    assert set(names) == set(ours)
-    return {names[name]: value for name, value in ours.items()}
 
 
 def test_round_trip(file):

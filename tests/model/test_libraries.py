@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_checkpoints import official, pico
+from networks import official, pico
 
 pytestmark = pytest.mark.optional
 
