@@ -75,7 +75,7 @@ def test_a_mistyped_option_is_the_parser_s_own_message_and_exit_code_2(capsys, a
         (["train", "nowhere.py:mine"], "no recipe file nowhere.py"),
         (["train", "finetune"], "--data is missing"),
         (["train", "finetune", "--data", "nowhere"], "nowhere"),
-        (["train", "quickstart", "--epochs", "0"], "--epochs must be at least 1"),
+        (["train", "quickstart", "--epochs", "-1"], "--epochs must not be negative"),
         (["train", "--resume", "nowhere"], "no run of `rmt train`"),
         (["evaluate", "nowhere.safetensors", "--data", "sample"], "nowhere.safetensors"),
         (["predict", "nowhere.safetensors", "a.jpg"], "nowhere.safetensors"),

@@ -115,7 +115,7 @@ def test_a_non_finite_loss_stops_with_step_and_rate(tmp_path):
 
 def test_bad_values_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(rmt.RMTError, match="--epochs"):
-        rmt.train(tiny_recipe(output=str(tmp_path / "run"), epochs=0))
+        rmt.train(tiny_recipe(output=str(tmp_path / "run"), epochs=-1))
     with pytest.raises(rmt.RMTError, match="--data"):
         rmt.train(tiny_recipe(output=str(tmp_path / "run"), data=""))
     with pytest.raises(rmt.RMTError, match="rmt_gigantic"):

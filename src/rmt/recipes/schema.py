@@ -32,13 +32,13 @@ class Recipe:
     """Side in pixels of the square images the network sees; 0: that of the weights, or one fit for the network."""
 
     epochs: int = 300
-    """Passes over the training images."""
+    """Passes over the training images; 0: as many as a set of that size needs."""
     batch_size: int = 128
     """Images per step on one device."""
     accumulate: int = 1
     """Steps whose gradients are added up before the weights change; the effective batch grows by this factor."""
     lr: float = 1e-3
-    """Peak learning rate for an effective batch of `lr_base_batch` images."""
+    """Peak learning rate for an effective batch of `lr_base_batch` images; 0: 5e-4 with weights, 2e-3 without."""
     lr_base_batch: int = 1024
     """The peak learning rate is lr x effective batch / lr_base_batch; 0 takes `lr` as it stands."""
     min_lr: float = 1e-5
@@ -52,7 +52,7 @@ class Recipe:
     weight_decay: float = 0.05
     """AdamW's weight decay; norms, biases and layer scales take none."""
     layer_decay: float = 1.0
-    """Factor on the learning rate from a layer to the one below; 1 treats all alike, 0.75 is usual in fine-tuning."""
+    """Factor on the learning rate from a layer to the one below; 1 treats all alike; 0: 0.75 with weights, else 1."""
     clip_grad: float = 0.0
     """Gradients are scaled down to this norm; 0 leaves them."""
     drop_path: float = 0.0
@@ -80,17 +80,15 @@ class Recipe:
     def problems(self) -> list[str]:
         """What is wrong with the values, one line each; empty when the recipe can run."""
         found = []
-        for name in ("epochs", "batch_size", "accumulate"):
+        for name in ("batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 found.append(f"--{_option(name)} must be at least 1, not {getattr(self, name)}")
         for name in _NON_NEGATIVE:
             if hasattr(self, name) and getattr(self, name) < 0:
                 found.append(f"--{_option(name)} must not be negative, and is {getattr(self, name)}")
-        if self.lr <= 0:
-            found.append(f"--lr must be positive, not {self.lr}")
         if 0 < self.lr < self.min_lr:
             found.append(f"--min-lr {self.min_lr:g} is above the peak --lr {self.lr:g}")
-        if self.warmup_epochs > self.epochs:
+        if 0 < self.epochs < self.warmup_epochs:
             found.append(f"--warmup-epochs {self.warmup_epochs:g} is longer than the whole run of {self.epochs} epochs")
         if 0 < self.epochs <= self.cooldown_epochs:
             found.append(f"--cooldown-epochs {self.cooldown_epochs} leaves none of the {self.epochs} epochs")
@@ -98,8 +96,8 @@ class Recipe:
             found.append(f"--image-size must be at least 32, not {self.image_size}")
         if not 0 <= self.ema_decay < 1:
             found.append(f"--ema-decay must lie in [0, 1), not {self.ema_decay:g}")
-        if not 0 < self.layer_decay <= 1:
-            found.append(f"--layer-decay must lie in (0, 1], not {self.layer_decay:g}")
+        if not 0 <= self.layer_decay <= 1:
+            found.append(f"--layer-decay must lie in (0, 1], or be 0 to be chosen; it is {self.layer_decay:g}")
         if not 0 <= self.drop_path < 1:
             found.append(f"--drop-path must lie in [0, 1), not {self.drop_path:g}")
         return found
@@ -178,6 +176,8 @@ class ClassifyRecipe(Recipe):
 
 
 _NON_NEGATIVE = (
+    "epochs",
+    "lr",
     "image_size",
     "pad_to",
     "lr_base_batch",

@@ -15,7 +15,7 @@ from rmt.tasks.classify import ClassifyTask
 from rmt.tasks.classify_data import ClassifyData, class_weights
 from rmt.tasks.finish import finish, summary
 from rmt.tasks.recorder import Recorder
-from rmt.tasks.settle import refuse_problems, settle, start_from
+from rmt.tasks.settle import refuse_problems, settle, settle_length, start_from
 from rmt.tasks.token_labelling import TokenLabelTask
 from rmt.tasks.weights import WeightFiles
 from rmt.training.checkpoint_io import newest_good_state
@@ -108,6 +108,7 @@ def _run(
     if recipe.weights and state is None:
         start_from(model, recipe.weights, data.classes, say=lambda line: console.print(line, markup=False))
     recipe = replace(recipe, batch_size=data.batch_size)  # as it runs: never more than there are images
+    recipe = settle_length(recipe, data.batches_per_epoch // recipe.accumulate)
     lr = peak_lr(recipe)
     weights = class_weights(data.train.labels, len(data.classes)) if recipe.class_weights else None
     kind = TokenLabelTask if recipe.token_labels else ClassifyTask

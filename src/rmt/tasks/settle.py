@@ -1,5 +1,6 @@
 """Before a run: what the recipe leaves open is filled in, and the starting weights are loaded."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +21,11 @@ def refuse_problems(recipe: Recipe) -> None:
 
 
 def settle(recipe: ClassifyRecipe) -> ClassifyRecipe:
-    """The recipe with `model="auto"` and `image_size=0` replaced by what they come to on this machine.
+    """The recipe with `model="auto"` and zeros that ask for a choice replaced by what they come to on this machine.
 
-    The network of the weights; without weights rmt_tiny on a GPU and rmt_pico on a CPU, where rmt_tiny would take
-    hours. The size of the weights; without weights 224, and 96 for rmt_pico.
+    - model: that of the weights; without weights rmt_tiny on a GPU, and rmt_pico on a CPU, where rmt_tiny takes hours;
+    - image_size: that of the weights; without weights 224, and 96 for rmt_pico;
+    - lr and layer_decay: 5e-4 and 0.75 to adapt trained weights gently, 2e-3 and 1 to learn from scratch.
     """
     if not recipe.data:
         raise RMTError("--data is missing: a folder with one folder of images per class, e.g. --data photos")
@@ -36,7 +38,22 @@ def settle(recipe: ClassifyRecipe) -> ClassifyRecipe:
     if not recipe.image_size:
         size = own["preprocessing"]["size"][0] if own else 96 if recipe.model == "rmt_pico" else 224
         recipe = replace(recipe, image_size=int(size))
+    if not recipe.lr:
+        recipe = replace(recipe, lr=5e-4 if recipe.weights else 2e-3)
+    if not recipe.layer_decay:
+        recipe = replace(recipe, layer_decay=0.75 if recipe.weights else 1.0)
     return recipe
+
+
+def settle_length(recipe: ClassifyRecipe, updates_per_epoch: int) -> ClassifyRecipe:
+    """The recipe with `epochs=0` replaced: as many as make about 1,500 updates, 500 from trained weights.
+
+    At least 30, so that every image is seen often; at most 200, since a handful of images has no more to teach.
+    """
+    if recipe.epochs:
+        return recipe
+    updates = 500 if recipe.weights else 1500
+    return replace(recipe, epochs=min(max(math.ceil(updates / updates_per_epoch), 30), 200))
 
 
 def start_from(model: nn.Module, weights: str, classes: Sequence[str], say: Callable[[str], None]) -> None:
