@@ -6,6 +6,7 @@ import shlex
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from rmt.benchmark.cases import Case, Options
 from rmt.benchmark.measure import measure_memory
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if memory_of is not None:
             return _memory_of(memory_of)
-        options = Options(**{key: tuple(value) if isinstance(value, list) else value for key, value in args.items()})
+        options = _options(args)
         typed = shlex.join(["python", "-m", "rmt.benchmark", *(sys.argv[1:] if argv is None else argv)])
         print(table(run_benchmark(options, output, command=typed)))
     except RMTError as error:
@@ -40,11 +41,16 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _options(values: dict[str, Any]) -> Options:
+    tuples: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    return Options(**tuples)
+
+
 def _memory_of(text: str) -> int:
     import torch
 
     case, options = json.loads(text)
-    options = Options(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
+    options = _options(options)
     if options.threads:
         torch.set_num_threads(options.threads)
     print(json.dumps(measure_memory(Case(**case), options)))

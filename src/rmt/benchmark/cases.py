@@ -70,7 +70,7 @@ def list_cases(options: Options, ours: frozenset[str]) -> list[Case]:
         for word in words:
             if word not in known:
                 raise RMTError(f"{word!r} is not one of {', '.join(known)}")
-    found = {}
+    found: dict[Case, None] = {}  # an ordered set
     for model, size, batch, dtype, mode, backend, tolerance, step in itertools.product(
         options.models,
         options.image_sizes,

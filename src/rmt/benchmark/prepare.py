@@ -45,7 +45,7 @@ def prepare(case: Case, options: Options) -> Callable[[], None]:
     x = torch.randn(case.batch, 3, case.image_size, case.image_size, generator=torch.Generator().manual_seed(0))
     dtype = TORCH_DTYPES.get(case.dtype, torch.float32)
     if not case.mode.startswith("deploy"):  # the deployed form has chosen its layout
-        model = model.to(memory_format=layout)  # type: ignore[call-overload]
+        model = model.to(memory_format=layout)
     model, x = model.to(device, dtype), x.to(device, dtype).contiguous(memory_format=layout)
     run = torch.compile(model, dynamic=False) if "compile" in case.mode else model
     labels = torch.arange(case.batch, device=device) % 1000
@@ -94,6 +94,7 @@ class PeakMemory:
     def __init__(self, device: str) -> None:
         self.cuda = device.startswith("cuda")
         self.bytes: int | None = None
+        self.before: int | None = None
 
     def __enter__(self) -> "PeakMemory":
         if self.cuda:
@@ -109,7 +110,7 @@ class PeakMemory:
     def __exit__(self, *exc) -> None:
         if self.cuda:
             torch.cuda.synchronize()
-            self.bytes = torch.cuda.max_memory_allocated() - self.before
+            self.bytes = torch.cuda.max_memory_allocated() - (self.before or 0)
         elif self.before is not None and (after := _resident("VmHWM")) is not None:
             self.bytes = max(0, after - self.before)
 

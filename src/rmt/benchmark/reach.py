@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from typing import Any
 
 from rmt.errors import RMTError
 from rmt.model import create_model
@@ -15,7 +16,7 @@ def reach_table(model_name: str, image_size: int, tolerances: list[float], sprea
     Args:
         spread: Δ, how far the logits of a query lie apart; 0 means equal logits.
     """
-    model = create_model(model_name, device="meta")
+    model: Any = create_model(model_name, device="meta")
     lines = [f"{model_name} at {image_size}², logits within {spread:g} of each other; tokens (pixels) to each side"]
     lines.append(f"{'stage':>5} {'head':>4} {'γ':>8}" + "".join(f"{t:>16g}" for t in tolerances))
     for i, (stage, info) in enumerate(zip(model.stages, model.feature_info, strict=True)):

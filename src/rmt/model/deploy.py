@@ -14,7 +14,7 @@ All of it is computed in float64 and rounded once. The training form stays the r
 """
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,7 @@ def deploy(model: Network, *, tolerance: float = 0.0, spread: float | None = Non
 
 
 def _fold_network(network: RMT, tolerance: float, spread: float | None) -> None:
+    stage: Any
     if isinstance(network.stem, nn.Sequential):
         _fold_batch_norms(network.stem)
     for stage in network.stages:
