@@ -10,7 +10,7 @@ import tyro
 from rmt.benchmark.cases import Options
 
 
-def run(options: Annotated[Options, tyro.conf.arg(name="")] = Options(), /, output: Path | None = None) -> None:  # noqa: B008
+def run(options: Annotated[Options, tyro.conf.arg(name="")] = Options(), output: Path | None = None) -> None:  # noqa: B008
     """Measure models × sizes × batches × dtypes × modes × backends × steps in interleaved rounds.
 
     Prints medians, spread, peak memory and the fraction of the machine's matrix peak; with --output, writes JSON and
