@@ -114,9 +114,7 @@ def test_rectangles_are_as_the_method_says():
         height, width = math.floor(math.sqrt(1 - share) * 7), math.floor(math.sqrt(1 - share) * 5)
         y, x = int(torch.randint(7, ())), int(torch.randint(5, ()))
         cells = {(i, j) for i in range(7) for j in range(5)}
-        inside = {
-            (i, j) for i, j in cells if 0 <= i - (y - height // 2) < height and 0 <= j - (x - width // 2) < width
-        }
+        inside = {(i, j) for i, j in cells if 0 <= i - (y - height // 2) < height and 0 <= j - (x - width // 2) < width}
         ours = {(i, j) for i, j in cells if rectangle.top <= i < rectangle.bottom}
         ours = {(i, j) for i, j in ours if rectangle.left <= j < rectangle.right}
         assert ours == inside

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol, TypedDict, runtime_checkable
+from typing import Any, Protocol, TypedDict, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -235,13 +235,14 @@ class _BatchMaker(Dataset):
         except RMTError as error:
             return _Failure(str(error))
         labels = torch.from_numpy(self.image_set.labels[kept])
-        return {
+        batch: Batch = {
             "image": images[: len(kept)],
             "label": labels,
             "index": torch.tensor(kept, dtype=torch.int64),
             "bad": bad,
-            **{key: torch.stack([extra[key] for extra in extras]) for key in (extras[0] if extras else ())},
         }
+        stacked = {key: torch.stack([extra[key] for extra in extras]) for key in (extras[0] if extras else ())}
+        return cast(Batch, {**batch, **stacked})
 
     def _load(
         self, epoch: int, position: int, sample: int, bad: list[tuple[str, str]]
