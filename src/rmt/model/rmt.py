@@ -60,7 +60,9 @@ class Head(nn.Module):
         if pool not in self.POOLS:
             raise ValueError(f"global_pool={pool!r} is not one of {self.POOLS}")
         self.pool = SelectAdaptivePool2d(pool_type=pool and f"fast{pool}", flatten=bool(pool))
-        self.fc: nn.Module = nn.Linear(self.num_features * self.pool.feat_mult(), num_classes) if num_classes else nn.Identity()
+        self.fc: nn.Module = (
+            nn.Linear(self.num_features * self.pool.feat_mult(), num_classes) if num_classes else nn.Identity()
+        )
 
     def prune(self, dim: int) -> None:
         """Leave the pooling alone, for features of `dim` channels."""

@@ -29,7 +29,7 @@ def quickstart() -> ClassifyRecipe:
         mixup=0.0,
         cutmix=0.0,
         crop_pct=1.0,
-        workers=0,
+        workers=1,
     )
 
 

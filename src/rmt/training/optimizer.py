@@ -32,6 +32,9 @@ def build_optimizer(model: torch.nn.Module, recipe: Recipe, lr: float) -> torch.
         lr=lr,
         weight_decay=recipe.weight_decay,
         layer_decay=recipe.layer_decay if recipe.layer_decay < 1 else None,
+        # One kernel over all tensors: a third of the time on a CPU (4.8 instead of 13.6 ms for rmt_pico's update). With
+        # fp16 it would undo the loss scaling by itself, which Lightning does not allow together with clipping.
+        fused=recipe.precision != "fp16",
     )
 
 
