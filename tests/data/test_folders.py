@@ -10,14 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_sets import picture, without_privileges
 
-from rmt.data import BadImage
+from rmt.data import BadImage, folders
 from rmt.data.folders import FolderSet
 from rmt.errors import RMTError
 
 Make = Callable[..., Path]
 
 
-def test_classes_and_files_come_sorted(make_folder: Make):
+def test_classes_and_files_come_sorted(make_folder: Make, monkeypatch: pytest.MonkeyPatch):
+    in_disk_order = folders._entries
+    in_no_order = lambda folder: sorted(in_disk_order(folder), key=lambda entry: entry.name, reverse=True)  # noqa: E731
+    monkeypatch.setattr(folders, "_entries", in_no_order)
     root = make_folder({"zebra": 2, "Ant": 3, "bee/inner": 1, "bee/deeper/still": 1})
     found = FolderSet(root)
     assert found.classes == ("Ant", "bee", "zebra")

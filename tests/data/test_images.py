@@ -32,6 +32,11 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+def with_png_chunk(data: bytes, kind: bytes, content: bytes) -> bytes:
+    """A PNG file with one more chunk behind its header."""
+    return data[:33] + png_chunk(kind, content) + data[33:]
+
+
 def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
 
@@ -122,8 +127,15 @@ def test_exif_rotation_is_applied(kind: str, orientation: int):
     assert np.abs(read.astype(int) - corners)[4:-4, 4:-4].mean() < 8
 
 
-def test_broken_exif_costs_the_rotation_only():
-    data = encode(picture(0), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff rubbish")
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(picture(0), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff rubbish"),
+        with_png_chunk(encode(picture(0), "PNG"), b"tEXt", b"Raw profile type exif\0\n\n\nno hex"),
+    ],
+    ids=["JPEG", "PNG"],
+)
+def test_broken_exif_costs_the_rotation_only(data: bytes):
     assert read_image(data).size == (12, 10)
 
 

@@ -117,8 +117,9 @@ def test_resuming_gives_the_rest(workers: int):
         second.set_epoch(3)  # as a trainer does at the start of every epoch
         assert len(second) == 7
         assert same(seen + list(second), batches)
+        assert same(list(second), batches)  # once resumed, an epoch shown again is whole
         second.set_epoch(4)
-        assert len(list(second)) == 7
+        assert not same(list(second), batches)
         first.close()
         second.close()
 
@@ -135,6 +136,19 @@ def test_an_epoch_broken_off_starts_again():
     whole = list(one)
     next(iter(one))
     assert same(list(one), whole)
+    one.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_second_iteration_ends_the_first(workers: int):
+    one = loader(workers=workers)
+    first = iter(one)
+    next(first)
+    second = iter(one)
+    next(second)
+    with pytest.raises(RuntimeError, match="another iteration"):
+        next(first)
+    assert len(list(second)) == 6
     one.close()
 
 
@@ -215,6 +229,15 @@ def test_a_bad_image_is_replaced_in_training(workers: int):
     one.close()
 
 
+def test_replacements_are_spread_over_the_good_images():
+    batches = list(loader(60, broken=tuple(range(0, 60, 2))))
+    shown = torch.cat([batch["index"] for batch in batches])
+    assert len(shown) == 60
+    replacements = shown.bincount(minlength=60)[1::2] - 1  # the good ones are shown once of right
+    assert replacements.sum() == 30
+    assert replacements.max() <= 8
+
+
 def test_a_bad_image_is_left_out_of_an_evaluation():
     batches = list(loader(20, broken=(0, 8, 9, 10, 11, 12, 13, 14, 15), shuffle=False))
     assert [batch["index"].tolist() for batch in batches] == [list(range(1, 8)), [], list(range(16, 20))]
@@ -255,9 +278,13 @@ def test_workers_outlive_stop_signals_and_end_with_close():
     subprocess.run(f"kill -TERM {pids}; kill -INT {pids}", shell=True, check=True)  # from another process
     seen += batches
     assert len(seen) == 50
+    batches = iter(one)
+    next(batches)
     one.close()
     for worker in mine:
         assert worker.exitcode == 0
+    with pytest.raises(RuntimeError, match="it was closed"):
+        next(batches)
     assert len(list(one)) == 50  # with new workers
     for worker in set(multiprocessing.active_children()) - others:
         worker.terminate()  # as Python does at exit

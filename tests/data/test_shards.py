@@ -101,7 +101,7 @@ def test_missing_shards_are_named(write: Callable[..., list[Path]]):
         complete([shards[0], shards[1], shards[3]])
 
 
-def test_mistakes_get_one_line(write: Callable[..., list[Path]], tmp_path: Path):
+def test_mistakes_get_one_line(write: Callable[..., list[Path]], tmp_path: Path, caplog: pytest.LogCaptureFixture):
     whole = write(300, folder="whole")[0]
     data = whole.read_bytes()
 
@@ -132,6 +132,7 @@ def test_mistakes_get_one_line(write: Callable[..., list[Path]], tmp_path: Path)
         assert line.strip() in str(caught.value)
         assert str(shards[0].parent) in str(caught.value)
         assert "\n" not in str(caught.value)
+    assert caplog.records == []  # nor does `datasets` say it once more
 
     pq.write_table(pa.table({"img": [1], "label": [0]}), tmp_path / "columns.parquet")
     with pytest.raises(RMTError, match="no column image; it has img, label"):

@@ -79,6 +79,15 @@ def test_every_training_argument_takes_effect(change: dict):
     assert not torch.equal(drawn(train_transform(32, **STILL | change), image), plain)
 
 
+def test_randaugment_fills_with_the_mean():
+    white = Image.new("RGB", (40, 40), "white")
+    for mean, colour in (((0.0, 0.0, 0.0), 0.0), ((0.2, 0.2, 0.2), 51 / 255)):
+        options = {"auto_augment": "rand-m10-n1-p1", "mean": mean, "std": (1.0, 1.0, 1.0)}
+        made = drawn(train_transform(32, **STILL | options), white, draws=40) + mean[0]
+        corners = made[:, 0, 0, 0][(made[:, 0].amin((1, 2)) < made[:, 0].amax((1, 2)))]  # of those that moved
+        assert torch.isclose(corners.min(), torch.tensor(colour), atol=1e-4)
+
+
 def test_erase_mode_takes_effect():
     flat = Image.new("RGB", (32, 32))
     const, pixel = (
@@ -107,12 +116,18 @@ def test_small_images_are_padded_not_enlarged():
     assert {top for top, _ in places} == {left for _, left in places} == set(range(5))
 
 
-def test_a_strip_does_not_explode():
-    strip = Image.new("RGB", (1, 3_000_000))
+def test_a_strip_does_not_explode(monkeypatch: pytest.MonkeyPatch):
+    strip = Image.new("RGB", (1, 100_000))
     assert LimitAspect()(strip).size == (1, MAX_ASPECT)
+    assert LimitAspect()(strip.transpose(Image.Transpose.ROTATE_90)).size == (MAX_ASPECT, 1)
+    made = []
+    resize, new = Image.Image.resize, Image.new
+    monkeypatch.setattr(Image.Image, "resize", lambda self, size, *rest: made.append(size) or resize(self, size, *rest))
+    monkeypatch.setattr(Image, "new", lambda mode, size, *rest: made.append(size) or new(mode, size, *rest))
     for transform in (eval_transform(64, pad_to=32), train_transform(64, pad_to=32)):
         assert transform(strip).shape == (3, 64, 64)
-        assert transform(strip.transpose(Image.Transpose.ROTATE_90)).shape == (3, 64, 64)
+    assert made
+    assert max(width * height for width, height in made) < 1_000_000
 
 
 def test_the_middle_of_a_strip_is_kept():

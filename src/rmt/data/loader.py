@@ -67,8 +67,8 @@ class ImageLoader:
     every sample exactly once, in order; one that cannot be read is left out, and a batch may be short or empty. Either
     way it is reported in the batch's `bad`.
 
-    `workers` processes make the batches (0: this process) and stay for the next epoch, until `close()`. Iterate over
-    one loader at a time: a second iterator takes the workers from the first. With `workers=0` the global random
+    `workers` processes make the batches (0: this process) and stay for the next epoch, until `close()`. One iteration
+    at a time: a second one ends the first. With `workers=0` the global random
     states of Python, numpy and torch are as before after each batch.
 
     Raises `RMTError` when a worker dies, and when `MAX_REPLACEMENTS` images in a row cannot be read.
@@ -102,6 +102,7 @@ class ImageLoader:
         )
         self.epoch = 0
         self.batches = 0  # handed out in this epoch
+        self._turn = 0  # counts iterations
         self._start = 0  # where the next iteration starts; not 0 only after load_state_dict
         self._orders = _Orders(self.plan)
         self._pool = DataLoader(
@@ -148,10 +149,13 @@ class ImageLoader:
         self._orders.choose(self.epoch, start)
         with _child_signal_kept():
             made = iter(self._pool)
-        return self._hand_out(made)
+        self._turn += 1
+        return self._hand_out(made, self._turn)
 
-    def _hand_out(self, made: Iterator[Any]) -> Iterator[Batch]:
+    def _hand_out(self, made: Iterator[Any], turn: int) -> Iterator[Batch]:
         while True:
+            if turn != self._turn:  # else it would end early, or take the other one's batches
+                raise RuntimeError("another iteration over this loader has begun, or it was closed")
             try:
                 batch = next(made)
             except StopIteration:
@@ -171,6 +175,7 @@ class ImageLoader:
         """End the worker processes, and whatever iteration is under way. A later iteration starts new ones."""
         # DataLoader has no public way to end persistent workers; dropping `_iterator` alone leaves them to whoever
         # still refers to it, such as a traceback.
+        self._turn += 1
         made, self._pool._iterator = self._pool._iterator, None
         if made is not None:
             made._shutdown_workers()  # type: ignore[attr-defined]
