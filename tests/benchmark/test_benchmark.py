@@ -43,13 +43,13 @@ def test_a_run_records_what_it_measured(tmp_path):
     assert json.loads(path.read_text()) == json.loads(json.dumps(content))
     assert {"torch", "timm", "threads", "tf32", "cpu"} <= content["machine"].keys()
     assert content["command"] == "typed"
-    assert len(content["results"]) == 2 * 3  # eager forward, deploy forward, eager train; peers' deploy is their eager
+    assert len(content["results"]) == 3 + 2  # eager and deployed forward, eager training; a peer has no deployed form
     ours = content["results"][0]
     assert ours["parameters"] > 9e5
-    assert ours["macs"] > 1e7
+    assert ours["macs"] > 5e6
     assert ours["images_per_second"] == pytest.approx(2 / ours["seconds"]["median"])
     assert 0 < ours["fraction_of_matrix_peak"] < 1
-    assert len(table(content).splitlines()) == 7
+    assert len(table(content).splitlines()) == 6
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's high-water mark")
@@ -79,12 +79,9 @@ def test_it_needs_torch_timm_and_numpy_alone():
     """Every other package that our commands use is made unimportable."""
     code = """
 import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"lightning", "tyro", "datasets", "torchmetrics", "matplotlib", "tensorboard",
-                                  "pyarrow", "rich", "scipy", "pandas", "sklearn", "faster_coco_eval"}:
-            raise ImportError(f"blocked: {name}")
-sys.meta_path.insert(0, Blocked())
+for name in ("lightning", "tyro", "datasets", "torchmetrics", "matplotlib", "tensorboard", "pyarrow", "rich", "scipy",
+             "pandas", "sklearn", "faster_coco_eval"):
+    sys.modules[name] = None  # as if it were not installed
 from rmt.benchmark.__main__ import main
 sys.exit(main(["--models", "rmt_pico", "--image-sizes", "32", "--batches", "1", "--rounds", "1", "--seconds", "0.01",
                "--no-memory", "--modes", "deploy"]))
