@@ -67,6 +67,10 @@ def _open(part: _Part | None) -> ImageSet:
 
 def _parts(data: str, needs_train: bool = True) -> dict[str, _Part]:
     """Where the splits of `data` lie: `train` and, if the data have one, `val`."""
+    if not data:  # Path("") would be the folder we happen to be in
+        raise RMTError("no data given; name an image folder, a folder of parquet shards, or sample")
+    if "://" in data:
+        raise RMTError(f"{data}: addresses cannot be read; copy the data to a folder and name that")
     root = SAMPLE if data == "sample" else Path(data).expanduser()
     parts = _shard_parts(root) or _folder_parts(root)
     if needs_train and "train" not in parts:
