@@ -9,6 +9,7 @@ from runs import assert_same_run, finished_run, photos, rows, tiny_recipe, weigh
 import rmt
 from rmt.model import read_metadata
 from rmt.recipes import from_dict
+from rmt.tasks.classify import ClassifyTask
 from rmt.training.checkpoint_io import read_state
 
 
@@ -97,6 +98,26 @@ def test_the_test_images_are_read_once_at_the_end(tmp_path, monkeypatch):
     test = [place for place, name in enumerate(read) if "/val/" in name]
     assert len(test) == 12
     assert test == list(range(len(read) - 12, len(read)))
+
+
+def test_the_averaged_weights_follow_every_update(tmp_path, monkeypatch):
+    monkeypatch.setattr("rmt.tasks.pictures.draw_report", lambda *args: None)
+    name, after = "head.fc.weight", []
+    step = ClassifyTask.optimizer_step
+
+    def recording(self, *args, **kwargs):
+        if not after:
+            after.append(self.model.get_parameter(name).detach().clone())  # before the first update
+        step(self, *args, **kwargs)
+        after.append(self.model.get_parameter(name).detach().clone())
+
+    monkeypatch.setattr(ClassifyTask, "optimizer_step", recording)
+    result = rmt.train(tiny_recipe(output=str(tmp_path)))
+    average = after[0]
+    for weight in after[1:]:
+        average = 0.8 * average + 0.2 * weight
+    assert len(after) == 1 + 9
+    torch.testing.assert_close(weights(result.folder)[f"last-ema/{name}"], average)
 
 
 def test_early_stopping_ends_the_run(tmp_path):
