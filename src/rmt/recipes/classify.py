@@ -41,8 +41,9 @@ def finetune() -> ClassifyRecipe:
     CPU. A new set of classes gets a new classifier. Epochs, learning rate and its decay by layer are chosen to suit:
     about 500 updates with weights, 1,500 without, and never fewer than 30 epochs.
 
-    Cost: depends on the photos; 300 at 32² from the quickstart's weights are about 2 s per epoch on a CPU. Accuracy: not
-    stated; from scratch, count on hundreds of photos per class. A warning with numbers comes when it stays at chance.
+    Cost: depends on the photos; 300 at 32² from the quickstart's weights are about 2 s per epoch on a CPU. Accuracy:
+    not stated; from scratch, count on hundreds of photos per class. A warning with numbers comes when it stays at
+    chance.
     Command: rmt train finetune --data FOLDER [--weights FILE]
     """
     return ClassifyRecipe(

@@ -42,7 +42,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> 
 def _choose(q: Tensor, form: Form, needs_grad: bool) -> str:
     """`native` wherever it can serve; else `plain` while its scores fit into memory easily; else `blockwise`.
 
-    `sdpa` and `flex` have been checked, not timed (docs/speed.md); CUDA devices get `plain` until someone measures there.
+    `sdpa` and `flex` have been checked, not timed (docs/speed.md); CUDA gets `plain` until someone measures there.
     """
     if native.unusable(q, form, needs_grad) is None:
         return "native"
