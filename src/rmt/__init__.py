@@ -7,13 +7,14 @@ from rmt._version import __version__
 from rmt.errors import RMTError
 
 if TYPE_CHECKING:
-    from rmt.heads import segmenter
+    from rmt.heads import detector, segmenter
     from rmt.model import create_model, deploy, list_models, load_checkpoint, load_official, save_checkpoint
     from rmt.tasks import load, train
 
 _WHERE = {
     "create_model": "rmt.model",
     "deploy": "rmt.model",
+    "detector": "rmt.heads",
     "list_models": "rmt.model",
     "load_checkpoint": "rmt.model",
     "load_official": "rmt.model",
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "create_model",
     "deploy",
+    "detector",
     "list_models",
     "load",
     "load_checkpoint",

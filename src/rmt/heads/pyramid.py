@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
@@ -21,16 +21,26 @@ class Pyramid(nn.Module):
     Args:
         backbone: a network of ours; its classifier is dropped.
         first: the first stage to return; RetinaNet begins with the second (1).
+        freeze_bn: in training too, let the backbone's BatchNorms use and keep the statistics they have.
     """
 
-    def __init__(self, backbone: RMT, first: int = 0) -> None:
+    def __init__(self, backbone: RMT, first: int = 0, freeze_bn: bool = False) -> None:
         super().__init__()
+        self.freeze_bn = freeze_bn
         backbone.prune_intermediate_layers([len(backbone.stages) - 1])
         self.backbone = backbone
         self.indices = list(range(first, len(backbone.stages)))
         self.channels = [backbone.feature_info[i]["num_chs"] for i in self.indices]
         self.strides = [backbone.feature_info[i]["reduction"] for i in self.indices]
         self.norms = nn.ModuleList(LayerNorm2d(channels, eps=1e-5) for channels in self.channels)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.freeze_bn:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):  # the synchronised ones are among them
+                    module.eval()
+        return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.backbone.forward_intermediates(x, indices=self.indices, intermediates_only=True)
@@ -61,7 +71,12 @@ class Pyramid(nn.Module):
 
 
 def build_pyramid(
-    backbone: str | RMT, *, drop_path_rate: float | None = None, first: int = 0, **kwargs: Any
+    backbone: str | RMT,
+    *,
+    drop_path_rate: float | None = None,
+    first: int = 0,
+    freeze_bn: bool = False,
+    **kwargs: Any,
 ) -> Pyramid:
     """A pyramid over a network given by name (with `kwargs` for it) or as such."""
     if isinstance(backbone, str):
@@ -70,4 +85,4 @@ def build_pyramid(
         backbone = create_model(backbone, **kwargs)
     if len(backbone.stages) != 4:
         raise RMTError(f"a pyramid needs a network of four stages, this one has {len(backbone.stages)}")
-    return Pyramid(backbone, first)
+    return Pyramid(backbone, first, freeze_bn)

@@ -1,0 +1,132 @@
+"""RetinaNet, Mask R-CNN and Cascade Mask R-CNN: the parts put together, with torchvision's two meta-architectures."""
+
+from typing import Any
+
+import torchvision.models.detection as tv
+from torch import Tensor
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from rmt.errors import RMTError
+from rmt.heads.detection.anchors import Anchors, BoxMatcher
+from rmt.heads.detection.batching import Batching
+from rmt.heads.detection.box_head import BoxHead
+from rmt.heads.detection.fpn import FPN, ConvLevels
+from rmt.heads.detection.masks import MaskHead
+from rmt.heads.detection.options import MaskRCNNOptions, RetinaNetOptions
+from rmt.heads.detection.retina_head import RetinaHead
+from rmt.heads.detection.roi_heads import RoIHeads
+from rmt.heads.detection.roi_pool import RoIPool
+from rmt.heads.detection.rpn import RPN
+from rmt.heads.pyramid import Pyramid
+
+ROI_LEVELS = 4  # boxes are pooled from P2 … P5; P6 is for proposals
+
+
+class RetinaNet(tv.RetinaNet):
+    """torchvision's RetinaNet with our pyramid, head, matching and batching. See `rmt.detector` for the interface."""
+
+    def __init__(self, pyramid: Pyramid, num_classes: int, options: RetinaNetOptions) -> None:
+        o = options
+        extra = ConvLevels(pyramid.channels[-1], o.fpn_channels, source=o.p6_source, relu=o.p6_relu)
+        backbone = FPN(pyramid, o.fpn_channels, extra, extra_levels=2)
+        scales = [o.octave_base * 2 ** (i / o.octave_scales) for i in range(o.octave_scales)]
+        anchors = Anchors(scales, o.anchor_ratios, backbone.strides, rounded=o.round_anchors)
+        num_anchors = anchors.num_anchors_per_location()[0]
+        super().__init__(
+            backbone,
+            num_classes,
+            anchor_generator=anchors,
+            head=RetinaHead(o.fpn_channels, num_anchors, num_classes, convs=o.convs, normalise_by=o.normalise_by),
+            proposal_matcher=BoxMatcher(0.5, 0.4, low_quality=0.0),
+            score_thresh=o.score_threshold,
+            nms_thresh=o.nms_threshold,
+            detections_per_img=o.detections,
+            topk_candidates=o.candidates,
+        )
+        self.transform = Batching(o.image_mean, o.image_std, o.size_divisor, num_classes)
+        self.num_classes = num_classes
+        self.options = options
+
+    @property
+    def pyramid(self) -> Pyramid:
+        return self.backbone.pyramid
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
+        return super().forward(images, _needed(targets, self.training))
+
+
+class MaskRCNN(GeneralizedRCNN):
+    """Mask R-CNN, or by its options Cascade Mask R-CNN, or either without masks. See `rmt.detector`."""
+
+    def __init__(self, pyramid: Pyramid, num_classes: int, options: MaskRCNNOptions) -> None:
+        o = options
+        if not len(o.stages) == len(o.stage_weights) == len(o.box_stds) > 0:
+            raise RMTError("stages, stage_weights and box_stds must be of one length, at least 1")
+        backbone = FPN(pyramid, o.fpn_channels, LastLevelMaxPool(), extra_levels=1)
+        anchors = Anchors(o.anchor_scales, o.anchor_ratios, backbone.strides, rounded=o.round_anchors)
+        rpn = RPN(
+            o.fpn_channels,
+            anchors,
+            pre_nms=o.pre_nms,
+            post_nms=o.post_nms,
+            nms_threshold=o.rpn_nms_threshold,
+            batch=o.rpn_batch,
+            beta=o.rpn_beta,
+        )
+        transform = Batching(o.image_mean, o.image_std, o.size_divisor, num_classes, o.mask_threshold)
+        super().__init__(backbone, rpn, _roi_heads(backbone.strides[:ROI_LEVELS], num_classes, o), transform)
+        self.num_classes = num_classes
+        self.options = options
+
+    @property
+    def pyramid(self) -> Pyramid:
+        return self.backbone.pyramid
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
+        return super().forward(images, _needed(targets, self.training))
+
+
+def _needed(targets: list[dict[str, Tensor]] | None, training: bool) -> list[dict[str, Tensor]] | None:
+    if training and targets is None:
+        raise RMTError("a detector in training mode needs targets; call .eval() for detections")
+    return targets if training else None
+
+
+def _roi_heads(strides: list[int], num_classes: int, o: MaskRCNNOptions) -> RoIHeads:
+    size, mask_size = 7, 14
+
+    def pool(side: int) -> RoIPool:
+        return RoIPool(side, strides, aligned=o.aligned, sampling_ratio=o.sampling_ratio)
+
+    box_heads = [
+        BoxHead(
+            o.fpn_channels,
+            num_classes,
+            size=size,
+            convs=o.box_convs,
+            conv_width=o.box_conv_width,
+            fcs=o.box_fcs,
+            fc_width=o.box_fc_width,
+            stds=stds,
+            box_loss=o.box_loss,
+            box_weight=o.box_weight,
+        )
+        for stds in o.box_stds
+    ]
+    mask_heads = [MaskHead(o.fpn_channels, num_classes, o.mask_convs, o.mask_width) for _ in box_heads]
+    return RoIHeads(
+        pool(size),
+        box_heads,
+        pool(mask_size) if o.masks else None,
+        mask_heads if o.masks else [],
+        thresholds=o.stages,
+        weights=o.stage_weights,
+        low_quality=o.low_quality,
+        batch=o.rois_per_image,
+        positive_fraction=o.positive_fraction,
+        score_average=o.score_average,
+        score_threshold=o.score_threshold,
+        nms_threshold=o.nms_threshold,
+        detections=o.detections,
+    )
