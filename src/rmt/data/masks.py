@@ -1,0 +1,95 @@
+"""Masks as COCO writes them, polygons or run lengths, to pixels and back; by the evaluator's own mask code."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rmt.errors import RMTError
+
+
+def api() -> Any:
+    """faster-coco-eval's mask functions. Raises `RMTError` when the package is missing."""
+    try:
+        from faster_coco_eval.core import mask
+    except ModuleNotFoundError:
+        raise RMTError("masks need the package faster-coco-eval: pip install 'rmt-vision[detect]'") from None
+    return mask
+
+
+def mask_box(shape: Any, height: int, width: int) -> tuple[float, float, float, float] | None:
+    """(left, top, right, bottom) around a segmentation; None for one that is not well-formed or of another image size.
+
+    An RLE without a single pixel gives an empty box.
+    """
+    if isinstance(shape, list):
+        whole = [isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in shape]
+        if not all(whole) or not all(isinstance(v, int | float) and math.isfinite(v) for p in shape for v in p):
+            return None
+        xs, ys = [p[0::2] for p in shape], [p[1::2] for p in shape]
+        return min(map(min, xs)), min(map(min, ys)), max(map(max, xs)), max(map(max, ys))
+    rle = _rle(shape, height, width)
+    if rle is None:
+        return None
+    left, top, across, down = map(float, api().toBbox([rle])[0])
+    return left, top, left + across, top + down
+
+
+def _rle(shape: Any, height: int, width: int) -> dict[str, Any] | None:
+    """A run-length segmentation in compressed form; None when it is broken or of another size."""
+    if not isinstance(shape, dict) or list(shape.get("size", ())) != [height, width]:
+        return None
+    counts = shape.get("counts")
+    if isinstance(counts, list):
+        if not all(isinstance(run, int) and run >= 0 for run in counts) or sum(counts) != height * width:
+            return None
+        return api().frPyObjects([shape], height, width)[0]
+    if isinstance(counts, str | bytes) and _pixels(counts) == height * width:
+        return {"size": [height, width], "counts": counts}
+    return None
+
+
+def _pixels(counts: str | bytes) -> int:
+    """How many pixels a compressed RLE covers, both values together: broken ones must not reach the decoder in C++.
+
+    COCO's code: numbers in groups of five bits, lowest first, bit 5 set where more follow, bit 4 of the last group the
+    sign; from the fourth run on each is the difference to the run two before.
+    """
+    data = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
+    runs: list[int] = []
+    value = shift = 0
+    for byte in data:
+        group = byte - 48
+        if not 0 <= group < 64 or shift > 30:
+            return -1
+        value |= (group & 31) << shift
+        shift += 5
+        if group & 32:
+            continue
+        if group & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        if runs[-1] < 0:
+            return -1
+        value = shift = 0
+    return sum(runs) if not shift else -1
+
+
+def decode(shape: Any, height: int, width: int) -> np.ndarray:
+    """A segmentation as (height, width) uint8, 1 inside. Polygons of one object are united."""
+    mask = api()
+    rle = mask.merge(mask.frPyObjects(shape, height, width)) if isinstance(shape, list) else _rle(shape, height, width)
+    return np.ascontiguousarray(mask.decode([rle])[..., 0])
+
+
+def encode(masks: np.ndarray) -> list[dict[str, Any]]:
+    """(n, height, width) bool to n compressed RLEs as COCO's results hold them: {"size": [h, w], "counts": text}."""
+    if not len(masks):
+        return []
+    found: Sequence[dict] = api().encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
+    return [{"size": list(rle["size"]), "counts": _text(rle["counts"])} for rle in found]
+
+
+def _text(counts: str | bytes) -> str:
+    return counts.decode("ascii") if isinstance(counts, bytes) else counts
