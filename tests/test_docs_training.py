@@ -13,7 +13,7 @@ from rmt.commands import shard, token_labels
 from rmt.commands.recipe_choice import choose_recipe
 from rmt.data.label_maps import About
 from rmt.recipes import IMAGENET, RECIPES, Recipe
-from rmt.tasks.settle import refuse_problems
+from rmt.tasks.run import refuse_problems
 
 PAGE = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)

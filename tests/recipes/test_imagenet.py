@@ -8,8 +8,8 @@ from pictures import make_folder
 
 from rmt.model import MAX_DROP_PATH, create_model
 from rmt.recipes import IMAGENET
-from rmt.tasks.classify import ClassifyTask
-from rmt.tasks.classify_data import ClassifyData
+from rmt.tasks.classify.data import ClassifyData
+from rmt.tasks.classify.module import ClassifyTask
 from rmt.training.optimizer import CosineSchedule, build_optimizer, peak_lr
 
 #: METHOD 5's text for every row of the table

@@ -11,9 +11,9 @@ from runs import finished_run, photos, tiny_recipe
 
 import rmt
 from rmt.recipes import ClassifyRecipe
-from rmt.tasks.classify import ClassifyTask
-from rmt.tasks.classify_data import ClassifyData, class_weights
-from rmt.tasks.settle import settle, start_from
+from rmt.tasks.classify.data import ClassifyData, class_weights
+from rmt.tasks.classify.module import ClassifyTask
+from rmt.tasks.classify.settle import settle, start_from
 from rmt.training.machine import build_trainer, choose_device
 from rmt.training.optimizer import CosineSchedule, peak_lr
 from rmt.training.randomness import seed_everything
@@ -81,7 +81,9 @@ def observe(recipe: ClassifyRecipe) -> dict[str, Any]:
         start_from(network, recipe.weights, data.classes, say=lambda line: None)
     weights = class_weights(np.array([0, 0, 0, 1, 2]), 3) if recipe.class_weights else None
     task = ClassifyTask(network, recipe, data, lr=peak_lr(recipe), class_weights=weights)
-    trainer = build_trainer(recipe, batches_per_epoch=data.batches_per_epoch, callbacks=[], folder=None)
+    trainer = build_trainer(
+        recipe, epochs=task.epochs, batches_per_epoch=data.batches_per_epoch, callbacks=[], folder=None
+    )
     task.trainer = trainer
     optimizer = task.configure_optimizers()["optimizer"]
     schedule = CosineSchedule(optimizer, recipe, data.batches_per_epoch // recipe.accumulate)

@@ -8,15 +8,15 @@ from runs import finished_run, tiny_recipe
 
 import rmt
 from rmt.recipes import finetune
-from rmt.tasks.chance import Guess
-from rmt.tasks.settle import settle, settle_length
+from rmt.tasks.classify.chance import Guess
+from rmt.tasks.classify.settle import settle, settle_length
 
 LEARNING = dict(epochs=8, lr=1e-2, accumulate=1, mixup=0.0, cutmix=0.0, random_erasing=0.0, randaugment="")
 
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
-    monkeypatch.setattr("rmt.tasks.pictures.draw_report", lambda *args: None)
+    monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
 
 
 def test_colours_are_learned_from_scratch(tmp_path):
@@ -78,7 +78,7 @@ def test_as_many_classes_but_others_get_a_new_head_too(tmp_path, capsys):
 
 
 def test_weights_of_another_network_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("rmt.tasks.run.create_model", rmt.create_model)
+    monkeypatch.setattr("rmt.tasks.classify.prepare.create_model", rmt.create_model)
     with pytest.raises(rmt.RMTError) as refused:
         rmt.train(tiny_recipe(output=str(tmp_path), weights=str(finished_run()), model="rmt_tiny"))
     assert "\n" not in str(refused.value)

@@ -16,7 +16,8 @@ from runs import assert_same_run, finished_run, tiny_recipe
 
 import rmt
 from rmt.tasks import TrainingStopped, resume
-from rmt.tasks.classify import ClassifyTask
+from rmt.tasks.classify.module import ClassifyTask
+from rmt.tasks.classify.task import Classification
 from rmt.training.checkpoint_io import AtomicCheckpointIO, previous, read_state
 
 EACH_UPDATE = 1e-9  # checkpoint_minutes: save after every update
@@ -25,7 +26,7 @@ EACH_UPDATE = 1e-9  # checkpoint_minutes: save after every update
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
     finished_run()
-    monkeypatch.setattr("rmt.tasks.pictures.draw_report", lambda *args: None)
+    monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
 
 
 class Killed(BaseException):
@@ -106,7 +107,7 @@ def test_killed_again_and_again(tmp_path, monkeypatch):
 
 def test_after_the_last_epoch_only_the_judging_is_left(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("rmt.tasks.run.finish", lambda *args, **kwargs: (_ for _ in ()).throw(Killed()))
+        patch.setattr(Classification, "finish", lambda *args: (_ for _ in ()).throw(Killed()))
         run_until_killed(tiny_recipe(output=str(tmp_path)))
     resume(tmp_path)
     assert_same_run(tmp_path, finished_run())
@@ -213,7 +214,7 @@ def kill_at_random_moments(folder, moments):
     values = {k: v for k, v in recipe.as_dict().items() if k != "task"}
     code = (
         "import sys, torch; torch.set_num_threads(int(sys.argv[1])); sys.path.insert(0, sys.argv[2])\n"
-        "import os, rmt, rmt.tasks, rmt.tasks.pictures as p, runs\n"
+        "import os, rmt, rmt.tasks, rmt.tasks.classify.pictures as p, runs\n"
         "p.draw_report = lambda *a: None; runs.shrink_networks()\n"
         "print('ready', flush=True)\n"
         f"recipe = rmt.recipes.ClassifyRecipe(**{values!r})\n"

@@ -14,8 +14,8 @@ from rmt.data.folders import FolderSet
 from rmt.data.label_maps import INDEX, About, fingerprint, write_shard
 from rmt.errors import RMTError
 from rmt.recipes import ClassifyRecipe
-from rmt.tasks.classify_data import ClassifyData
-from rmt.tasks.token_labelling import TokenLabelTask
+from rmt.tasks.classify.data import ClassifyData
+from rmt.tasks.classify.token_labelling import TokenLabelTask
 from rmt.training.optimizer import CosineSchedule, build_optimizer
 from rmt.training.token_targets import Rectangle, dense_maps, pool_maps
 

@@ -9,7 +9,7 @@ from runs import assert_same_run, finished_run, photos, rows, tiny_recipe, weigh
 import rmt
 from rmt.model import read_metadata
 from rmt.recipes import from_dict
-from rmt.tasks.classify import ClassifyTask
+from rmt.tasks.classify.module import ClassifyTask
 from rmt.training.checkpoint_io import read_state
 
 
@@ -93,7 +93,7 @@ def test_the_test_images_are_read_once_at_the_end(tmp_path, monkeypatch):
         return load(self, index)
 
     monkeypatch.setattr(FolderSet, "load", spy)
-    monkeypatch.setattr("rmt.tasks.pictures.draw_report", lambda *args: None)
+    monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
     rmt.train(tiny_recipe(output=str(tmp_path), selection=6.0))
     test = [place for place, name in enumerate(read) if "/val/" in name]
     assert len(test) == 12
@@ -101,7 +101,7 @@ def test_the_test_images_are_read_once_at_the_end(tmp_path, monkeypatch):
 
 
 def test_the_averaged_weights_follow_every_update(tmp_path, monkeypatch):
-    monkeypatch.setattr("rmt.tasks.pictures.draw_report", lambda *args: None)
+    monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
     name, after = "head.fc.weight", []
     step = ClassifyTask.optimizer_step
 

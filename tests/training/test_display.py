@@ -4,6 +4,9 @@ import pytest
 from rich.console import Console
 
 from rmt.training.display import Display, duration
+from rmt.training.measure import Measure
+
+MEASURE = Measure(columns=("loss", "top1"), best="top1", label="top-1")
 
 
 @pytest.mark.parametrize(
@@ -16,7 +19,9 @@ def test_durations(seconds, text):
 
 def show(terminal):
     stream = io.StringIO()
-    display = Display(epochs=2, steps=4, console=Console(file=stream, force_terminal=terminal, width=150))
+    display = Display(
+        epochs=2, steps=4, measure=MEASURE, console=Console(file=stream, force_terminal=terminal, width=150)
+    )
     display.start()
     for batch in range(4):
         display.step(0, batch, loss=1.2345, lr=1e-3, images_per_s=1234.0)
@@ -42,7 +47,18 @@ def test_a_log_file_gets_the_table_and_no_bar():
 
 
 def test_time_left_counts_from_where_a_resumed_run_began():
-    display = Display(epochs=2, steps=4, done=6, console=Console(file=io.StringIO()))
+    display = Display(epochs=2, steps=4, measure=MEASURE, done=6, console=Console(file=io.StringIO()))
     assert display.time_left() == 0
     display.step(1, 2, 1.0, 1e-3, 1.0)
     assert 0 <= display.time_left() < 1
+
+
+def test_a_run_by_iterations_is_counted_in_them():
+    stream = io.StringIO()
+    display = Display(4, 500, MEASURE, iterations=2000, console=Console(file=stream, width=150))
+    display.start()
+    display.epoch(3, 1.2, {"raw": {"top1": 50.0}}, 1e-3, 10.0, 65, best=False)
+    header, line = stream.getvalue().splitlines()
+    assert header.split()[0] == "iteration"
+    assert line.split()[:3] == ["1,500/2,000", "1.2000", "–"]
+    assert len(header) == len(line)

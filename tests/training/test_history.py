@@ -3,7 +3,8 @@ import csv
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rmt.training.history import COLUMNS, History
+from rmt.training.history import History, columns
+from rmt.training.measure import Measure
 
 
 def read(path):
@@ -11,11 +12,14 @@ def read(path):
         return list(csv.DictReader(file))
 
 
+MEASURE = Measure(columns=("loss", "top1"), best="top1", label="top-1")
+
+
 def test_rows_are_on_the_disk_at_once_and_events_beside_them(tmp_path):
-    history = History(tmp_path / "metrics.csv")
+    history = History(tmp_path / "metrics.csv", MEASURE)
     history.add("step", 2, epoch=1, train_loss=0.1 + 0.2)
     (row,) = read(history.path)
-    assert list(row) == list(COLUMNS)
+    assert list(row) == list(columns(MEASURE))
     assert float(row["train_loss"]) == 0.1 + 0.2
     assert row["val_top1"] == ""
     history.close()
@@ -24,13 +28,13 @@ def test_rows_are_on_the_disk_at_once_and_events_beside_them(tmp_path):
 
 
 def test_a_resumed_run_cuts_the_rows_after_its_state(tmp_path):
-    history = History(tmp_path / "metrics.csv")
+    history = History(tmp_path / "metrics.csv", MEASURE)
     for step in (1, 2, 3):
         history.add("step", step, train_loss=float(step))
     history.close()
     with open(history.path, "a") as file:
         file.write("step,4,1,0.")  # killed while writing
-    again = History(history.path, up_to_step=2)
+    again = History(history.path, MEASURE, up_to_step=2)
     again.add("step", 3, train_loss=30.0)
     again.close()
     assert [(row["step"], row["train_loss"]) for row in read(history.path)] == [
@@ -43,7 +47,7 @@ def test_a_resumed_run_cuts_the_rows_after_its_state(tmp_path):
 
 
 def test_columns_leave_blanks_out(tmp_path):
-    history = History(tmp_path / "metrics.csv")
+    history = History(tmp_path / "metrics.csv", MEASURE)
     history.add("step", 1, train_loss=1.0)
     history.add("epoch", 1, val_top1=50.0)
     history.add("epoch", 2, val_top1=60.0, ema_val_top1=None)
@@ -53,7 +57,7 @@ def test_columns_leave_blanks_out(tmp_path):
 
 
 def test_an_unknown_column_is_a_mistake(tmp_path):
-    history = History(tmp_path / "metrics.csv")
+    history = History(tmp_path / "metrics.csv", MEASURE)
     with pytest.raises(ValueError, match="val_top7"):
         history.add("epoch", 1, val_top7=1.0)
     history.close()

@@ -1,4 +1,4 @@
-"""`rmt predict CHECKPOINT IMAGE…`: what a trained classifier calls some images."""
+"""`rmt predict CHECKPOINT IMAGE…`: what a trained network sees on some images."""
 
 import json as json_module
 import sys
@@ -14,43 +14,46 @@ def run(
     checkpoint: Annotated[Path, tyro.conf.Positional],
     images: Annotated[tuple[Path, ...], tyro.conf.Positional],
     *,
-    top_k: int = 5,
-    image_size: int = 0,
+    top_k: int | None = None,
+    image_size: int | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
     json: bool = False,
 ) -> int:
-    """Name what is on some images.
+    """Say what is on some images.
 
     An image that cannot be read is named on stderr, the others are answered all the same; the exit code is then 1.
 
     Args:
         checkpoint: A `.safetensors` file, or a run folder (meaning its best weights).
         images: Image files.
-        top_k: How many classes to name per image, likeliest first.
-        image_size: Side in pixels the images are brought to, instead of the checkpoint's; 0 keeps that.
+        top_k: Classifiers: how many classes to name per image, likeliest first (5).
+        image_size: Classifiers: side in pixels the images are brought to, instead of the checkpoint's.
         device: Where to compute.
         precision: Arithmetic of the forward pass.
         json: Print one JSON object per image instead of text.
     """
     from rmt.data.images import BadImage
     from rmt.errors import RMTError
-    from rmt.tasks.predictor import load
+    from rmt.tasks.task import options_for, task_of_checkpoint
 
     if not images:
         raise RMTError("name at least one image: rmt predict CHECKPOINT IMAGE…")
-    predictor = load(checkpoint, device=device, precision=precision, image_size=image_size)
+    _, task = task_of_checkpoint(checkpoint)
+    network = task.load(
+        checkpoint, device=device, precision=precision, **options_for(task.load, {"image_size": image_size}, checkpoint)
+    )
+    own = options_for(task.answer, {"top_k": top_k}, checkpoint)
     bad = 0
     for path in images:
         try:
-            (answer,) = predictor.predict(path, top_k=top_k)
+            text, values = task.answer(network, path, **own)
         except BadImage as error:
             bad += 1
             print(f"rmt: {error}", file=sys.stderr)
             continue
         if json:
-            ranking = [{"label": p.label, "probability": p.probability, "index": p.index} for p in answer]
-            print(json_module.dumps({"image": str(path), "predictions": ranking}))
+            print(json_module.dumps({"image": str(path), **values}))
         else:
-            print(f"{path}: " + ", ".join(f"{p.label} {100 * p.probability:.1f} %" for p in answer))
+            print(f"{path}: {text}")
     return 1 if bad else 0

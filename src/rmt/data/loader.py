@@ -1,4 +1,4 @@
-"""Batches of images in an order and with augmentations that depend on (seed, epoch, position) alone.
+"""Batches of samples in an order and with augmentations that depend on (seed, epoch, position) alone.
 
 A worker gets a whole batch to make: the positions in the epoch and the samples that stand there. It seeds every draw
 from the position, so the batch is the same whoever makes it, and a resumed run continues with the very next batch.
@@ -12,60 +12,47 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol, TypedDict, cast, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rmt.data.images import BadImage
-from rmt.data.order import EpochPlan
+from rmt.data.order import EpochPlan, Key, Stretches
 from rmt.data.randomness import AUGMENT, REPLACE, global_state_kept, seed_everything, words
-from rmt.data.sets import ImageSet
 from rmt.errors import RMTError
 
 MAX_REPLACEMENTS = 20
 """After so many bad images in a row for one place in a batch the data are given up."""
 
 
-class Transform(Protocol):
-    """Makes a tensor of an image; `rmt.data.transforms` has the usual ones."""
+class Samples(Protocol):
+    """What a loader reads from, with random access."""
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of what it returns."""
+    def __len__(self) -> int: ...
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """RGB image to float32 (3, H, W)."""
+    def load(self, index: int) -> Any:
+        """Sample number `index`. Raises `BadImage`."""
 
 
-@runtime_checkable
-class LabelledTransform(Transform, Protocol):
-    """A transform that also gives tensors which belong to the image, such as its label map.
-
-    Each goes into the batch under its name, stacked.
-    """
-
-    def labelled(self, image: Image.Image, index: int, name: str) -> tuple[Tensor, dict[str, Tensor]]:
-        """RGB image number `index`, called `name`, to float32 (3, H, W) and the tensors that belong to it."""
+Prepare = Callable[[Any, int], Any]
+"""(what `Samples.load` gave, its number) to an entry of a batch; may raise `BadImage`. Draws from the global
+generators of Python, numpy and torch are functions of (seed, epoch, position)."""
+Collate = Callable[[list[Any], list[int]], dict[str, Any]]
+"""The entries of a batch, possibly none, and their samples' numbers to the batch."""
 
 
-class Batch(TypedDict):
-    image: Tensor  # float32 (B, 3, H, W)
-    label: Tensor  # int64 (B,)
-    index: Tensor  # int64 (B,): number of the sample in the image set
-    bad: list[tuple[str, str]]  # (name, reason) of every image that could not be read
+class BatchLoader:
+    """A sized, resumable iterable of batches: what `collate` made, and of every batch
 
-
-class ImageLoader:
-    """A sized, resumable iterable of `Batch`es.
+    - `index`, int64 (B,): the numbers of its samples;
+    - `bad`: (name, reason) of every sample that could not be read.
 
     `shuffle=True` is training: see `EpochPlan` for `drop_last`, `repeats` and the dealing to processes. An image that
     cannot be read is replaced by another one, chosen from (seed, epoch, position). `shuffle=False` is evaluation:
     every sample exactly once, in order; one that cannot be read is left out, and a batch may be short or empty. Either
-    way it is reported in the batch's `bad`.
+    way it is reported in the batch's `bad`. With `steps_per_epoch` an epoch is that many steps, see `Stretches`.
 
     `workers` processes make the batches (0: this process) and stay for the next epoch, until `close()`. One iteration
     at a time: a second one ends the first. With `workers=0` the global random
@@ -76,8 +63,9 @@ class ImageLoader:
 
     def __init__(
         self,
-        image_set: ImageSet,
-        transform: Transform,
+        samples: Samples,
+        prepare: Prepare,
+        collate: Collate,
         *,
         batch_size: int,
         shuffle: bool,
@@ -87,11 +75,11 @@ class ImageLoader:
         rank: int = 0,
         world_size: int = 1,
         repeats: int = 1,
+        steps_per_epoch: int = 0,
         pin_memory: bool = False,
     ):
-        self.image_set = image_set
-        self.plan = EpochPlan(
-            samples=len(image_set),
+        plan = EpochPlan(
+            samples=len(samples),
             batch_size=batch_size,
             shuffle=shuffle,
             seed=seed,
@@ -100,13 +88,14 @@ class ImageLoader:
             world_size=world_size,
             repeats=repeats,
         )
+        self.plan = Stretches(plan, steps_per_epoch) if steps_per_epoch else plan
         self.epoch = 0
         self.batches = 0  # handed out in this epoch
         self._turn = 0  # counts iterations
         self._start = 0  # where the next iteration starts; not 0 only after load_state_dict
         self._orders = _Orders(self.plan)
         self._pool = DataLoader(
-            _BatchMaker(image_set, transform, seed, replace_bad=shuffle),
+            _BatchMaker(samples, prepare, collate, seed, replace_bad=shuffle),
             batch_size=None,  # a "sample" of the DataLoader is a whole batch of ours
             sampler=self._orders,
             num_workers=workers,
@@ -143,7 +132,7 @@ class ImageLoader:
         self.epoch = state["epoch"]
         self.batches = self._start = state["batches"]
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         start, self._start = self._start, 0
         self.batches = start
         self._orders.choose(self.epoch, start)
@@ -152,7 +141,7 @@ class ImageLoader:
         self._turn += 1
         return self._hand_out(made, self._turn)
 
-    def _hand_out(self, made: Iterator[Any], turn: int) -> Iterator[Batch]:
+    def _hand_out(self, made: Iterator[Any], turn: int) -> Iterator[dict[str, Any]]:
         while True:
             if turn != self._turn:  # else it would end early, or take the other one's batches
                 raise RuntimeError("another iteration over this loader has begun, or it was closed")
@@ -191,7 +180,7 @@ class _Failure:
 class _Orders(Sampler):
     """Gives the DataLoader one key per batch of the chosen epoch: (epoch, positions, samples)."""
 
-    def __init__(self, plan: EpochPlan):
+    def __init__(self, plan: EpochPlan | Stretches):
         self.plan = plan
         self.choose(0, 0)
 
@@ -201,67 +190,49 @@ class _Orders(Sampler):
     def __len__(self) -> int:
         return self.plan.steps - self.start
 
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        epoch, order = self.epoch, self.plan.order(self.epoch)
-        for step in range(self.start, self.plan.steps):
-            positions = self.plan.batch(step)
-            yield epoch, positions, order[positions]
+    def __iter__(self) -> Iterator[Key]:
+        return self.plan.keys(self.epoch, self.start)
 
 
 class _BatchMaker(Dataset):
-    """Reads, augments and stacks the samples of one batch."""
+    """Reads, prepares and collates the samples of one batch."""
 
-    def __init__(self, image_set: ImageSet, transform: Transform, seed: int, replace_bad: bool):
-        self.image_set = image_set
-        self.transform = transform
-        self.labelled = transform.labelled if isinstance(transform, LabelledTransform) else None
+    def __init__(self, samples: Samples, prepare: Prepare, collate: Collate, seed: int, replace_bad: bool):
+        self.samples = samples
+        self.prepare = prepare
+        self.collate = collate
         self.seed = seed
         self.replace_bad = replace_bad
 
-    def __getitem__(self, key: tuple[int, np.ndarray, np.ndarray]) -> Batch | _Failure:
+    def __getitem__(self, key: Key) -> dict[str, Any] | _Failure:
         epoch, positions, samples = key
-        images = torch.empty((len(samples), 3, *self.transform.size))
+        entries: list[Any] = []
         kept: list[int] = []
-        extras: list[dict[str, Tensor]] = []
         bad: list[tuple[str, str]] = []
         try:
             with global_state_kept():
                 for position, sample in zip(positions.tolist(), samples.tolist(), strict=True):
-                    found = self._load(epoch, position, sample, bad)
+                    found = self._prepared(epoch, position, sample, bad)
                     if found is not None:
-                        image, index = found
-                        seed_everything(words(AUGMENT, self.seed, epoch, position))
-                        if self.labelled is None:
-                            images[len(kept)] = self.transform(image)
-                        else:
-                            images[len(kept)], extra = self.labelled(image, index, self.image_set.name(index))
-                            extras.append(extra)
-                        kept.append(index)
+                        entries.append(found[0])
+                        kept.append(found[1])
         except RMTError as error:
             return _Failure(str(error))
-        labels = torch.from_numpy(self.image_set.labels[kept])
-        batch: Batch = {
-            "image": images[: len(kept)],
-            "label": labels,
-            "index": torch.tensor(kept, dtype=torch.int64),
-            "bad": bad,
-        }
-        stacked = {key: torch.stack([extra[key] for extra in extras]) for key in (extras[0] if extras else ())}
-        return cast(Batch, {**batch, **stacked})
+        return {**self.collate(entries, kept), "index": torch.tensor(kept, dtype=torch.int64), "bad": bad}
 
-    def _load(
-        self, epoch: int, position: int, sample: int, bad: list[tuple[str, str]]
-    ) -> tuple[Image.Image, int] | None:
-        """The image for a position and the sample it is of; bad ones on the way are added to `bad`."""
+    def _prepared(self, epoch: int, position: int, sample: int, bad: list[tuple[str, str]]) -> tuple[Any, int] | None:
+        """The entry for a position and the sample it is of; bad ones on the way are added to `bad`."""
         for attempt in range(MAX_REPLACEMENTS):
             try:
-                return self.image_set.load(sample), sample
+                loaded = self.samples.load(sample)
+                seed_everything(words(AUGMENT, self.seed, epoch, position))
+                return self.prepare(loaded, sample), sample
             except BadImage as error:
                 bad.append((error.name, error.reason))
                 if not self.replace_bad:
                     return None
             draw = words(REPLACE, self.seed, epoch, position, attempt, count=2)
-            sample = int(draw.view(np.uint64)[0] % len(self.image_set))
+            sample = int(draw.view(np.uint64)[0] % len(self.samples))
         name, reason = bad[-1]
         raise RMTError(f"{MAX_REPLACEMENTS} images in a row could not be read, the last one {name}: {reason}")
 

@@ -5,12 +5,16 @@ An epoch is a sequence of *positions* 0…T−1. Each position shows one sample,
 with batches of B see in each step exactly the samples that one process with batches of B·W sees.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from rmt.data.randomness import ORDER, permutation
 from rmt.errors import RMTError
+
+Key = tuple[int, np.ndarray, np.ndarray]
+"""One batch: the pass over the data that it belongs to, its positions in that pass, the samples that stand there."""
 
 REPEAT_ROUND = 256
 """With repeated augmentation an epoch is cut to a multiple of this many positions (METHOD 5)."""
@@ -85,3 +89,36 @@ class EpochPlan:
         """The positions this process takes in one step, int64 (at most batch_size,)."""
         start = step * self._step
         return np.arange(start + self.rank, min(start + self._step, self.positions), self.world_size)
+
+    def keys(self, epoch: int, start: int = 0) -> Iterator[Key]:
+        """This process's batches of an epoch, from step `start` on."""
+        order = self.order(epoch)
+        for step in range(start, self.steps):
+            positions = self.batch(step)
+            yield epoch, positions, order[positions]
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Training by iterations: passes over the data follow each other, and every `steps` steps count as an epoch.
+
+    Step k of epoch e is step e·steps + k of the endless sequence of `plan`'s own epochs, so where the evaluations fall
+    does not change what is shown.
+    """
+
+    plan: EpochPlan
+    steps: int
+
+    @property
+    def samples(self) -> int:
+        return self.plan.samples
+
+    def keys(self, epoch: int, start: int = 0) -> Iterator[Key]:
+        """This process's batches of an epoch, from step `start` on."""
+        left = self.steps - start
+        turn, step = divmod(epoch * self.steps + start, self.plan.steps)
+        while left > 0:
+            for key, _ in zip(self.plan.keys(turn, step), range(left), strict=False):
+                left -= 1
+                yield key
+            turn, step = turn + 1, 0

@@ -4,7 +4,7 @@ Each field is one option of `rmt train` (`--batch-size 64`, `--class-weights`), 
 help. A recipe is plain Python: `dataclasses.replace(quickstart(), epochs=3)` makes another one.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -14,33 +14,107 @@ Interpolation = Literal["bicubic", "bilinear", "random"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What every task's recipe holds: network, data, schedule, optimiser, machine."""
+    """What every task's recipe holds: network, data, learning rate, machine. Each task adds its own fields."""
 
     task: ClassVar[str]
 
     name: str
     """What the run is called: its folder is `runs/NAME-TIMESTAMP`."""
-    data: str = "sample"
-    """An image folder, a folder of parquet shards, or `sample` (the built-in Fashion-MNIST subset)."""
+    data: str = ""
+    """Where the data are."""
     output: str = ""
     """The run's folder, instead of `runs/NAME-TIMESTAMP`. One that holds files is refused."""
     model: str = "rmt_tiny"
     """The network, by its registered name (`rmt info` lists them); `auto` chooses (see the recipe)."""
     weights: str = ""
     """A `.safetensors` file or run folder to start from; without it training starts from scratch."""
-    image_size: int = 224
-    """Side in pixels of the square images the network sees; 0: that of the weights, or one fit for the network."""
 
-    epochs: int = 300
-    """Passes over the training images; 0: as many as a set of that size needs."""
     batch_size: int = 128
     """Images per step on one device."""
     accumulate: int = 1
     """Steps whose gradients are added up before the weights change; the effective batch grows by this factor."""
     lr: float = 1e-3
-    """Peak learning rate for an effective batch of `lr_base_batch` images; 0: 5e-4 with weights, 2e-3 without."""
+    """Peak learning rate for an effective batch of `lr_base_batch` images."""
     lr_base_batch: int = 1024
     """The peak learning rate is lr x effective batch / lr_base_batch; 0 takes `lr` as it stands."""
+    weight_decay: float = 0.05
+    """AdamW's weight decay."""
+    clip_grad: float = 0.0
+    """Gradients are scaled down to this norm; 0 leaves them."""
+    drop_path: float = 0.0
+    """Rate of stochastic depth at the last block, growing to it from 0 (METHOD 4: T 0.1, S 0.15, B 0.4, L 0.5)."""
+    ema_decay: float = 0.0
+    """Decay per weight update of the averaged weights (EMA) kept beside the raw ones; 0 keeps none."""
+    early_stopping: int = 0
+    """Stop after this many evaluations without a better score; 0 never stops early."""
+
+    device: Device = "auto"
+    """Where to compute: `auto` takes CUDA, then Apple's GPU, then the CPU."""
+    precision: Precision = "auto"
+    """Arithmetic of the forward and backward pass: `auto` is bf16 on CUDA and fp32 elsewhere."""
+    workers: int = 2
+    """Processes that read and augment images; 0 does it in the training process. Results do not depend on it."""
+    seed: int = 0
+    """Every random draw follows from it: two CPU runs with the same seed agree bit for bit."""
+    checkpoint_minutes: float = 10.0
+    """Also save the state between two evaluations once this many minutes have passed; 0 saves at evaluations only."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as JSON values, the task with it."""
+        return {"task": self.task, **asdict(self)}
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values, one line each; empty when the recipe can run."""
+        found = below(self, 1, "batch_size", "accumulate")
+        found += negative(
+            self,
+            *("lr", "lr_base_batch", "weight_decay", "clip_grad", "early_stopping", "workers", "checkpoint_minutes"),
+            "seed",
+        )
+        for name in ("ema_decay", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                found.append(f"--{option(name)} must lie in [0, 1), not {getattr(self, name):g}")
+        return found
+
+
+def below(recipe: Recipe, least: int, *names: str) -> list[str]:
+    """A line for each of these fields that is less than `least`."""
+    wrong = [name for name in names if getattr(recipe, name) < least]
+    return [f"--{option(name)} must be at least {least}, not {getattr(recipe, name)}" for name in wrong]
+
+
+def negative(recipe: Recipe, *names: str) -> list[str]:
+    """A line for each of these fields that is negative."""
+    wrong = [name for name in names if getattr(recipe, name) < 0]
+    return [f"--{option(name)} must not be negative, and is {getattr(recipe, name)}" for name in wrong]
+
+
+def no_share(recipe: Recipe, *names: str) -> list[str]:
+    """A line for each of these fields that is no fraction from 0 to 1."""
+    wrong = [name for name in names if not 0 <= getattr(recipe, name) <= 1]
+    return [f"--{option(name)} must lie in [0, 1], not {getattr(recipe, name):g}" for name in wrong]
+
+
+def option(field: str) -> str:
+    """A field's name on the command line."""
+    return field.replace("_", "-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyRecipe(Recipe):
+    """Image classification: the common fields, and how images are drawn, augmented, mixed and judged."""
+
+    task: ClassVar[str] = "classify"
+
+    data: str = "sample"
+    """An image folder, a folder of parquet shards, or `sample` (the built-in Fashion-MNIST subset)."""
+    image_size: int = 224
+    """Side in pixels of the square images the network sees; 0: that of the weights, or one fit for the network."""
+
+    epochs: int = 300
+    """Passes over the training images; 0: as many as a set of that size needs."""
+    lr: float = 1e-3
+    """Peak learning rate for an effective batch of `lr_base_batch` images; 0: 5e-4 with weights, 2e-3 without."""
     min_lr: float = 1e-5
     """Where the cosine ends, whatever the batch."""
     warmup_epochs: float = 5.0
@@ -53,61 +127,6 @@ class Recipe:
     """AdamW's weight decay; norms, biases and layer scales take none."""
     layer_decay: float = 1.0
     """Factor on the learning rate from a layer to the one below; 1 treats all alike; 0: 0.75 with weights, else 1."""
-    clip_grad: float = 0.0
-    """Gradients are scaled down to this norm; 0 leaves them."""
-    drop_path: float = 0.0
-    """Rate of stochastic depth at the last block, growing to it from 0 (METHOD 4: T 0.1, S 0.15, B 0.4, L 0.5)."""
-    ema_decay: float = 0.0
-    """Decay per weight update of the averaged weights (EMA) kept beside the raw ones; 0 keeps none."""
-    early_stopping: int = 0
-    """Stop after this many epochs without a better accuracy; 0 never stops early."""
-
-    device: Device = "auto"
-    """Where to compute: `auto` takes CUDA, then Apple's GPU, then the CPU."""
-    precision: Precision = "auto"
-    """Arithmetic of the forward and backward pass: `auto` is bf16 on CUDA and fp32 elsewhere."""
-    workers: int = 2
-    """Processes that read and augment images; 0 does it in the training process. Results do not depend on it."""
-    seed: int = 0
-    """Every random draw follows from it: two CPU runs with the same seed agree bit for bit."""
-    checkpoint_minutes: float = 10.0
-    """Also save the state inside an epoch once this many minutes have passed; 0 saves at epoch ends only."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The recipe as JSON values, the task with it."""
-        return {"task": self.task, **asdict(self)}
-
-    def problems(self) -> list[str]:
-        """What is wrong with the values, one line each; empty when the recipe can run."""
-        found = []
-        for name in ("batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                found.append(f"--{_option(name)} must be at least 1, not {getattr(self, name)}")
-        for name in _NON_NEGATIVE:
-            if hasattr(self, name) and getattr(self, name) < 0:
-                found.append(f"--{_option(name)} must not be negative, and is {getattr(self, name)}")
-        if 0 < self.lr < self.min_lr:
-            found.append(f"--min-lr {self.min_lr:g} is above the peak --lr {self.lr:g}")
-        if 0 < self.epochs < self.warmup_epochs:
-            found.append(f"--warmup-epochs {self.warmup_epochs:g} is longer than the whole run of {self.epochs} epochs")
-        if 0 < self.epochs <= self.cooldown_epochs:
-            found.append(f"--cooldown-epochs {self.cooldown_epochs} leaves none of the {self.epochs} epochs")
-        if self.image_size and self.image_size < 32:
-            found.append(f"--image-size must be at least 32, not {self.image_size}")
-        if not 0 <= self.ema_decay < 1:
-            found.append(f"--ema-decay must lie in [0, 1), not {self.ema_decay:g}")
-        if not 0 <= self.layer_decay <= 1:
-            found.append(f"--layer-decay must lie in (0, 1], or be 0 to be chosen; it is {self.layer_decay:g}")
-        if not 0 <= self.drop_path < 1:
-            found.append(f"--drop-path must lie in [0, 1), not {self.drop_path:g}")
-        return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifyRecipe(Recipe):
-    """Image classification: the common fields, and how images are drawn, augmented, mixed and judged."""
-
-    task: ClassVar[str] = "classify"
 
     holdout: float = 0.2
     """Fraction of each class held out for validation when the data come without a validation split."""
@@ -154,70 +173,30 @@ class ClassifyRecipe(Recipe):
 
     def problems(self) -> list[str]:
         found = super().problems()
-        for name in ("flip", "random_erasing", "mix_switch", "holdout", "label_smoothing"):
-            if not 0 <= getattr(self, name) <= 1:
-                found.append(f"--{_option(name)} must lie in [0, 1], not {getattr(self, name):g}")
+        found += negative(self, "epochs", "image_size", "pad_to", "min_lr", "warmup_epochs", "warmup_lr")
+        found += negative(self, "cooldown_epochs", "selection", "mixup", "cutmix", "token_loss", "mix_token")
+        if 0 < self.lr < self.min_lr:
+            found.append(f"--min-lr {self.min_lr:g} is above the peak --lr {self.lr:g}")
+        if 0 < self.epochs < self.warmup_epochs:
+            found.append(f"--warmup-epochs {self.warmup_epochs:g} is longer than the whole run of {self.epochs} epochs")
+        if 0 < self.epochs <= self.cooldown_epochs:
+            found.append(f"--cooldown-epochs {self.cooldown_epochs} leaves none of the {self.epochs} epochs")
+        if self.image_size and self.image_size < 32:
+            found.append(f"--image-size must be at least 32, not {self.image_size}")
+        if not 0 <= self.layer_decay <= 1:
+            found.append(f"--layer-decay must lie in (0, 1], or be 0 to be chosen; it is {self.layer_decay:g}")
+        found += no_share(self, "flip", "random_erasing", "mix_switch", "holdout", "label_smoothing", "ground_truth")
         for name in ("min_crop", "crop_pct"):
             if not 0 < getattr(self, name) <= 1:
-                found.append(f"--{_option(name)} must lie in (0, 1], not {getattr(self, name):g}")
-        if not 0 <= self.ground_truth <= 1:
-            found.append(f"--ground-truth must lie in [0, 1], not {self.ground_truth:g}")
+                found.append(f"--{option(name)} must lie in (0, 1], not {getattr(self, name):g}")
         if self.token_labels:
             off = {"mixup": "MixToken takes its place", "cutmix": "MixToken takes its place"}
             off |= {"pad_to": "a padded border has no labels", "class_weights": "the maps take the labels' place"}
             found += [
-                f"--{_option(name)} must be off with --token-labels: {why}"
+                f"--{option(name)} must be off with --token-labels: {why}"
                 for name, why in off.items()
                 if getattr(self, name)
             ]
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             found.append(f"--batch-size must be even with Mixup or CutMix, and is {self.batch_size}")
         return found
-
-
-_NON_NEGATIVE = (
-    "epochs",
-    "lr",
-    "image_size",
-    "pad_to",
-    "lr_base_batch",
-    "min_lr",
-    "warmup_epochs",
-    "warmup_lr",
-    "cooldown_epochs",
-    "weight_decay",
-    "clip_grad",
-    "early_stopping",
-    "workers",
-    "checkpoint_minutes",
-    "selection",
-    "mixup",
-    "cutmix",
-    "token_loss",
-    "mix_token",
-    "seed",
-)
-
-_TASKS: dict[str, type[Recipe]] = {ClassifyRecipe.task: ClassifyRecipe}
-
-
-def from_dict(values: dict[str, Any]) -> Recipe:
-    """The recipe that `as_dict` wrote. Raises ValueError on an unknown task or field, TypeError on a missing one."""
-    values = dict(values)
-    task = values.pop("task", None)
-    if task not in _TASKS:
-        raise ValueError(f"task {task!r} is none of {', '.join(_TASKS)}")
-    unknown = set(values) - {field.name for field in fields(_TASKS[task])}
-    if unknown:
-        raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")
-    return _TASKS[task](**values)
-
-
-def changes(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
-    """The fields in which two recipes differ: name -> (old, new)."""
-    before, after = old.as_dict(), new.as_dict()
-    return {key: (before.get(key), after.get(key)) for key in after if before.get(key) != after.get(key)}
-
-
-def _option(field: str) -> str:
-    return field.replace("_", "-")

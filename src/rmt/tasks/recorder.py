@@ -1,4 +1,4 @@
-"""Around the steps of a classification run: rows of metrics, the weights after each epoch, early stopping."""
+"""Around the steps of a run: rows of metrics, the weights after each epoch, early stopping."""
 
 import time
 from typing import Any
@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from rmt.tasks.chance import Guess, chance_warning
-from rmt.tasks.classify import ClassifyTask
+from rmt.tasks.module import TrainingModule
 from rmt.tasks.weights import WeightFiles
 from rmt.training.display import Display
 from rmt.training.history import History
@@ -22,34 +21,26 @@ class Recorder(Callback):
         history: takes the rows.
         display: shows them.
         files: where the weights go after each epoch.
-        guess: what a network that learned nothing would score.
     """
 
-    def __init__(
-        self,
-        history: History,
-        display: Display,
-        files: WeightFiles,
-        guess: Guess,
-    ) -> None:
+    def __init__(self, history: History, display: Display, files: WeightFiles) -> None:
         self.history = history
         self.display = display
         self.files = files
-        self.guess = guess
         self._since = 0.0
 
-    def on_train_start(self, trainer: Trainer, pl_module: ClassifyTask) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         updates = trainer.num_training_batches // trainer.accumulate_grad_batches
         self._row_every = max(1, updates // ROWS_PER_EPOCH)
         self.display.start()
         self._since = time.monotonic()
 
     def on_train_batch_end(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: ClassifyTask, outputs: Any, batch: dict[str, Any], batch_idx: int
+        self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: dict[str, Any], batch_idx: int
     ) -> None:
         now = time.monotonic()
         progress = pl_module.progress
-        progress.add_time(now - self._since, len(batch["label"]))
+        progress.add_time(now - self._since, len(batch["index"]))
         self._since = now
         lr = current_lr(trainer)
         self.display.step(trainer.current_epoch, batch_idx, progress.loss, lr, progress.pace)
@@ -66,18 +57,19 @@ class Recorder(Callback):
                 seconds=round(progress.seconds, 3),
             )
 
-    def on_validation_start(self, trainer: Trainer, pl_module: ClassifyTask) -> None:  # type: ignore[override]
+    def on_validation_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         self.display.judging()
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: ClassifyTask) -> None:  # type: ignore[override]
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         progress, epoch = pl_module.progress, trainer.current_epoch + 1
         scores = progress.val = pl_module.take_scores()
         loss, lr, pace = progress.loss, current_lr(trainer), progress.pace
-        before = progress.best_of_all()[1].top1
+        measure = pl_module.measure
+        before = progress.best_of_all()[1].score
         for name, score in scores.items():
-            progress.best[name].offer(score["top1"], epoch)
+            progress.best[name].offer(measure.of(score), epoch)
         kind, best = progress.best_of_all()
-        better = best.top1 > before
+        better = best.score > before
         raw, ema = scores["raw"], scores.get("ema", {})
         self.history.add(
             "epoch",
@@ -85,12 +77,8 @@ class Recorder(Callback):
             epoch=epoch,
             lr=lr,
             train_loss=loss,
-            val_loss=raw["loss"],
-            val_top1=raw["top1"],
-            val_top5=raw["top5"],
-            ema_val_loss=ema.get("loss"),
-            ema_val_top1=ema.get("top1"),
-            ema_val_top5=ema.get("top5"),
+            **measure.row("val", raw),
+            **measure.row("ema_val", ema),
             images_per_s=round(pace, 1),
             seconds=round(progress.seconds, 3),
         )
@@ -101,12 +89,14 @@ class Recorder(Callback):
             self._save("last-ema", networks["ema"], epoch, scores["ema"])
         if better:
             self._save("best", networks[kind], epoch, scores[kind], weights=kind)
-        if not progress.warned_of_chance and (line := chance_warning(pl_module, epoch, loss, self.guess)):
+        if not progress.warned_of_chance and (line := pl_module.remark(epoch, loss)):
             progress.warned_of_chance = True
             self.display.say(line)
         patience = pl_module.recipe.early_stopping
         if patience and epoch - best.epoch >= patience:
-            self.display.say(f"stopping early: no better accuracy than epoch {best.epoch}'s in {patience} epochs")
+            self.display.say(
+                f"stopping early: no better {measure.label} than epoch {best.epoch}'s in {patience} epochs"
+            )
             trainer.should_stop = True
         progress.start_epoch()
         self._since = time.monotonic()

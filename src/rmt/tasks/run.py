@@ -8,22 +8,17 @@ from typing import Any
 from rich.console import Console
 
 from rmt.errors import RMTError
-from rmt.model import create_model
-from rmt.recipes.schema import ClassifyRecipe, Recipe, changes, from_dict
-from rmt.tasks.chance import Guess
-from rmt.tasks.classify import ClassifyTask
-from rmt.tasks.classify_data import ClassifyData, class_weights
-from rmt.tasks.finish import finish, summary
+from rmt.recipes.schema import Recipe
+from rmt.recipes.stored import changes, from_dict
+from rmt.tasks.module import TrainingModule
 from rmt.tasks.recorder import Recorder
-from rmt.tasks.settle import refuse_problems, settle, settle_length, start_from
-from rmt.tasks.token_labelling import TokenLabelTask
+from rmt.tasks.task import Trained, task_named
 from rmt.tasks.weights import WeightFiles
 from rmt.training.checkpoint_io import newest_good_state
 from rmt.training.display import Display
 from rmt.training.history import History
 from rmt.training.keeper import Interrupted, Keeper
 from rmt.training.machine import build_trainer, choose_device, choose_precision
-from rmt.training.optimizer import effective_batch, peak_lr
 from rmt.training.quiet import quiet_libraries
 from rmt.training.randomness import seed_everything
 from rmt.training.run_folder import RunFolder
@@ -48,16 +43,21 @@ class TrainResult:
     metrics: dict[str, Any]
 
 
+def refuse_problems(recipe: Recipe) -> None:
+    """Raises RMTError that names every value of the recipe that cannot be."""
+    problems = recipe.problems()
+    if problems:
+        raise RMTError("; ".join(problems))
+
+
 def train(recipe: Recipe) -> TrainResult:
     """Trains as the recipe says, in a new run folder.
 
     Raises RMTError for anything the user can mend, TrainingStopped on Ctrl-C or SIGTERM (with the state saved).
     """
     refuse_problems(recipe)
-    if not isinstance(recipe, ClassifyRecipe):
-        raise RMTError(f"no trainer for the task {recipe.task!r}")
     RunFolder.refuse_used(recipe)  # before the data are read, which may take a while
-    return _run(settle(recipe), None, _console())
+    return _run(task_named(recipe.task).settle(recipe), None, _console())
 
 
 def resume(run: Path | str, recipe: Recipe | None = None, *, accept_changes: bool = False) -> TrainResult:
@@ -69,8 +69,6 @@ def resume(run: Path | str, recipe: Recipe | None = None, *, accept_changes: boo
     folder, console = RunFolder.open(Path(run)), _console()
     recipe = folder.read_recipe() if recipe is None else recipe
     refuse_problems(recipe)
-    if not isinstance(recipe, ClassifyRecipe):
-        raise RMTError(f"no trainer for the task {recipe.task!r}")
     state, complaint = newest_good_state(folder.state)
     if complaint:
         console.print(f"warning: {complaint}", markup=False)
@@ -83,7 +81,7 @@ def resume(run: Path | str, recipe: Recipe | None = None, *, accept_changes: boo
         console.print(f"recipe changed: {said}", markup=False)
     elif folder.metrics_json.exists():
         metrics = json.loads(folder.metrics_json.read_text(encoding="utf-8"))
-        for line in ["this run is complete", *summary(metrics, folder)]:
+        for line in ["this run is complete", *task_named(recipe.task).summary(metrics, folder)]:
             console.print(line, markup=False)
         return TrainResult(folder.path, metrics)
     if state is None:
@@ -95,47 +93,46 @@ def resume(run: Path | str, recipe: Recipe | None = None, *, accept_changes: boo
 
 
 def _run(
-    recipe: ClassifyRecipe, state: dict[str, Any] | None, console: Console, folder: RunFolder | None = None
+    recipe: Recipe, state: dict[str, Any] | None, console: Console, folder: RunFolder | None = None
 ) -> TrainResult:
     """Builds everything, trains (onwards from `state`, if there is one), judges and reports."""
     quiet_libraries()
     device = choose_device(recipe.device)
     precision = choose_precision(recipe.precision, device)
     seed_everything(recipe.seed)
-    model = create_model(recipe.model, drop_path_rate=recipe.drop_path)
-    data = ClassifyData.open(recipe, model.pretrained_cfg)
-    model.reset_classifier(len(data.classes))
-    if recipe.weights and state is None:
-        start_from(model, recipe.weights, data.classes, say=lambda line: console.print(line, markup=False))
-    recipe = replace(recipe, batch_size=data.batch_size)  # as it runs: never more than there are images
-    recipe = settle_length(recipe, data.batches_per_epoch // recipe.accumulate)
-    lr = peak_lr(recipe)
-    weights = class_weights(data.train.labels, len(data.classes)) if recipe.class_weights else None
-    kind = TokenLabelTask if recipe.token_labels else ClassifyTask
-    task = kind(model, recipe, data, lr=lr, class_weights=weights)
+    task = task_named(recipe.task)
+    module = task.prepare(recipe, fresh=state is None, say=lambda line: console.print(line, markup=False))
+    recipe, data, measure = module.recipe, module.data, module.measure
 
     folder = folder or RunFolder.create(recipe)
-    files = WeightFiles(folder.path, model, data.classes, data.preprocessing, recipe)
+    files = WeightFiles(folder.path, module.model, data.classes, data.preprocessing, recipe, facts=module.file_facts())
     step = 0 if state is None else int(state["global_step"])
-    history = History(folder.metrics_csv, up_to_step=None if state is None else step)
-    batches = data.batches_per_epoch
-    display = Display(recipe.epochs, batches, done=step * recipe.accumulate, console=console)
-    recorder = Recorder(history, display, files, Guess.of(data.judge.labels, len(data.classes)))
+    history = History(folder.metrics_csv, measure, up_to_step=None if state is None else step)
+    batches, done = data.batches_per_epoch, step * recipe.accumulate
+    display = Display(module.epochs, batches, measure, done=done, iterations=module.iterations, console=console)
     keeper = Keeper(folder.state, recipe.checkpoint_minutes, before_save=history.sync, say=display.say)
-    trainer = build_trainer(recipe, batches_per_epoch=batches, callbacks=[recorder, keeper], folder=folder.path)
+    trainer = build_trainer(
+        recipe,
+        epochs=module.epochs,
+        batches_per_epoch=batches,
+        callbacks=[Recorder(history, display, files), keeper],
+        folder=folder.path,
+    )
 
-    for line in _introduction(task, data, f"{device.type} {precision}", folder):
+    for line in _introduction(module, f"{device.type} {precision}", folder):
         console.print(line, markup=False)
     try:
         with keeper.listening():
-            trainer.fit(task, ckpt_path=None if state is None else str(folder.state), weights_only=True)
+            trainer.fit(module, ckpt_path=None if state is None else str(folder.state), weights_only=True)
     except Interrupted as stop:
         raise TrainingStopped(_how_to_go_on(folder, stop, trainer.global_step), stop.signal_number) from None
     finally:
         display.stop()
         history.close()
-        task.close_loaders()
-    metrics = finish(task, data, folder, history, files, device=device, precision=precision, console=console)
+        module.close_loaders()
+    metrics = task.finish(module, Trained(folder, history, files, device, precision, console))
+    for line in task.summary(metrics, folder):
+        console.print(line, markup=False)
     return TrainResult(folder.path, metrics)
 
 
@@ -143,16 +140,14 @@ def _console() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
-def _introduction(task: ClassifyTask, data: ClassifyData, machine: str, folder: RunFolder) -> list[str]:
+def _introduction(module: TrainingModule, machine: str, folder: RunFolder) -> list[str]:
     """What is about to happen, in three lines."""
-    recipe = task.recipe
-    parameters = sum(p.numel() for p in task.model.parameters()) / 1e6
-    judged = "" if data.judge is data.test else f"{len(data.judge):,} held out of train to choose best, "
+    recipe = module.recipe
+    parameters = sum(p.numel() for p in module.model.parameters()) / 1e6
+    size = module.data.preprocessing["size"]
     return [
-        f"{recipe.model} ({parameters:.2f} M parameters) at {recipe.image_size}² on {machine}, into {folder.path}",
-        f"{len(data.train):,} images to train on, {judged}{len(data.test):,} to test, {len(data.classes)} classes",
-        f"{recipe.epochs} epochs, effective batch 1 device x {recipe.batch_size} x {recipe.accumulate} accumulated = "
-        f"{effective_batch(recipe)}, peak learning rate {task.lr:.2e}",
+        f"{recipe.model} ({parameters:.2f} M parameters) at {size[0]}² on {machine}, into {folder.path}",
+        *module.introduction(),
     ]
 
 

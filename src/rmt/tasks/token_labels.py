@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
 
+from rmt.data.image_batches import ImageLoader
 from rmt.data.label_maps import INDEX, About, Arrays, fingerprint, unfinished, write_shard
-from rmt.data.loader import ImageLoader
 from rmt.data.sets import ImageSet, subset
 from rmt.data.splits import open_undivided
 from rmt.data.transforms import Normalize

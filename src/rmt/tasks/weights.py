@@ -1,6 +1,6 @@
 """The weight files of a run: each alone rebuilds network, classes and preprocessing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ from rmt.recipes.schema import Recipe
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """Writes `last`, `last-ema` and `best` into a run folder."""
+    """Writes `last`, `last-ema` and `best` into a run folder. `facts` are more arguments of `save_checkpoint`."""
 
     folder: Path
     model: nn.Module
     classes: tuple[str, ...]
     preprocessing: dict[str, Any]
     recipe: Recipe
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def save(self, name: str, weights: dict[str, Tensor], metrics: dict[str, Any]) -> None:
         """Writes NAME.safetensors atomically. Raises RMTError when the disk refuses."""
@@ -30,4 +31,5 @@ class WeightFiles:
             metrics=metrics,
             recipe=self.recipe.as_dict(),
             state_dict=weights,
+            **self.facts,
         )

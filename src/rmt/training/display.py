@@ -10,16 +10,31 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-_HEADER = ("epoch", "train loss", "val loss", "val top-1", "EMA top-1", "LR", "images/s", "time")
+from rmt.training.measure import Measure
+
 _WIDTHS = (9, 10, 9, 9, 9, 9, 9, 8)
 
 
 class Display:
-    """Draws bar and table of `epochs` with `steps` batches each; a resumed run has `done` batches behind it."""
+    """Draws bar and table of `epochs` with `steps` batches each; a resumed run has `done` batches behind it.
 
-    def __init__(self, epochs: int, steps: int, done: int = 0, console: Console | None = None) -> None:
+    A run by iterations passes their number: it is counted in them instead of epochs.
+    """
+
+    def __init__(
+        self,
+        epochs: int,
+        steps: int,
+        measure: Measure,
+        *,
+        done: int = 0,
+        iterations: int = 0,
+        console: Console | None = None,
+    ) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self.epochs, self.steps, self.done = epochs, steps, done
+        self.epochs, self.steps, self.done, self.iterations = epochs, steps, done, iterations
+        self.measure = measure
+        self._widths = (max(_WIDTHS[0], 2 * len(f"{iterations:,}") + 1), *_WIDTHS[1:])
         self._began = time.monotonic()
         self._behind = done
         self._bar = Progress(
@@ -34,7 +49,9 @@ class Display:
         self._task = self._bar.add_task("starting", total=steps, completed=done % steps if steps else 0, facts="")
 
     def start(self) -> None:
-        self.say("  ".join(name.rjust(width) for name, width in zip(_HEADER, _WIDTHS, strict=True)))
+        label = self.measure.label
+        unit = "iteration" if self.iterations else "epoch"
+        self._row(unit, "train loss", "val loss", f"val {label}", f"EMA {label}", "LR", "images/s", "time")
         self._began = time.monotonic()
         self._bar.start()
 
@@ -49,8 +66,9 @@ class Display:
     def step(self, epoch: int, batch: int, loss: float, lr: float, images_per_s: float) -> None:
         """One batch more. `epoch` and `batch` count from 0."""
         self.done += 1
+        part = "part" if self.iterations else "epoch"
         facts = f"loss {loss:.3f}  LR {lr:.2e}  {images_per_s:,.0f} images/s  {duration(self.time_left())} left"
-        self._bar.update(self._task, description=f"epoch {epoch + 1}/{self.epochs}", completed=batch + 1, facts=facts)
+        self._bar.update(self._task, description=f"{part} {epoch + 1}/{self.epochs}", completed=batch + 1, facts=facts)
 
     def judging(self) -> None:
         """The evaluation at the end of an epoch has begun."""
@@ -68,17 +86,23 @@ class Display:
     ) -> None:
         """The table's line for an epoch, counted from 1; a star marks the best so far."""
         raw, ema = scores["raw"], scores.get("ema")
-        cells = (
-            f"{epoch}/{self.epochs}",
+        at = f"{epoch}/{self.epochs}"
+        if self.iterations:
+            at = f"{epoch * self.iterations // self.epochs:,}/{self.iterations:,}"
+        self._row(
+            at,
             f"{train_loss:.4f}",
-            f"{raw['loss']:.4f}",
-            f"{raw['top1']:.2f} %",
-            "–" if ema is None else f"{ema['top1']:.2f} %",
+            f"{raw['loss']:.4f}" if "loss" in raw else "–",
+            f"{self.measure.of(raw):.2f} %",
+            "–" if ema is None else f"{self.measure.of(ema):.2f} %",
             f"{lr:.2e}",
             f"{images_per_s:,.0f}",
             duration(seconds),
+            *(["*"] if best else []),
         )
-        self.say("  ".join(c.rjust(w) for c, w in zip(cells, _WIDTHS, strict=True)) + ("  *" if best else ""))
+
+    def _row(self, *cells: str) -> None:
+        self.say("  ".join(cell.rjust(width) for cell, width in zip(cells, (*self._widths, 1), strict=False)))
 
     def time_left(self) -> float:
         """Seconds until the last step, at the pace since the start, evaluations included."""

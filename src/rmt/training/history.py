@@ -11,46 +11,37 @@ from pathlib import Path
 from typing import Any
 
 from rmt.training.atomic import plain_disk_errors, write_text
+from rmt.training.measure import Measure
 
-COLUMNS = (
-    "kind",  # "step" or "epoch"
-    "step",
-    "epoch",
-    "lr",
-    "train_loss",
-    "val_loss",
-    "val_top1",
-    "val_top5",
-    "ema_val_loss",
-    "ema_val_top1",
-    "ema_val_top5",
-    "images_per_s",
-    "seconds",
-)
+
+def columns(measure: Measure) -> tuple[str, ...]:
+    """The columns of a task's `metrics.csv`; the kind of a row is "step" or "epoch"."""
+    scores = [f"{prefix}_{name}" for prefix in ("val", "ema_val") for name in measure.columns]
+    return ("kind", "step", "epoch", "lr", "train_loss", *scores, "images_per_s", "seconds")
 
 
 class History:
     """Appends rows to `metrics.csv` and mirrors them into TensorBoard's events in the same folder."""
 
-    def __init__(self, path: Path, *, up_to_step: int | None = None) -> None:
+    def __init__(self, path: Path, measure: Measure, *, up_to_step: int | None = None) -> None:
         """Starts a new file; with `up_to_step` keeps the rows of an earlier one up to that step."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self.path = path
+        self.path, self.columns = path, columns(measure)
         rows = [] if up_to_step is None or not path.exists() else _read_whole_rows(path)
         self.rows = [row for row in rows if int(row["step"]) <= (up_to_step or 0)]
-        write_text(path, _as_csv(self.rows, header=True))
+        write_text(path, _as_csv(self.columns, self.rows, header=True))
         with plain_disk_errors(path):
             self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 - open for the whole run
             purge = None if up_to_step is None else up_to_step + 1
             self._events = SummaryWriter(log_dir=str(path.parent), purge_step=purge)
 
     def add(self, kind: str, step: int, **values: Any) -> None:
-        """Appends a row; `values` are named as in COLUMNS, missing ones stay blank. Raises RMTError on a full disk."""
+        """Appends a row; `values` are named as the columns, others stay blank. Raises RMTError on a full disk."""
         row = {"kind": kind, "step": str(step)} | {key: _text(value) for key, value in values.items()}
         self.rows.append(row)
         with plain_disk_errors(self.path):
-            self._file.write(_as_csv([row]))
+            self._file.write(_as_csv(self.columns, [row]))
             self._file.flush()
             for key, value in values.items():
                 if value is not None and key != "epoch":
@@ -80,9 +71,9 @@ def _read_whole_rows(path: Path) -> list[dict[str, str]]:
     return [row for row in csv.DictReader(io.StringIO(whole)) if (row.get("step") or "").isdigit()]
 
 
-def _as_csv(rows: list[dict[str, str]], header: bool = False) -> str:
+def _as_csv(columns: tuple[str, ...], rows: list[dict[str, str]], header: bool = False) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     if header:
         writer.writeheader()
     writer.writerows(rows)

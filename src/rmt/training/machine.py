@@ -44,7 +44,9 @@ def arithmetic(precision: str, device: torch.device) -> contextlib.AbstractConte
     return torch.autocast(device.type, dtype=_DTYPE[precision])
 
 
-def build_trainer(recipe: Recipe, *, batches_per_epoch: int, callbacks: list[Callback], folder: Path) -> Trainer:
+def build_trainer(
+    recipe: Recipe, *, epochs: int, batches_per_epoch: int, callbacks: list[Callback], folder: Path
+) -> Trainer:
     """Lightning's Trainer for one process, with our checkpoint files and without its own bars and logs."""
     device = choose_device(recipe.device)
     options: dict[str, Any] = {"gradient_clip_val": recipe.clip_grad} if recipe.clip_grad else {}
@@ -52,7 +54,7 @@ def build_trainer(recipe: Recipe, *, batches_per_epoch: int, callbacks: list[Cal
         accelerator={"cpu": "cpu", "cuda": "gpu", "mps": "mps"}[device.type],
         devices=1,
         precision=_LIGHTNING_PRECISION[choose_precision(recipe.precision, device)],  # type: ignore[arg-type]
-        max_epochs=recipe.epochs,
+        max_epochs=epochs,
         accumulate_grad_batches=recipe.accumulate,
         limit_train_batches=batches_per_epoch,
         callbacks=callbacks,

@@ -6,7 +6,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 
-from rmt.recipes.schema import Recipe
+from rmt.recipes.schema import ClassifyRecipe, Recipe
 
 
 def effective_batch(recipe: Recipe, devices: int = 1) -> int:
@@ -21,7 +21,7 @@ def peak_lr(recipe: Recipe, devices: int = 1) -> float:
     return recipe.lr * effective_batch(recipe, devices) / recipe.lr_base_batch
 
 
-def build_optimizer(model: torch.nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
+def build_optimizer(model: torch.nn.Module, recipe: ClassifyRecipe, lr: float) -> torch.optim.Optimizer:
     """AdamW; everything of one dimension (norms, biases, layer scales) and `model.no_weight_decay()` go undecayed.
 
     With `layer_decay` < 1 each layer's rate is that of the one above it times the factor.
@@ -44,7 +44,7 @@ class CosineSchedule(CosineLRScheduler):
     With `cooldown_epochs` the cosine ends so much earlier, and the rate stays at its minimum.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, recipe: ClassifyRecipe, steps_per_epoch: int) -> None:
         total = (recipe.epochs - recipe.cooldown_epochs) * steps_per_epoch
         warmup = min(math.ceil(recipe.warmup_epochs * steps_per_epoch), total - 1)
         super().__init__(

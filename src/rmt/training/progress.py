@@ -6,16 +6,16 @@ from typing import Any
 
 @dataclass
 class Best:
-    """The best accuracy so far of one set of weights, and when it was."""
+    """The best score so far of one set of weights (`Measure.best`), and when it was."""
 
-    top1: float = -1.0  # percent; -1 before the first evaluation
+    score: float = -1.0  # percent; -1 before the first evaluation
     epoch: int = 0  # counted from 1; 0 before the first evaluation
 
-    def offer(self, top1: float, epoch: int) -> bool:
-        """Takes a better accuracy over and says whether it was one; of equals the first stays."""
-        if top1 <= self.top1:
+    def offer(self, score: float, epoch: int) -> bool:
+        """Takes a better score over and says whether it was one; of equals the first stays."""
+        if score <= self.score:
             return False
-        self.top1, self.epoch = top1, epoch
+        self.score, self.epoch = score, epoch
         return True
 
 
@@ -69,7 +69,7 @@ class Progress:
 
     def best_of_all(self) -> tuple[str, Best]:
         """Which weights are the best so far, "raw" or "ema", and their record."""
-        kind = max(self.best, key=lambda name: self.best[name].top1)
+        kind = max(self.best, key=lambda name: self.best[name].score)
         return kind, self.best[kind]
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from datetime import datetime
 from pathlib import Path
 
 from rmt.errors import RMTError
-from rmt.recipes.schema import Recipe, from_dict
+from rmt.recipes.schema import Recipe
+from rmt.recipes.stored import from_dict
 from rmt.training.atomic import plain_disk_errors, write_text
 
 

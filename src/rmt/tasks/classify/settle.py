@@ -9,15 +9,8 @@ from torch import nn
 
 from rmt.errors import RMTError
 from rmt.model import load_checkpoint, read_metadata, resolve_checkpoint
-from rmt.recipes.schema import ClassifyRecipe, Recipe
+from rmt.recipes.schema import ClassifyRecipe
 from rmt.training.machine import choose_device
-
-
-def refuse_problems(recipe: Recipe) -> None:
-    """Raises RMTError that names every value of the recipe that cannot be."""
-    problems = recipe.problems()
-    if problems:
-        raise RMTError("; ".join(problems))
 
 
 def settle(recipe: ClassifyRecipe) -> ClassifyRecipe:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from rmt.data.image_batches import ImageLoader
 from rmt.data.label_maps import LabelMaps
-from rmt.data.loader import ImageLoader
 from rmt.data.sets import ImageSet, hold_out
 from rmt.data.splits import open_split
 from rmt.data.transforms import eval_transform, train_transform
@@ -108,6 +108,9 @@ class ClassifyData:
             world_size=world_size,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def judge_loader(self, rank: int = 0, world_size: int = 1) -> ImageLoader:
+        return self.eval_loader(self.judge, rank, world_size)
 
     def eval_loader(self, images: ImageSet, rank: int = 0, world_size: int = 1) -> ImageLoader:
         return ImageLoader(

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from rmt.data.loader import ImageLoader
+from rmt.data.image_batches import ImageLoader
 from rmt.data.sets import with_classes
 from rmt.data.splits import open_all
 from rmt.data.transforms import eval_transform
 from rmt.errors import RMTError
-from rmt.tasks.evaluate import evaluate
-from rmt.tasks.predictor import load
+from rmt.tasks.classify.evaluate import evaluate
+from rmt.tasks.classify.predictor import load
+from rmt.tasks.task import unreadable_lines
 
 
 def evaluate_checkpoint(
@@ -55,3 +56,9 @@ def evaluate_checkpoint(
         "confusion": seen.confusion("model").tolist(),
         "unreadable": seen.unread,
     }
+
+
+def describe(result: dict[str, Any]) -> list[str]:
+    """The scores in a line, and the images that could not be read."""
+    scores = f"top-1 {result['top1']:.2f} %   top-5 {result['top5']:.2f} %   loss {result['loss']:.4f}"
+    return [f"{scores}   ({result['images']:,} images)", *unreadable_lines(result["unreadable"])]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rmt.errors import RMTError
-from rmt.tasks.classify import ClassifyTask
+from rmt.tasks.classify.module import ClassifyTask
 from rmt.training.token_targets import (
     STEM_TOKENS_PER_CELL,
     Rectangle,

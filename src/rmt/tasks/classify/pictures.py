@@ -14,8 +14,8 @@ from torch import nn
 from rmt.data.images import BadImage
 from rmt.model.attention import ManhattanSelfAttention
 from rmt.model.decay import decay_rates
-from rmt.tasks.classify_data import ClassifyData
-from rmt.tasks.evaluate import Answers
+from rmt.tasks.classify.data import ClassifyData
+from rmt.tasks.classify.evaluate import Answers
 from rmt.training import panels
 from rmt.training.atomic import replacing
 from rmt.training.history import History

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rmt.tasks.classify import ClassifyTask
+from rmt.recipes.schema import ClassifyRecipe
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class Guess:
         return 100 * (share + 2 * math.sqrt(share * (1 - share) / max(self.images, 1)))
 
 
-def chance_warning(task: ClassifyTask, epoch: int, train_loss: float, guess: Guess) -> str:
+def chance_warning(
+    recipe: ClassifyRecipe, guess: Guess, *, epoch: int, best: float, train_loss: float, lr: float
+) -> str:
     """A line with numbers when the best accuracy is still what luck gives after a fifth of the run, else ""."""
-    recipe = task.recipe
     patience = max(3, math.ceil(recipe.epochs / 5))
-    best = task.progress.best_of_all()[1].top1
     if guess.classes < 2 or epoch < min(patience, recipe.epochs) or best > guess.limit:
         return ""
     return (
         f"warning: accuracy is at chance: {best:.1f} % of {guess.images} images after {epoch} epochs, where naming one "
         f"class always gives {guess.top1:.1f} %. The training loss is {train_loss:.2f} (guessing: "
-        f"{math.log(guess.classes):.2f}), the peak learning rate {task.lr:.1e}. If the loss has not fallen, try "
+        f"{math.log(guess.classes):.2f}), the peak learning rate {lr:.1e}. If the loss has not fallen, try "
         f"--lr {recipe.lr / 10:.0e} or --lr {recipe.lr * 10:.0e}; if it has, there are too few images: try --weights"
     )

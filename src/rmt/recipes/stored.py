@@ -1,0 +1,26 @@
+"""A recipe as JSON values and back, and what two recipes differ in."""
+
+from dataclasses import fields
+from typing import Any
+
+from rmt.recipes.schema import ClassifyRecipe, Recipe
+
+_TASKS: dict[str, type[Recipe]] = {ClassifyRecipe.task: ClassifyRecipe}
+
+
+def from_dict(values: dict[str, Any]) -> Recipe:
+    """The recipe that `as_dict` wrote. Raises ValueError on an unknown task or field, TypeError on a missing one."""
+    values = dict(values)
+    task = values.pop("task", None)
+    if task not in _TASKS:
+        raise ValueError(f"task {task!r} is none of {', '.join(_TASKS)}")
+    unknown = set(values) - {field.name for field in fields(_TASKS[task])}
+    if unknown:
+        raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")
+    return _TASKS[task](**values)
+
+
+def changes(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two recipes differ: name -> (old, new)."""
+    before, after = old.as_dict(), new.as_dict()
+    return {key: (before.get(key), after.get(key)) for key in after if before.get(key) != after.get(key)}

@@ -1,0 +1,56 @@
+"""After the last epoch: the test images are read once, and the run's results written, drawn and printed."""
+
+from typing import Any
+
+import numpy as np
+
+from rmt.tasks.classify.evaluate import evaluate
+from rmt.tasks.classify.module import ClassifyTask
+from rmt.tasks.outcome import best_of, closing_lines, facts, judged_rows, write
+from rmt.tasks.task import Trained
+from rmt.training.run_folder import RunFolder
+
+
+def finish(module: ClassifyTask, trained: Trained) -> dict[str, Any]:
+    """Judges last, averaged and best weights in one pass over the test images; see `Task.finish`."""
+    from rmt.tasks.classify.pictures import draw_report  # matplotlib takes a second to import
+
+    data, folder = module.data, trained.folder
+    best = best_of(module, folder)
+    loader = data.eval_loader(data.test)
+    seen = evaluate(
+        {**module.networks(), "best": best},
+        loader,
+        len(data.classes),
+        device=trained.device,
+        precision=trained.precision,
+    )
+    loader.close()
+    confusion = seen.confusion("best")
+    metrics = facts(module, trained, seen.results())
+    metrics["images"] = {"train": len(data.train), "val": len(data.judge), "test": len(data.test)}
+    metrics["best_chosen_on"] = data.chosen_on
+    metrics["unreadable"] = {"train and val": module.progress.bad_images, "test": seen.unread}
+    metrics["skipped_files"] = dict(data.train.skipped) | dict(data.test.skipped)
+    metrics["recall_percent"] = _recall(data.classes, confusion)
+    write(module, trained, metrics, best)
+    draw_report(folder, data, trained.history, metrics, confusion, seen.answers, best)
+    return metrics
+
+
+def summary(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
+    """The closing table: last and best apart, raw and averaged apart; then what was left out, and where things lie."""
+    lines = ["", f"{'':24}{'val top-1':>12}{'test top-1':>12}{'test top-5':>12}{'test loss':>11}"]
+    for name, entry in judged_rows(metrics):
+        val, test = entry["val"], entry["test"]
+        lines.append(
+            f"{name:24}{val['top1']:>10.2f} %{test['top1']:>10.2f} %{test['top5']:>10.2f} %{test['loss']:>11.4f}"
+        )
+    lines.append(f"best was chosen on {metrics['best_chosen_on']}; the test images were read once, at the end")
+    return lines + closing_lines(metrics, folder)
+
+
+def _recall(classes: tuple[str, ...], confusion: np.ndarray) -> dict[str, float]:
+    """Per class, the percentage of its images that were recognised; confusion (K, K) has a row per true class."""
+    shares = 100 * confusion.diagonal() / confusion.sum(1).clip(min=1)
+    return {name: round(float(share), 2) for name, share in zip(classes, shares, strict=True)}

@@ -1,0 +1,111 @@
+"""Image classification as a LightningModule: the loss, the evaluation, and what one epoch leaves behind."""
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from timm.data.mixup import Mixup
+from torch import Tensor, nn
+
+from rmt.errors import RMTError
+from rmt.recipes.schema import ClassifyRecipe
+from rmt.tasks.classify.chance import Guess, chance_warning
+from rmt.tasks.classify.data import ClassifyData
+from rmt.tasks.module import TrainingModule
+from rmt.training.measure import Measure
+from rmt.training.optimizer import CosineSchedule, build_optimizer, effective_batch
+from rmt.training.scores import Scores
+
+
+class ClassifyTask(TrainingModule[ClassifyRecipe, ClassifyData]):
+    """Trains a classifier; see `TrainingModule`.
+
+    Args:
+        model: images (B, 3, H, W) to logits (B, num_classes).
+        recipe, data, lr: as there.
+        class_weights: (num_classes,) float32 weights of the loss, or None.
+    """
+
+    measure = Measure(columns=("loss", "top1", "top5"), best="top1", label="top-1")
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: ClassifyRecipe,
+        data: ClassifyData,
+        *,
+        lr: float,
+        class_weights: Tensor | None = None,
+    ) -> None:
+        super().__init__(model, recipe, data, lr=lr)
+        num_classes = len(data.classes)
+        self.mix = _build_mix(recipe, num_classes)
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.scores = nn.ModuleDict({kind: Scores(num_classes) for kind in self.networks()})
+        self.guess = Guess.of(data.judge.labels, num_classes)
+
+    @property
+    def epochs(self) -> int:
+        return self.recipe.epochs
+
+    def introduction(self) -> list[str]:
+        recipe, data = self.recipe, self.data
+        judged = "" if data.judge is data.test else f"{len(data.judge):,} held out of train to choose best, "
+        return [
+            f"{len(data.train):,} images to train on, {judged}{len(data.test):,} to test, {len(data.classes)} classes",
+            f"{recipe.epochs} epochs, effective batch 1 device x {recipe.batch_size} x {recipe.accumulate} accumulated "
+            f"= {effective_batch(recipe)}, peak learning rate {self.lr:.2e}",
+        ]
+
+    def remark(self, epoch: int, train_loss: float) -> str:
+        best = self.progress.best_of_all()[1].score
+        return chance_warning(self.recipe, self.guess, epoch=epoch, best=best, train_loss=train_loss, lr=self.lr)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of a batch, mixed and smoothed as the recipe says. images (B, 3, H, W), labels (B,)."""
+        if self.mix is not None:
+            images, targets = self.mix(images.clone(), labels)  # (B, num_classes), smoothed by the mixing itself
+            return F.cross_entropy(self.model(images), targets, weight=self.class_weights)
+        smoothing = self.recipe.label_smoothing
+        return F.cross_entropy(self.model(images), labels, weight=self.class_weights, label_smoothing=smoothing)
+
+    def batch_loss(self, batch: dict[str, Any]) -> Tensor:
+        return self.loss(batch["image"], batch["label"])
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.progress.bad_images.update(batch["bad"])
+        if not len(batch["label"]):  # every image of the batch was unreadable
+            return
+        for kind, network in self.networks().items():
+            self._scores(kind).update(network(batch["image"]), batch["label"])
+
+    def take_scores(self) -> dict[str, dict[str, float]]:
+        if not int(self._scores("raw").count):
+            raise RMTError(f"none of the {len(self.data.judge)} images to judge on could be read")
+        results = {}
+        for kind in self.scores:
+            results[kind] = self._scores(kind).compute()
+            self._scores(kind).reset()
+        return results
+
+    def _scores(self, kind: str) -> Scores:
+        return cast(Scores, self.scores[kind])
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        return build_optimizer(self.model, self.recipe, self.lr)
+
+    def build_schedule(self, optimizer: torch.optim.Optimizer) -> CosineSchedule:
+        return CosineSchedule(optimizer, self.recipe, self.updates_per_epoch)
+
+
+def _build_mix(recipe: ClassifyRecipe, num_classes: int) -> Mixup | None:
+    if not recipe.mixup and not recipe.cutmix:
+        return None
+    return Mixup(
+        mixup_alpha=recipe.mixup,
+        cutmix_alpha=recipe.cutmix,
+        switch_prob=recipe.mix_switch,
+        label_smoothing=recipe.label_smoothing,
+        num_classes=num_classes,
+    )

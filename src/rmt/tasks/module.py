@@ -1,0 +1,174 @@
+"""What every task's LightningModule shares: seeded steps, averaged weights, loaders, scores, the state of a run."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import torch
+from lightning.pytorch import LightningModule
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from rmt.data.loader import BatchLoader
+from rmt.errors import RMTError
+from rmt.recipes.schema import Recipe
+from rmt.training.measure import Measure
+from rmt.training.progress import Progress
+from rmt.training.randomness import seed_everything
+
+
+class TrainingData(Protocol):
+    """The data of one run, opened."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the network's answers."""
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What a weight file says of the images the network expects."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Of one device: a whole number of weight updates. In a run by iterations, those between two evaluations."""
+
+    def train_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
+        """Shuffled and augmented; every batch is a dict with `index` (B,) and `bad`."""
+
+    def judge_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
+        """What each epoch is judged on, in order."""
+
+
+RecipeT = TypeVar("RecipeT", bound=Recipe)
+DataT = TypeVar("DataT", bound=TrainingData)
+
+
+class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
+    """Trains `model` as the recipe says; with `ema_decay` an averaged copy is kept beside it and evaluated like it.
+
+    A task gives it the loss of a batch, the evaluation, the optimiser and the schedule.
+
+    Args:
+        model: the network.
+        recipe: what to do, nothing left open.
+        data: what to learn from.
+        lr: peak learning rate, scaled with the effective batch already.
+    """
+
+    measure: ClassVar[Measure]
+
+    def __init__(self, model: nn.Module, recipe: RecipeT, data: DataT, *, lr: float) -> None:
+        super().__init__()
+        self.model = model
+        self.ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
+        self.recipe = recipe
+        self.data = data
+        self.lr = lr
+        self.progress = Progress()
+        self._train_loader: BatchLoader | None = None
+        self._judge_loader: BatchLoader | None = None
+
+    @abstractmethod
+    def batch_loss(self, batch: dict[str, Any]) -> Tensor:
+        """The loss to train on, of one batch of the training loader."""
+
+    @abstractmethod
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Scores every one of `networks()` on a batch of the judge loader, which may be empty."""
+
+    @abstractmethod
+    def take_scores(self) -> dict[str, dict[str, float]]:
+        """The evaluation's results per set of weights ("raw", "ema"); clears the counters for the next one."""
+
+    @abstractmethod
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """With the peak learning rate `lr`."""
+
+    @abstractmethod
+    def build_schedule(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Something with `step_update(update)` that sets the rate by the update's number alone."""
+
+    @property
+    @abstractmethod
+    def epochs(self) -> int:
+        """How often the network is judged, once every `data.batches_per_epoch`."""
+
+    @property
+    def iterations(self) -> int:
+        """Updates of a run that is counted in them; 0 for one that is counted in epochs."""
+        return 0
+
+    @abstractmethod
+    def introduction(self) -> list[str]:
+        """What is about to happen, in lines after the first (network, machine, folder)."""
+
+    def file_facts(self) -> dict[str, Any]:
+        """What `save_checkpoint` cannot read off the network: task, head and their arguments."""
+        return {}
+
+    def remark(self, epoch: int, train_loss: float) -> str:
+        """Called after each epoch, counted from 1: a line that warns of a run that does not learn, once; or ""."""
+        return ""
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return self.data.batches_per_epoch // self.recipe.accumulate
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks to judge: the raw weights, and their average if there is one."""
+        return {"raw": self.model} | ({} if self.ema is None else {"ema": self.ema.module})
+
+    def train_dataloader(self) -> BatchLoader:
+        self._train_loader = self.data.train_loader(self.global_rank, self.trainer.world_size)
+        # Lightning asks for the iterator before its first hook, and `current_epoch` lags behind then after a resume.
+        self._train_loader.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+        return self._train_loader
+
+    def val_dataloader(self) -> BatchLoader:
+        self._judge_loader = self.data.judge_loader(self.global_rank, self.trainer.world_size)
+        return self._judge_loader
+
+    def on_train_epoch_start(self) -> None:
+        assert self._train_loader is not None
+        self._train_loader.set_epoch(self.current_epoch)
+
+    def close_loaders(self) -> None:
+        """Ends the processes that read images."""
+        for loader in (self._train_loader, self._judge_loader):
+            if loader is not None:
+                loader.close()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        # Drop path, dropout and mixing draw from the global generators: seeded here, they repeat after a resume.
+        seed_everything(self.recipe.seed, self.current_epoch, batch_idx, self.global_rank)
+        loss = self.batch_loss(batch)
+        value = loss.item()
+        if not torch.isfinite(loss):
+            rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+            raise RMTError(
+                f"the loss became {value} at epoch {self.current_epoch + 1}, step {self.global_step} "
+                f"(learning rate {rate:.2g}): try a lower --lr, --clip-grad 1, or --precision bf16 instead of fp16"
+            )
+        self.progress.add_loss(value)
+        self.progress.bad_images.update(batch["bad"])
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.build_optimizer()
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.build_schedule(optimizer), "interval": "step"},
+        }
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        scheduler.step_update(self.global_step)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            self.ema.update(self.model)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rmt"] = {"recipe": self.recipe.as_dict(), "progress": self.progress.state_dict()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.progress = Progress.from_state_dict(checkpoint["rmt"]["progress"])

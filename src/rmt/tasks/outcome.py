@@ -1,0 +1,102 @@
+"""What all tasks report of a finished run in one way: `metrics.json`, the weight files' scores, closing lines."""
+
+import json
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+
+from rmt.model import read_metadata
+from rmt.model.state_dicts import read_state_dict
+from rmt.tasks.module import TrainingModule
+from rmt.tasks.task import Trained
+from rmt.training.atomic import write_text
+from rmt.training.display import duration
+from rmt.training.optimizer import effective_batch
+from rmt.training.run_folder import RunFolder
+
+
+def best_of(module: TrainingModule, folder: RunFolder) -> nn.Module:
+    """The network with the weights of `best.safetensors`."""
+    best = deepcopy(module.model)
+    best.load_state_dict(read_state_dict(folder.best))
+    return best
+
+
+def facts(module: TrainingModule, trained: Trained, results: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The part of `metrics.json` that is alike for all tasks.
+
+    `results`: the final scores of each of `networks()` and of "best".
+    """
+    progress, recipe = module.progress, module.recipe
+    epochs = max(int(row["epoch"]) for row in trained.history.rows if row["kind"] == "epoch")
+    measure = module.measure.best
+    return {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "model": recipe.model,
+        "parameters": sum(p.numel() for p in module.model.parameters()),
+        "classes": len(module.data.classes),
+        "effective_batch": effective_batch(recipe),
+        "peak_lr": module.lr,
+        "last": {
+            "epoch": epochs,
+            **{kind: {"val": progress.val[kind], "test": results[kind]} for kind in module.networks()},
+        },
+        "best": {**read_metadata(trained.folder.best)["metrics"], "test": results["best"]},
+        "best_val": {kind: {measure: b.score, "epoch": b.epoch} for kind, b in progress.best.items() if b.epoch},
+        "training_seconds": round(progress.seconds, 1),
+        "images_per_s": _pace(module, epochs),
+        "machine": {
+            "device": str(trained.device),
+            "precision": trained.precision,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        },
+    }
+
+
+def _pace(module: TrainingModule, epochs: int) -> float:
+    images = epochs * module.data.batches_per_epoch * module.recipe.batch_size
+    return round(images / max(module.progress.seconds, 1e-9), 1)
+
+
+def write(module: TrainingModule, trained: Trained, metrics: dict[str, Any], best: nn.Module) -> None:
+    """Writes `metrics.json`, and the weight files once more, now with their final scores."""
+    last = metrics["last"]
+    for kind, network in module.networks().items():
+        scores = {"epoch": last["epoch"], "weights": kind, **last[kind]}
+        trained.files.save("last" if kind == "raw" else f"last-{kind}", network.state_dict(), scores)
+    trained.files.save("best", best.state_dict(), metrics["best"])
+    write_text(trained.folder.metrics_json, json.dumps(metrics, indent=2) + "\n")
+
+
+def judged_rows(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(name, entry) of the closing table: last and best apart, raw and averaged apart."""
+    last, best = metrics["last"], metrics["best"]
+    rows = [(f"last epoch ({last['epoch']}), raw", last["raw"])]
+    if "ema" in last:
+        rows.append((f"last epoch ({last['epoch']}), EMA", last["ema"]))
+    rows.append((f"best epoch ({best['epoch']}), {'EMA' if best['weights'] == 'ema' else 'raw'}", best))
+    return rows
+
+
+def closing_lines(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
+    """What was left out (`unreadable`, `skipped_files`), the pace, and where things lie."""
+    lines = [
+        f"{len(bad)} unreadable images passed over in {where}: {_some(bad)}"
+        for where, bad in metrics["unreadable"].items()
+        if bad
+    ]
+    if metrics["skipped_files"]:
+        said = ", ".join(f"{count} {reason}" for reason, count in metrics["skipped_files"].items())
+        lines.append(f"files passed over: {said}")
+    pace = f"{duration(metrics['training_seconds'])} of training, {metrics['images_per_s']:,.0f} images/s"
+    return [*lines, f"{pace}; everything is in {folder.path} (see {folder.report.name})"]
+
+
+def _some(bad: dict[str, str], most: int = 3) -> str:
+    """The first few names with their reasons."""
+    listed = "; ".join(f"{name} ({reason})" for name, reason in list(bad.items())[:most])
+    return listed + (f"; and {len(bad) - most} more (metrics.json)" if len(bad) > most else "")

@@ -1,0 +1,127 @@
+"""The seam between the one trainer and its tasks: what `train`, `evaluate`, `predict` and `load` ask of a task.
+
+A task is a package `rmt.tasks.NAME`, NAME being the recipe's and the model file's `task`; its `TASK` is one of these.
+"""
+
+import importlib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from rich.console import Console
+
+from rmt.errors import RMTError
+from rmt.model import read_metadata
+from rmt.recipes.schema import Recipe
+from rmt.tasks.module import TrainingModule
+from rmt.tasks.weights import WeightFiles
+from rmt.training.history import History
+from rmt.training.run_folder import RunFolder
+
+TASKS = ("classify",)
+"""The packages that hold one."""
+
+Say = Callable[[str], None]
+RecipeT = TypeVar("RecipeT", bound=Recipe)
+ModuleT = TypeVar("ModuleT", bound=TrainingModule)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run leaves for its task to judge and report."""
+
+    folder: RunFolder
+    history: History
+    files: WeightFiles
+    device: torch.device
+    precision: str
+    console: Console
+
+
+class Task(ABC, Generic[RecipeT, ModuleT]):
+    """One task. Every method raises RMTError for what the user can mend."""
+
+    @abstractmethod
+    def settle(self, recipe: RecipeT) -> RecipeT:
+        """Fills in what the recipe leaves open on this machine, before the data are read."""
+
+    @abstractmethod
+    def prepare(self, recipe: RecipeT, *, fresh: bool, say: Say) -> ModuleT:
+        """Opens the data and builds the network; loads the weights to start from if `fresh` (not resumed).
+
+        The module's recipe is the one that runs: nothing in it is open any more.
+        """
+
+    @abstractmethod
+    def finish(self, module: ModuleT, trained: Trained) -> dict[str, Any]:
+        """Judges last, averaged and best weights; writes them with their scores, `metrics.json` and the report."""
+
+    @abstractmethod
+    def summary(self, metrics: dict[str, Any], folder: RunFolder) -> list[str]:
+        """The closing lines of a run, from its `metrics.json`."""
+
+    @abstractmethod
+    def load(self, path: str | Path, *, device: str = "auto", precision: str = "auto") -> Any:
+        """The trained network in a file, with what it takes to use it. More keywords are the task's own."""
+
+    @abstractmethod
+    def evaluate(
+        self, checkpoint: str | Path, data: str, *, device: str = "auto", precision: str = "auto", workers: int = 2
+    ) -> dict[str, Any]:
+        """Scores a checkpoint; JSON values. More keywords are the task's own, each an option of `rmt evaluate`."""
+
+    @abstractmethod
+    def describe(self, result: dict[str, Any]) -> list[str]:
+        """What `evaluate` returned, for people."""
+
+    #: Keys of `evaluate`'s result that are too large for the terminal.
+    bulky: tuple[str, ...] = ()
+
+    @abstractmethod
+    def answer(self, network: Any, image: Path) -> tuple[str, dict[str, Any]]:
+        """One image's answer by what `load` returned: a line of text, and JSON values.
+
+        More keywords are the task's own, each an option of `rmt predict`. Raises BadImage for an unreadable image.
+        """
+
+
+def task_named(name: str) -> Task:
+    """The task of that name. Raises RMTError when there is none."""
+    if name not in TASKS:
+        raise RMTError(f"no such task: {name!r}; there are {', '.join(TASKS)}")
+    return importlib.import_module(f"rmt.tasks.{name}").TASK
+
+
+def task_of_checkpoint(path: str | Path) -> tuple[str, Task]:
+    """The name and the task of a model file or run folder."""
+    name = read_metadata(path)["task"]
+    return name, task_named(name)
+
+
+def options_for(method: Callable, given: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """The options that were given (are not None). Raises RMTError for one that `method` does not take."""
+    chosen = {key: value for key, value in given.items() if value is not None}
+    unknown = set(chosen) - set(inspect.signature(method).parameters)
+    if unknown:
+        names = ", ".join(f"--{key.replace('_', '-')}" for key in sorted(unknown))
+        raise RMTError(f"{names}: {path} has no use for it, being a model for the task {read_metadata(path)['task']!r}")
+    return chosen
+
+
+def unreadable_lines(bad: dict[str, str], most: int = 5) -> list[str]:
+    """The first few images that an evaluation passed over (name -> reason), and how many there are."""
+    lines = [f"passed over: {name} ({reason})" for name, reason in list(bad.items())[:most]]
+    return lines + ([f"… {len(bad)} unreadable images in all"] if len(bad) > most else [])
+
+
+def load(path: str | Path, **options: Any) -> Any:
+    """The trained network in a `.safetensors` file, or the best one of a run folder, ready for images.
+
+    What comes back depends on the file's task: a `Predictor` for a classifier. `options` are those of that task's
+    `load`, `device` and `precision` among them. Raises RMTError when the file is no model of ours.
+    """
+    return task_of_checkpoint(path)[1].load(path, **options)
