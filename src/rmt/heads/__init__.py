@@ -1,7 +1,17 @@
 """What sits on the stages: pyramid norms, detectors, segmentation heads."""
 
 from rmt.heads.detection import detector
+from rmt.heads.files import file_facts, load_model, save_model
 from rmt.heads.pyramid import Pyramid, build_pyramid
 from rmt.heads.segmenter import Segmenter, segmenter
 
-__all__ = ["Pyramid", "Segmenter", "build_pyramid", "detector", "segmenter"]
+__all__ = [
+    "Pyramid",
+    "Segmenter",
+    "build_pyramid",
+    "detector",
+    "file_facts",
+    "load_model",
+    "save_model",
+    "segmenter",
+]

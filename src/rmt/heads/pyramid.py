@@ -8,7 +8,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from rmt.errors import RMTError
-from rmt.model import RMT, create_model, load_official
+from rmt.model import RMT, create_model, load_official, resolve_checkpoint
 from rmt.model.state_dicts import check_fit, read_state_dict, unwrap
 
 
@@ -49,13 +49,15 @@ class Pyramid(nn.Module):
     def load_official(self, source: str | Path | Mapping[str, Any]) -> list[str]:
         """Load a classifier's weights, ours or the authors', or the backbone and norms of a detector or segmenter.
 
+        Args:
+            source: a file, a run folder, or the content of a file.
         Returns:
             the norms that kept their own values, since a classifier has none.
         Raises:
             RMTError: the names or shapes do not fit; one line.
         """
         name = "the state dict" if isinstance(source, Mapping) else str(source)
-        state = unwrap(source) if isinstance(source, Mapping) else read_state_dict(source)
+        state = unwrap(source) if isinstance(source, Mapping) else read_state_dict(resolve_checkpoint(source))
         own = {
             f"extra_norms.{stage}.{kind}": value
             for stage, norm in zip(self.indices, self.norms, strict=True)

@@ -27,6 +27,9 @@ class Segmenter(nn.Module):
         aux_weight: of each auxiliary loss.
     """
 
+    head_name: str  # set by `segmenter`, for model files
+    head_args: dict[str, Any]
+
     def __init__(self, pyramid: Pyramid, head: nn.Module, num_classes: int, aux_weight: float = 0.4) -> None:
         super().__init__()
         self.pyramid = pyramid
@@ -80,4 +83,6 @@ def segmenter(
     if head not in HEADS:
         raise RMTError(f"no segmentation head named {head!r}; choose one of {', '.join(HEADS)}")
     pyramid = build_pyramid(backbone, drop_path_rate=drop_path_rate, **backbone_args)
-    return Segmenter(pyramid, HEADS[head](pyramid.channels, num_classes, **(head_args or {})), num_classes)
+    model = Segmenter(pyramid, HEADS[head](pyramid.channels, num_classes, **(head_args or {})), num_classes)
+    model.head_name, model.head_args = head, dict(head_args or {})
+    return model

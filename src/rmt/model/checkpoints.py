@@ -189,7 +189,9 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[RM
         raise RMTError(f"{path} is a model for the task {metadata['task']!r}; this call loads classifiers")
     state = read_state_dict(path)
     try:
-        model = create_model(metadata["model"], device="meta", **_checked_args(metadata["model_args"]))
+        model = create_model(
+            metadata["model"], device="meta", **{"num_classes": 1000, **checked_args(metadata["model_args"])}
+        )
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise RMTError(f"{path} describes a network that cannot be built: {one_line(error)}") from error
     if not any(HEAD.match(key) for key in state):  # a backbone alone, as `rmt convert` makes it of a detector
@@ -199,14 +201,18 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[RM
     return model.to(device).eval(), metadata
 
 
-def _checked_args(args: Mapping[str, Any]) -> dict[str, Any]:
+COUNTS = {"depths", "convs", "box_convs", "box_fcs", "mask_convs", "octave_scales"}
+"""Arguments that say how many modules to build."""
+
+
+def checked_args(args: Mapping[str, Any]) -> dict[str, Any]:
     """Refuse numbers from an untrusted file that would keep the machine busy before shapes can be compared."""
     for name, value in args.items():
         numbers = value if isinstance(value, list) else [value]
-        limit = 256 if name == "depths" else 2**20
+        limit = 256 if name in COUNTS else 2**20
         if len(numbers) > 16 or any(isinstance(n, int | float) and not abs(n) <= limit for n in numbers):
             raise ValueError(f"{name}={str(value)[:40]} is out of bounds")
-    return {"num_classes": 1000, **args}
+    return dict(args)
 
 
 def _load(model: nn.Module, state: dict[str, Tensor], name: str, new_head: bool) -> list[str]:

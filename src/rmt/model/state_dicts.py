@@ -38,6 +38,7 @@ _OFFICIAL: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
 # Recomputed by the network, or a pyramid's (which belongs to the detector or segmenter on top).
 _NOT_THE_BACKBONE = re.compile(r"layers\.\d+\.Relpos\.|extra_norms\.\d+\.")
 HEAD = re.compile(r"(head|aux_head)\.")
+_OUR_PYRAMID = re.compile(r"(?:backbone\.)?pyramid\.(?:(backbone)|norms\.(\d+))\.")
 CLASSIFIERS = re.compile(r"(head\.fc|aux_head)\.")
 
 
@@ -45,7 +46,7 @@ def read_state_dict(path: str | Path, use_ema: bool = True) -> dict[str, Tensor]
     """The tensors of a `.safetensors` or PyTorch file, on the CPU, under the file's own names less their wrapping.
 
     Wrapping is an outer `model`, `state_dict`, `model_ema` or `state_dict_ema`, and a `module.` or `backbone.` before
-    each name; where there is a `backbone.`, the other parts of the detector are left out.
+    each name. Of a detector or segmenter, the authors' or ours, only the backbone and its pyramid's norms are taken.
 
     Args:
         use_ema: where the file holds both, take the averaged weights.
@@ -73,11 +74,25 @@ def unwrap(content: Any, use_ema: bool = True, name: str = "the checkpoint") -> 
     if not isinstance(content, Mapping):
         raise RMTError(f"{name} holds a {type(content).__name__}, not a dict of tensors")
     state = {str(key).removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
-    if any(key.startswith("backbone.") for key in state):
+    if any(_OUR_PYRAMID.match(key) for key in state):
+        state = _pyramid_of_ours(state)
+    elif any(key.startswith("backbone.") for key in state):
         state = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
     if not state:
         raise RMTError(f"{name} holds no tensors")
     return state
+
+
+def _pyramid_of_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Backbone and norms of a detector or segmenter of ours, the norms by the authors' name and their stage."""
+    matches = [(match, value) for key, value in state.items() if (match := _OUR_PYRAMID.match(key))]
+    first = 3 - max((int(match[2]) for match, _ in matches if match[2]), default=3)  # the last norm is of stage 4
+    return {
+        match.string[match.end() :]
+        if match[1]
+        else f"extra_norms.{int(match[2]) + first}.{match.string[match.end() :]}": v
+        for match, v in matches
+    }
 
 
 def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """`rmt.detector`: a detector by name, its weights and its file."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from rmt.errors import RMTError
@@ -68,6 +68,7 @@ def detector(
         freeze_bn=freeze_bn,
         **(backbone_args or {}),
     )
-    model = network(pyramid, num_classes, options_class(**options))  # type: ignore[arg-type]
-    model.detector_name = head
+    chosen = options_class(**options)
+    model = network(pyramid, num_classes, chosen)  # type: ignore[arg-type]
+    model.head_name, model.head_args = head, {**asdict(chosen), "freeze_bn": freeze_bn}
     return model

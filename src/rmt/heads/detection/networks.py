@@ -1,5 +1,7 @@
 """RetinaNet, Mask R-CNN and Cascade Mask R-CNN: the parts put together, with torchvision's two meta-architectures."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torchvision.models.detection as tv
@@ -23,7 +25,28 @@ from rmt.heads.pyramid import Pyramid
 ROI_LEVELS = 4  # boxes are pooled from P2 … P5; P6 is for proposals
 
 
-class RetinaNet(tv.RetinaNet):
+class Detector:
+    """What our detectors have beyond torchvision's."""
+
+    backbone: FPN
+    num_classes: int
+    head_name: str  # this and the next set by `detector`, for model files
+    head_args: dict[str, Any]
+
+    @property
+    def pyramid(self) -> Pyramid:
+        return self.backbone.pyramid
+
+    def load_backbone(self, source: str | Path | Mapping[str, Any]) -> list[str]:
+        """Load a classifier, a detector's or a segmenter's backbone, ours or the authors'; see `Pyramid.load_official`.
+
+        Returns:
+            what kept its own values: the pyramid's norms, where the file is a classifier's.
+        """
+        return self.pyramid.load_official(source)
+
+
+class RetinaNet(Detector, tv.RetinaNet):
     """torchvision's RetinaNet with our pyramid, head, matching and batching. See `rmt.detector` for the interface."""
 
     def __init__(self, pyramid: Pyramid, num_classes: int, options: RetinaNetOptions) -> None:
@@ -48,15 +71,11 @@ class RetinaNet(tv.RetinaNet):
         self.num_classes = num_classes
         self.options = options
 
-    @property
-    def pyramid(self) -> Pyramid:
-        return self.backbone.pyramid
-
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
         return super().forward(images, _needed(targets, self.training))
 
 
-class MaskRCNN(GeneralizedRCNN):
+class MaskRCNN(Detector, GeneralizedRCNN):
     """Mask R-CNN, or by its options Cascade Mask R-CNN, or either without masks. See `rmt.detector`."""
 
     def __init__(self, pyramid: Pyramid, num_classes: int, options: MaskRCNNOptions) -> None:
@@ -78,10 +97,6 @@ class MaskRCNN(GeneralizedRCNN):
         super().__init__(backbone, rpn, _roi_heads(backbone.strides[:ROI_LEVELS], num_classes, o), transform)
         self.num_classes = num_classes
         self.options = options
-
-    @property
-    def pyramid(self) -> Pyramid:
-        return self.backbone.pyramid
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
         return super().forward(images, _needed(targets, self.training))
