@@ -7,7 +7,8 @@ from coco_sets import annotation, make_coco, make_split, write_json
 from PIL import Image
 
 from rmt.data.coco import find_split, open_coco
-from rmt.data.detection_views import DetectionView, EvalView, RandomSidesCrop, train_pipeline
+from rmt.data.detection_views import DetectionView, EvalView, RandomSidesCrop, as_lists, train_pipeline
+from rmt.data.loader import BatchLoader
 
 SIDES_3X = tuple(range(480, 801, 32))
 
@@ -109,3 +110,44 @@ def test_an_image_may_lose_all_its_objects(tmp_path):
         counts[len(target["boxes"])] = target
         assert target["masks"].shape == (len(target["boxes"]), *image.shape[1:])
     assert set(counts) == {0, 1}
+
+
+def train_loader(images, **options):
+    view = DetectionView(images, train_pipeline((64, 96), 200))
+    return BatchLoader(images, view, as_lists, shuffle=True, seed=3, groups=images.groups, **options)
+
+
+def test_batches_depend_on_seed_epoch_and_position_alone(images):
+    def batches(workers, start=0):
+        loader = train_loader(images, batch_size=2, workers=workers)
+        loader.load_state_dict({"epoch": 1, "batches": start})
+        made = list(loader)
+        loader.close()
+        return made
+
+    whole = batches(0)
+    assert len(whole) == 3 and sorted(i for batch in whole for i in batch["index"].tolist()) == list(range(6))
+    for workers, start in ((0, 1), (2, 0), (2, 2)):
+        for one, other in zip(whole[start:], batches(workers, start), strict=True):
+            assert one["index"].tolist() == other["index"].tolist()
+            for a, b in zip(one["image"], other["image"], strict=True):
+                assert torch.equal(a, b)
+            for a, b in zip(one["target"], other["target"], strict=True):
+                assert a.keys() == b.keys() == {"boxes", "labels", "masks"}
+                assert all(torch.equal(a[key], b[key]) and type(a[key]) is torch.Tensor for key in a)
+
+
+def test_evaluation_batches_name_what_cannot_be_read(images, tmp_path):
+    (tmp_path / "train2017/000106.png").write_bytes(b"not a picture")
+    loader = BatchLoader(images, EvalView(128, 400), as_lists, batch_size=4, shuffle=False)
+    first, second = loader
+    assert first["index"].tolist() == [0, 1, 3] and second["index"].tolist() == [4, 5]
+    assert "000106.png" in first["bad"][0][0] and first["target"] == [{}, {}, {}]
+    assert [tuple(image.shape[1:]) for image in first["image"]] == [(128, 192), (192, 128), (192, 128)]
+
+
+def test_a_set_of_one_image_makes_batches(tmp_path):
+    make_split(tmp_path, "train", 1, seed=0)
+    images = open_coco(*find_split(tmp_path, "train"), with_masks=True).without_empty()
+    (batch,) = train_loader(images, batch_size=1)
+    assert len(batch["image"]) == 1 and len(batch["target"][0]["boxes"])

@@ -114,3 +114,23 @@ def test_stretches_are_the_epochs_one_after_another_cut_anew(steps):
     assert seen == endless[: 6 * steps]
     later = [(e, p.tolist(), s.tolist()) for e, p, s in stretches.keys(4, start=1)]
     assert later == endless[4 * steps + 1 : 5 * steps]
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_groups_stay_together_and_lose_nobody(world_size):
+    groups = np.random.default_rng(0).integers(0, 2, 100)
+    plans = [
+        EpochPlan(samples=100, batch_size=4, shuffle=True, seed=1, groups=groups, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    order = plans[0].order(0)
+    assert len(set(order.tolist())) == len(order) == plans[0].positions
+    mixed = [
+        step
+        for step in range(plans[0].steps)
+        if len({int(groups[order[p]]) for plan in plans for p in plan.batch(step)}) > 1
+    ]
+    assert all(step >= plans[0].steps - 2 for step in mixed)
+    assert not np.array_equal(order, plans[0].order(1)) and np.array_equal(order, plans[0].order(0))
+    firsts = [int(groups[order[step * 4 * world_size]]) for step in range(plans[0].steps - 2)]
+    assert 0 < sum(firsts) < len(firsts)  # the groups take turns, they do not follow each other

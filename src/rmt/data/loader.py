@@ -77,6 +77,7 @@ class BatchLoader:
         repeats: int = 1,
         steps_per_epoch: int = 0,
         pin_memory: bool = False,
+        groups: np.ndarray | None = None,
     ):
         plan = EpochPlan(
             samples=len(samples),
@@ -87,6 +88,7 @@ class BatchLoader:
             rank=rank,
             world_size=world_size,
             repeats=repeats,
+            groups=groups,
         )
         self.plan = Stretches(plan, steps_per_epoch) if steps_per_epoch else plan
         self.epoch = 0

@@ -6,7 +6,7 @@ with batches of B see in each step exactly the samples that one process with bat
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,7 +27,8 @@ class EpochPlan:
     `shuffle=True` is training. A shuffled epoch has T = samples positions; with `repeats` r > 1 (METHOD 5: 3) each
     shuffled sample fills r positions in a row and T = ⌊samples/256⌋·256, so about samples/r samples are shown. Every
     process takes the same number of samples: fewer than `world_size` are left out, or with `drop_last` fewer than one
-    global batch.
+    global batch. With `groups` (samples,) a step shows samples of one group as far as possible: only the last few steps
+    of an epoch, made of what the groups have left over, mix them.
 
     `shuffle=False` is evaluation: every sample exactly once, in order. Every process still takes the same number of
     steps, so its last batch may be short, or empty.
@@ -41,6 +42,7 @@ class EpochPlan:
     rank: int = 0
     world_size: int = 1
     repeats: int = 1
+    groups: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.repeats < 1 or not 0 <= self.rank < self.world_size:
@@ -83,6 +85,8 @@ class EpochPlan:
         if not self.shuffle:
             return np.arange(self.samples)
         shuffled = permutation(self.samples, ORDER, self.seed, epoch)
+        if self.groups is not None:
+            shuffled = by_group(shuffled, self.groups, self._step)
         return np.repeat(shuffled[: -(-self.positions // self.repeats)], self.repeats)[: self.positions]
 
     def batch(self, step: int) -> np.ndarray:
@@ -122,3 +126,19 @@ class Stretches:
                 left -= 1
                 yield key
             turn, step = turn + 1, 0
+
+
+def by_group(order: np.ndarray, groups: np.ndarray, size: int) -> np.ndarray:
+    """The samples of `order` in blocks of `size` of one group each, in the order in which the blocks fill up.
+
+    What is left of each group when the order ends follows, group by group. groups (N,) int64; every sample of `order`
+    stands in the answer once.
+    """
+    blocks, rests = [], []
+    for group in np.unique(groups):
+        places = np.flatnonzero(groups[order] == group)
+        whole = len(places) // size * size
+        blocks += [(block[-1], block) for block in places[:whole].reshape(-1, size)]
+        rests.append(places[whole:])
+    blocks.sort(key=lambda pair: pair[0])
+    return order[np.concatenate([block for _, block in blocks] + rests)]
