@@ -2,8 +2,10 @@
 
 import io
 import os
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -25,6 +27,17 @@ def picture(seed: int, size: tuple[int, int] = (12, 10)) -> Image.Image:
     """An RGB image of noise, (width, height)."""
     noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
     return Image.fromarray(noise)
+
+
+def write_tar(path: Path, samples: dict[str, dict[str, bytes]]) -> Path:
+    """A tar of `samples`: key -> {extension: bytes}."""
+    with tarfile.open(path, "w") as tar:
+        for key, parts in samples.items():
+            for extension, data in parts.items():
+                member = tarfile.TarInfo(f"{key}.{extension}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return path
 
 
 class MemorySet:

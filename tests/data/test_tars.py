@@ -1,27 +1,14 @@
 """WebDataset tars as a data set with random access."""
 
-import io
 import pickle
-import tarfile
 
 import numpy as np
 import pytest
-from image_sets import encode, picture
+from image_sets import encode, picture, write_tar
 
 from rmt.data import open_split
 from rmt.data.tars import TarSet
 from rmt.errors import RMTError
-
-
-def write_tar(path, samples):
-    """samples: key -> {extension: bytes}."""
-    with tarfile.open(path, "w") as tar:
-        for key, parts in samples.items():
-            for extension, data in parts.items():
-                member = tarfile.TarInfo(f"{key}.{extension}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-    return path
 
 
 def sample(number):

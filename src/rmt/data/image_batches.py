@@ -1,5 +1,6 @@
 """Batches of labelled images of one size: what a classifier trains on and is judged by."""
 
+from functools import partial
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from rmt.data.loader import BatchLoader
 from rmt.data.sets import ImageSet
+from rmt.data.streams import expect, training_order
 
 
 class Transform(Protocol):
@@ -42,9 +44,12 @@ class Batch(TypedDict):
 class ImageLoader(BatchLoader):
     """A `BatchLoader` of `Batch`es: the images of `image_set`, each through `transform`. Keywords as there."""
 
-    def __init__(self, image_set: ImageSet, transform: Transform, **options: Any):
+    def __init__(self, image_set: ImageSet, transform: Transform, *, shuffle: bool, **options: Any):
         self.image_set = image_set
-        super().__init__(image_set, _Prepare(image_set, transform), _Stack(image_set, transform.size), **options)
+        if (order := training_order(image_set)) is not None:
+            options |= {"streamed": order if shuffle else None, "expect": partial(expect, image_set)}
+        prepare, stack = _Prepare(image_set, transform), _Stack(image_set, transform.size)
+        super().__init__(image_set, prepare, stack, shuffle=shuffle, **options)
 
 
 class _Prepare:

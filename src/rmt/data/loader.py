@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +20,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rmt.data.images import BadImage
-from rmt.data.order import EpochPlan, Key, Stretches
+from rmt.data.order import EpochPlan, Key, Streamed, Stretches
 from rmt.data.randomness import AUGMENT, REPLACE, global_state_kept, seed_everything, words
 from rmt.errors import RMTError
 
 MAX_REPLACEMENTS = 20
 """After so many bad images in a row for one place in a batch the data are given up."""
+
+LOOK_AHEAD = 50
+"""So many batches before they are made, `Expect` is told of their samples."""
 
 
 class Samples(Protocol):
@@ -41,6 +45,8 @@ Prepare = Callable[[Any, int], Any]
 generators of Python, numpy and torch are functions of (seed, epoch, position)."""
 Collate = Callable[[list[Any], list[int]], dict[str, Any]]
 """The entries of a batch, possibly none, and their samples' numbers to the batch."""
+Expect = Callable[[np.ndarray], None]
+"""Is told the numbers of samples that will be loaded soon."""
 
 
 class BatchLoader:
@@ -78,6 +84,8 @@ class BatchLoader:
         steps_per_epoch: int = 0,
         pin_memory: bool = False,
         groups: np.ndarray | None = None,
+        streamed: Streamed | None = None,
+        expect: Expect | None = None,
     ):
         plan = EpochPlan(
             samples=len(samples),
@@ -89,13 +97,14 @@ class BatchLoader:
             world_size=world_size,
             repeats=repeats,
             groups=groups,
+            streamed=streamed,
         )
         self.plan = Stretches(plan, steps_per_epoch) if steps_per_epoch else plan
         self.epoch = 0
         self.batches = 0  # handed out in this epoch
         self._turn = 0  # counts iterations
         self._start = 0  # where the next iteration starts; not 0 only after load_state_dict
-        self._orders = _Orders(self.plan)
+        self._orders = _Orders(self.plan, expect)
         self._pool = DataLoader(
             _BatchMaker(samples, prepare, collate, seed, replace_bad=shuffle),
             batch_size=None,  # a "sample" of the DataLoader is a whole batch of ours
@@ -182,8 +191,9 @@ class _Failure:
 class _Orders(Sampler):
     """Gives the DataLoader one key per batch of the chosen epoch: (epoch, positions, samples)."""
 
-    def __init__(self, plan: EpochPlan | Stretches):
+    def __init__(self, plan: EpochPlan | Stretches, expect: Expect | None):
         self.plan = plan
+        self.expect = expect
         self.choose(0, 0)
 
     def choose(self, epoch: int, start: int) -> None:
@@ -193,7 +203,17 @@ class _Orders(Sampler):
         return self.plan.steps - self.start
 
     def __iter__(self) -> Iterator[Key]:
-        return self.plan.keys(self.epoch, self.start)
+        keys = self.plan.keys(self.epoch, self.start)
+        if self.expect is None:
+            yield from keys
+            return
+        waiting: deque[Key] = deque()
+        for key in keys:
+            self.expect(key[2])
+            waiting.append(key)
+            if len(waiting) > LOOK_AHEAD:
+                yield waiting.popleft()
+        yield from waiting
 
 
 class _BatchMaker(Dataset):
@@ -277,23 +297,23 @@ def _child_signal_kept() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
 
 
-def _dead_workers(made: Iterator[Any]) -> list[BaseProcess]:
-    """The workers that have ended, after a moment for the news to arrive."""
+def _dead_workers(made: Iterator[Any]) -> list[str]:
+    """The workers that have ended and how, after a moment for the news to arrive."""
     workers: list[BaseProcess] = getattr(made, "_workers", [])
     deadline = time.monotonic() + 1
-    while not (dead := [worker for worker in workers if worker.exitcode is not None]) and time.monotonic() < deadline:
+    while not (dead := [n for n, w in enumerate(workers) if w.exitcode is not None]) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return dead
+    return [f"{number} of {len(workers)} (pid {workers[number].pid}) {_end(workers[number])}" for number in dead]
 
 
-def _death_notice(dead: list[BaseProcess]) -> str:
-    """One line on the workers that died, and how."""
-    how = [
-        f"pid {worker.pid} by {signal.Signals(-code).name}" if code < 0 else f"pid {worker.pid} with status {code}"
-        for worker in dead
-        if (code := worker.exitcode) is not None
-    ]
+def _end(worker: BaseProcess) -> str:
+    code = worker.exitcode or 0
+    return f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
+
+
+def _death_notice(dead: list[str]) -> str:
+    """One line on the workers that died."""
     return (
-        f"a data worker process died ({', '.join(how)}); SIGKILL mostly means that memory ran out, SIGBUS that shared "
-        f"memory (/dev/shm) did: lower the number of workers or the batch size"
+        f"data worker {', '.join(dead)} died; SIGKILL mostly means that memory ran out, SIGBUS that shared memory "
+        f"(/dev/shm) did: lower the number of workers or the batch size"
     )

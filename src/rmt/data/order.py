@@ -30,6 +30,9 @@ class EpochPlan:
     global batch. With `groups` (samples,) a step shows samples of one group as far as possible: only the last few steps
     of an epoch, made of what the groups have left over, mix them.
 
+    `streamed` are images that come by shards: the order then is random over the shards and among the images of a few of
+    them, and every process takes a part of its own, so that it reads no shard of another's but at the borders.
+
     `shuffle=False` is evaluation: every sample exactly once, in order. Every process still takes the same number of
     steps, so its last batch may be short, or empty.
     """
@@ -43,6 +46,7 @@ class EpochPlan:
     world_size: int = 1
     repeats: int = 1
     groups: np.ndarray | None = field(default=None, repr=False, compare=False)
+    streamed: "Streamed | None" = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.repeats < 1 or not 0 <= self.rank < self.world_size:
@@ -84,10 +88,16 @@ class EpochPlan:
         """The sample at each position of an epoch, int64 (positions,)."""
         if not self.shuffle:
             return np.arange(self.samples)
-        shuffled = permutation(self.samples, ORDER, self.seed, epoch)
+        if self.streamed is None:
+            shuffled = permutation(self.samples, ORDER, self.seed, epoch)
+        else:
+            shuffled = self.streamed.order(self.seed, epoch)
         if self.groups is not None:
             shuffled = by_group(shuffled, self.groups, self._step)
-        return np.repeat(shuffled[: -(-self.positions // self.repeats)], self.repeats)[: self.positions]
+        shown = np.repeat(shuffled[: -(-self.positions // self.repeats)], self.repeats)[: self.positions]
+        if self.streamed is None:
+            return shown
+        return shown.reshape(self.world_size, -1).T.reshape(-1)  # part r goes to the positions r, r + W, r + 2W, …
 
     def batch(self, step: int) -> np.ndarray:
         """The positions this process takes in one step, int64 (at most batch_size,)."""
@@ -142,3 +152,30 @@ def by_group(order: np.ndarray, groups: np.ndarray, size: int) -> np.ndarray:
         rests.append(places[whole:])
     blocks.sort(key=lambda pair: pair[0])
     return order[np.concatenate([block for _, block in blocks] + rests)]
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """An order for images that come by shards: a permutation of all, in which those of a shard stay near each other.
+
+    The shards are put in a random order and taken together until they have `buffer` images, which are then shuffled.
+
+    Args:
+        ends: (shards,) int64, the number of images up to the end of each shard.
+        buffer: images among which the order is random.
+    """
+
+    ends: np.ndarray
+    buffer: int
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """int64 (images,), a function of seed and epoch."""
+        starts = np.concatenate([[0], self.ends[:-1]])
+        shards = permutation(len(self.ends), ORDER, seed, epoch, 0)
+        sizes = (self.ends - starts)[shards]
+        window = (np.cumsum(sizes) - sizes) // self.buffer  # of each shard: that in which its first image falls
+        parts = []
+        for number in np.unique(window):
+            rows = np.concatenate([np.arange(starts[s], self.ends[s]) for s in shards[window == number]])
+            parts.append(rows[permutation(len(rows), ORDER, seed, epoch, 1 + int(number))])
+        return np.concatenate(parts)

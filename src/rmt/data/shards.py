@@ -10,15 +10,18 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from rmt.data.cache import VARIABLE, cache_folder
 from rmt.data.images import BadImage, read_image
+from rmt.data.remote import RemoteFile
 from rmt.data.sets import listed
 from rmt.errors import RMTError
+
+S = TypeVar("S", Path, RemoteFile)
 
 COLUMNS = ["image", "label"]
 _QUIET_BYTES = 256 * 2**20  # converting more than this takes long enough to deserve a progress bar
@@ -102,16 +105,16 @@ class ShardSet:
         return str(self.shards[0]) if len(self.shards) == 1 else f"{self.shards[0].parent}/*{self.shards[0].suffix}"
 
 
-def complete(shards: Sequence[Path]) -> Sequence[Path]:
+def complete(shards: Sequence[S]) -> Sequence[S]:
     """The same shards, if none of those that the names announce (`-00003-of-00008`) is missing, else `RMTError`."""
-    counted = [(re.search(r"^(.*)-(\d+)-of-(\d+)$", shard.stem), shard) for shard in shards]
-    series: dict[tuple[str, int], set[int]] = {}
-    for match, _ in counted:
-        if match:
-            series.setdefault((match[1], int(match[3])), set()).add(int(match[2]))
-    for (stem, total), present in series.items():
-        if missing := [f"{stem}-{i:05d}-of-{total:05d}{shards[0].suffix}" for i in range(total) if i not in present]:
-            raise RMTError(f"{shards[0].parent}: {len(missing)} of {total} shards are missing: {listed(missing, 3)}")
+    series: dict[tuple[str, int, str], set[int]] = {}
+    for shard in shards:
+        if match := re.search(r"^(.*)-(\d+)-of-(\d+)(\.\w+)$", shard.name):
+            series.setdefault((match[1], int(match[3]), match[4]), set()).add(int(match[2]))
+    for (stem, total, suffix), present in series.items():
+        if missing := [f"{stem}-{i:05d}-of-{total:05d}{suffix}" for i in range(total) if i not in present]:
+            where = str(shards[0]).rpartition("/")[0]
+            raise RMTError(f"{where}: {len(missing)} of {total} shards are missing: {listed(missing, 3)}")
     return shards
 
 

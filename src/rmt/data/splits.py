@@ -1,12 +1,16 @@
 """From what the user wrote after `--data` to a set of images."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
+from rmt.data.fit import BUFFER, Reading, fetch_all
 from rmt.data.folders import FolderSet, class_folders
+from rmt.data.remote import RemoteFile, is_address, list_folder
 from rmt.data.sets import ImageSet, hold_out, listed
 from rmt.data.shards import ShardSet, complete
+from rmt.data.streams import StreamSet
 from rmt.data.tars import TarSet
 from rmt.errors import RMTError
 
@@ -16,37 +20,50 @@ SAMPLE = Path(__file__).parent / "sample"
 NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid", "dev", "test")}
 
 Split = Literal["train", "val"]
+S = TypeVar("S", Path, RemoteFile)
 
 
-def open_split(data: str, split: Split, *, holdout: float = 0.1, seed: int = 0) -> ImageSet:
+def open_split(
+    data: str, split: Split, *, holdout: float = 0.1, seed: int = 0, stream: str = "auto", buffer: int = BUFFER
+) -> ImageSet:
     """Open the training or the validation images of `data`.
 
     `data` is `"sample"` (the built-in one; its test images are the split `val`), a folder with `train/CLASS/*` and
     `val/CLASS/*`, a folder of class folders, or a folder of parquet shards (`train-*.parquet`, `data/train-*.parquet`
-    or `train/*.parquet`, likewise for the other split) or of WebDataset tars named like them. Data with no validation
-    split of their own are divided by `hold_out(…, holdout, seed)`, the same way for both calls; `holdout` is not used
-    otherwise.
+    or `train/*.parquet`, likewise for the other split) or of WebDataset tars named like them, here or at an address.
+    Data with no validation split of their own are divided by `hold_out(…, holdout, seed)`, the same way for both calls;
+    `holdout` is not used otherwise.
+
+    Shards are copied and mapped into memory with `stream="no"`, streamed (`StreamSet`, with its `buffer`) with "yes";
+    "auto" streams what does not fit the disk.
 
     Raises `RMTError` for whatever is wrong with the data.
     """
-    parts = _parts(data)
+    parts, reading = _parts(data), Reading(stream, buffer)
     if "val" in parts:
-        return _open_checked(parts["train"], parts["val"], split)
+        return _open_checked(parts["train"], parts["val"], split, reading)
     if not holdout > 0:
         raise RMTError(f"{data}: no folder val/ inside, and no fraction of the training images to hold out instead")
-    rest, held = hold_out(_open(parts["train"]), float(holdout), seed)
+    rest, held = hold_out(_open(parts["train"], reading), float(holdout), seed)
     return rest if split == "train" else held
 
 
 def open_all(data: str) -> ImageSet:
     """The images an evaluation should score: the validation split where there is one, else every image of `data`."""
     parts = _parts(data, needs_train=False)
-    return _open(parts.get("val", parts.get("train")))
+    return _open(parts.get("val", parts.get("train")), Reading())
 
 
 def open_undivided(data: str) -> ImageSet:
     """Every training image of `data`, those included that `open_split` holds out for validation."""
-    return _open(_parts(data)["train"])
+    return _open(_parts(data)["train"], Reading())
+
+
+def settle_stream(data: str, stream: str) -> str:
+    """Whether shards are streamed, "yes" or "no": with "auto" when mapped copies of all would not fit the disk."""
+    parts = _parts(data, needs_train=False).values()
+    shards = [shard for part in parts if not isinstance(part, Path) for shard in part]
+    return "yes" if shards and Reading(stream).streams(shards) else "no"
 
 
 def split_folders(root: Path) -> dict[Split, Path]:
@@ -55,24 +72,28 @@ def split_folders(root: Path) -> dict[Split, Path]:
     return {split: part for split in ("train", "val") if isinstance(part := parts.get(split), Path)}
 
 
-_Part = Path | tuple[Path, ...]  # a folder of class folders, or shards
+_Part = Path | tuple[Path, ...] | tuple[RemoteFile, ...]  # a folder of class folders, or shards
 
 
-def _open(part: _Part | None) -> ImageSet:
+def _open(part: _Part | None, reading: Reading) -> ImageSet:
     assert part is not None
     if isinstance(part, Path):
         return FolderSet(part)
-    return TarSet(part) if part[0].suffix == ".tar" else ShardSet(part)
+    if reading.streams(part):
+        return StreamSet(part, buffer=reading.buffer)
+    local = fetch_all(part)
+    return TarSet(local) if local[0].suffix == ".tar" else ShardSet(local)
 
 
 def _parts(data: str, needs_train: bool = True) -> dict[str, _Part]:
     """Where the splits of `data` lie: `train` and, if the data have one, `val`."""
     if not data:  # Path("") would be the folder we happen to be in
         raise RMTError("no data given; name an image folder, a folder of parquet shards, or sample")
-    if "://" in data:
-        raise RMTError(f"{data}: addresses cannot be read; copy the data to a folder and name that")
-    root = SAMPLE if data == "sample" else Path(data).expanduser()
-    parts = _shard_parts(root) or _folder_parts(root)
+    if is_address(data):
+        parts = _remote_parts(data)
+    else:
+        root = SAMPLE if data == "sample" else Path(data).expanduser()
+        parts = _shard_parts(root) or _folder_parts(root)
     if needs_train and "train" not in parts:
         raise RMTError(f"{data}: a validation split but no training split; expected a folder train/ beside it")
     return parts
@@ -90,44 +111,63 @@ def _folder_parts(root: Path) -> dict[str, _Part]:
 
 
 def _shard_parts(root: Path) -> dict[str, _Part]:
-    """The shards of each split by their names, or of everything as `train` if no name tells."""
-    named: dict[str, dict[str, list[Path]]] = {"train": {}, "val": {}}
-    unnamed: list[Path] = []
-    for folder in (root, root / "data"):
-        for shard in _shards_in(folder):
-            split = re.split(r"[-_.]", shard.name)[0]
-            for ours, names in NAMES.items():
-                if split in names:
-                    named[ours].setdefault(split, []).append(shard)
-                    break
-            else:
+    """The shards of each split in a folder."""
+    inside = ("", "data", *NAMES["train"], *NAMES["val"])
+    return _by_split({name: sorted((root / name).glob("*")) for name in inside})
+
+
+def _remote_parts(address: str) -> dict[str, _Part]:
+    """The shards of each split at an address."""
+    folders: dict[str, list[RemoteFile]] = {}
+    for file in list_folder(address):
+        below = file.address.removeprefix(address.rstrip("/") + "/")
+        folders.setdefault(below.rpartition("/")[0], []).append(file)
+    parts = _by_split(folders)
+    if not parts:
+        raise RMTError(f"{address}: no parquet shards and no tars there; other data can only be read from a folder")
+    return parts
+
+
+def _by_split(folders: Mapping[str, Sequence[S]]) -> dict[str, _Part]:
+    """The shards of each split by their names or their folder's; everything is `train` if no name tells.
+
+    `folders` holds the files of the folders of interest: "" for that which was named, "data", and the splits' names.
+    """
+    named: dict[str, dict[str, list[S]]] = {"train": {}, "val": {}}
+    unnamed: list[S] = []
+    split_of = {name: split for split, names in NAMES.items() for name in names}
+    for folder, files in folders.items():
+        for shard in _shards_among(files):
+            word = folder if folder in split_of else re.split(r"[-_.]", shard.name)[0]
+            if word in split_of:
+                named[split_of[word]].setdefault(word, []).append(shard)
+            elif folder in ("", "data"):
                 unnamed.append(shard)
-        for ours, names in NAMES.items():
-            for name in names:
-                if shards := _shards_in(folder / name):
-                    named[ours].setdefault(name, []).extend(shards)
     parts: dict[str, _Part] = {}
-    for ours, names in NAMES.items():
-        first = next((name for name in names if name in named[ours]), None)
+    for split, names in NAMES.items():
+        first = next((name for name in names if name in named[split]), None)
         if first is not None:
-            parts[ours] = tuple(complete(named[ours][first]))
+            parts[split] = tuple(complete(named[split][first]))
     if not parts and unnamed:
         parts["train"] = tuple(complete(unnamed))
     return parts
 
 
-def _shards_in(folder: Path) -> list[Path]:
-    """The parquet shards directly in a folder, or the WebDataset tars if there are none."""
-    return sorted(folder.glob("*.parquet")) or sorted(folder.glob("*.tar"))
+def _shards_among(files: Sequence[S]) -> list[S]:
+    """The parquet shards among some files, or the WebDataset tars if there are none."""
+    for kind in (".parquet", ".tar"):
+        if shards := [file for file in files if file.name.endswith(kind)]:
+            return shards
+    return []
 
 
-def _open_checked(train: _Part, val: _Part, split: Split) -> ImageSet:
+def _open_checked(train: _Part, val: _Part, split: Split, reading: Reading) -> ImageSet:
     """Open one of two splits, after a look at whether both have the same classes."""
     if isinstance(train, Path) and isinstance(val, Path):  # two listings tell; the other split may have a million files
         ours, theirs = set(class_folders(train)), set(class_folders(val))
-        chosen = _open(train if split == "train" else val)
+        chosen = _open(train if split == "train" else val, reading)
     else:
-        both = {"train": _open(train), "val": _open(val)}
+        both = {"train": _open(train, reading), "val": _open(val, reading)}
         ours, theirs = set(both["train"].classes), set(both["val"].classes)
         chosen = both[split]
     wrong = []
@@ -136,6 +176,6 @@ def _open_checked(train: _Part, val: _Part, split: Split) -> ImageSet:
     if theirs - ours:
         wrong.append(f"{listed(sorted(theirs - ours))} only in val")
     if wrong:
-        where = train.parent if isinstance(train, Path) else train[0].parent
+        where = train.parent if isinstance(train, Path) else str(train[0]).rpartition("/")[0]
         raise RMTError(f"{where}: train and val have different classes: {'; '.join(wrong)}")
     return chosen

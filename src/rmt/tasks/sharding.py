@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rmt.data.folders import FolderSet
 from rmt.data.images import BadImage, read_image
 from rmt.data.randomness import PACK, permutation
+from rmt.data.remote import INDEX
 from rmt.data.splits import split_folders
 from rmt.errors import RMTError
 from rmt.training.atomic import plain_disk_errors, replacing, write_text
@@ -68,7 +69,8 @@ def pack(
 
     Each image is decoded once: one that cannot be is left out and named. Files go in as they are, not encoded again.
     Each shard is read back and compared before it gets its name. Shards that are there and whole are kept, so a
-    stopped call is simply made again. `shuffle` puts the training images in a random order, which streaming needs.
+    stopped call is simply made again. `shuffle` puts the training images in a random order, which streaming needs. The
+    file `index.json` lists the shards, for servers that do not.
 
     Raises RMTError when `out` holds something else, for bad data, and where the disk refuses.
     """
@@ -93,6 +95,8 @@ def pack(
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         for packed in bar.track(_run(jobs, workers or os.cpu_count() or 1), total=len(jobs)):
             total.add(packed)
+    sizes = {job.target.name: job.target.stat().st_size for job in jobs}
+    write_text(folder / INDEX, json.dumps(sizes, indent=2) + "\n")
     return total
 
 
