@@ -10,6 +10,7 @@ from pictures import make_folder
 from rmt.commands.cli import main
 from rmt.data import open_split
 from rmt.data.folders import FolderSet
+from rmt.data.remote import INDEX
 from rmt.errors import RMTError
 from rmt.tasks import sharding
 from rmt.tasks.sharding import PLAN, check_shard, pack
@@ -33,7 +34,10 @@ def test_every_image_comes_back_as_it_was(photos, tmp_path):
     out = tmp_path / "shards"
     packed = pack(photos, out, shard_images=4, workers=2)
     assert (packed.images, packed.written, packed.bad) == (27, 8, {})
+    sizes = {path.name: path.stat().st_size for path in out.glob("*.parquet")}
+    assert json.loads((out / INDEX).read_text()) == sizes
     assert sorted(path.name for path in out.iterdir()) == [
+        INDEX,
         PLAN,
         *(f"train-{i:05d}-of-00006.parquet" for i in range(6)),
         *(f"val-{i:05d}-of-00002.parquet" for i in range(2)),

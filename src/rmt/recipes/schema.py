@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Interpolation = Literal["bicubic", "bilinear", "random"]
+Strategy = Literal["auto", "ddp", "fsdp"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,16 @@ class Recipe:
 
     device: Device = "auto"
     """Where to compute: `auto` takes CUDA, then Apple's GPU, then the CPU."""
+    devices: int | Literal["auto"] = 1
+    """Devices of each machine to train on, a process each; `auto` takes all its GPUs, or what torchrun or srun says."""
+    nodes: int = 0
+    """Machines to train on; 0: as many as torchrun or srun says, else this one."""
+    strategy: Strategy = "auto"
+    """How several devices share the work: `ddp` keeps the network whole on each, `fsdp` splits it; `auto` is `ddp`."""
+    sync_batchnorm: bool = False
+    """BatchNorm over the batches of all devices together, not of each alone."""
+    freeze_batchnorm: bool = False
+    """BatchNorm keeps the statistics it starts with, in training as in evaluation; its scale and shift still learn."""
     precision: Precision = "auto"
     """Arithmetic of the forward and backward pass: `auto` is bf16 on CUDA and fp32 elsewhere."""
     workers: int = 2
@@ -66,14 +77,18 @@ class Recipe:
     def problems(self) -> list[str]:
         """What is wrong with the values, one line each; empty when the recipe can run."""
         found = below(self, 1, "batch_size", "accumulate")
+        if self.devices != "auto":
+            found += below(self, 1, "devices")
         found += negative(
             self,
             *("lr", "lr_base_batch", "weight_decay", "clip_grad", "early_stopping", "workers", "checkpoint_minutes"),
-            "seed",
+            *("seed", "nodes"),
         )
         for name in ("ema_decay", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 found.append(f"--{option(name)} must lie in [0, 1), not {getattr(self, name):g}")
+        if self.sync_batchnorm and self.freeze_batchnorm:
+            found.append("--sync-batchnorm and --freeze-batchnorm exclude each other: frozen statistics are alike")
         return found
 
 

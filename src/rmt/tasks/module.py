@@ -1,5 +1,6 @@
 """What every task's LightningModule shares: seeded steps, averaged weights, loaders, scores, the state of a run."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from rmt.data.loader import BatchLoader
 from rmt.errors import RMTError
 from rmt.recipes.schema import Recipe
+from rmt.training import processes
 from rmt.training.measure import Measure
 from rmt.training.progress import Progress
 from rmt.training.randomness import seed_everything
@@ -60,9 +62,12 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         super().__init__()
         self.model = model
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
+        if self.ema is not None:
+            self.ema.requires_grad_(False)
         self.recipe = recipe
         self.data = data
         self.lr = lr
+        self.devices = processes.world_size()
         self.progress = Progress()
         self._train_loader: BatchLoader | None = None
         self._judge_loader: BatchLoader | None = None
@@ -141,8 +146,8 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         # Drop path, dropout and mixing draw from the global generators: seeded here, they repeat after a resume.
         seed_everything(self.recipe.seed, self.current_epoch, batch_idx, self.global_rank)
         loss = self.batch_loss(batch)
-        value = loss.item()
-        if not torch.isfinite(loss):
+        value = processes.mean(loss.item())  # every process must come to the same conclusion
+        if not math.isfinite(value):
             rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
             raise RMTError(
                 f"the loss became {value} at epoch {self.current_epoch + 1}, step {self.global_step} "
@@ -168,6 +173,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
             self.ema.update(self.model)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.progress.bad_images = processes.union(self.progress.bad_images)
         checkpoint["rmt"] = {"recipe": self.recipe.as_dict(), "progress": self.progress.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ def facts(module: TrainingModule, trained: Trained, results: dict[str, dict[str,
         "model": recipe.model,
         "parameters": sum(p.numel() for p in module.model.parameters()),
         "classes": len(module.data.classes),
-        "effective_batch": effective_batch(recipe),
+        "effective_batch": effective_batch(recipe, module.devices),
         "peak_lr": module.lr,
         "last": {
             "epoch": epochs,
@@ -50,6 +50,7 @@ def facts(module: TrainingModule, trained: Trained, results: dict[str, dict[str,
         "images_per_s": _pace(module, epochs),
         "machine": {
             "device": str(trained.device),
+            "devices": module.devices,
             "precision": trained.precision,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -58,7 +59,7 @@ def facts(module: TrainingModule, trained: Trained, results: dict[str, dict[str,
 
 
 def _pace(module: TrainingModule, epochs: int) -> float:
-    images = epochs * module.data.batches_per_epoch * module.recipe.batch_size
+    images = epochs * module.updates_per_epoch * effective_batch(module.recipe, module.devices)
     return round(images / max(module.progress.seconds, 1e-9), 1)
 
 

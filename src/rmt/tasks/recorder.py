@@ -40,7 +40,7 @@ class Recorder(Callback):
     ) -> None:
         now = time.monotonic()
         progress = pl_module.progress
-        progress.add_time(now - self._since, len(batch["index"]))
+        progress.add_time(now - self._since, len(batch["index"]) * trainer.world_size)
         self._since = now
         lr = current_lr(trainer)
         self.display.step(trainer.current_epoch, batch_idx, progress.loss, lr, progress.pace)

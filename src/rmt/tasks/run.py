@@ -14,11 +14,14 @@ from rmt.tasks.module import TrainingModule
 from rmt.tasks.recorder import Recorder
 from rmt.tasks.task import Trained, task_named
 from rmt.tasks.weights import WeightFiles
+from rmt.training import processes
 from rmt.training.checkpoint_io import newest_good_state
 from rmt.training.display import Display
-from rmt.training.history import History
+from rmt.training.history import History, NoHistory
 from rmt.training.keeper import Interrupted, Keeper
+from rmt.training.launch import joined, settle_devices
 from rmt.training.machine import build_trainer, choose_device, choose_precision
+from rmt.training.network import adapt
 from rmt.training.quiet import quiet_libraries
 from rmt.training.randomness import seed_everything
 from rmt.training.run_folder import RunFolder
@@ -56,8 +59,11 @@ def train(recipe: Recipe) -> TrainResult:
     Raises RMTError for anything the user can mend, TrainingStopped on Ctrl-C or SIGTERM (with the state saved).
     """
     refuse_problems(recipe)
-    RunFolder.refuse_used(recipe)  # before the data are read, which may take a while
-    return _run(task_named(recipe.task).settle(recipe), None, _console())
+    recipe = settle_devices(recipe)
+    with joined(recipe):
+        processes.from_main(lambda: RunFolder.refuse_used(recipe))  # before the data are read, which may take a while
+        fitted = _fit(task_named(recipe.task).settle(recipe), None, _console())
+    return _finish(*fitted)
 
 
 def resume(run: Path | str, recipe: Recipe | None = None, *, accept_changes: bool = False) -> TrainResult:
@@ -66,36 +72,39 @@ def resume(run: Path | str, recipe: Recipe | None = None, *, accept_changes: boo
     `recipe` is the one in the folder unless another is given. When it differs from the one the run began with in
     anything that changes the result, RMTError says in what, unless `accept_changes`. Raises as `train` does.
     """
-    folder, console = RunFolder.open(Path(run)), _console()
+    folder = RunFolder.open(Path(run))
     recipe = folder.read_recipe() if recipe is None else recipe
     refuse_problems(recipe)
-    state, complaint = newest_good_state(folder.state)
-    if complaint:
-        console.print(f"warning: {complaint}", markup=False)
-    began = folder.read_recipe() if state is None else from_dict(state["rmt"]["recipe"])
-    changed = {key: pair for key, pair in changes(began, recipe).items() if key not in HARMLESS}
-    if changed:
-        said = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items())
-        if not accept_changes:
-            raise RMTError(f"the recipe is not the one {run} began with: {said}; --accept-changes goes on with it")
-        console.print(f"recipe changed: {said}", markup=False)
-    elif folder.metrics_json.exists():
-        metrics = json.loads(folder.metrics_json.read_text(encoding="utf-8"))
-        for line in ["this run is complete", *task_named(recipe.task).summary(metrics, folder)]:
-            console.print(line, markup=False)
-        return TrainResult(folder.path, metrics)
-    if state is None:
-        console.print("no state was saved yet: starting from the beginning", markup=False)
-    recipe = replace(recipe, output=str(run))
-    folder.remove_drafts()
-    folder.write_recipe(recipe)
-    return _run(recipe, state, console, folder)
+    recipe = settle_devices(recipe)
+    with joined(recipe):
+        console = _console()
+        state, complaint = processes.main_first(lambda: newest_good_state(folder.state))
+        if complaint:
+            console.print(f"warning: {complaint}", markup=False)
+        began = folder.read_recipe() if state is None else from_dict(state["rmt"]["recipe"])
+        changed = {key: pair for key, pair in changes(began, recipe).items() if key not in HARMLESS}
+        if changed:
+            said = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items())
+            if not accept_changes:
+                raise RMTError(f"the recipe is not the one {run} began with: {said}; --accept-changes goes on with it")
+            console.print(f"recipe changed: {said}", markup=False)
+        elif folder.metrics_json.exists():
+            metrics = json.loads(folder.metrics_json.read_text(encoding="utf-8"))
+            for line in ["this run is complete", *task_named(recipe.task).summary(metrics, folder)]:
+                console.print(line, markup=False)
+            return TrainResult(folder.path, metrics)
+        if state is None:
+            console.print("no state was saved yet: starting from the beginning", markup=False)
+        recipe = replace(recipe, output=str(run))
+        processes.from_main(lambda: folder.write_recipe(recipe))
+        fitted = _fit(recipe, state, console, folder)
+    return _finish(*fitted)
 
 
-def _run(
+def _fit(
     recipe: Recipe, state: dict[str, Any] | None, console: Console, folder: RunFolder | None = None
-) -> TrainResult:
-    """Builds everything, trains (onwards from `state`, if there is one), judges and reports."""
+) -> tuple[TrainingModule, Trained]:
+    """Builds everything and trains, onwards from `state` if there is one; in every process of the run."""
     quiet_libraries()
     device = choose_device(recipe.device)
     precision = choose_precision(recipe.precision, device)
@@ -103,11 +112,15 @@ def _run(
     task = task_named(recipe.task)
     module = task.prepare(recipe, fresh=state is None, say=lambda line: console.print(line, markup=False))
     recipe, data, measure = module.recipe, module.data, module.measure
+    adapt(module.model, recipe, device)
 
-    folder = folder or RunFolder.create(recipe)
+    folder = folder or RunFolder(processes.from_main(lambda: RunFolder.create(recipe).path))
+    if processes.is_main():
+        folder.remove_drafts()
     files = WeightFiles(folder.path, module.model, data.classes, data.preprocessing, recipe, facts=module.file_facts())
     step = 0 if state is None else int(state["global_step"])
-    history = History(folder.metrics_csv, measure, up_to_step=None if state is None else step)
+    up_to = None if state is None else step
+    history = History(folder.metrics_csv, measure, up_to_step=up_to) if processes.is_main() else NoHistory()
     batches, done = data.batches_per_epoch, step * recipe.accumulate
     display = Display(module.epochs, batches, measure, done=done, iterations=module.iterations, console=console)
     keeper = Keeper(folder.state, recipe.checkpoint_minutes, before_save=history.sync, say=display.say)
@@ -130,14 +143,20 @@ def _run(
         display.stop()
         history.close()
         module.close_loaders()
-    metrics = task.finish(module, Trained(folder, history, files, device, precision, console))
-    for line in task.summary(metrics, folder):
-        console.print(line, markup=False)
-    return TrainResult(folder.path, metrics)
+    return module, Trained(folder, history, files, device, precision, console)
+
+
+def _finish(module: TrainingModule, trained: Trained) -> TrainResult:
+    """Judges and reports; in the main process alone, so that every image is counted once whatever the task."""
+    task = task_named(module.recipe.task)
+    metrics = task.finish(module, trained)
+    for line in task.summary(metrics, trained.folder):
+        trained.console.print(line, markup=False)
+    return TrainResult(trained.folder.path, metrics)
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, quiet=not processes.is_main())
 
 
 def _introduction(module: TrainingModule, machine: str, folder: RunFolder) -> list[str]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rmt.model import save_checkpoint
 from rmt.recipes.schema import Recipe
+from rmt.training.processes import is_main
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class WeightFiles:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def save(self, name: str, weights: dict[str, Tensor], metrics: dict[str, Any]) -> None:
-        """Writes NAME.safetensors atomically. Raises RMTError when the disk refuses."""
+        """Writes NAME.safetensors atomically, in the main process. Raises RMTError when the disk refuses."""
+        if not is_main():
+            return
         save_checkpoint(
             self.model,
             self.folder / f"{name}.safetensors",

@@ -64,6 +64,22 @@ class History:
             self._events.close()
 
 
+class NoHistory(History):
+    """That of the processes besides the main one, which alone writes."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, str]] = []
+
+    def add(self, kind: str, step: int, **values: Any) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _read_whole_rows(path: Path) -> list[dict[str, str]]:
     """The complete rows of the file; a last line that a kill cut short is left out."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

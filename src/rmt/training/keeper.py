@@ -15,6 +15,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from rmt.training import processes
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -86,7 +88,8 @@ class Keeper(Checkpoint):
         # After an epoch's last batch the evaluation follows; the state is saved behind it, with the epoch complete.
         if not updated or trainer.is_last_batch:
             return
-        if self.signal_number or time.monotonic() - self._saved_at >= self.seconds:
+        due = processes.is_main() and time.monotonic() - self._saved_at >= self.seconds
+        if any(processes.largest(self.signal_number, int(due))):  # all processes save, or none
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -96,5 +99,6 @@ class Keeper(Checkpoint):
         self.before_save()
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved_at = time.monotonic()
-        if self.signal_number:
-            raise Interrupted(self.signal_number, saved=True)
+        (signal_number,) = processes.largest(self.signal_number)
+        if signal_number:
+            raise Interrupted(signal_number, saved=True)

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import DDPStrategy
 
 from rmt.errors import RMTError
 from rmt.recipes.schema import Recipe
 from rmt.training.checkpoint_io import AtomicCheckpointIO
+from rmt.training.processes import world_size
 
 _LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 _DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,18 +50,18 @@ def arithmetic(precision: str, device: torch.device) -> contextlib.AbstractConte
 def build_trainer(
     recipe: Recipe, *, epochs: int, batches_per_epoch: int, callbacks: list[Callback], folder: Path
 ) -> Trainer:
-    """Lightning's Trainer for one process, with our checkpoint files and without its own bars and logs."""
+    """Lightning's Trainer for this process's part, with our checkpoint files and without its own bars and logs."""
     device = choose_device(recipe.device)
     options: dict[str, Any] = {"gradient_clip_val": recipe.clip_grad} if recipe.clip_grad else {}
+    options |= _sharing(recipe) if world_size() > 1 else {"devices": 1}
     return Trainer(
         accelerator={"cpu": "cpu", "cuda": "gpu", "mps": "mps"}[device.type],
-        devices=1,
         precision=_LIGHTNING_PRECISION[choose_precision(recipe.precision, device)],  # type: ignore[arg-type]
         max_epochs=epochs,
         accumulate_grad_batches=recipe.accumulate,
         limit_train_batches=batches_per_epoch,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), Joined()],
         default_root_dir=folder,
         logger=False,
         enable_progress_bar=False,
@@ -67,3 +70,18 @@ def build_trainer(
         use_distributed_sampler=False,  # our loader deals images to ranks by itself
         **options,
     )
+
+
+class Joined(LightningEnvironment):
+    """Processes that have found each other already (`rmt.training.launch`); leaves the environment's words alone."""
+
+    def teardown(self) -> None:
+        pass
+
+
+def _sharing(recipe: Recipe) -> dict[str, Any]:
+    """The Trainer's options for several processes."""
+    # Where all have the same statistics there is nothing to send; else the main process's are everyone's.
+    alike = recipe.sync_batchnorm or recipe.freeze_batchnorm
+    strategy = DDPStrategy(broadcast_buffers=not alike, gradient_as_bucket_view=True)
+    return {"devices": recipe.devices, "num_nodes": recipe.nodes, "strategy": strategy}

@@ -7,14 +7,22 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 
 from rmt.recipes.schema import ClassifyRecipe, Recipe
+from rmt.training.processes import world_size
 
 
-def effective_batch(recipe: Recipe, devices: int = 1) -> int:
-    """Images per weight update: devices x batch x accumulation."""
-    return devices * recipe.batch_size * recipe.accumulate
+def effective_batch(recipe: Recipe, devices: int = 0) -> int:
+    """Images per weight update: devices x batch x accumulation; `devices` are those of this run unless given."""
+    return (devices or world_size()) * recipe.batch_size * recipe.accumulate
 
 
-def peak_lr(recipe: Recipe, devices: int = 1) -> float:
+def batch_in_words(recipe: Recipe) -> str:
+    """The effective batch and how it comes about."""
+    devices = world_size()
+    product = f"{devices} device{'s' if devices > 1 else ''} x {recipe.batch_size} x {recipe.accumulate} accumulated"
+    return f"effective batch {product} = {effective_batch(recipe)}"
+
+
+def peak_lr(recipe: Recipe, devices: int = 0) -> float:
     """The peak learning rate, scaled linearly with the effective batch (METHOD 5)."""
     if not recipe.lr_base_batch:
         return recipe.lr

@@ -4,10 +4,11 @@ PyTorch's SyncBatchNorm runs on accelerators only and raises on CPU tensors. The
 in the state dict, the same numbers, by two all-reduces that autograd knows how to differentiate.
 """
 
+from typing import Any, cast
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 class CPUSyncBatchNorm2d(nn.BatchNorm2d):
@@ -20,10 +21,10 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(x)
         count = torch.tensor([x.numel() / x.shape[1]], dtype=x.dtype, device=x.device)
-        *total, n = all_reduce(torch.cat([x.sum((0, 2, 3)), count])).split([x.shape[1], 1])
+        *total, n = _sum(torch.cat([x.sum((0, 2, 3)), count])).split([x.shape[1], 1])
         mean = total[0] / n
         centred = x - mean[:, None, None]
-        var = all_reduce(centred.square().sum((0, 2, 3))) / n  # from the centred values: no cancellation
+        var = _sum(centred.square().sum((0, 2, 3))) / n  # from the centred values: no cancellation
         self._track(mean.detach(), (var * n / (n - 1)).detach())
         out = centred * (var + self.eps).rsqrt()[:, None, None]
         if self.affine:
@@ -38,6 +39,28 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
         momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, momentum)
         self.running_var.lerp_(unbiased_var, momentum)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes. Each one's loss depends on each one's summand, so the gradients are summed too."""
+
+    @staticmethod
+    def forward(ctx: Any, summand: Tensor) -> Tensor:
+        return _reduced(summand)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _reduced(gradient)
+
+
+def _reduced(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(tensor)
+    return tensor
+
+
+def _sum(summand: Tensor) -> Tensor:
+    return cast(Tensor, _Sum.apply(summand))
 
 
 def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:

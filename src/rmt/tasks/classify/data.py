@@ -14,6 +14,7 @@ from rmt.data.transforms import eval_transform, train_transform
 from rmt.data.views import TokenLabelTransform
 from rmt.errors import RMTError
 from rmt.recipes.schema import ClassifyRecipe
+from rmt.training.processes import world_size
 
 _EVAL_BATCH = 2  # evaluation keeps no gradients: twice the training batch fits easily
 
@@ -32,6 +33,7 @@ class ClassifyData:
     test: ImageSet
     preprocessing: dict[str, Any]
     maps: LabelMaps | None = None  # of the training images, with `token_labels`
+    processes: int = 1  # that share each update's images
 
     @classmethod
     def open(cls, recipe: ClassifyRecipe, normalisation: dict[str, Any]) -> "ClassifyData":
@@ -51,10 +53,11 @@ class ClassifyData:
             "pad_to": recipe.pad_to,
         }
         maps = LabelMaps(recipe.token_labels, train) if recipe.token_labels else None
-        data = cls(recipe, train, judge, test, preprocessing, maps)
-        if data.batch_size * recipe.accumulate > len(train):
+        data = cls(recipe, train, judge, test, preprocessing, maps, world_size())
+        needed = data.processes * data.batch_size * recipe.accumulate
+        if needed > len(train):
             raise RMTError(
-                f"one update takes {data.batch_size * recipe.accumulate} images (--batch-size x --accumulate), "
+                f"one update takes {needed} images (devices x --batch-size x --accumulate), "
                 f"but there are only {len(train)} to train on: lower --accumulate"
             )
         return data
@@ -72,14 +75,14 @@ class ClassifyData:
 
     @property
     def batch_size(self) -> int:
-        """The recipe's, or the whole set where that is smaller (even for Mixup, which mixes pairs)."""
-        size = min(self.recipe.batch_size, len(self.train))
+        """Of one device: the recipe's, or its share of a smaller set (even for Mixup, which mixes pairs)."""
+        size = min(self.recipe.batch_size, len(self.train) // self.processes)
         return size - size % 2 if size > 1 and (self.recipe.mixup or self.recipe.cutmix) else size
 
     @property
     def batches_per_epoch(self) -> int:
         """Whole updates only: less than one effective batch is left out of an epoch, another part each time."""
-        batches = len(self.train_loader(workers=0))
+        batches = len(self.train_loader(world_size=self.processes, workers=0))
         return batches - batches % self.recipe.accumulate
 
     def train_loader(self, rank: int = 0, world_size: int = 1, workers: int | None = None) -> ImageLoader:

@@ -13,7 +13,7 @@ from rmt.tasks.classify.chance import Guess, chance_warning
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.module import TrainingModule
 from rmt.training.measure import Measure
-from rmt.training.optimizer import CosineSchedule, build_optimizer, effective_batch
+from rmt.training.optimizer import CosineSchedule, batch_in_words, build_optimizer
 from rmt.training.scores import Scores
 
 
@@ -54,8 +54,7 @@ class ClassifyTask(TrainingModule[ClassifyRecipe, ClassifyData]):
         judged = "" if data.judge is data.test else f"{len(data.judge):,} held out of train to choose best, "
         return [
             f"{len(data.train):,} images to train on, {judged}{len(data.test):,} to test, {len(data.classes)} classes",
-            f"{recipe.epochs} epochs, effective batch 1 device x {recipe.batch_size} x {recipe.accumulate} accumulated "
-            f"= {effective_batch(recipe)}, peak learning rate {self.lr:.2e}",
+            f"{recipe.epochs} epochs, {batch_in_words(recipe)}, peak learning rate {self.lr:.2e}",
         ]
 
     def remark(self, epoch: int, train_loss: float) -> str:
@@ -81,12 +80,12 @@ class ClassifyTask(TrainingModule[ClassifyRecipe, ClassifyData]):
             self._scores(kind).update(network(batch["image"]), batch["label"])
 
     def take_scores(self) -> dict[str, dict[str, float]]:
-        if not int(self._scores("raw").count):
-            raise RMTError(f"none of the {len(self.data.judge)} images to judge on could be read")
         results = {}
         for kind in self.scores:
-            results[kind] = self._scores(kind).compute()
+            results[kind] = self._scores(kind).compute()  # over all processes
             self._scores(kind).reset()
+        if not results["raw"]["images"]:
+            raise RMTError(f"none of the {len(self.data.judge)} images to judge on could be read")
         return results
 
     def _scores(self, kind: str) -> Scores:

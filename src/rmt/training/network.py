@@ -1,0 +1,24 @@
+"""What a recipe changes about the network itself before it trains, whatever the task."""
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rmt.recipes.schema import Recipe
+from rmt.training.processes import world_size
+from rmt.training.sync_batchnorm import synchronise_batchnorm
+
+
+def adapt(model: nn.Module, recipe: Recipe, device: torch.device) -> None:
+    """Changes `model` in place. Parameters and buffers are kept, as objects and by name."""
+    if recipe.sync_batchnorm and world_size() > 1:
+        synchronise_batchnorm(model, device)
+    if recipe.freeze_batchnorm:
+        freeze_batchnorm(model)
+
+
+def freeze_batchnorm(model: nn.Module) -> None:
+    """Has every BatchNorm use the statistics it has and keep them. (Lightning leaves the mode of modules as it is.)"""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
