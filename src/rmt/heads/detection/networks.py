@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import torchvision.models.detection as tv
 from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.ops import clip_boxes_to_image
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from rmt.errors import RMTError
@@ -20,6 +22,7 @@ from rmt.heads.detection.retina_head import RetinaHead
 from rmt.heads.detection.roi_heads import RoIHeads
 from rmt.heads.detection.roi_pool import RoIPool
 from rmt.heads.detection.rpn import RPN
+from rmt.heads.detection.selection import above, best_boxes
 from rmt.heads.pyramid import Pyramid
 
 ROI_LEVELS = 4  # boxes are pooled from P2 … P5; P6 is for proposals
@@ -73,6 +76,25 @@ class RetinaNet(Detector, tv.RetinaNet):
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
         return super().forward(images, _needed(targets, self.training))
+
+    def postprocess_detections(
+        self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """Per image the best of every level's best. torchvision's own keeps boxes without area, see `best_boxes`."""
+        answers = []
+        for i, shape in enumerate(image_shapes):
+            boxes, labels, scores = [], [], []
+            levels = zip(head_outputs["cls_logits"], head_outputs["bbox_regression"], anchors[i], strict=True)
+            for logits, deltas, anchor in levels:
+                found = logits[i].sigmoid()
+                row, label = above(found, self.score_thresh, self.topk_candidates)
+                decoded = self.box_coder.decode_single(deltas[i][row], anchor[row])
+                boxes.append(clip_boxes_to_image(decoded, shape))
+                labels.append(label)
+                scores.append(found[row, label])
+            every = torch.cat(boxes), torch.cat(labels), torch.cat(scores)
+            answers.append(best_boxes(*every, overlap=self.nms_thresh, limit=self.detections_per_img))
+        return answers
 
 
 class MaskRCNN(Detector, GeneralizedRCNN):

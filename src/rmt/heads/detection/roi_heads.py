@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
-from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
+from torchvision.ops import box_iou, clip_boxes_to_image
 
 from rmt.errors import RMTError
 from rmt.heads.detection.anchors import BoxMatcher
@@ -14,6 +14,7 @@ from rmt.heads.detection.box_head import BoxHead
 from rmt.heads.detection.masks import MaskHead, mask_loss, mask_targets
 from rmt.heads.detection.roi_pool import RoIPool
 from rmt.heads.detection.rpn import at_least_float32
+from rmt.heads.detection.selection import above, best_boxes
 
 Target = dict[str, Tensor]
 AVERAGES = ("logits", "probabilities")
@@ -186,11 +187,10 @@ class RoIHeads(nn.Module):
 
     def select(self, boxes: Tensor, scores: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
         """Of boxes (R, K, 4) and scores (R, K + 1) the likeliest, suppressed class by class, the best first."""
-        boxes = clip_boxes_to_image(boxes, shape)
-        region, labels = torch.where(scores[:, : self.num_classes] > self.score_threshold)
-        boxes, scores = boxes[region, labels], scores[region, labels]
-        keep = batched_nms(boxes, scores, labels, self.nms_threshold)[: self.detections]
-        return {"boxes": boxes[keep], "labels": labels[keep], "scores": scores[keep]}
+        region, label = above(scores[:, : self.num_classes], self.score_threshold)
+        chosen = clip_boxes_to_image(boxes[region, label], shape)
+        found = scores[region, label]
+        return best_boxes(chosen, label, found, overlap=self.nms_threshold, limit=self.detections)
 
     def _add_masks(self, maps: list[Tensor], found: list[dict[str, Tensor]]) -> None:
         """To each image's detections `masks` (N, 1, m, m): probabilities in the box, averaged over the stages."""

@@ -1,0 +1,81 @@
+"""RMT as a backbone in OpenMMLab's configs: MMDetection, MMSegmentation and whatever else builds on mmengine.
+
+Importing this module registers `RMT` in mmengine's root registry, where every OpenMMLab library looks last:
+
+    custom_imports = dict(imports=["rmt.integrations.openmmlab"])
+    model = dict(
+        backbone=dict(_delete_=True, type="RMT", arch="rmt_small", drop_path_rate=0.15, checkpoint="RMT-S.pth"),
+        neck=dict(in_channels=[64, 128, 256, 512]))
+
+The maps are those of `rmt.heads.Pyramid`: each stage through a LayerNorm of its own. Works with the maintained forks
+onedl-mmengine, onedl-mmcv, onedl-mmdetection and onedl-mmsegmentation; `make test-openmmlab` tries it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from rmt.errors import RMTError
+from rmt.heads.pyramid import build_pyramid
+
+try:
+    from mmengine.model import BaseModule
+    from mmengine.registry import MODELS
+except ImportError as error:
+    raise RMTError(f"rmt.integrations.openmmlab needs mmengine ({error}): pip install onedl-mmengine") from error
+
+
+@MODELS.register_module(name="RMT")
+class RMTBackbone(BaseModule):
+    """Images (B, 3, H, W) to a tuple of maps (B, Cᵢ, H / 2^(i+2), W / 2^(i+2)), i in `out_indices`.
+
+    Args:
+        arch: a name of `rmt.list_models()` with four stages.
+        out_indices: stages to return, ascending, from 0.
+        drop_path_rate: stochastic depth; the paper has `rmt.model.MAX_DROP_PATH`.
+        checkpoint: a classifier, detector or segmenter, ours or the authors', whose backbone is loaded by
+            `init_weights`, which mmengine's runner calls. An `init_cfg=dict(type="Pretrained", checkpoint=…)` means the
+            same.
+        norm_eval: keep the BatchNorms' statistics in training.
+        with_cp: keep only the blocks' inputs for the backward pass.
+        pretrained: must be None. MMSegmentation's configs hand theirs down, which is a ResNet's: set
+            `model.pretrained=None` and give a `checkpoint`.
+        kwargs: more keywords of `rmt.create_model`.
+    """
+
+    def __init__(
+        self,
+        arch: str = "rmt_small",
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        checkpoint: str | None = None,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        pretrained: str | None = None,
+        init_cfg: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        by_file = (init_cfg or {}).get("type") == "Pretrained"
+        super().__init__(init_cfg=None if by_file else init_cfg)
+        if pretrained is not None:
+            raise RMTError(
+                f"pretrained={pretrained!r} is not for RMT: set model.pretrained=None, backbone.checkpoint=FILE"
+            )
+        if list(out_indices) != sorted(set(out_indices) & {0, 1, 2, 3}) or not out_indices:
+            raise RMTError(f"out_indices={tuple(out_indices)!r} are not ascending stages out of 0, 1, 2, 3")
+        self.checkpoint = checkpoint or (init_cfg or {}).get("checkpoint")
+        self.pyramid = build_pyramid(
+            arch, drop_path_rate=drop_path_rate, first=out_indices[0], freeze_bn=norm_eval, **kwargs
+        )
+        self.pyramid.backbone.set_grad_checkpointing(with_cp)
+        self.taken = [i - out_indices[0] for i in out_indices]
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        if self.checkpoint is not None:
+            self.pyramid.load_official(self.checkpoint)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = self.pyramid(x)
+        return tuple(maps[i] for i in self.taken)
