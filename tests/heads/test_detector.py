@@ -56,6 +56,24 @@ def test_bytes_are_images_too(head):
         torch.testing.assert_close(model([image]), model([image / 255]))
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_answers_in_the_pixels_of_another_size(head):
+    """As for pictures that were resized for the network: boxes scale, masks fill them there."""
+    model = tiny(head, score_threshold=0.0, detections=5).eval()
+    image = torch.rand(3, 64, 96)
+    with torch.no_grad():
+        own, larger = model([image])[0], model([image], sizes=[(128, 288)])[0]
+        again = model([image])[0]
+    torch.testing.assert_close(larger["boxes"], own["boxes"] * torch.tensor([3.0, 2.0, 3.0, 2.0]))
+    torch.testing.assert_close(again["boxes"], own["boxes"])
+    if "masks" in own:
+        assert larger["masks"].shape[2:] == (128, 288)
+        for (x1, y1, x2, y2), mask in zip(larger["boxes"].tolist(), larger["masks"][:, 0], strict=True):
+            rows, columns = torch.where(mask)
+            if len(rows):
+                assert y1 - 1 <= rows.min() and rows.max() <= y2 and x1 - 1 <= columns.min() and columns.max() <= x2
+
+
 @pytest.mark.parametrize("head", ["mask_rcnn", "cascade_mask_rcnn"])
 def test_without_masks(head):
     model = tiny(head, masks=False)

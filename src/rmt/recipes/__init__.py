@@ -3,11 +3,31 @@
 from collections.abc import Callable
 
 from rmt.recipes.classify import finetune, quickstart
+from rmt.recipes.detect import COCO, finetune_detect
+from rmt.recipes.detect_schema import DetectRecipe
 from rmt.recipes.imagenet import IMAGENET
 from rmt.recipes.schema import ClassifyRecipe, Recipe
 from rmt.recipes.stored import changes, from_dict
 
 #: The named recipes of `rmt train NAME`.
-RECIPES: dict[str, Callable[[], Recipe]] = {"quickstart": quickstart, "finetune": finetune, **IMAGENET}
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "quickstart": quickstart,
+    "finetune": finetune,
+    **IMAGENET,
+    "finetune-detect": finetune_detect,
+    **COCO,
+}
 
-__all__ = ["IMAGENET", "RECIPES", "ClassifyRecipe", "Recipe", "changes", "finetune", "from_dict", "quickstart"]
+__all__ = [
+    "COCO",
+    "IMAGENET",
+    "RECIPES",
+    "ClassifyRecipe",
+    "DetectRecipe",
+    "Recipe",
+    "changes",
+    "finetune",
+    "finetune_detect",
+    "from_dict",
+    "quickstart",
+]

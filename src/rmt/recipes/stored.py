@@ -3,9 +3,10 @@
 from dataclasses import fields
 from typing import Any
 
+from rmt.recipes.detect_schema import DetectRecipe
 from rmt.recipes.schema import ClassifyRecipe, Recipe
 
-_TASKS: dict[str, type[Recipe]] = {ClassifyRecipe.task: ClassifyRecipe}
+_TASKS: dict[str, type[Recipe]] = {kind.task: kind for kind in (ClassifyRecipe, DetectRecipe)}
 
 
 def from_dict(values: dict[str, Any]) -> Recipe:
@@ -17,6 +18,7 @@ def from_dict(values: dict[str, Any]) -> Recipe:
     unknown = set(values) - {field.name for field in fields(_TASKS[task])}
     if unknown:
         raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return _TASKS[task](**values)
 
 

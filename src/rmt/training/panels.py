@@ -44,13 +44,21 @@ def quiet(ax: Axes) -> None:
     ax.tick_params(colors=MUTED, labelsize=9, length=0)
 
 
-def loss_panel(ax: Axes, steps: Curve, train: Curve, val: Curve, ema: Curve) -> None:
+def loss_panel(
+    ax: Axes,
+    steps: Curve,
+    train: Curve,
+    val: Curve,
+    ema: Curve,
+    note: str = "training loss includes smoothing and augmentation",
+) -> None:
     """Loss over epochs: the training loss by step (faint) and epoch, the evaluation's of raw and averaged weights."""
     quiet(ax)
-    heading(ax, "Loss", "training loss includes smoothing and augmentation")
+    heading(ax, "Loss", note)
     ax.plot(*steps, color=TRAIN, linewidth=0.8, alpha=0.55)
     ax.plot(*train, color=TRAIN, linewidth=2, label="train")
-    ax.plot(*val, color=RAW, linewidth=2, marker=_dot(val), label="val, raw")
+    if val[0]:
+        ax.plot(*val, color=RAW, linewidth=2, marker=_dot(val), label="val, raw")
     if ema[0]:
         ax.plot(*ema, color=EMA, linewidth=2, marker=_dot(ema), label="val, EMA")
     ax.set_xlabel("epoch", color=MUTED, fontsize=9)
@@ -60,10 +68,12 @@ def loss_panel(ax: Axes, steps: Curve, train: Curve, val: Curve, ema: Curve) -> 
     ax.legend(frameon=False, fontsize=9, labelcolor=INK)
 
 
-def accuracy_panel(ax: Axes, raw: Curve, ema: Curve, best: tuple[float, float], note: str) -> None:
-    """Top-1 in percent over epochs; a ring marks the best."""
+def accuracy_panel(
+    ax: Axes, raw: Curve, ema: Curve, best: tuple[float, float], note: str, title: str = "Top-1 accuracy, %"
+) -> None:
+    """A score in percent over epochs; a ring marks the best."""
     quiet(ax)
-    heading(ax, "Top-1 accuracy, %", note)
+    heading(ax, title, note)
     for curve, color, name in ((raw, RAW, "raw"), (ema, EMA, "EMA")):
         if curve[0]:
             ax.plot(*curve, color=color, linewidth=2, marker=_dot(curve), label=f"{name}: last {curve[1][-1]:.2f}")

@@ -34,6 +34,7 @@ class Batching(GeneralizedRCNNTransform):
         super().__init__(0, 0, list(mean), list(std), size_divisible=divisor)
         self.num_classes = num_classes
         self.mask_threshold = mask_threshold
+        self.answer_sizes: Sequence[tuple[int, int]] | None = None  # instead of the images' own, for one forward pass
 
     def forward(
         self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
@@ -54,9 +55,18 @@ class Batching(GeneralizedRCNNTransform):
         image_shapes: list[tuple[int, int]],
         original_image_sizes: list[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
-        """In detections, masks (N, 1, m, m) of their boxes to masks (N, 1, H, W) of the image."""
-        for detections, size in zip(result, original_image_sizes, strict=False):
+        """Boxes to the pixels of `answer_sizes`, and masks (N, 1, m, m) of their boxes to masks (N, 1, H, W)."""
+        sizes = self.answer_sizes or original_image_sizes
+        for detections, (given_height, given_width), (height, width) in zip(
+            result,
+            original_image_sizes,
+            sizes,
+            strict=False,  # in training there is no result
+        ):
+            scale = detections["boxes"].new_tensor([width / given_width, height / given_height])
+            detections["boxes"] = detections["boxes"] * scale.repeat(2)
             if "masks" in detections:
+                size = height, width
                 detections["masks"] = paste(detections["masks"], detections["boxes"], size, self.mask_threshold)
         return result
 

@@ -1,6 +1,6 @@
 """RetinaNet, Mask R-CNN and Cascade Mask R-CNN: the parts put together, with torchvision's two meta-architectures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,20 @@ class Detector:
     num_classes: int
     head_name: str  # this and the next set by `detector`, for model files
     head_args: dict[str, Any]
+    transform: Batching
+    training: bool
+
+    def forward(
+        self,
+        images: list[Tensor],
+        targets: list[dict[str, Tensor]] | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> Any:
+        """See `rmt.detector`. `sizes`: (height, width) in whose pixels to answer, instead of the images' own."""
+        if self.training and targets is None:
+            raise RMTError("a detector in training mode needs targets; call .eval() for detections")
+        self.transform.answer_sizes = sizes
+        return super().forward(images, targets if self.training else None)  # type: ignore[misc]
 
     @property
     def pyramid(self) -> Pyramid:
@@ -73,9 +87,6 @@ class RetinaNet(Detector, tv.RetinaNet):
         self.transform = Batching(o.image_mean, o.image_std, o.size_divisor, num_classes)
         self.num_classes = num_classes
         self.options = options
-
-    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
-        return super().forward(images, _needed(targets, self.training))
 
     def postprocess_detections(
         self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
@@ -119,15 +130,6 @@ class MaskRCNN(Detector, GeneralizedRCNN):
         super().__init__(backbone, rpn, _roi_heads(backbone.strides[:ROI_LEVELS], num_classes, o), transform)
         self.num_classes = num_classes
         self.options = options
-
-    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
-        return super().forward(images, _needed(targets, self.training))
-
-
-def _needed(targets: list[dict[str, Tensor]] | None, training: bool) -> list[dict[str, Tensor]] | None:
-    if training and targets is None:
-        raise RMTError("a detector in training mode needs targets; call .eval() for detections")
-    return targets if training else None
 
 
 def _roi_heads(strides: list[int], num_classes: int, o: MaskRCNNOptions) -> RoIHeads:

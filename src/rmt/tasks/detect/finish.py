@@ -1,0 +1,49 @@
+"""After the last epoch: the best weights are judged once more, and the run's results written, drawn and printed."""
+
+from typing import Any
+
+from rmt.tasks.detect.module import DetectModule
+from rmt.tasks.detect.scoring import judge
+from rmt.tasks.outcome import best_of, closing_lines, facts, judged_rows, write
+from rmt.tasks.task import Trained
+from rmt.training.run_folder import RunFolder
+
+
+def finish(module: DetectModule, trained: Trained) -> dict[str, Any]:
+    """See `Task.finish`. Last and averaged weights keep the scores of the last epoch, of the same images."""
+    from rmt.tasks.detect.report import draw_report  # matplotlib takes a second to import
+
+    data = module.data
+    best = best_of(module, trained.folder)
+    loader = data.judge_loader()
+    gathering, unread = judge(best, data.judge, loader, device=trained.device, precision=trained.precision)  # type: ignore[arg-type]
+    loader.close()
+    scores = gathering.score()
+    metrics = facts(module, trained, {**module.progress.val, "best": scores.flat()})
+    metrics["head"] = data.recipe.head
+    metrics["images"] = {"train": len(data.train), "val": len(data.judge), "test": len(data.judge)}
+    metrics["best_chosen_on"] = f"the {len(data.judge):,} validation images themselves, which flatters it"
+    metrics["unreadable"] = {"train and val": module.progress.bad_images | unread}
+    metrics["skipped_files"] = {
+        kind: data.train.skipped.get(kind, 0) + data.judge.skipped.get(kind, 0)
+        for kind in dict(data.train.skipped) | dict(data.judge.skipped)
+    }
+    metrics["per_class"] = scores.per_class
+    write(module, trained, metrics, best)
+    draw_report(data, trained, metrics, scores, gathering, module.updates_per_epoch)
+    return metrics
+
+
+def summary(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
+    """The closing table: last and best apart, raw and averaged apart; then what was left out, and where things lie."""
+    names = [name for name in ("box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50") if name in _last(metrics)]
+    heads = "".join(f"{name.replace('_', ' ').replace('ap', 'AP'):>12}" for name in names)
+    lines = ["", f"{'':24}{heads}"]
+    for name, entry in judged_rows(metrics):
+        lines.append(f"{name:24}" + "".join(f"{entry['test'][key]:>10.2f} %" for key in names))
+    lines.append(f"best was chosen on {metrics['best_chosen_on']}")
+    return lines + closing_lines(metrics, folder)
+
+
+def _last(metrics: dict[str, Any]) -> dict[str, float]:
+    return metrics["last"]["raw"]["test"]

@@ -1,0 +1,88 @@
+"""Detection as a LightningModule: the detector's losses, COCO's figures, METHOD 6's optimiser and schedule."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rmt.recipes.detect_schema import DetectRecipe
+from rmt.tasks.detect.average_precision import Gathering
+from rmt.tasks.detect.data import DetectData
+from rmt.tasks.module import TrainingModule
+from rmt.training.measure import Measure
+from rmt.training.optimizer import batch_in_words
+from rmt.training.schedules import UpdateSchedule, step, warm_up
+
+_BOX = Measure(columns=("box_ap", "box_ap50"), best="box_ap", label="box AP")
+_MASK = Measure(columns=("box_ap", "box_ap50", "mask_ap", "mask_ap50"), best="box_ap", label="box AP")
+
+
+class DetectModule(TrainingModule[DetectRecipe, DetectData]):
+    """Trains a detector; see `TrainingModule`."""
+
+    def __init__(self, model: nn.Module, recipe: DetectRecipe, data: DetectData, *, lr: float) -> None:
+        super().__init__(model, recipe, data, lr=lr)
+        self.measure = _MASK if recipe.masks else _BOX  # type: ignore[misc]
+        self.found = {kind: Gathering(data.judge) for kind in self.networks()}
+
+    @property
+    def epochs(self) -> int:
+        return self.recipe.epochs
+
+    def introduction(self) -> list[str]:
+        recipe, data = self.recipe, self.data
+        return [
+            f"{len(data.train):,} images to train on, {len(data.judge):,} to judge, {len(data.classes)} classes",
+            f"{recipe.epochs} epochs of {self.updates_per_epoch:,} updates, {batch_in_words(recipe)}, "
+            f"peak learning rate {self.lr:.2e}",
+        ]
+
+    def batch_loss(self, batch: dict[str, Any]) -> Tensor:
+        return torch.stack(list(self.model(batch["image"], batch["target"]).values())).sum()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.progress.bad_images.update(batch["bad"])
+        if not len(batch["image"]):  # every image of the batch was unreadable
+            return
+        sizes = [tuple(size) for size in self.data.judge.sizes[batch["index"].cpu().numpy()].tolist()]
+        for kind, network in self.networks().items():
+            self.found[kind].add(batch["index"], network(batch["image"], sizes=sizes))
+
+    def take_scores(self) -> dict[str, dict[str, float]]:
+        results = {}
+        for kind, gathering in self.found.items():
+            gathering.from_all_processes()
+            results[kind] = gathering.score().flat()
+            gathering.found = {}
+        return results
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        recipe = self.recipe
+        decayed: list[nn.Parameter] = []
+        spared: list[nn.Parameter] = []
+        for module in self.model.modules():
+            norm = isinstance(module, nn.LayerNorm | nn.modules.batchnorm._NormBase | nn.GroupNorm)
+            mine = [p for p in module.parameters(recurse=False) if p.requires_grad]
+            (spared if norm and not recipe.decay_norms else decayed).extend(mine)
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+        # With fp16 the fused kernel would undo the loss scaling, which Lightning does not allow with clipping.
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=self.lr,
+            weight_decay=recipe.weight_decay,
+            fused=recipe.precision != "fp16",
+        )
+
+    def build_schedule(self, optimizer: torch.optim.Optimizer) -> UpdateSchedule:
+        recipe = self.recipe
+        milestones = [epoch * self.updates_per_epoch for epoch in recipe.lr_steps]
+
+        def factor(update: int) -> float:
+            return step(update, milestones) * warm_up(update, recipe.warmup_iterations, recipe.warmup_factor)
+
+        return UpdateSchedule(optimizer, factor)
+
+    def file_facts(self) -> dict[str, Any]:
+        from rmt.heads.files import file_facts
+
+        return file_facts(self.model)  # type: ignore[arg-type]

@@ -1,0 +1,131 @@
+"""`report.png` of a detection run: curves, AP per class, and validation images with what was found beside the truth."""
+
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rmt.data.coco import CocoSet
+from rmt.data.images import BadImage
+from rmt.data.masks import encode
+from rmt.tasks.detect.average_precision import Found, Gathering, Scores
+from rmt.tasks.detect.data import DetectData
+from rmt.tasks.detect.drawing import Drawn, draw, side_by_side
+from rmt.tasks.task import Trained
+from rmt.training import panels
+from rmt.training.atomic import replacing
+
+_PICTURES = 6
+SURE = 0.5
+"""Objects below this score are not drawn."""
+
+
+def draw_report(
+    data: DetectData, trained: Trained, metrics: dict[str, Any], scores: Scores, gathering: Gathering, updates: int
+) -> None:
+    """Draws the page; `scores` and `gathering` are of the best weights, `updates` the updates of an epoch."""
+    chosen = sorted(gathering.found)
+    draws = np.random.default_rng(data.recipe.seed).permutation(len(chosen))[:_PICTURES]
+    page = Figure(figsize=(16, 18), facecolor="white", layout="constrained")
+    page.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)  # type: ignore[union-attr, call-arg]
+    parts: Any = page.subfigures(3, 1, height_ratios=[1.2, 4, 12.8])
+    _title(parts[0], metrics, len(data.judge))
+    _curves(parts[1], trained, metrics, scores, updates)
+    grid = parts[2].subplots(3, 2).ravel()
+    for ax in grid:
+        ax.set_axis_off()
+    for ax, place in zip(grid, (chosen[i] for i in draws), strict=False):
+        try:
+            image = data.judge.load(place)
+        except BadImage:  # gone since it was scored
+            continue
+        pair = [truth(data.judge, place), found(gathering.found[place], data.classes)]
+        ax.imshow(np.asarray(side_by_side([draw(image, objects, 700) for objects in pair])))
+        ax.set_title(
+            "truth (left), found at a score of 0.5 or more (right)", fontsize=9, color=panels.MUTED, loc="left"
+        )
+    with replacing(trained.folder.report) as draft:
+        page.savefig(draft, dpi=100, format="png")
+
+
+def truth(images: CocoSet, place: int) -> list[Drawn]:
+    """What is to be found in an image, largest last, so that small objects stay visible."""
+    objects = images.objects(place)
+    sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
+    runs = None if objects.masks is None else encode(objects.masks.astype(bool))
+    return [
+        Drawn(
+            tuple(objects.boxes[i].tolist()),
+            int(objects.labels[i]),
+            images.classes[objects.labels[i]],
+            None if runs is None else runs[i],
+        )
+        for i in np.argsort(sides.prod(1), kind="stable")
+    ]
+
+
+def found(answer: Found, classes: tuple[str, ...], threshold: float = SURE) -> list[Drawn]:
+    """What was found with a score of `threshold` or more, best first."""
+    return [
+        Drawn(
+            tuple(answer.boxes[i].tolist()),
+            int(answer.labels[i]),
+            f"{classes[answer.labels[i]]} {answer.scores[i]:.2f}",
+            None if answer.masks is None else answer.masks[i],
+        )
+        for i in np.flatnonzero(answer.scores >= threshold)
+    ]
+
+
+def _title(figure: Any, metrics: dict[str, Any], judged: int) -> None:
+    figure.text(0.012, 0.62, metrics["recipe"], fontsize=26, fontweight="bold", color=panels.INK, va="center")
+    images, machine = metrics["images"], metrics["machine"]
+    facts = (
+        f"{metrics['head']} on {metrics['model']}, {metrics['parameters'] / 1e6:.2f} M parameters · "
+        f"{images['train']:,} training images, {metrics['classes']} classes · {metrics['last']['epoch']} epochs in "
+        f"{metrics['training_seconds'] / 60:.1f} min on {machine['device']} · seed {metrics['seed']}"
+    )
+    figure.text(0.012, 0.2, facts, fontsize=11, color=panels.MUTED, va="center")
+    last = metrics["last"]["raw"]["val"]
+    names = [name for name in ("box_ap", "box_ap50", "mask_ap", "mask_ap50") if name in last]
+    for place, name in enumerate(reversed(names)):
+        x = 0.985 - 0.1 * place
+        figure.text(x, 0.62, f"{last[name]:.1f}", fontsize=22, color=panels.INK, ha="right", va="center")
+        text = name.replace("_ap50", " AP50").replace("_ap", " AP")
+        figure.text(x, 0.2, text, fontsize=10.5, color=panels.MUTED, ha="right", va="center")
+    label = f"last epoch, {judged:,} images, %"
+    figure.text(0.985 - 0.1 * len(names), 0.62, label, fontsize=10.5, color=panels.MUTED, ha="right", va="center")
+
+
+def _curves(figure: Any, trained: Trained, metrics: dict[str, Any], scores: Scores, updates: int) -> None:
+    left, middle, right = figure.subplots(1, 3)
+
+    def curve(column: str, kind: str = "epoch") -> panels.Curve:
+        steps, values = trained.history.column(column, kind)
+        return [step / updates for step in steps], values
+
+    none: panels.Curve = ([], [])
+    panels.loss_panel(left, curve("train_loss", "step"), curve("train_loss"), none, none, note="all parts summed")
+    best = metrics["best"]
+    point = best["epoch"], best["val"]["box_ap"]
+    note = "on the images that best was chosen on"
+    panels.accuracy_panel(middle, curve("val_box_ap"), curve("ema_val_box_ap"), point, note, title="Box AP, %")
+    _classes(right, scores)
+
+
+def _classes(ax: Any, scores: Scores, most: int = 20) -> None:
+    """AP per class as bars, best first."""
+    panels.quiet(ax)
+    panels.heading(ax, "Box AP per class, %", "best weights")
+    ranked = sorted(((value, name) for name, value in scores.per_class["box"].items() if value >= 0), reverse=True)[
+        :most
+    ]
+    places = range(len(ranked))
+    ax.barh(places, [100 * value for value, _ in ranked], color=panels.RAW, height=0.7)
+    ax.set_yticks(places, [name if len(name) < 24 else name[:23] + "…" for _, name in ranked], color=panels.INK)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 100)

@@ -1,0 +1,80 @@
+"""Judging a detector's file on a COCO-format set: what `rmt evaluate` does."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rmt.data.coco import CocoSet, find_split, open_coco
+from rmt.data.loader import BatchLoader
+from rmt.errors import RMTError
+from rmt.heads.detection import MaskRCNN, RetinaNet
+from rmt.tasks.detect.average_precision import Gathering, table
+from rmt.tasks.detect.data import eval_loader
+from rmt.tasks.detect.predictor import load
+from rmt.tasks.task import unreadable_lines
+from rmt.training.machine import arithmetic
+
+
+@torch.inference_mode()
+def judge(
+    model: RetinaNet | MaskRCNN, images: CocoSet, loader: BatchLoader, *, device: torch.device, precision: str
+) -> tuple[Gathering, dict[str, str]]:
+    """What the detector finds in the loader's images, and those that could not be read (name -> reason)."""
+    gathering, unread = Gathering(images), {}
+    model.to(device).eval()
+    for batch in loader:
+        unread.update(batch["bad"])
+        places = batch["index"].numpy()
+        if not len(places):  # every image of the batch was unreadable
+            continue
+        sizes = [tuple(size) for size in images.sizes[places].tolist()]
+        with arithmetic(precision, device):
+            answers = model([image.to(device) for image in batch["image"]], sizes=sizes)
+        gathering.add(batch["index"], answers)
+    return gathering, unread
+
+
+def evaluate_checkpoint(
+    checkpoint: str | Path,
+    data: str,
+    *,
+    images: Path | None = None,
+    annotations: Path | None = None,
+    per_class: bool | None = None,
+    image_size: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int = 2,
+) -> dict[str, Any]:
+    """COCO's figures of a checkpoint: on the validation split of the COCO folder `data`, or on `annotations`.
+
+    The data's classes are matched with the checkpoint's by name. Returns figures (kind -> name -> 0…1, see `FIGURES`),
+    per_class (kind -> class -> AP), `show_classes`, images, notes, unreadable (name -> reason), and results, COCO's
+    results format. Raises RMTError.
+    """
+    if bool(images) != bool(annotations) or bool(data) == bool(annotations):
+        raise RMTError("give --data COCO_FOLDER, or --images FOLDER with --annotations FILE.json")
+    predictor = load(checkpoint, device=device, precision=precision, image_size=image_size)
+    folder, file = (images, annotations) if images and annotations else find_split(Path(data), "val")
+    found = open_coco(folder, file, with_masks=predictor.masks).with_classes(predictor.classes)
+    loader = eval_loader(found, predictor.preprocessing, workers)
+    gathering, unread = judge(predictor.model, found, loader, device=predictor.device, precision=predictor.precision)
+    loader.close()
+    scores = gathering.score()
+    return {
+        "images": len(gathering.found),
+        "figures": scores.figures,
+        "per_class": scores.per_class,
+        "show_classes": bool(per_class),
+        "notes": found.notes,
+        "unreadable": unread,
+        "results": gathering.results(),
+    }
+
+
+def describe(result: dict[str, Any]) -> list[str]:
+    """COCO's table, and what was passed over."""
+    classes = result["per_class"] if result["show_classes"] else {}
+    lines = [*table(result["figures"], classes), f"({result['images']:,} images)"]
+    return [*lines, *result["notes"], *unreadable_lines(result["unreadable"])]

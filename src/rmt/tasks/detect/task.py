@@ -1,0 +1,93 @@
+"""Detection, as the trainer and the commands see it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rmt.data.images import read_image
+from rmt.errors import RMTError
+from rmt.recipes.detect_schema import DetectRecipe
+from rmt.tasks.detect.drawing import draw
+from rmt.tasks.detect.finish import finish, summary
+from rmt.tasks.detect.module import DetectModule
+from rmt.tasks.detect.predictor import DetectionPredictor, load
+from rmt.tasks.detect.prepare import prepare, settle
+from rmt.tasks.detect.report import SURE, found
+from rmt.tasks.detect.scoring import describe, evaluate_checkpoint
+from rmt.tasks.task import Task
+from rmt.training.atomic import replacing, write_text
+
+
+class Detection(Task[DetectRecipe, DetectModule]):
+    """Finds objects in an image, with boxes and masks."""
+
+    bulky = ("results",)
+    settle = staticmethod(settle)
+    prepare = staticmethod(prepare)
+    finish = staticmethod(finish)
+    summary = staticmethod(summary)
+    load = staticmethod(load)
+    evaluate = staticmethod(evaluate_checkpoint)
+    describe = staticmethod(describe)
+
+    def answer(
+        self, network: DetectionPredictor, image: Path, *, output: Path | None = None, threshold: float = SURE
+    ) -> tuple[str, dict[str, Any]]:
+        """What is in an image; with `output` the picture is drawn there, and `predictions.json` has all of them.
+
+        The JSON is in COCO's format, images and categories included, and holds every object that was found; text and
+        picture only those with a score of `threshold` or more.
+        """
+        if not 0 <= threshold <= 1:
+            raise RMTError(f"--threshold must lie in [0, 1], not {threshold:g}")
+        picture = read_image(image)
+        (answer,) = network.predict(picture)
+        shown = found(answer, network.classes, threshold)
+        values = answer.results(0, network.category_ids)
+        text = ", ".join(item.text for item in shown) or f"nothing at a score of {threshold:g} or more"
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+            target = _unused(output / f"{image.stem}.png")
+            with replacing(target) as draft:
+                draw(picture, shown).save(draft, format="png")
+            _append(output / "predictions.json", network, image, picture.size, values)
+            text = f"{text} ({target})"
+        return text, {
+            "objects": [{key: value for key, value in entry.items() if key != "image_id"} for entry in values]
+        }
+
+
+def _append(file: Path, network: DetectionPredictor, image: Path, size: tuple[int, int], values: list[dict]) -> None:
+    """Adds an image and its objects to a COCO-format file; ids go on from those that are there."""
+    content = (
+        json.loads(file.read_text(encoding="utf-8"))
+        if file.exists()
+        else {
+            "images": [],
+            "annotations": [],
+            "categories": [
+                {"id": number, "name": name}
+                for number, name in zip(network.category_ids, network.classes, strict=True)
+                if number is not None
+            ],
+        }
+    )
+    number = len(content["images"]) + 1
+    content["images"].append({"id": number, "file_name": str(image), "width": size[0], "height": size[1]})
+    for entry in values:
+        box = entry["bbox"]
+        facts = {"id": len(content["annotations"]) + 1, "image_id": number, "iscrowd": 0, "area": box[2] * box[3]}
+        content["annotations"].append({**entry, **facts})
+    write_text(file, json.dumps(content) + "\n")
+
+
+def _unused(path: Path) -> Path:
+    """The path, with -2, -3, … where pictures of several folders have one name."""
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return candidate
+
+
+TASK = Detection()
