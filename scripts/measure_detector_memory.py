@@ -1,0 +1,70 @@
+"""Peak memory of a detector's forward pass over one image on the CPU: the figures of docs/detection.md.
+
+    RMT_BACKEND=plain python scripts/measure_detector_memory.py --output benchmarks/detector-memory-plain.json
+    python scripts/measure_detector_memory.py --output benchmarks/detector-memory.json
+
+In bytes over what is in use when the pass starts: weights and image are not counted, what the pass returns is. Weights
+are random, which is the worst case: every one of the 100 detections is filled.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import rmt
+from rmt.benchmark.machine import describe
+from rmt.benchmark.prepare import PeakMemory
+
+
+def measure(part: str, head: str, backbone: str, height: int, width: int) -> float:
+    """MiB at the peak of the whole pass, or of the backbone with its norms alone."""
+    torch.manual_seed(0)
+    model = rmt.detector(head, backbone, num_classes=80).eval()
+    image = torch.rand(3, height, width)
+    with torch.inference_mode():
+        batch = model.transform([image])[0].tensors  # padded
+        model.pyramid(batch[..., :64, :64])  # kernels are built at the first call
+        with PeakMemory("cpu") as peak:
+            result = model([image]) if part == "whole" else model.pyramid(batch)
+    del result
+    if peak.bytes is None:
+        raise SystemExit("this system does not say how much memory a process uses")
+    return round(peak.bytes / 2**20, 1)
+
+
+def measure_apart(*arguments: Any) -> float:
+    """`measure` in a process of its own: memory that an earlier pass has freed would hide what a later one takes."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--head", default="mask_rcnn")
+    parser.add_argument("--backbone", default="rmt_tiny")
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "backend": os.environ.get("RMT_BACKEND", "by the rule"),
+        "head": arguments.head,
+        "backbone": arguments.backbone,
+        "size": list(arguments.size),
+        "peak_mib": {
+            part: measure_apart(part, arguments.head, arguments.backbone, *arguments.size)
+            for part in ("whole", "backbone")
+        },
+        "machine": describe("cpu"),
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(text + "\n")
