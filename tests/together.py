@@ -16,16 +16,18 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["runs", "rmt.commands.cli", "rmt.tasks", "rmt.tasks.classify"])
 
 
-def run_together(function: Callable, *args: Any, size: int = 2, output: Path, seconds: float = 120) -> list[int]:
-    """Calls `function(*args)` in `size` processes and returns their exit codes; -9 is SIGKILL.
+def run_together(
+    function: Callable, *args: Any, size: int = 2, output: Path, seconds: float = 120, **options: Any
+) -> list[int]:
+    """Calls `function(*args, **options)` in `size` processes and returns their exit codes; -9 is SIGKILL.
 
     What process r prints is in `output/r.txt`. One that is not done after `seconds` is killed, and fails the test.
     """
-    processes = start_together(function, *args, size=size, output=output)
+    processes = start_together(function, *args, size=size, output=output, **options)
     return wait_for(processes, seconds)
 
 
-def start_together(function: Callable, *args: Any, size: int = 2, output: Path) -> list[Any]:
+def start_together(function: Callable, *args: Any, size: int = 2, output: Path, **options: Any) -> list[Any]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -34,7 +36,7 @@ def start_together(function: Callable, *args: Any, size: int = 2, output: Path) 
     for rank in range(size):
         given = dict(TORCHELASTIC_RUN_ID="test", RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=size, LOCAL_WORLD_SIZE=size)
         given |= dict(GROUP_RANK=0, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, OMP_NUM_THREADS=1)
-        process = _CONTEXT.Process(target=_process, args=(given, output / f"{rank}.txt", function, args))
+        process = _CONTEXT.Process(target=_process, args=(given, output / f"{rank}.txt", function, args, options))
         process.start()
         processes.append(process)
     return processes
@@ -52,16 +54,17 @@ def wait_for(processes: list[Any], seconds: float = 120) -> list[int]:
     return [process.exitcode for process in processes]
 
 
-def _process(given: dict[str, Any], output: Path, function: Callable, args: tuple) -> None:
+def _process(given: dict[str, Any], output: Path, function: Callable, args: tuple, options: dict) -> None:
     import torch
 
     os.environ |= {key: str(value) for key, value in given.items()}
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # the usual one, instead of that which started this process
     with open(output, "w", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-            sys.exit(function(*args))
+            sys.exit(function(*args, **options))
 
 
 def rmt_command(*args: str, before: Callable[[], None] | None = None) -> int:

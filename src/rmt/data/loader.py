@@ -147,21 +147,23 @@ class BatchLoader:
         start, self._start = self._start, 0
         self.batches = start
         self._orders.choose(self.epoch, start)
-        with _child_signal_kept():
-            made = iter(self._pool)
         self._turn += 1
-        return self._hand_out(made, self._turn)
+        return self._hand_out(self._turn)
 
-    def _hand_out(self, made: Iterator[Any], turn: int) -> Iterator[dict[str, Any]]:
+    def _hand_out(self, turn: int) -> Iterator[dict[str, Any]]:
+        made: Iterator[Any] | None = None  # begun with the first batch: Lightning hides what goes wrong in `iter`
         while True:
             if turn != self._turn:  # else it would end early, or take the other one's batches
                 raise RuntimeError("another iteration over this loader has begun, or it was closed")
             try:
+                if made is None:
+                    with _child_signal_kept():
+                        made = iter(self._pool)
                 batch = next(made)
             except StopIteration:
                 return
             except (RuntimeError, OSError, EOFError):  # the last two: the batch of a worker that died meanwhile
-                dead = _dead_workers(made)
+                dead = _dead_workers(self._pool._iterator)
                 if not dead:
                     raise
                 self.close()
@@ -297,7 +299,7 @@ def _child_signal_kept() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
 
 
-def _dead_workers(made: Iterator[Any]) -> list[str]:
+def _dead_workers(made: object) -> list[str]:
     """The workers that have ended and how, after a moment for the news to arrive."""
     workers: list[BaseProcess] = getattr(made, "_workers", [])
     deadline = time.monotonic() + 1
