@@ -58,6 +58,8 @@ ELSEWHERE = {
     "name": "test_run_folder.py",
     "output": "test_run_folder.py",
     "data": "test_train.py",
+    "stream": "test_streaming.py",
+    "stream_buffer": "test_streaming.py",
     "early_stopping": "test_train.py",
     "checkpoint_minutes": "test_resume.py",
     "workers": "below",

@@ -97,7 +97,7 @@ def record_what_is_shown(file: str) -> None:
 
 def shown(file: Path) -> list[list[list[int]]]:
     """By epoch, every process's batches."""
-    lines = [[json.loads(line) for line in open(f"{file}-{rank}")] for rank in range(2)]
+    lines = [[json.loads(line) for line in Path(f"{file}-{rank}").read_text().splitlines()] for rank in range(2)]
     return [[batch for part in lines for epoch, batch in part if epoch == number] for number in range(2)]
 
 

@@ -59,7 +59,7 @@ def open_undivided(data: str) -> ImageSet:
     return _open(_parts(data)["train"], Reading())
 
 
-def settle_stream(data: str, stream: str) -> str:
+def settle_stream(data: str, stream: str) -> Literal["yes", "no"]:
     """Whether shards are streamed, "yes" or "no": with "auto" when mapped copies of all would not fit the disk."""
     parts = _parts(data, needs_train=False).values()
     shards = [shard for part in parts if not isinstance(part, Path) for shard in part]

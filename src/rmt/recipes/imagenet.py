@@ -1,7 +1,8 @@
 """The recipes of the paper's ImageNet-1k table (METHOD 5), one function per row.
 
-The effective batch is 1,024 on eight GPUs; on another number of devices the learning rate follows it. "Published" are
-the paper's figures: the best epoch's, of raw or averaged weights, chosen on the validation images themselves.
+They take all GPUs of the machine. The effective batch is 1,024 on eight; on another number the learning rate follows
+it. "Published" are the paper's figures: the best epoch's, of raw or averaged weights, chosen on the validation images
+themselves.
 """
 
 from dataclasses import replace
@@ -19,6 +20,8 @@ def _paper(name: str, model: str, drop_path: float, **changes: Any) -> ClassifyR
         image_size=224,
         epochs=300,
         batch_size=128,
+        devices="auto",
+        sync_batchnorm=True,
         lr=1e-3,
         lr_base_batch=1024,
         min_lr=1e-5,

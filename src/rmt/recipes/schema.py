@@ -11,6 +11,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Interpolation = Literal["bicubic", "bilinear", "random"]
 Strategy = Literal["auto", "ddp", "fsdp"]
+Stream = Literal["auto", "yes", "no"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,13 @@ class ClassifyRecipe(Recipe):
     task: ClassVar[str] = "classify"
 
     data: str = "sample"
-    """An image folder, a folder of parquet shards, or `sample` (the built-in Fashion-MNIST subset)."""
+    """An image folder, a folder or address (https://…, s3://…) of parquet shards or WebDataset tars, or `sample` (the
+    built-in Fashion-MNIST subset)."""
+    stream: Stream = "auto"
+    """Shards come through a bounded cache (`yes`), or are copied and mapped into memory as a whole (`no`); `auto`
+    streams what does not fit the disk."""
+    stream_buffer: int = 50_000
+    """Images among which the order is random when shards are streamed; whole shards are taken together."""
     image_size: int = 224
     """Side in pixels of the square images the network sees; 0: that of the weights, or one fit for the network."""
 
@@ -187,7 +194,7 @@ class ClassifyRecipe(Recipe):
     """With token labels: share of the true label in the class target; the map gives the rest."""
 
     def problems(self) -> list[str]:
-        found = super().problems()
+        found = super().problems() + below(self, 1, "stream_buffer")
         found += negative(self, "epochs", "image_size", "pad_to", "min_lr", "warmup_epochs", "warmup_lr")
         found += negative(self, "cooldown_epochs", "selection", "mixup", "cutmix", "token_loss", "mix_token")
         if 0 < self.lr < self.min_lr:

@@ -1,6 +1,6 @@
 """A classification recipe's images: which train, which choose `best`, which are the test, and how they are shown."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,12 +9,12 @@ import torch
 from rmt.data.image_batches import ImageLoader
 from rmt.data.label_maps import LabelMaps
 from rmt.data.sets import ImageSet, hold_out
-from rmt.data.splits import open_split
+from rmt.data.splits import open_split, settle_stream
 from rmt.data.transforms import eval_transform, train_transform
 from rmt.data.views import TokenLabelTransform
 from rmt.errors import RMTError
 from rmt.recipes.schema import ClassifyRecipe
-from rmt.training.processes import world_size
+from rmt.training.processes import from_main, world_size
 
 _EVAL_BATCH = 2  # evaluation keeps no gradients: twice the training batch fits easily
 
@@ -38,8 +38,11 @@ class ClassifyData:
     @classmethod
     def open(cls, recipe: ClassifyRecipe, normalisation: dict[str, Any]) -> "ClassifyData":
         """Opens the recipe's data. `normalisation` holds the network's mean and std. Raises RMTError for bad data."""
-        train = open_split(recipe.data, "train", holdout=recipe.holdout, seed=recipe.seed)
-        test = open_split(recipe.data, "val", holdout=recipe.holdout, seed=recipe.seed)
+        stream = from_main(lambda: settle_stream(recipe.data, recipe.stream))
+        recipe = replace(recipe, stream=stream)
+        reading: dict[str, Any] = dict(stream=recipe.stream, buffer=recipe.stream_buffer)
+        train = open_split(recipe.data, "train", holdout=recipe.holdout, seed=recipe.seed, **reading)
+        test = open_split(recipe.data, "val", holdout=recipe.holdout, seed=recipe.seed, **reading)
         judge = test
         if recipe.selection:
             amount = recipe.selection if recipe.selection < 1 else int(recipe.selection)

@@ -19,7 +19,7 @@ def prepare(recipe: ClassifyRecipe, *, fresh: bool, say: Say) -> ClassifyTask:
     model.reset_classifier(len(data.classes))
     if recipe.weights and fresh:
         start_from(model, recipe.weights, data.classes, say=say)
-    recipe = replace(recipe, batch_size=data.batch_size)  # as it runs: never more than there are images
+    recipe = replace(data.recipe, batch_size=data.batch_size)  # as it runs: never more than there are images
     recipe = settle_length(recipe, data.batches_per_epoch // recipe.accumulate)
     weights = class_weights(data.train.labels, len(data.classes)) if recipe.class_weights else None
     kind = TokenLabelTask if recipe.token_labels else ClassifyTask
