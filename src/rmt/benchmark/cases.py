@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rmt.errors import RMTError
 
-MODES = ("eager", "compile", "deploy", "deploy+compile")
+MODES = ("eager", "compile", "deploy", "deploy+compile")  # on CUDA each also with +graph: replayed as a CUDA graph
 STEPS = ("forward", "train")
 DTYPES = ("float32", "bfloat16", "float16", "autocast")
 MEMORY_FORMATS = ("contiguous", "channels_last")
@@ -17,7 +17,8 @@ class Case:
     """One thing to measure."""
 
     model: str
-    image_size: int  # pixels a side
+    image_size: int  # height in pixels
+    image_width: int  # the same, or another
     batch: int
     dtype: str  # one of DTYPES; "autocast" is bfloat16 where PyTorch's autocast puts it
     mode: str  # one of MODES
@@ -27,7 +28,8 @@ class Case:
 
     @property
     def label(self) -> str:
-        parts = [self.model, str(self.image_size), f"batch {self.batch}", self.dtype, self.mode, self.step]
+        size = str(self.image_size) + (f"×{self.image_width}" if self.image_width != self.image_size else "")
+        parts = [self.model, size, f"batch {self.batch}", self.dtype, self.mode, self.step]
         parts += [self.backend] if self.backend != "auto" else []
         parts += [f"window {self.tolerance:g}"] if self.tolerance else []
         return ", ".join(parts)
@@ -38,7 +40,7 @@ class Options:
     """A run: the cases are the product of the tuples, less what makes no sense (see `list_cases`)."""
 
     models: tuple[str, ...] = ("rmt_small", "swin_tiny_patch4_window7_224")  # ours, and timm's by name
-    image_sizes: tuple[int, ...] = (224,)
+    image_sizes: tuple[str, ...] = ("224",)  # pixels a side, or HEIGHTxWIDTH
     batches: tuple[int, ...] = (8,)
     dtypes: tuple[str, ...] = ("float32",)
     modes: tuple[str, ...] = ("eager", "deploy")  # "eager/plain" is the mode with this backend alone
@@ -62,7 +64,7 @@ def list_cases(options: Options, ours: frozenset[str]) -> list[Case]:
         RMTError: an unknown word.
     """
     for words, known in (
-        (tuple(mode.partition("/")[0] for mode in options.modes), MODES),
+        (tuple(mode.partition("/")[0].removesuffix("+graph") for mode in options.modes), MODES),
         (options.steps, STEPS),
         (options.dtypes, DTYPES),
         ((options.memory_format,), MEMORY_FORMATS),
@@ -70,6 +72,8 @@ def list_cases(options: Options, ours: frozenset[str]) -> list[Case]:
         for word in words:
             if word not in known:
                 raise RMTError(f"{word!r} is not one of {', '.join(known)}")
+    if any(mode.endswith("+graph") for mode in options.modes) and not options.device.startswith("cuda"):
+        raise RMTError(f"a mode with +graph is for CUDA, and the device is {options.device}")
     found: dict[Case, None] = {}  # an ordered set
     for model, size, batch, dtype, mode, backend, tolerance, step in itertools.product(
         options.models,
@@ -81,15 +85,17 @@ def list_cases(options: Options, ours: frozenset[str]) -> list[Case]:
         options.tolerances,
         options.steps,
     ):
+        height, width = _size(size)
         mode, _, own_backend = mode.partition("/")
         backend = own_backend or backend
         if mode.startswith("deploy") and step == "train":
-            continue
+            continue  # it has no gradients
         if tolerance and not mode.startswith("deploy"):
             continue  # an option of the deployed form
         case = Case(
             model=model,
-            image_size=size,
+            image_size=height,
+            image_width=width,
             batch=batch,
             dtype=dtype,
             mode=mode,
@@ -98,7 +104,19 @@ def list_cases(options: Options, ours: frozenset[str]) -> list[Case]:
             step=step,
         )
         if model not in ours:
-            mode = "compile" if "compile" in mode else "eager"
+            mode = mode.replace("deploy+", "").replace("deploy", "eager")
             case = dataclasses.replace(case, mode=mode, backend="auto", tolerance=0.0)
         found[case] = None
     return list(found)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """224 or 800x1333 as (height, width)."""
+    height, _, width = text.partition("x")
+    try:
+        size = int(height), int(width or height)
+    except ValueError:
+        raise RMTError(f"{text!r} is neither pixels a side nor HEIGHTxWIDTH") from None
+    if min(size) < 1:
+        raise RMTError(f"an image of {text} pixels is empty")
+    return size

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ def time_rounds(
 
     In each round all functions are measured once, in another order; a short one is repeated to fill its share.
     """
-    clock = _cuda_seconds if options.device.startswith("cuda") else _cpu_seconds
+    clock = cuda_seconds if options.device.startswith("cuda") else _cpu_seconds
     repeats = {key: max(1, int(options.seconds / max(clock(f, 1), 1e-6))) for key, f in functions.items()}
     order, times = list(functions), {key: [] for key in functions}  # type: ignore[var-annotated]
     shuffle = random.Random(options.seed).shuffle
@@ -44,7 +44,8 @@ def _cpu_seconds(function: Callable[[], None], repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def _cuda_seconds(function: Callable[[], None], repeats: int) -> float:
+def cuda_seconds(function: Callable[[], None], repeats: int) -> float:
+    """Seconds per call on the GPU's own clock."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()
@@ -75,7 +76,7 @@ def peak_memory(case: Case, options: Options) -> int | None:
 
 def measure_memory(case: Case, options: Options) -> int | None:
     """As `peak_memory`, in this process. What compiles has been compiled before; gradients count."""
-    run = prepare(case, options)
+    run = prepare(replace(case, mode=case.mode.removesuffix("+graph")), options)
     if "compile" in case.mode:
         run()
     with PeakMemory(options.device) as peak:

@@ -15,17 +15,17 @@ from rmt.model.backends import use_backend
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def build(name: str, image_size: int, seed: int) -> nn.Module:
+def build(name: str, size: tuple[int, int], seed: int) -> nn.Module:
     """The network with fresh, seeded weights and no stochastic depth. Raises RMTError for an unknown name."""
     torch.manual_seed(seed)
     if name in list_models():
         return create_model(name, drop_path_rate=0.0)
     if name not in timm.list_models():
         raise RMTError(f"neither we nor timm {timm.__version__} have a network named {name!r}")
-    if image_size == 224:
+    if size == (224, 224):
         return timm.create_model(name, drop_path_rate=0.0)
     try:  # networks with windows or position tables of a fixed size
-        return timm.create_model(name, drop_path_rate=0.0, img_size=image_size)
+        return timm.create_model(name, drop_path_rate=0.0, img_size=size)
     except TypeError:
         return timm.create_model(name, drop_path_rate=0.0)
 
@@ -37,12 +37,12 @@ def prepare(case: Case, options: Options) -> Callable[[], None]:
         RMTError: an unknown network, or a backend that cannot serve the case (when called).
     """
     device = torch.device(options.device)
-    model = build(case.model, case.image_size, options.seed)
+    model = build(case.model, (case.image_size, case.image_width), options.seed)
     model = model.train() if case.step == "train" else model.eval()
     if case.mode.startswith("deploy"):
         model = deploy(model, tolerance=case.tolerance)
     layout = torch.channels_last if options.memory_format == "channels_last" else torch.contiguous_format
-    x = torch.randn(case.batch, 3, case.image_size, case.image_size, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(case.batch, 3, case.image_size, case.image_width, generator=torch.Generator().manual_seed(0))
     dtype = TORCH_DTYPES.get(case.dtype, torch.float32)
     if not case.mode.startswith("deploy"):  # the deployed form has chosen its layout
         model = model.to(memory_format=layout)
@@ -68,7 +68,22 @@ def prepare(case: Case, options: Options) -> Callable[[], None]:
             loss = nn.functional.cross_entropy(run(x).float(), labels)
         loss.backward()
 
-    return forward if case.step == "forward" else train
+    function = forward if case.step == "forward" else train
+    return captured(function) if case.mode.endswith("+graph") else function
+
+
+def captured(function: Callable[[], None]) -> Callable[[], None]:
+    """The same as one CUDA graph: the host launches it at once, however many kernels it has."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # what is allocated or compiled on first calls stays out of the graph
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph.replay
 
 
 def matrix_product(dtype: str, device: str) -> tuple[Callable[[], None], int]:

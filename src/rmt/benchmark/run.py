@@ -101,11 +101,11 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
 
 
 def _cost(case: Case, options: Options) -> dict[str, int]:
-    model: Any = build(case.model, case.image_size, options.seed)
+    model: Any = build(case.model, (case.image_size, case.image_width), options.seed)
     if not isinstance(getattr(model, "in_chans", None), int):
         model.in_chans = 3
     parameters = sum(p.numel() for p in model.parameters())
-    return dict(parameters=parameters, macs=count_macs(model, case.image_size, case.image_size))
+    return dict(parameters=parameters, macs=count_macs(model, case.image_size, case.image_width))
 
 
 def table(content: dict) -> str:

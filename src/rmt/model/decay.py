@@ -28,6 +28,8 @@ class SpatialPrior(NamedTuple):
     cos: Tensor  # (h, w, 1, d/2)
     log_decay_h: Tensor  # (n, h, h), |Δy|·ln γ: the decay between the rows of one column
     log_decay_w: Tensor  # (n, w, w), |Δx|·ln γ: the decay between the columns of one row
+    theta: Tensor  # (d/2,), the angles θⱼ: phase = p·θⱼ
+    log_gamma: Tensor  # (n,), ln γ of each head
 
 
 def decay_rates(num_heads: int, decay_range: tuple[float, float]) -> list[float]:
@@ -40,27 +42,36 @@ def decay_rates(num_heads: int, decay_range: tuple[float, float]) -> list[float]
     return [1 - 2 ** (-a - (b - a) * i / num_heads) for i in range(num_heads)]
 
 
+def log_decay_rates(num_heads: int, decay_range: tuple[float, float], dtype, device) -> Tensor:
+    """ln γᵢ of each head, (num_heads,)."""
+    rates = decay_rates(num_heads, decay_range)
+    return torch.tensor([math.log(gamma) for gamma in rates], dtype=dtype, device=device)
+
+
 def log_decay(length: int, num_heads: int, decay_range: tuple[float, float], dtype, device) -> Tensor:
     """|Δ|·ln γᵢ between the positions of one axis, (n, length, length), never positive.
 
     The Manhattan distance is a sum of two axis distances, so D²ᵈ = Dᴴ ⊗ Dᵂ: the logarithm of the decay between any
     two tokens is the sum of an entry of the row table and one of the column table.
     """
-    log_gamma = torch.tensor(
-        [math.log(gamma) for gamma in decay_rates(num_heads, decay_range)], dtype=dtype, device=device
-    )
+    log_gamma = log_decay_rates(num_heads, decay_range, dtype, device)
     position = torch.arange(length, dtype=dtype, device=device)
     distance = (position[:, None] - position[None, :]).abs()
     return log_gamma[:, None, None] * distance
 
 
+def rotary_angles(head_dim: int, dtype, device) -> Tensor:
+    """θⱼ = 10000^(−j/(d/2−1)), j = 0…d/2−1, in radians: from 1 to 1/10000."""
+    return 1.0 / 10000 ** torch.linspace(0, 1, head_dim // 2, dtype=dtype, device=device)
+
+
 def rotary_phases(height: int, width: int, head_dim: int, dtype, device) -> Tensor:
     """p·θⱼ for the flattened row-major position p = y·width + x, (height, width, 1, head_dim/2), in radians.
 
-    θⱼ = 10000^(−j/(d/2−1)). The order of the operations is part of the released networks: at 2688² p reaches 451,584,
-    where any other rounding already differs visibly.
+    The order of the operations is part of the released networks: at 2688² p reaches 451,584, where any other rounding
+    already differs visibly.
     """
-    theta = 1.0 / 10000 ** torch.linspace(0, 1, head_dim // 2, dtype=dtype, device=device)
+    theta = rotary_angles(head_dim, dtype, device)
     position = torch.arange(height * width, dtype=dtype, device=device)
     return (position[:, None] * theta).view(height, width, 1, head_dim // 2)
 
@@ -110,6 +121,8 @@ def _compute(height, width, num_heads, head_dim, decay_range, dtype, device) -> 
         cos=phase.cos(),
         log_decay_h=log_decay(height, num_heads, decay_range, dtype, device),
         log_decay_w=log_decay(width, num_heads, decay_range, dtype, device),
+        theta=rotary_angles(head_dim, dtype, device),
+        log_gamma=log_decay_rates(num_heads, decay_range, dtype, device),
     )
 
 

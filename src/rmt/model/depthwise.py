@@ -9,6 +9,8 @@ import ctypes
 import torch
 from torch import Tensor, nn
 
+from rmt.model.backends import triton
+from rmt.model.backends.dispatch import allows
 from rmt.model.backends.form import being_exported
 from rmt.model.backends.native.build import load, why_not
 
@@ -18,18 +20,33 @@ def depthwise(x: Tensor, conv: nn.Conv2d, plus: Tensor | None = None) -> Tensor:
     if _native_serves(x, conv):
         identity = plus is x
         return _depthwise(x, conv.weight, conv.bias, None if identity else plus, identity)
+    if _triton_serves(x):
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        dtype = dtype if plus is None else torch.promote_types(dtype, plus.dtype)
+        return torch.ops.rmt.triton_depthwise(x, conv.weight, conv.bias, plus, dtype, False)
     out = conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     return out if plus is None else plus + out
 
 
 def _native_serves(x: Tensor, conv: nn.Conv2d) -> bool:
     return (
-        x.device.type == "cpu"
+        allows("native")
+        and x.device.type == "cpu"
         and x.dtype == conv.weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and x.shape[3] % 16 == 0
         and not being_exported()
         and _why_not(conv.kernel_size[0]) is None
+    )
+
+
+def _triton_serves(x: Tensor) -> bool:
+    return (
+        allows("triton")
+        and (x.device.type == "cuda" or triton.interpreted())
+        and x.dtype in triton.DTYPES
+        and not being_exported()
+        and triton.why_not() is None
     )
 
 

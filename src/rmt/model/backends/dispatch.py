@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from rmt.errors import RMTError
-from rmt.model.backends import blockwise, flex, native, plain, sdpa
-from rmt.model.backends.form import Form
+from rmt.model.backends import blockwise, flex, native, plain, sdpa, triton
+from rmt.model.backends.form import Form, being_exported
 from rmt.model.decay import SpatialPrior
 
 BACKENDS: dict[str, ModuleType] = {
@@ -19,6 +19,7 @@ BACKENDS: dict[str, ModuleType] = {
     "flex": flex,
     "blockwise": blockwise,
     "native": native,
+    "triton": triton,
 }
 # Scores of a call beyond which `plain` gives way to `blockwise`: 64 Mi scores are 256 MiB in float32.
 MAX_SCORES = 64 * 2**20
@@ -46,6 +47,8 @@ def _choose(q: Tensor, form: Form, needs_grad: bool) -> str:
     """
     if native.unusable(q, form, needs_grad) is None:
         return "native"
+    if q.device.type == "cuda" and triton.unusable(q, form, needs_grad) is None and not being_exported():
+        return "triton"
     batch, height, width, heads, _ = q.shape
     scores = batch * heads * height * width * (max(height, width) if form.decomposed else height * width)
     # A symbolic size would specialise the graph; what is being captured is for sizes like the example's.
@@ -60,6 +63,11 @@ def _check(name: str, q: Tensor, form: Form, needs_grad: bool) -> None:
     reason = BACKENDS[name].unusable(q, form, needs_grad)
     if reason is not None:
         raise RMTError(f"RMT_BACKEND={name} cannot be used here: {reason}")
+
+
+def allows(name: str) -> bool:
+    """Whether the kernels of a backend may be used: always, unless another backend is forced."""
+    return _forced is None or _forced == name
 
 
 @contextlib.contextmanager

@@ -24,9 +24,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> 
     q, k = rotate_pairs(q, k, prior, form)
     if not form.decomposed:
         return _attend_full(q, k, v, prior, form)
-    v = _attend_axis(q, k, v, prior.log_decay_w, form)  # along rows
+    v = attend_axis(q, k, v, prior.log_decay_w, form)  # along rows
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, w, h, n, d)
-    v = _attend_axis(q, k, v, prior.log_decay_h, form)  # along columns
+    v = attend_axis(q, k, v, prior.log_decay_h, form)  # along columns
     return v.transpose(1, 2)
 
 
@@ -37,7 +37,7 @@ def rotate_pairs(q: Tensor, k: Tensor, prior: SpatialPrior, form: Form) -> tuple
     return rotate(q, prior.sin, prior.cos, form.half_split), rotate(k, prior.sin, prior.cos, form.half_split)
 
 
-def _attend_axis(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, form: Form) -> Tensor:
+def attend_axis(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, form: Form) -> Tensor:
     """Attend along the third dimension of (B, lines, length, n, d), with log_decay (n, length, length)."""
     lines = q.shape[:2]
     # Products of rank 4: the compiler's attention matcher cannot take more.

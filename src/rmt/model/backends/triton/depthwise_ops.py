@@ -1,0 +1,97 @@
+"""How the depthwise kernels are launched, and the operators that PyTorch's compilers see."""
+
+import torch
+from torch import Tensor
+
+from rmt.model.backends.triton.depthwise import forward, weight_gradient
+from rmt.model.backends.triton.launch import launch, operator
+
+# Measured on an H100. A program is one warp and walks down one column, 2 or 4 channels to a thread.
+PROGRAMS = 8192  # of a forward pass: rows are divided for as many
+PARTS = {3: 4096, 5: 2048}  # by kernel size, programs among which the weight's gradient is divided
+
+
+def _empty_weight_gradients(x: Tensor, dout: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    channels = x.shape[3]
+    return x.new_empty((channels, 1, size, size), dtype=torch.float32), x.new_empty(channels, dtype=torch.float32)
+
+
+@operator("triton_depthwise", fake=lambda x, weight, bias, plus, dtype, flip: x.new_empty(x.shape, dtype=dtype))
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None, dtype: torch.dtype, flip: bool
+) -> Tensor:
+    """[plus] + conv(x), or without `plus`, in `dtype`. x and plus (B, h, w, C), weight (C, 1, K, K), bias (C,)."""
+    images, height, width, channels = x.shape
+    size = weight.shape[-1]
+    x = _flat(x)
+    plus = None if plus is None else _flat(plus)
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    if not x.numel():
+        return out
+    block = 128 if channels >= 128 else 64
+    blocks = -(-channels // block)
+    rows = -(-height // max(1, min(height // size, PROGRAMS // (images * blocks * width))))
+    second, other = (x if plus is None else plus), (x if bias is None else bias)
+    launch(
+        forward,
+        (blocks, width, images * -(-height // rows)),
+        *(x, second, weight.flatten(1).t().contiguous(), other, out),
+        *(n for t in (x, second, out) for n in (t.stride(0), t.stride(2))),
+        *(height, width, channels, -(-height // rows), rows),
+        K=size,
+        FLIP=flip,
+        PLUS=plus is not None,
+        BIAS=bias is not None,
+        COLUMNS=1,
+        CHANNELS=block,
+        num_warps=1,
+    )
+    return out
+
+
+@operator("triton_depthwise_weight_gradient", fake=_empty_weight_gradients)
+def weight_gradients(x: Tensor, dout: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Of the weight, (C, 1, K, K), and of the bias, (C,), both float32."""
+    images, height, width, channels = x.shape
+    x, dout = _flat(x), _flat(dout)
+    blocks = -(-channels // 64)
+    programs = max(1, min(images * width, PARTS.get(size, 2048) // blocks))
+    parts = torch.empty((programs, size * size + 1, channels), dtype=torch.float32, device=x.device)
+    launch(
+        weight_gradient,
+        (blocks, programs),
+        *(x, dout, parts, x.stride(0), x.stride(2), dout.stride(0), dout.stride(2)),
+        *(images, height, width, channels, programs),
+        K=size,
+        COLUMNS=1,
+        CHANNELS=64,
+        num_warps=1,
+    )
+    total = parts.sum(0)
+    return total[:-1].t().reshape(channels, 1, size, size), total[-1].clone()
+
+
+def _flat(x: Tensor) -> Tensor:
+    """x itself where its rows follow each other and channels are adjacent; otherwise a copy."""
+    follows = x.shape[1] == 1 or x.stride(1) == x.shape[2] * x.stride(2)
+    return x if x.stride(3) == 1 and follows else x.contiguous()
+
+
+def _keep(ctx, inputs, output) -> None:
+    x, weight, bias, plus, _, ctx.flip = inputs
+    ctx.save_for_backward(x, weight)
+    ctx.bias, ctx.plus = (None if t is None else t.dtype for t in (bias, plus))
+
+
+def _gradients(ctx, dout: Tensor):
+    x, weight = ctx.saved_tensors
+    dx = dweight = dbias = None
+    if ctx.needs_input_grad[0]:
+        dx = torch.ops.rmt.triton_depthwise(dout, weight, None, None, x.dtype, not ctx.flip)
+    if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+        dweight, dbias = torch.ops.rmt.triton_depthwise_weight_gradient(x, dout, weight.shape[-1])
+        dweight, dbias = dweight.to(weight.dtype), None if ctx.bias is None else dbias.to(ctx.bias)
+    return dx, dweight, dbias, None if ctx.plus is None else dout.to(ctx.plus), None, None
+
+
+convolve.register_autograd(_gradients, setup_context=_keep)

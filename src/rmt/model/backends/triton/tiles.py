@@ -1,0 +1,116 @@
+"""What the kernels share: tiles of tokens turned by their rotary phases, products, softmax weights and their gradients.
+
+A tile is (L, D): tokens of one line and their channels, both padded to powers of two; what lies outside reads as 0.
+Rotated tiles hold their pairs side by side, whichever way they lie in memory: queries and keys are permuted alike, so
+the scores do not change.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def phases(position, theta, CHANNELS: tl.constexpr, PAIRS: tl.constexpr):
+    """cos and sin, (L, PAIRS), of float32(p)·θⱼ, rounded once, for positions (L,)."""
+    pair = tl.arange(0, PAIRS)
+    phase = position.to(tl.float32)[:, None] * tl.load(theta + pair, mask=pair < CHANNELS // 2, other=0.0)
+    return tl.cos(phase), tl.sin(phase)
+
+
+@triton.jit
+def load(pointer, tokens, inside, CHANNELS: tl.constexpr, PAIRS: tl.constexpr):
+    """The tile (L, 2·PAIRS) at the offsets `tokens` (L,), 0 where not `inside`."""
+    channel = tl.arange(0, 2 * PAIRS)
+    where = inside[:, None] & (channel < CHANNELS)
+    return tl.load(pointer + tokens[:, None] + channel, mask=where, other=0.0)
+
+
+@triton.jit
+def store(pointer, tokens, inside, tile, CHANNELS: tl.constexpr, PAIRS: tl.constexpr):
+    channel = tl.arange(0, 2 * PAIRS)
+    where = inside[:, None] & (channel < CHANNELS)
+    tl.store(pointer + tokens[:, None] + channel, tile.to(pointer.dtype.element_ty), mask=where)
+
+
+@triton.jit
+def load_rotated(pointer, tokens, inside, cos, sin, CHANNELS: tl.constexpr, HALF_SPLIT: tl.constexpr):
+    """The tile with each pair (a, b) turned to (a·cos − b·sin, b·cos + a·sin), in the dtype of the memory."""
+    L: tl.constexpr = cos.shape[0]
+    PAIRS: tl.constexpr = cos.shape[1]
+    if HALF_SPLIT:
+        pair = tl.arange(0, PAIRS)
+        where = inside[:, None] & (pair < CHANNELS // 2)
+        half = pointer + tokens[:, None] + pair
+        a = tl.load(half, mask=where, other=0.0)
+        b = tl.load(half + CHANNELS // 2, mask=where, other=0.0)
+    else:
+        a, b = tl.split(tl.reshape(load(pointer, tokens, inside, CHANNELS, PAIRS), [L, PAIRS, 2]))
+    turned = tl.join((a * cos - b * sin).to(a.dtype), (b * cos + a * sin).to(a.dtype))
+    return tl.reshape(turned, [L, 2 * PAIRS])
+
+
+@triton.jit
+def store_unrotated(pointer, tokens, inside, gradient, cos, sin, add, CHANNELS: tl.constexpr, HALF_SPLIT: tl.constexpr):
+    """Stores (or adds) the gradient (L, D) of a rotated tile, turned back, where the tile was read from."""
+    L: tl.constexpr = cos.shape[0]
+    PAIRS: tl.constexpr = cos.shape[1]
+    turned_a, turned_b = tl.split(tl.reshape(gradient, [L, PAIRS, 2]))
+    a, b = turned_a * cos + turned_b * sin, turned_b * cos - turned_a * sin
+    if HALF_SPLIT:
+        pair = tl.arange(0, PAIRS)
+        where = inside[:, None] & (pair < CHANNELS // 2)
+        half = pointer + tokens[:, None] + pair
+        if add:
+            a += tl.load(half, mask=where, other=0.0)
+            b += tl.load(half + CHANNELS // 2, mask=where, other=0.0)
+        tl.store(half, a.to(pointer.dtype.element_ty), mask=where)
+        tl.store(half + CHANNELS // 2, b.to(pointer.dtype.element_ty), mask=where)
+    else:
+        tile = tl.reshape(tl.join(a, b), [L, 2 * PAIRS])
+        if add:
+            tile += load(pointer, tokens, inside, CHANNELS, PAIRS)
+        store(pointer, tokens, inside, tile, CHANNELS, PAIRS)
+
+
+@triton.jit
+def line_bias(length, log2_gamma, L: tl.constexpr):
+    """(L, L): |Δ|·log₂γ between the tokens of a line, −∞ for keys beyond its end."""
+    token = tl.arange(0, L)
+    distance = tl.abs(token[:, None] - token[None, :]).to(tl.float32)
+    return tl.where(token[None, :] < length, distance * log2_gamma, float("-inf"))
+
+
+@triton.jit
+def grid_bias(length, width, log2_gamma, L: tl.constexpr):
+    """(L, L): (|Δx| + |Δy|)·log₂γ between the tokens of a grid, −∞ for keys beyond its end."""
+    token = tl.arange(0, L)
+    y, x = token // width, token % width
+    distance = (tl.abs(x[:, None] - x[None, :]) + tl.abs(y[:, None] - y[None, :])).to(tl.float32)
+    return tl.where(token[None, :] < length, distance * log2_gamma, float("-inf"))
+
+
+@triton.jit
+def scores(q, k, bias, scale, PRECISION: tl.constexpr):
+    """exp₂(logits − their maximum), (M, N), and the sums over keys, (M, 1). `scale` holds log₂e."""
+    logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + bias
+    powers = tl.exp2(logits - tl.max(logits, 1)[:, None])
+    return powers, tl.sum(powers, 1)[:, None]
+
+
+@triton.jit
+def attend(q, k, v, bias, scale, PRECISION: tl.constexpr):
+    """softmax(q·k + bias)·v, (M, D) in float32."""
+    powers, total = scores(q, k, bias, scale, PRECISION)
+    return tl.dot(powers.to(v.dtype), v, input_precision=PRECISION) / total
+
+
+@triton.jit
+def gradients(q, k, v, dout, bias, scale, key_scale, PRECISION: tl.constexpr):
+    """Of `attend`, for rotated q and k: dq, dk, dv in float32. With P the weights, dS = P∘(dP − Σ P∘dP)."""
+    powers, total = scores(q, k, bias, scale, PRECISION)
+    weights = powers * (1.0 / total)
+    dweights = tl.dot(dout, tl.trans(v), input_precision=PRECISION)
+    dscores = weights * (dweights - tl.sum(weights * dweights, 1)[:, None])
+    dscores = (dscores * key_scale).to(q.dtype)
+    dv = tl.dot(tl.trans(weights.to(dout.dtype)), dout, input_precision=PRECISION)
+    return tl.dot(dscores, k, input_precision=PRECISION), tl.dot(tl.trans(dscores), q, input_precision=PRECISION), dv
