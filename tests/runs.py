@@ -20,10 +20,12 @@ TIMES = {"images_per_s", "seconds"}  # what no two runs agree in
 
 def shrink_networks() -> None:
     """Makes `rmt.train` build its networks as SMALL ones, in this process, from now on."""
+    import rmt.heads.pyramid
     import rmt.tasks.classify.prepare
     from rmt.model import create_model
 
     rmt.tasks.classify.prepare.create_model = functools.partial(create_model, **SMALL)
+    rmt.heads.pyramid.create_model = functools.partial(create_model, **SMALL)
 
 
 @functools.cache

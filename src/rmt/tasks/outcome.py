@@ -5,10 +5,10 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from rmt.model import read_metadata
-from rmt.model.state_dicts import read_state_dict
 from rmt.tasks.module import TrainingModule
 from rmt.tasks.task import Trained
 from rmt.training.atomic import write_text
@@ -20,7 +20,7 @@ from rmt.training.run_folder import RunFolder
 def best_of(module: TrainingModule, folder: RunFolder) -> nn.Module:
     """The network with the weights of `best.safetensors`."""
     best = deepcopy(module.model)
-    best.load_state_dict(read_state_dict(folder.best))
+    best.load_state_dict(load_file(folder.best))
     return best
 
 
