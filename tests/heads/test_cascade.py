@@ -53,6 +53,15 @@ class TestSampling:
         assert samples.boxes.tolist() == [[0, 0, 90, 70]] and samples.labels.tolist() == [3]
 
 
+@pytest.mark.parametrize("head", ["mask_rcnn", "cascade_mask_rcnn"])
+def test_no_proposals_no_detections(head):
+    model = tiny(head).eval()
+    model.rpn.score_thresh = 2.0
+    with torch.no_grad():
+        (found,) = model([scene()[0]])
+    assert found["boxes"].shape == (0, 4) and found["masks"].shape == (0, 1, 70, 90)
+
+
 class TestRefinement:
     @pytest.mark.parametrize("stage", range(3))
     def test_spelled_out(self, stage):

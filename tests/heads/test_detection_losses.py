@@ -148,9 +148,18 @@ class TestMasks:
         masks = torch.zeros(2, 40, 60)
         masks[0, 10:20, 20:40] = 1
         masks[1, :, 30:] = 1
-        got = mask_targets(masks.byte(), torch.tensor([[20.0, 10, 40, 20], [20, 0, 40, 40]]), 4)
+        boxes = torch.tensor([[20.0, 10, 40, 20], [20, 0, 40, 40], [0, 0, 60, 40]])
+        got = mask_targets(masks.byte(), torch.tensor([0, 1, 1]), boxes, 4)
         assert torch.equal(got[0], torch.ones(4, 4))
-        assert torch.equal(got[1], torch.tensor([[0.0, 0, 1, 1]] * 4))
+        assert torch.equal(got[1], torch.tensor([[0.0, 0, 1, 1]] * 4)) and torch.equal(got[2], got[1])
+
+    def test_a_target_s_cell_is_on_from_half_of_it_on(self):
+        """Cells of 5 × 5 pixels, of which the mask covers 2, 3 and 5 columns: not soft targets, as torchvision's are."""
+        masks = torch.zeros(2, 20, 60)
+        masks[0, :, 33:], masks[1, :, 32:] = 1, 1
+        boxes = torch.tensor([[20.0, 0, 40, 20]] * 2)
+        got = mask_targets(masks, torch.arange(2), boxes, 4)
+        assert got[:, 0].tolist() == [[0, 0, 0, 1], [0, 0, 1, 1]]
 
     def test_loss_is_that_of_the_own_class(self):
         torch.manual_seed(0)
@@ -187,7 +196,7 @@ class TestMasks:
         y, x = torch.meshgrid(torch.arange(60), torch.arange(80), indexing="ij")
         disc = (((x - 41.5) / 22) ** 2 + ((y - 30.5) / 15) ** 2 < 1)[None]
         box = torch.tensor([[18.2, 14.9, 65.1, 47.3]])
-        back = paste(mask_targets(disc, box, 28)[:, None], box, (60, 80), 0.5)[:, 0]
+        back = paste(mask_targets(disc, torch.tensor([0]), box, 28)[:, None], box, (60, 80), 0.5)[:, 0]
         assert back.dtype == torch.bool
         assert (back & disc).sum() / (back | disc).sum() > 0.95
 

@@ -17,17 +17,17 @@ class MaskHead(nn.Sequential):
         )
 
 
-def mask_targets(masks: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """What of each mask lies in its box, on a grid of size × size.
+def mask_targets(masks: Tensor, index: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """What lies in each box of the mask that belongs to it, on a grid of size × size.
 
     Args:
-        masks: of the image, (R, H, W), any dtype, 0 or 1.
+        masks: of the image's objects, (N, H, W), any dtype, 0 or 1.
+        index: the object of each box, (R,).
         boxes: (R, 4), in the image's pixels.
     Returns:
         (R, size, size), 0 or 1 in the boxes' dtype.
     """
-    index = torch.arange(len(boxes), dtype=boxes.dtype, device=boxes.device)
-    rois = torch.cat([index[:, None], boxes], dim=1)
+    rois = torch.cat([index[:, None].to(boxes.dtype), boxes], dim=1)
     crops = roi_align(masks[:, None].to(boxes.dtype), rois, (size, size), aligned=True)
     return (crops[:, 0] >= 0.5).to(boxes.dtype)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,9 @@ class RoIHeads(nn.Module):
         self.nms_threshold = nms_threshold
         self.detections = detections
 
+    def stages(self) -> list[BoxHead]:
+        return cast(list[BoxHead], list(self.box_heads))
+
     def forward(
         self,
         features: dict[str, Tensor],
@@ -96,18 +100,17 @@ class RoIHeads(nn.Module):
         self, maps: list[Tensor], proposals: list[Tensor], shapes: list[tuple[int, int]], targets: list[Target]
     ) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
-        for stage, head in enumerate(self.box_heads):
+        for stage, head in enumerate(self.stages()):
             samples = [self.sample(p, t, stage, s) for p, t, s in zip(proposals, targets, shapes, strict=True)]
             boxes = [s.boxes for s in samples]
             logits, deltas = head(self.box_pool(maps, boxes))
             truth = torch.cat([_pick(t["boxes"], s) for t, s in zip(targets, samples, strict=True)])
             labels = torch.cat([s.labels for s in samples])
-            classifier, box_reg = head.loss(  # type: ignore[operator]
-                logits, deltas, torch.cat(boxes), labels, truth.to(deltas.dtype)
-            )
+            classifier, box_reg = head.loss(logits, deltas, torch.cat(boxes), labels, truth.to(deltas.dtype))
             parts = {"loss_classifier": classifier, "loss_box_reg": box_reg}
             if self.mask_pool is not None:
-                parts["loss_mask"] = self._mask_loss(maps, samples, targets, stage)
+                pooled = self.mask_pool(maps, [s.boxes[s.labels < self.num_classes] for s in samples])
+                parts["loss_mask"] = self._mask_loss(pooled, samples, targets, stage)
             name = f"_{stage + 1}" if len(self.box_heads) > 1 else ""
             losses |= {key + name: self.weights[stage] * value for key, value in parts.items()}
             if stage + 1 < len(self.box_heads):
@@ -149,26 +152,26 @@ class RoIHeads(nn.Module):
         if labels is not None:
             classes = torch.where(labels < self.num_classes, labels, classes)
         own = deltas[torch.arange(len(deltas), device=deltas.device), classes]
-        moved = self.box_heads[stage].decode(own, torch.cat(boxes)).split([len(b) for b in boxes])  # type: ignore[operator]
+        moved = self.stages()[stage].decode(own, torch.cat(boxes)).split([len(b) for b in boxes])
         return [clip_boxes_to_image(m, shape) for m, shape in zip(moved, shapes, strict=True)]
 
-    def _mask_loss(self, maps: list[Tensor], samples: list[Samples], targets: list[Target], stage: int) -> Tensor:
-        shown = [s.labels < self.num_classes for s in samples]
-        boxes = [s.boxes[on] for s, on in zip(samples, shown, strict=True)]
-        labels = torch.cat([s.labels[on] for s, on in zip(samples, shown, strict=True)])
-        logits = at_least_float32(self.mask_heads[stage](self.mask_pool(maps, boxes)))  # type: ignore[misc]
-        wanted = []
-        for target, s, on, own in zip(targets, samples, shown, boxes, strict=True):
+    def _mask_loss(self, pooled: Tensor, samples: list[Samples], targets: list[Target], stage: int) -> Tensor:
+        """Of the regions that show objects; `pooled` is theirs, image after image."""
+        logits = at_least_float32(self.mask_heads[stage](pooled))
+        labels, wanted = [], []
+        for target, s in zip(targets, samples, strict=True):
             if "masks" not in target:
                 raise RMTError("a target has no masks; give them, or build the detector with masks=False")
-            wanted.append(mask_targets(target["masks"][s.index[on]], own, logits.shape[-1]))
-        return mask_loss(logits, labels, torch.cat(wanted).to(logits.dtype))
+            shown = s.labels < self.num_classes
+            labels.append(s.labels[shown])
+            wanted.append(mask_targets(target["masks"], s.index[shown], s.boxes[shown], logits.shape[-1]))
+        return mask_loss(logits, torch.cat(labels), torch.cat(wanted).to(logits.dtype))
 
     def _detect(
         self, maps: list[Tensor], proposals: list[Tensor], shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
         boxes, votes = proposals, []
-        for stage, head in enumerate(self.box_heads):
+        for stage, head in enumerate(self.stages()):
             logits, deltas = head(self.box_pool(maps, boxes))
             votes.append(logits if self.score_average == "logits" else logits.softmax(dim=1))
             if stage + 1 < len(self.box_heads):
@@ -176,13 +179,13 @@ class RoIHeads(nn.Module):
         mean = torch.stack(votes).mean(dim=0)
         scores = mean.softmax(dim=1) if self.score_average == "logits" else mean
         counts = [len(b) for b in boxes]
-        decoded = head.decode(deltas, torch.cat(boxes))  # type: ignore[operator]
+        decoded = head.decode(deltas, torch.cat(boxes))
         found = [
             self.select(b, s, shape)
             for b, s, shape in zip(decoded.split(counts), scores.split(counts), shapes, strict=True)
         ]
         if self.mask_pool is not None:
-            self._add_masks(maps, found)
+            self._add_masks(self.mask_pool(maps, [f["boxes"] for f in found]), found)
         return found
 
     def select(self, boxes: Tensor, scores: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
@@ -192,9 +195,8 @@ class RoIHeads(nn.Module):
         found = scores[region, label]
         return best_boxes(chosen, label, found, overlap=self.nms_threshold, limit=self.detections)
 
-    def _add_masks(self, maps: list[Tensor], found: list[dict[str, Tensor]]) -> None:
+    def _add_masks(self, pooled: Tensor, found: list[dict[str, Tensor]]) -> None:
         """To each image's detections `masks` (N, 1, m, m): probabilities in the box, averaged over the stages."""
-        pooled = self.mask_pool(maps, [f["boxes"] for f in found])  # type: ignore[misc]
         labels = torch.cat([f["labels"] for f in found])
         every = torch.arange(len(labels), device=labels.device)
         heads = [at_least_float32(head(pooled))[every, labels].sigmoid() for head in self.mask_heads]
