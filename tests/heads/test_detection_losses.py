@@ -154,7 +154,7 @@ class TestMasks:
         assert torch.equal(got[1], torch.tensor([[0.0, 0, 1, 1]] * 4)) and torch.equal(got[2], got[1])
 
     def test_a_target_s_cell_is_on_from_half_of_it_on(self):
-        """Cells of 5 × 5 pixels, of which the mask covers 2, 3 and 5 columns: not soft targets, as torchvision's are."""
+        """Cells of 5 × 5 pixels, of which masks cover 2, 3 or 5 columns; torchvision has soft targets."""
         masks = torch.zeros(2, 20, 60)
         masks[0, :, 33:], masks[1, :, 32:] = 1, 1
         boxes = torch.tensor([[20.0, 0, 40, 20]] * 2)
