@@ -88,6 +88,8 @@ class Recipe:
         for name in ("ema_decay", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 found.append(f"--{option(name)} must lie in [0, 1), not {getattr(self, name):g}")
+        if self.strategy == "fsdp" and self.precision == "fp16":
+            found.append("--strategy fsdp knows no --precision fp16: take bf16 or fp32")
         if self.sync_batchnorm and self.freeze_batchnorm:
             found.append("--sync-batchnorm and --freeze-batchnorm exclude each other: frozen statistics are alike")
         return found

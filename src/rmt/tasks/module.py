@@ -16,6 +16,7 @@ from rmt.training import processes
 from rmt.training.measure import Measure
 from rmt.training.progress import Progress
 from rmt.training.randomness import seed_everything
+from rmt.training.sharded import ShardedStrategy, gather_for_evaluation, shard, whole
 
 
 class TrainingData(Protocol):
@@ -121,6 +122,28 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
     def networks(self) -> dict[str, nn.Module]:
         """The networks to judge: the raw weights, and their average if there is one."""
         return {"raw": self.model} | ({} if self.ema is None else {"ema": self.ema.module})
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, ShardedStrategy):
+            assert self.device_mesh is not None
+            for network in self.networks().values():
+                shard(network, self.device_mesh["data_parallel"])
+            if self.ema is not None:
+                self.ema.foreach = False  # there are no such kernels for divided tensors
+
+    def on_validation_start(self) -> None:
+        for network in self.networks().values():
+            gather_for_evaluation(network, True)
+
+    def on_validation_end(self) -> None:
+        for network in self.networks().values():
+            gather_for_evaluation(network, False)
+
+    def make_whole(self) -> None:
+        """After training: networks divided among processes are put together, in the main one; all must call it."""
+        self.model = whole(self.model)
+        if self.ema is not None:
+            self.ema.module = whole(self.ema.module)
 
     def train_dataloader(self) -> BatchLoader:
         self._train_loader = self.data.train_loader(self.global_rank, self.trainer.world_size)

@@ -10,6 +10,7 @@ from rmt.tasks.module import TrainingModule
 from rmt.tasks.weights import WeightFiles
 from rmt.training.display import Display
 from rmt.training.history import History
+from rmt.training.sharded import whole_state
 
 ROWS_PER_EPOCH = 20  # of kind "step" in metrics.csv, at most
 
@@ -102,7 +103,7 @@ class Recorder(Callback):
         self._since = time.monotonic()
 
     def _save(self, name: str, network: torch.nn.Module, epoch: int, scores: dict[str, float], **facts: Any) -> None:
-        self.files.save(name, network.state_dict(), {"epoch": epoch, **facts, "val": scores})
+        self.files.save(name, whole_state(network), {"epoch": epoch, **facts, "val": scores})
 
 
 def current_lr(trainer: Trainer) -> float:

@@ -137,6 +137,7 @@ def _fit(
     try:
         with keeper.listening():
             trainer.fit(module, ckpt_path=None if state is None else str(folder.state), weights_only=True)
+        module.make_whole()
     except Interrupted as stop:
         raise TrainingStopped(_how_to_go_on(folder, stop, trainer.global_step), stop.signal_number) from None
     finally:

@@ -13,6 +13,7 @@ from rmt.errors import RMTError
 from rmt.recipes.schema import Recipe
 from rmt.training.checkpoint_io import AtomicCheckpointIO
 from rmt.training.processes import world_size
+from rmt.training.sharded import ShardedStrategy
 
 _LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 _DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -84,4 +85,7 @@ def _sharing(recipe: Recipe) -> dict[str, Any]:
     # Where all have the same statistics there is nothing to send; else the main process's are everyone's.
     alike = recipe.sync_batchnorm or recipe.freeze_batchnorm
     strategy = DDPStrategy(broadcast_buffers=not alike, gradient_as_bucket_view=True)
-    return {"devices": recipe.devices, "num_nodes": recipe.nodes, "strategy": strategy}
+    places: dict[str, Any] = {"devices": recipe.devices, "num_nodes": recipe.nodes}
+    if recipe.strategy == "fsdp":
+        return {**places, "strategy": ShardedStrategy(), "inference_mode": False}  # FSDP gathers tensors of its own
+    return {**places, "strategy": strategy}
