@@ -84,3 +84,28 @@ def recipe_file(path: Path, recipe: Any) -> str:
     values = {key: value for key, value in recipe.as_dict().items() if key != "task"}
     path.write_text(f"from rmt.recipes import {type(recipe).__name__} as R\n\nmine = R(**{values!r})\n")
     return f"{path}:mine"
+
+
+def without_report():
+    import rmt.tasks.classify.pictures
+
+    rmt.tasks.classify.pictures.draw_report = lambda *args: None
+
+
+def together(tmp_path: Path, *args: str, codes: tuple[int, ...] = (0, 0), before=without_report) -> list[str]:
+    """`rmt train ARGS` in two processes, which must end with these codes; what each said."""
+    got = run_together(rmt_command, "train", *args, output=tmp_path / "said", before=before)
+    said = [(tmp_path / "said" / f"{rank}.txt").read_text() for rank in range(2)]
+    assert tuple(got) == codes, said
+    return said
+
+
+def train_together(tmp_path: Path, name: str = "run", **changes) -> Path:
+    """Trains in two processes; the run's folder."""
+    options = {key: changes.pop(key) for key in ("codes", "before") if key in changes}
+    folder = tmp_path / name
+    from runs import tiny_recipe
+
+    recipe = tiny_recipe(output=str(folder), **{"devices": "auto", **changes})
+    together(tmp_path, recipe_file(tmp_path / "recipe.py", recipe), **options)
+    return folder

@@ -66,6 +66,7 @@ ELSEWHERE = {
     "devices": "test_processes.py",
     "nodes": "training/test_launch.py",
     "strategy": "test_processes.py",
+    "on_nan": "test_nonfinite.py",
     "sync_batchnorm": "test_processes.py",
     "freeze_batchnorm": "test_processes.py",
     "device": "below",

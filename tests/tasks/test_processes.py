@@ -14,7 +14,7 @@ import pytest
 import torch
 from pictures import make_folder
 from runs import assert_same_run, rows, tiny_recipe, weights
-from together import recipe_file, rmt_command, run_together, start_together, wait_for
+from together import recipe_file, rmt_command, start_together, together, train_together, wait_for, without_report
 
 import rmt
 from rmt.training.checkpoint_io import read_state
@@ -31,29 +31,6 @@ EACH_UPDATE = 1e-9  # checkpoint_minutes: save after every update
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
     without_report()
-
-
-def without_report():
-    import rmt.tasks.classify.pictures
-
-    rmt.tasks.classify.pictures.draw_report = lambda *args: None
-
-
-def together(tmp_path: Path, *args: str, codes: tuple[int, ...] = (0, 0), before=without_report) -> list[str]:
-    """`rmt train ARGS` in two processes, which must end with these codes; what each said."""
-    got = run_together(rmt_command, "train", *args, output=tmp_path / "said", before=before)
-    said = [(tmp_path / "said" / f"{rank}.txt").read_text() for rank in range(2)]
-    assert tuple(got) == codes, said
-    return said
-
-
-def train_together(tmp_path: Path, name: str = "run", **changes) -> Path:
-    """Trains in two processes; the run's folder."""
-    options = {key: changes.pop(key) for key in ("codes", "before") if key in changes}
-    folder = tmp_path / name
-    recipe = tiny_recipe(output=str(folder), **{"devices": "auto", **changes})
-    together(tmp_path, recipe_file(tmp_path / "recipe.py", recipe), **options)
-    return folder
 
 
 def losses(folder: Path) -> list[float]:

@@ -39,6 +39,9 @@ class Samples(Protocol):
     def load(self, index: int) -> Any:
         """Sample number `index`. Raises `BadImage`."""
 
+    def name(self, index: int) -> str:
+        """What to call sample number `index` in a message."""
+
 
 Prepare = Callable[[Any, int], Any]
 """(what `Samples.load` gave, its number) to an entry of a batch; may raise `BadImage`. Draws from the global
@@ -99,6 +102,7 @@ class BatchLoader:
             groups=groups,
             streamed=streamed,
         )
+        self.samples = samples
         self.plan = Stretches(plan, steps_per_epoch) if steps_per_epoch else plan
         self.epoch = 0
         self.batches = 0  # handed out in this epoch

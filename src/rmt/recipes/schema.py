@@ -11,6 +11,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Interpolation = Literal["bicubic", "bilinear", "random"]
 Strategy = Literal["auto", "ddp", "fsdp"]
+OnNan = Literal["stop", "skip"]
 Stream = Literal["auto", "yes", "no"]
 
 
@@ -66,6 +67,9 @@ class Recipe:
     """Arithmetic of the forward and backward pass: `auto` is bf16 on CUDA and fp32 elsewhere."""
     workers: int = 2
     """Processes that read and augment images; 0 does it in the training process. Results do not depend on it."""
+    on_nan: OnNan = "stop"
+    """What a loss that is not finite does: `stop` ends the run and names layer and images; `skip` goes on without that
+    batch, and counts it."""
     seed: int = 0
     """Every random draw follows from it: two CPU runs with the same seed agree bit for bit."""
     checkpoint_minutes: float = 10.0
@@ -90,6 +94,8 @@ class Recipe:
                 found.append(f"--{option(name)} must lie in [0, 1), not {getattr(self, name):g}")
         if self.strategy == "fsdp" and self.precision == "fp16":
             found.append("--strategy fsdp knows no --precision fp16: take bf16 or fp32")
+        if self.on_nan == "skip" and (self.strategy == "fsdp" or self.precision == "fp16"):
+            found.append("--on-nan skip works with neither --strategy fsdp nor --precision fp16: take ddp and bf16")
         if self.sync_batchnorm and self.freeze_batchnorm:
             found.append("--sync-batchnorm and --freeze-batchnorm exclude each other: frozen statistics are alike")
         return found

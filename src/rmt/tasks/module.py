@@ -2,6 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
@@ -14,6 +16,7 @@ from rmt.errors import RMTError
 from rmt.recipes.schema import Recipe
 from rmt.training import processes
 from rmt.training.measure import Measure
+from rmt.training.nonfinite import MOST_IN_A_ROW, Trouble, keep_statistics, no_loss
 from rmt.training.progress import Progress
 from rmt.training.randomness import seed_everything
 from rmt.training.sharded import ShardedStrategy, gather_for_evaluation, shard, whole
@@ -70,6 +73,8 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         self.lr = lr
         self.devices = processes.world_size()
         self.progress = Progress()
+        self.say: Callable[[str], None] = print
+        self._useful = False  # whether a batch of the update under way gave gradients
         self._train_loader: BatchLoader | None = None
         self._judge_loader: BatchLoader | None = None
 
@@ -167,18 +172,43 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         # Drop path, dropout and mixing draw from the global generators: seeded here, they repeat after a resume.
-        seed_everything(self.recipe.seed, self.current_epoch, batch_idx, self.global_rank)
+        seed = (self.recipe.seed, self.current_epoch, batch_idx, self.global_rank)
+        skips = self.recipe.on_nan == "skip"
+        restore = keep_statistics(self.model) if skips else None
+        seed_everything(*seed)
         loss = self.batch_loss(batch)
         value = processes.mean(loss.item())  # every process must come to the same conclusion
-        if not math.isfinite(value):
-            rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
-            raise RMTError(
-                f"the loss became {value} at epoch {self.current_epoch + 1}, step {self.global_step} "
-                f"(learning rate {rate:.2g}): try a lower --lr, --clip-grad 1, or --precision bf16 instead of fp16"
-            )
-        self.progress.add_loss(value)
         self.progress.bad_images.update(batch["bad"])
-        return loss
+        if math.isfinite(value):
+            self.progress.add_loss(value)
+            self.progress.skipped_in_a_row = 0
+            self._useful = True
+            return loss
+        trouble = self._look_into(batch, value, seed)
+        if restore is None:
+            raise trouble.stop()
+        restore()
+        self.progress.skipped_batches += 1
+        self.progress.skipped_in_a_row += 1
+        if self.progress.skipped_in_a_row >= MOST_IN_A_ROW:
+            raise RMTError(f"{MOST_IN_A_ROW} batches in a row were skipped; {trouble.stop()}")
+        if self.global_rank == 0:
+            self.say(f"skipped batch {self.progress.skipped_batches}: {trouble}")
+        return no_loss(self.model)
+
+    def _look_into(self, batch: dict[str, Any], loss: float, seed: tuple[int, ...]) -> Trouble:
+        def again() -> Tensor:
+            seed_everything(*seed)
+            return self.batch_loss(batch)
+
+        assert self._train_loader is not None
+        trouble = Trouble.found(self, batch, loss, self._train_loader.samples.name, again)
+        trouble.record(Path(self.trainer.default_root_dir))
+        return trouble
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if not self._useful:  # AdamW passes over weights without a gradient: nothing decays, no moment changes
+            optimizer.zero_grad(set_to_none=True)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.build_optimizer()
@@ -192,8 +222,9 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        if self.ema is not None:
+        if self.ema is not None and self._useful:
             self.ema.update(self.model)
+        self._useful = False
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.progress.bad_images = processes.union(self.progress.bad_images)

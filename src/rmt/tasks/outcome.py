@@ -46,6 +46,7 @@ def facts(module: TrainingModule, trained: Trained, results: dict[str, dict[str,
         },
         "best": {**read_metadata(trained.folder.best)["metrics"], "test": results["best"]},
         "best_val": {kind: {measure: b.score, "epoch": b.epoch} for kind, b in progress.best.items() if b.epoch},
+        "skipped_batches": progress.skipped_batches,
         "training_seconds": round(progress.seconds, 1),
         "images_per_s": _pace(module, epochs),
         "machine": {
@@ -90,6 +91,8 @@ def closing_lines(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
         for where, bad in metrics["unreadable"].items()
         if bad
     ]
+    if skipped := metrics.get("skipped_batches"):
+        lines.append(f"{skipped} batches skipped, whose loss was not finite")
     if metrics["skipped_files"]:
         said = ", ".join(f"{count} {reason}" for reason, count in metrics["skipped_files"].items())
         lines.append(f"files passed over: {said}")

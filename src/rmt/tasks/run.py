@@ -82,6 +82,8 @@ def resume(run: Path | str, recipe: Recipe | None = None, *, accept_changes: boo
         if complaint:
             console.print(f"warning: {complaint}", markup=False)
         began = folder.read_recipe() if state is None else from_dict(state["rmt"]["recipe"])
+        # What is left open now is what it came to then.
+        recipe = replace(recipe, **{key: old for key, (old, new) in changes(began, recipe).items() if new == "auto"})
         changed = {key: pair for key, pair in changes(began, recipe).items() if key not in HARMLESS}
         if changed:
             said = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items())
@@ -132,6 +134,7 @@ def _fit(
         folder=folder.path,
     )
 
+    module.say = display.say
     for line in _introduction(module, f"{device.type} {precision}", folder):
         console.print(line, markup=False)
     try:

@@ -33,6 +33,8 @@ class Progress:
     best: dict[str, Best] = field(default_factory=lambda: {"raw": Best(), "ema": Best()})
     val: dict[str, dict[str, float]] = field(default_factory=dict)  # the last epoch's scores, raw and ema
     bad_images: dict[str, str] = field(default_factory=dict)  # name -> reason
+    skipped_batches: int = 0  # whose loss was not finite
+    skipped_in_a_row: int = 0
     warned_of_chance: bool = False
 
     def add_loss(self, loss: float) -> None:
