@@ -65,6 +65,10 @@ class Recipe:
     """BatchNorm keeps the statistics it starts with, in training as in evaluation; its scale and shift still learn."""
     precision: Precision = "auto"
     """Arithmetic of the forward and backward pass: `auto` is bf16 on CUDA and fp32 elsewhere."""
+    grad_checkpointing: bool = False
+    """Blocks keep only their input for the backward pass and compute the rest again: less memory, more time."""
+    compile: bool = False
+    """The network's stages are compiled (torch.compile, fixed shapes); the first steps take minutes."""
     workers: int = 2
     """Processes that read and augment images; 0 does it in the training process. Results do not depend on it."""
     on_nan: OnNan = "stop"
@@ -72,6 +76,8 @@ class Recipe:
     batch, and counts it."""
     seed: int = 0
     """Every random draw follows from it: two CPU runs with the same seed agree bit for bit."""
+    profile: bool = False
+    """Say at the end where a step's time went: data wait, forward, backward, optimiser."""
     checkpoint_minutes: float = 10.0
     """Also save the state between two evaluations once this many minutes have passed; 0 saves at evaluations only."""
 
@@ -94,6 +100,8 @@ class Recipe:
                 found.append(f"--{option(name)} must lie in [0, 1), not {getattr(self, name):g}")
         if self.strategy == "fsdp" and self.precision == "fp16":
             found.append("--strategy fsdp knows no --precision fp16: take bf16 or fp32")
+        if self.compile and self.strategy == "fsdp":
+            found.append("--compile does not go with --strategy fsdp, whose gathering breaks the graph: take ddp")
         if self.on_nan == "skip" and (self.strategy == "fsdp" or self.precision == "fp16"):
             found.append("--on-nan skip works with neither --strategy fsdp nor --precision fp16: take ddp and bf16")
         if self.sync_batchnorm and self.freeze_batchnorm:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Callback
 from rich.console import Console
 
 from rmt.errors import RMTError
@@ -22,12 +23,13 @@ from rmt.training.keeper import Interrupted, Keeper
 from rmt.training.launch import joined, settle_devices
 from rmt.training.machine import build_trainer, choose_device, choose_precision
 from rmt.training.network import adapt
+from rmt.training.profile import OptimiserMark, StepProfile
 from rmt.training.quiet import quiet_libraries
 from rmt.training.randomness import seed_everything
 from rmt.training.run_folder import RunFolder
 
 #: Fields that may differ on resume without a word, since the result does not depend on them.
-HARMLESS = {"name", "output", "workers", "checkpoint_minutes", "device"}
+HARMLESS = {"name", "output", "workers", "checkpoint_minutes", "device", "profile"}
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -126,11 +128,15 @@ def _fit(
     batches, done = data.batches_per_epoch, step * recipe.accumulate
     display = Display(module.epochs, batches, measure, done=done, iterations=module.iterations, console=console)
     keeper = Keeper(folder.state, recipe.checkpoint_minutes, before_save=history.sync, say=display.say)
+    callbacks: list[Callback] = [Recorder(history, display, files), keeper]
+    if recipe.profile:
+        profile = StepProfile(display.say)
+        callbacks = [OptimiserMark(profile), *callbacks, profile]
     trainer = build_trainer(
         recipe,
         epochs=module.epochs,
         batches_per_epoch=batches,
-        callbacks=[Recorder(history, display, files), keeper],
+        callbacks=callbacks,
         folder=folder.path,
     )
 

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rmt.model.rmt import RMT
 from rmt.recipes.schema import Recipe
 from rmt.training.processes import world_size
 from rmt.training.sync_batchnorm import synchronise_batchnorm
@@ -15,6 +16,11 @@ def adapt(model: nn.Module, recipe: Recipe, device: torch.device) -> None:
         synchronise_batchnorm(model, device)
     if recipe.freeze_batchnorm:
         freeze_batchnorm(model)
+    for backbone in [module for module in model.modules() if isinstance(module, RMT)]:
+        backbone.set_grad_checkpointing(recipe.grad_checkpointing)
+        if recipe.compile:  # its parts, so that whoever calls them gains: a task may go past the network's `forward`
+            for part in (backbone.stem, *backbone.stages):
+                part.compile(dynamic=False)
 
 
 def freeze_batchnorm(model: nn.Module) -> None:

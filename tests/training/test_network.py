@@ -1,0 +1,75 @@
+"""What a recipe changes about the network: memory, compilation, statistics."""
+
+import copy
+
+import torch
+from networks import pico
+from runs import tiny_recipe
+
+from rmt.training.network import adapt
+
+CPU = torch.device("cpu")
+
+
+def step(model) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    x = torch.randn(2, 3, 32, 32)
+    model.zero_grad()
+    model(x).square().sum().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def saved_bytes(model) -> int:
+    """What the forward pass keeps for the backward pass."""
+    total = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: total.append(t.nbytes) or t, lambda t: t):
+        model(torch.randn(2, 3, 64, 64))
+    return sum(total)
+
+
+def test_gradient_checkpointing_keeps_less_and_changes_nothing():
+    plain, lean = pico(drop_path_rate=0.3), pico(drop_path_rate=0.3)
+    adapt(lean, tiny_recipe(grad_checkpointing=True), CPU)
+    assert saved_bytes(lean) < 0.7 * saved_bytes(plain)
+    expected, got = step(plain), step(lean)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(got[name], gradient, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_compile_takes_stem_and_stages_with_fixed_shapes(monkeypatch):
+    compiled = []
+
+    def compile(function, **options):
+        compiled.append(options)
+        return lambda *args, **kwargs: calls.append(function) or function(*args, **kwargs)
+
+    calls: list = []
+    monkeypatch.setattr(torch, "compile", compile)
+    model = pico()
+    before = copy.deepcopy(model).eval()(torch.ones(1, 3, 32, 32))
+    adapt(model, tiny_recipe(compile=True), CPU)
+    assert compiled == [{"dynamic": False}] * 5
+    torch.testing.assert_close(model.eval()(torch.ones(1, 3, 32, 32)), before)
+    assert len(calls) == 5
+    assert list(model.state_dict()) == list(pico().state_dict())
+    copy.deepcopy(model)  # as the best weights are judged
+
+
+def test_frozen_statistics_stay_through_training(tmp_path, monkeypatch):
+    import rmt
+    from rmt.tasks.classify.module import ClassifyTask
+
+    monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
+    seen = []
+    end = ClassifyTask.optimizer_step
+
+    def look(self, *args, **kwargs):
+        end(self, *args, **kwargs)
+        seen.append([b.clone() for name, b in self.model.named_buffers() if "running" in name])
+
+    monkeypatch.setattr(ClassifyTask, "optimizer_step", look)
+    rmt.train(tiny_recipe(output=str(tmp_path), freeze_batchnorm=True, model="rmt_pico", epochs=2))
+    assert len(seen) == 6
+    for statistics in seen:
+        assert all(torch.equal(a, b) for a, b in zip(statistics, seen[0], strict=True))
+        assert set(torch.cat(statistics).tolist()) == {0.0, 1.0}
