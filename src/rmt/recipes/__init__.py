@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from rmt.recipes.classify import finetune, quickstart
 from rmt.recipes.detect import COCO, finetune_detect
+from rmt.recipes.detect_demos import demo_composites, demo_overfit, demo_trees
 from rmt.recipes.detect_schema import DetectRecipe
 from rmt.recipes.imagenet import IMAGENET
 from rmt.recipes.schema import ClassifyRecipe, Recipe
@@ -15,6 +16,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "finetune": finetune,
     **IMAGENET,
     "finetune-detect": finetune_detect,
+    "demo-composites": demo_composites,
+    "demo-trees": demo_trees,
+    "demo-overfit": demo_overfit,
     **COCO,
 }
 

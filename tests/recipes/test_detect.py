@@ -1,0 +1,98 @@
+"""The COCO recipes are METHOD 6, number by number, and each builds with its optimiser and schedule."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rmt.model import MAX_DROP_PATH
+from rmt.recipes import COCO, DetectRecipe
+from rmt.tasks.detect.prepare import build
+from rmt.training.optimizer import peak_lr
+
+PUBLISHED = [
+    *(f"coco-retinanet-{size}-1x" for size in ("tiny", "small", "base", "large")),
+    *(f"coco-mask-rcnn-{size}-1x" for size in ("tiny", "small", "base", "large")),
+    *(f"coco-mask-rcnn-{size}-3x" for size in ("small", "base", "large")),
+    *(f"coco-cascade-mask-rcnn-{size}-3x" for size in ("small", "base")),
+]
+#: METHOD 6 for every row
+PAPER = dict(
+    lr=1e-4,
+    lr_base_batch=16,
+    warmup_iterations=500,
+    warmup_factor=0.001,
+    short_side=800,
+    long_side=1333,
+    flip=0.5,
+    fpn_channels=256,
+    head_convs=4,
+    head_width=256,
+    box_width=1024,
+    rois_per_image=512,
+    empty_images=False,
+    freeze_backbone_bn=False,
+    freeze_batchnorm=False,
+    sync_batchnorm=True,
+    ema_decay=0.0,
+    clip_grad=0.0,
+)
+ONE = dict(epochs=12, lr_steps=(8, 11), train_short_sides=(800,), random_crop=False)
+THREE = dict(
+    epochs=36,
+    lr_steps=(27, 33),
+    train_short_sides=(480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
+    random_crop=True,
+)
+HEADS = {
+    "retinanet": dict(head="retinanet", masks=False, anchor_scale=4.0, weight_decay=1e-4, decay_norms=True),
+    "mask": dict(head="mask_rcnn", masks=True, anchor_scale=8.0, weight_decay=0.05, decay_norms=False, proposals=1000),
+    "cascade": dict(
+        head="cascade_mask_rcnn", masks=True, anchor_scale=8.0, weight_decay=0.05, decay_norms=False, proposals=2000
+    ),
+}
+
+
+def test_every_published_row_has_a_recipe():
+    assert list(COCO) == PUBLISHED
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_numbers_are_the_method_s(name):
+    recipe = COCO[name]()
+    head, size = name.split("-")[1], name.split("-")[-2]
+    expected = PAPER | HEADS[head] | (THREE if name.endswith("3x") else ONE)
+    assert {key: getattr(recipe, key) for key in expected} == expected
+    assert recipe.model == f"rmt_{size}" and recipe.drop_path == MAX_DROP_PATH[recipe.model]
+    assert 8 * recipe.batch_size * recipe.accumulate == 16 and peak_lr(recipe, devices=8) == pytest.approx(1e-4)
+    text = " ".join((COCO[name].__doc__ or "").split())
+    released = "2e-4" if size == "large" or (size == "base" and name.endswith("3x")) else "4e-4"
+    assert released in text and "none measured here" in text and "54.5 box AP" in text
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_each_head_builds_as_the_paper_s(head):
+    name = next(name for name in reversed(PUBLISHED) if f"coco-{head}" in name)
+    recipe = replace(COCO[name](), model="rmt_pico")
+    with torch.device("meta"):
+        model = build(recipe, 80)
+    options = model.options
+    if head == "retinanet":
+        assert (options.octave_base, options.octave_scales, options.convs) == (4.0, 3, 4)
+        return
+    trained, tested = (2000, 1000) if head == "cascade" else (1000, 1000)
+    assert tuple(options.pre_nms) == (2000, 1000) and tuple(options.post_nms) == (trained, tested)
+    assert tuple(options.stages) == ((0.5, 0.6, 0.7) if head == "cascade" else (0.5,))
+    assert (options.box_convs, options.box_fcs) == ((4, 1) if head == "cascade" else (0, 2))
+
+
+def test_every_field_explains_itself_on_the_command_line():
+    import inspect
+    from dataclasses import fields
+
+    from rmt.recipes import detect_schema, schema
+
+    source = inspect.getsource(schema) + inspect.getsource(detect_schema)
+    for field in fields(DetectRecipe):
+        after = source.split(f"    {field.name}: ")[-1].splitlines()[1]
+        assert after.strip().startswith('"""'), f"{field.name} has no help text"
