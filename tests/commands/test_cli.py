@@ -56,7 +56,6 @@ def test_recipes_are_described(capsys):
         (["train", "quickstart", "--device", "toaster"], "device"),
         (["train", "--epochs", "3"], "recipe comes first"),
         (["train", "--resume"], "--resume needs"),
-        (["evaluate", "x.safetensors"], "--data"),
         (["predict", "x", "y", "--topk", "3"], "--top-k"),
         (["trian"], "train"),
     ],

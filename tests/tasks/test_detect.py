@@ -162,6 +162,9 @@ def test_prediction_writes_pictures_and_coco_json(tmp_path):
     assert len(again) == 2  # our own reader takes it
     with pytest.raises(RMTError, match="--threshold must lie in"):
         TASK.answer(network, files[0], threshold=2.0)
+    network.classes = ("one", "two", "three")
+    with pytest.raises(RMTError, match="predictions.json holds what a network with other classes found"):
+        TASK.answer(network, files[0], output=tmp_path)
 
 
 def _relative(content):
@@ -297,3 +300,19 @@ def test_mistakes_are_one_line(changes, complaint):
 def test_evaluation_wants_one_set():
     with pytest.raises(RMTError, match="give --data COCO_FOLDER, or --images"):
         evaluate_checkpoint(finished_run(), "", workers=0)
+
+
+def test_the_commands(tmp_path, capsys):
+    from rmt.commands.cli import main
+
+    assert main(["evaluate", str(finished_run()), "--data", str(data()), "--per-class", "--workers", "0"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("Average Precision") == 12 and "AP per class" in said and "(4 images)" in said
+    picture = min((data() / "val2017").iterdir())
+    words = ["predict", str(finished_run()), str(picture), "--output", str(tmp_path / "out"), "--threshold", "0.01"]
+    assert main(words) == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {picture.name, "predictions.json"}
+    assert main(["evaluate", str(finished_run())]) == 1
+    assert "--data is missing" in capsys.readouterr().err
+    assert main(["predict", str(finished_run()), str(picture), "--top-k", "3"]) == 1
+    assert "--top-k" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -12,7 +12,10 @@ from rmt.recipes.schema import Device, Precision
 def run(
     checkpoint: Annotated[Path, tyro.conf.Positional],
     *,
-    data: str,
+    data: str = "",
+    images: Path | None = None,
+    annotations: Path | None = None,
+    per_class: bool = False,
     batch_size: int | None = None,
     image_size: int | None = None,
     device: Device = "auto",
@@ -27,6 +30,9 @@ def run(
         checkpoint: A `.safetensors` file, or a run folder (meaning its best weights).
         data: An image folder, a folder of parquet shards, or `sample`. Its validation split is scored, or all of it if
             there is none.
+        images: Detectors: the folder of the images that `annotations` lists, instead of `data`.
+        annotations: Detectors: a COCO-format JSON to score on, instead of `data`.
+        per_class: Detectors: AP per class, too.
         batch_size: Images per step (64 for a classifier).
         image_size: Classifiers: side in pixels of the images, instead of the checkpoint's.
         device: Where to compute.
@@ -35,11 +41,16 @@ def run(
         output: Also write the whole result, the confusion matrix included, into this JSON file.
         json: Print JSON instead of text.
     """
+    from rmt.errors import RMTError
     from rmt.tasks.task import options_for, task_of_checkpoint
     from rmt.training.atomic import write_text
 
     _, task = task_of_checkpoint(checkpoint)
-    own = options_for(task.evaluate, {"batch_size": batch_size, "image_size": image_size}, checkpoint)
+    if not data and annotations is None:
+        raise RMTError("--data is missing: what to score, as in training")
+    given: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size}
+    given |= {"images": images, "annotations": annotations, "per_class": per_class or None}
+    own = options_for(task.evaluate, given, checkpoint)
     result = task.evaluate(checkpoint, data, device=device, precision=precision, workers=workers, **own)
     if output is not None:
         write_text(output, json_module.dumps(result, indent=2) + "\n")

@@ -16,6 +16,8 @@ def run(
     *,
     top_k: int | None = None,
     image_size: int | None = None,
+    output: Path | None = None,
+    threshold: float | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
     json: bool = False,
@@ -29,6 +31,8 @@ def run(
         images: Image files.
         top_k: Classifiers: how many classes to name per image, likeliest first (5).
         image_size: Classifiers: side in pixels the images are brought to, instead of the checkpoint's.
+        output: Detectors: the folder for the pictures with boxes and masks and for predictions.json (predictions).
+        threshold: Detectors: the least score of what text and pictures show (0.5).
         device: Where to compute.
         precision: Arithmetic of the forward pass.
         json: Print one JSON object per image instead of text.
@@ -43,7 +47,8 @@ def run(
     network = task.load(
         checkpoint, device=device, precision=precision, **options_for(task.load, {"image_size": image_size}, checkpoint)
     )
-    own = options_for(task.answer, {"top_k": top_k}, checkpoint)
+    given = {"top_k": top_k, "output": output, "threshold": threshold}
+    own = options_for(task.answer, given, checkpoint)
     bad = 0
     for path in images:
         try:

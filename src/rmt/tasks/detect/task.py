@@ -15,7 +15,7 @@ from rmt.tasks.detect.prepare import prepare, settle
 from rmt.tasks.detect.report import SURE, found
 from rmt.tasks.detect.scoring import describe, evaluate_checkpoint
 from rmt.tasks.task import Task
-from rmt.training.atomic import replacing, write_text
+from rmt.training.atomic import plain_disk_errors, replacing, write_text
 
 
 class Detection(Task[DetectRecipe, DetectModule]):
@@ -31,9 +31,14 @@ class Detection(Task[DetectRecipe, DetectModule]):
     describe = staticmethod(describe)
 
     def answer(
-        self, network: DetectionPredictor, image: Path, *, output: Path | None = None, threshold: float = SURE
+        self,
+        network: DetectionPredictor,
+        image: Path,
+        *,
+        output: Path = Path("predictions"),
+        threshold: float = SURE,
     ) -> tuple[str, dict[str, Any]]:
-        """What is in an image; with `output` the picture is drawn there, and `predictions.json` has all of them.
+        """What is in an image; `output` gets the picture with boxes and masks, and `predictions.json` of all of them.
 
         The JSON is in COCO's format, images and categories included, and holds every object that was found; text and
         picture only those with a score of `threshold` or more.
@@ -45,33 +50,25 @@ class Detection(Task[DetectRecipe, DetectModule]):
         shown = found(answer, network.classes, threshold)
         values = answer.results(0, network.category_ids)
         text = ", ".join(item.text for item in shown) or f"nothing at a score of {threshold:g} or more"
-        if output is not None:
+        with plain_disk_errors(output):
             output.mkdir(parents=True, exist_ok=True)
-            target = _unused(output / f"{image.stem}.png")
-            with replacing(target) as draft:
-                draw(picture, shown).save(draft, format="png")
-            _append(output / "predictions.json", network, image, picture.size, values)
-            text = f"{text} ({target})"
-        return text, {
-            "objects": [{key: value for key, value in entry.items() if key != "image_id"} for entry in values]
-        }
+        _append(output / "predictions.json", network, image, picture.size, values)
+        target = _unused(output / f"{image.stem}.png")
+        with replacing(target) as draft:
+            draw(picture, shown).save(draft, format="png")
+        objects = [{key: value for key, value in entry.items() if key != "image_id"} for entry in values]
+        return f"{text} ({target})", {"objects": objects, "picture": str(target)}
 
 
 def _append(file: Path, network: DetectionPredictor, image: Path, size: tuple[int, int], values: list[dict]) -> None:
     """Adds an image and its objects to a COCO-format file; ids go on from those that are there."""
-    content = (
-        json.loads(file.read_text(encoding="utf-8"))
-        if file.exists()
-        else {
-            "images": [],
-            "annotations": [],
-            "categories": [
-                {"id": number, "name": name}
-                for number, name in zip(network.category_ids, network.classes, strict=True)
-                if number is not None
-            ],
-        }
-    )
+    pairs = zip(network.category_ids, network.classes, strict=True)
+    categories = [{"id": number, "name": name} for number, name in pairs if number is not None]
+    content: dict[str, Any] = {"images": [], "annotations": [], "categories": categories}
+    if file.exists():
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content.get("categories") != categories:
+            raise RMTError(f"{file} holds what a network with other classes found: choose another --output")
     number = len(content["images"]) + 1
     content["images"].append({"id": number, "file_name": str(image), "width": size[0], "height": size[1]})
     for entry in values:

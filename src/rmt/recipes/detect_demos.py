@@ -1,0 +1,82 @@
+"""Detection that learns within a quarter of an hour on one CPU thread, from scratch, on data that packages ship.
+
+docs/detection.md has the figures, and the commands that make the data.
+"""
+
+from dataclasses import replace
+
+from rmt.recipes.detect_schema import DetectRecipe
+
+
+def demo_composites() -> DetectRecipe:
+    """Mask R-CNN on photographed objects pasted on photographs (`scripts/make_composites.py --one-class`).
+
+    Cost: about 6 minutes of one CPU thread.
+    Accuracy: docs/detection.md has three seeds.
+    Command: rmt train demo-composites --data composites
+    """
+    return DetectRecipe(
+        name="demo-composites",
+        model="rmt_pico",
+        fpn_channels=48,
+        head_convs=1,
+        head_width=48,
+        box_width=192,
+        rois_per_image=16,
+        proposals=64,
+        anchor_scale=6.0,
+        short_side=96,
+        long_side=96,
+        train_short_sides=(96,),
+        epochs=4,
+        lr_steps=(3,),
+        batch_size=8,
+        lr=1.5e-3,
+        lr_base_batch=0,
+        warmup_iterations=50,
+        clip_grad=5.0,
+        workers=0,
+    )
+
+
+def demo_trees() -> DetectRecipe:
+    """Faster R-CNN on trees seen from the air (`scripts/make_trees.py`), trained and judged on different photographs.
+
+    Cost: about 5 minutes of one CPU thread.
+    Accuracy: docs/detection.md has three seeds, and what fixed boxes reach.
+    Command: rmt train demo-trees --data trees
+    """
+    return replace(
+        demo_composites(),
+        name="demo-trees",
+        masks=False,
+        rois_per_image=64,
+        proposals=200,
+        anchor_scale=4.0,
+        short_side=192,
+        long_side=192,
+        train_short_sides=(160, 192, 224),
+        epochs=18,
+        lr_steps=(11, 16),
+        batch_size=4,
+    )
+
+
+def demo_overfit() -> DetectRecipe:
+    """Cascade Mask R-CNN learns eight composites by heart, and is judged on the same (`scripts/take_images.py`).
+
+    Cost: about 5 minutes of one CPU thread.
+    Accuracy: docs/detection.md.
+    Command: rmt train demo-overfit --data eight
+    """
+    return replace(
+        demo_composites(),
+        name="demo-overfit",
+        head="cascade_mask_rcnn",
+        rois_per_image=32,
+        flip=0.0,
+        epochs=10,
+        lr_steps=(7, 9),
+        batch_size=4,
+        lr=1e-3,
+    )
