@@ -11,6 +11,7 @@ from torchvision.ops import box_iou
 
 import rmt
 from rmt.heads.detection import CascadeMaskRCNNOptions, MaskRCNNOptions, RetinaNetOptions
+from rmt.training.sync_batchnorm import CPUSyncBatchNorm2d, synchronise_batchnorm
 
 STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 SHAPE = (70, 90)
@@ -167,6 +168,17 @@ def test_the_paper_s_sizes():
         assert [m.kernel_size for m in head.modules() if isinstance(m, nn.Conv2d)] == [(3, 3)] * 4 + [(1, 1)]
         assert head[1].mask_fcn_logits.out_channels == 80
     assert (mask.box_pool.size, mask.mask_pool.size) == (7, 14)
+
+
+def test_the_box_heads_norms_are_synchronised_with_the_backbone_s():
+    """By the trainer, on several devices; names and values stay."""
+    model = tiny("cascade_mask_rcnn")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    norms = sum(type(m) is nn.BatchNorm2d for m in model.modules())
+    synced = synchronise_batchnorm(model, torch.device("cpu"))
+    assert sum(isinstance(m, CPUSyncBatchNorm2d) for m in synced.modules()) == norms == 4 * 3 + 7
+    assert before.keys() == synced.state_dict().keys()
+    assert all(torch.equal(value, before[name]) for name, value in synced.state_dict().items())
 
 
 def test_torchvision_s_mask_r_cnn_is_a_matter_of_options():
