@@ -126,6 +126,22 @@ class TestRefinement:
         highest = expected[:, :3].flatten().sort(descending=True).values[:20]
         torch.testing.assert_close(found["scores"][:20], highest, rtol=1e-4, atol=1e-6)
 
+    def test_masks_are_averaged_over_the_stages(self):
+        model = tiny("cascade_mask_rcnn", detections=4, score_threshold=0.0).eval()
+        logits: list[torch.Tensor] = []
+        answers: list[tuple] = []
+        for head in model.roi_heads.mask_heads:
+            head.register_forward_hook(lambda module, args, out: logits.append(out))
+        model.roi_heads.register_forward_hook(
+            lambda module, args, out: answers.append((out[0][0]["masks"].clone(), out[0][0]["labels"]))
+        )
+        with torch.no_grad():
+            model([scene()[0]])
+        ((masks, labels),) = answers
+        expected = sum(stage[range(4), labels].sigmoid() for stage in logits) / 3
+        assert len(logits) == 3 and masks.shape == (4, 1, 28, 28)
+        torch.testing.assert_close(masks[:, 0], expected)
+
     def test_stage_weights(self):
         images, targets = scenes()
         losses = []
