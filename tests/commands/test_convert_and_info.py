@@ -6,7 +6,9 @@ import pytest
 import torch
 from networks import PARITY, official_weights
 
+import rmt
 from rmt.commands.cli import main
+from rmt.heads import save_model
 from rmt.model import load_model, read_metadata
 
 
@@ -42,6 +44,18 @@ def test_convert_takes_a_detectors_backbone(tmp_path, capsys):
     assert "no classifier" in capsys.readouterr().out
     assert read_metadata(tmp_path / "out.safetensors")["model_args"]["num_classes"] == 0
     assert main(["info", str(tmp_path / "out.safetensors")]) == 0
+
+
+def test_info_of_a_detector_and_a_segmenter(tmp_path, capsys):
+    for model, head in (
+        (rmt.detector("retinanet", "rmt_pico", num_classes=3, fpn_channels=8), "retinanet"),
+        (rmt.segmenter("upernet", "rmt_pico", num_classes=3, head_args=dict(channels=8)), "upernet"),
+    ):
+        save_model(model, tmp_path / "m.safetensors", classes=["a", "b", "c"])
+        assert main(["info", str(tmp_path / "m.safetensors")]) == 0
+        out = capsys.readouterr().out
+        assert f"under {head}: {sum(p.numel() for p in model.parameters()):,} parameters in all" in out
+        assert "rmt_pico: " in out and "at 32×32" in out and "classes: a, b, c" in out
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ class TestSelection:
     def test_suppression_within_a_label_spelled_out(self):
         boxes, labels = random_boxes(80, 30, 30), torch.arange(80) % 3
         scores = torch.rand(80, generator=torch.Generator().manual_seed(1))
-        boxes[5, 2] = boxes[5, 0]  # without width
+        boxes[5, 2], scores[5] = boxes[5, 0], 2.0  # without width, and the likeliest
         kept: list[int] = []
         overlaps = box_iou(boxes, boxes)
         for i in sorted(range(80), key=lambda i: -scores[i].item()):

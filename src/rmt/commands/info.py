@@ -21,31 +21,43 @@ def run(
         json: Print JSON instead of text.
     """
     from rmt.errors import RMTError
-    from rmt.model import create_model, list_models, load_model
+    from rmt.model import create_model, list_models, load_model, read_metadata
     from rmt.model.cost import describe
 
     if image_size and image_size < 32:
         raise RMTError(f"--image-size {image_size}: a network needs at least 32 pixels a side")
-    metadata = None
+    metadata, whole = None, None
     if model in list_models():
         network = create_model(model, device="meta")
+    elif Path(model).exists() and read_metadata(model)["task"] != "classify":
+        from rmt.heads import load_model as load_with_head  # needs torchvision
+
+        whole, metadata = load_with_head(model)
+        network = whole.pyramid.backbone
     elif Path(model).exists():
         network, metadata = load_model(model)
     else:
         raise RMTError(f"{model} is neither a file nor one of {', '.join(list_models())}")
-    size = image_size or (metadata or {}).get("preprocessing", {}).get("size", network.pretrained_cfg["input_size"][1:])
+    own_size = network.pretrained_cfg["input_size"][1:]
+    if metadata is not None and whole is None:  # a detector's size is no image's, but the sides that it is brought to
+        own_size = metadata["preprocessing"].get("size", own_size)
+    size = image_size or own_size
     height, width = (size, size) if isinstance(size, int) else size[-2:]
     about = describe(network, height, width)
     if metadata is not None:
         about |= {key: metadata[key] for key in ("task", "classes", "preprocessing", "metrics")}
+    if whole is not None and metadata is not None:
+        about |= dict(head=metadata["head"], parameters_with_head=sum(p.numel() for p in whole.parameters()))
     print(json_module.dumps(about, indent=2) if json else _text(about))
 
 
 def _text(about: dict) -> str:
     h, w = about["image_size"]
+    classes = f"{about['classes_out']} classes" if about["classes_out"] else "no classifier"
     lines = [
         f"{about['model']}: {about['parameters']:,} parameters, {about['macs'] / 1e9:.3f} G multiply-adds at {h}×{w}"
-        f" ({about['classes_out']} classes)",
+        f" ({classes})",
+        *([f"under {about['head']}: {about['parameters_with_head']:,} parameters in all"] if "head" in about else []),
         "",
         "stage stride      grid blocks channels heads  attention   decay γ per head",
     ]

@@ -114,7 +114,7 @@ class RoIHeads(nn.Module):
             name = f"_{stage + 1}" if len(self.box_heads) > 1 else ""
             losses |= {key + name: self.weights[stage] * value for key, value in parts.items()}
             if stage + 1 < len(self.box_heads):
-                moved = self.refine(stage, logits.detach(), deltas.detach(), boxes, shapes, labels)
+                moved = self.refine(stage, logits, deltas, boxes, shapes, labels)
                 # The objects' own boxes are added by every stage afresh.
                 proposals = [m[~s.given] for m, s in zip(moved, samples, strict=True)]
         return losses
@@ -138,6 +138,7 @@ class RoIHeads(nn.Module):
         labels[shown] = truth_labels[index[shown]]
         return Samples(boxes[chosen], labels, index.clamp(min=0), chosen < len(truth))
 
+    @torch.no_grad()
     def refine(
         self,
         stage: int,
