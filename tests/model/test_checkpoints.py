@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from networks import TINY, official, official_weights, pico
 
 import rmt
-from rmt.model import RMT, checkpoints, create_model, load_checkpoint, load_model, load_official, read_metadata
+from rmt.model import RMT, create_model, load_checkpoint, load_model, load_official, read_metadata
 from rmt.model.state_dicts import read_state_dict
 
 RMTError = rmt.RMTError
@@ -218,8 +218,8 @@ def test_failed_write_leaves_the_old_file_whole(file, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "fsync", full)
-    with pytest.raises(RMTError, match=r"cannot write .*model\.safetensors: No space left on device"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RMTError, match=r"cannot write .*model\.safetensors: the disk is full"):
         rmt.save_checkpoint(pico(), file)
     assert file.read_bytes() == before
     assert [p.name for p in file.parent.iterdir()] == [file.name]

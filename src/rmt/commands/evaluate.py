@@ -41,9 +41,9 @@ def run(
         output: Also write the whole result, the confusion matrix included, into this JSON file.
         json: Print JSON instead of text.
     """
+    from rmt.atomic import write_text
     from rmt.errors import RMTError
     from rmt.tasks.task import options_for, task_of_checkpoint
-    from rmt.training.atomic import write_text
 
     _, task = task_of_checkpoint(checkpoint)
     if not data and annotations is None:

@@ -8,7 +8,6 @@ from rmt.model.checkpoints import (
     read_metadata,
     resolve_checkpoint,
     save_checkpoint,
-    write_atomically,
 )
 from rmt.model.cost import count_macs
 from rmt.model.deploy import deploy
@@ -29,5 +28,4 @@ __all__ = [
     "read_metadata",
     "resolve_checkpoint",
     "save_checkpoint",
-    "write_atomically",
 ]

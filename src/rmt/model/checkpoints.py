@@ -5,8 +5,6 @@ be rebuilt without any other file. The authors' `.pth` files are read too, see `
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from rmt.atomic import write_bytes
 from rmt.errors import RMTError
 from rmt.model.rmt import RMT
 from rmt.model.state_dicts import (
@@ -111,30 +110,7 @@ def save_checkpoint(
     )
     tensors = {name: value.detach().cpu().contiguous() for name, value in (state_dict or model.state_dict()).items()}
     data = safetensors.torch.save(tensors, metadata={"rmt": json.dumps(metadata)})
-    write_atomically(Path(path), data)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, whole or not at all: write beside it, flush to the disk, rename."""
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise RMTError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    write_bytes(Path(path), data)
 
 
 def resolve_checkpoint(path: str | Path) -> Path:

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from rmt.atomic import write_text
 from rmt.model import read_metadata
 from rmt.tasks.module import TrainingModule
 from rmt.tasks.task import Trained
-from rmt.training.atomic import write_text
 from rmt.training.display import duration
 from rmt.training.optimizer import effective_batch
 from rmt.training.run_folder import RunFolder

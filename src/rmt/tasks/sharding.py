@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from rmt.atomic import plain_disk_errors, replacing, write_text
 from rmt.data.folders import FolderSet
 from rmt.data.images import BadImage, read_image
 from rmt.data.randomness import PACK, permutation
 from rmt.data.remote import INDEX
 from rmt.data.splits import split_folders
 from rmt.errors import RMTError
-from rmt.training.atomic import plain_disk_errors, replacing, write_text
 
 PLAN = "rmt-shard.json"
 _ROW_GROUP = 100  # rows that a streaming reader fetches at a time, about 11 MB of ImageNet

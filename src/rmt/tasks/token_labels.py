@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
 
+from rmt.atomic import plain_disk_errors, replacing, write_text
 from rmt.data.image_batches import ImageLoader
 from rmt.data.label_maps import INDEX, About, Arrays, fingerprint, unfinished, write_shard
 from rmt.data.sets import ImageSet, subset
@@ -20,7 +21,6 @@ from rmt.data.splits import open_undivided
 from rmt.data.transforms import Normalize
 from rmt.errors import RMTError
 from rmt.tasks.teacher import Teacher, dense_logits
-from rmt.training.atomic import plain_disk_errors, replacing, write_text
 from rmt.training.machine import arithmetic, choose_device, choose_precision
 
 

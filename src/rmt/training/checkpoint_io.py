@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
+from rmt.atomic import replacing
 from rmt.errors import RMTError
-from rmt.training.atomic import replacing
 
 _MARK = b"RMT-SHA256:"
 _TRAILER = len(_MARK) + hashlib.sha256().digest_size

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rmt.training.atomic import plain_disk_errors, write_text
+from rmt.atomic import plain_disk_errors, write_text
 from rmt.training.measure import Measure
 
 

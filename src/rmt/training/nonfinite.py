@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rmt.atomic import write_text
 from rmt.errors import RMTError
 from rmt.training import processes
-from rmt.training.atomic import write_text
 
 FILE = "nonfinite.json"
 MOST_IN_A_ROW = 20

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from rmt.atomic import plain_disk_errors, write_text
 from rmt.errors import RMTError
 from rmt.recipes.schema import Recipe
 from rmt.recipes.stored import from_dict
-from rmt.training.atomic import plain_disk_errors, write_text
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import nn
 
+from rmt.atomic import replacing
 from rmt.data.images import BadImage
 from rmt.model.attention import ManhattanSelfAttention
 from rmt.model.decay import decay_rates
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import Answers
 from rmt.training import panels
-from rmt.training.atomic import replacing
 from rmt.training.history import History
 from rmt.training.run_folder import RunFolder
 

@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib.figure import Figure
 
+from rmt.atomic import replacing
 from rmt.data.coco import CocoSet
 from rmt.data.images import BadImage
 from rmt.data.masks import encode
@@ -17,7 +18,6 @@ from rmt.tasks.detect.data import DetectData
 from rmt.tasks.detect.drawing import Drawn, draw, side_by_side
 from rmt.tasks.task import Trained
 from rmt.training import panels
-from rmt.training.atomic import replacing
 
 _PICTURES = 6
 SURE = 0.5

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rmt.atomic import plain_disk_errors, replacing, write_text
 from rmt.data.images import read_image
 from rmt.errors import RMTError
 from rmt.recipes.detect_schema import DetectRecipe
@@ -15,7 +16,6 @@ from rmt.tasks.detect.prepare import prepare, settle
 from rmt.tasks.detect.report import SURE, found
 from rmt.tasks.detect.scoring import describe, evaluate_checkpoint
 from rmt.tasks.task import Task
-from rmt.training.atomic import plain_disk_errors, replacing, write_text
 
 
 class Detection(Task[DetectRecipe, DetectModule]):

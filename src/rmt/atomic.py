@@ -57,7 +57,12 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a small text file atomically. Raises RMTError where the disk refuses."""
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file atomically. Raises RMTError where the disk refuses."""
     with replacing(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, in UTF-8, atomically. Raises RMTError where the disk refuses."""
+    write_bytes(path, text.encode())
