@@ -10,7 +10,8 @@ lists which were used where.
 
 `ade20k` writes `images/{training,validation}/*.jpg`, `annotations/…/*.png` and `classes.txt`: mask value 0 is unused
 (ADE20K's "ignore"), 1 is the background, 2 the first stamp class. `coco` writes the same pictures as `train/` and
-`val/` with `annotations/instances_{train,val}.json`, masks as run lengths, which are exact. Every picture is a function
+`val/` with `annotations/instances_{train,val}.json`, masks as run lengths, which are exact; `coco-object` too, all
+stamps being of one class. Every picture is a function
 of (seed, split, number): more of them leave the first ones as they are.
 """
 
@@ -20,6 +21,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -169,7 +171,7 @@ def write_ade20k(folder: Path, split: str, pictures: Iterable[Composite]) -> Non
     (folder / "classes.txt").write_text("\n".join(["background", *CLASSES]) + "\n", encoding="utf-8")
 
 
-def write_coco(folder: Path, split: str, pictures: Iterable[Composite]) -> None:
+def write_coco(folder: Path, split: str, pictures: Iterable[Composite], one_class: bool = False) -> None:
     (folder / split).mkdir(parents=True)
     (folder / "annotations").mkdir(exist_ok=True)
     images, annotations = [], []
@@ -185,19 +187,20 @@ def write_coco(folder: Path, split: str, pictures: Iterable[Composite]) -> None:
                 {
                     "id": len(annotations) + 1,
                     "image_id": number + 1,
-                    "category_id": label + 1,
+                    "category_id": 1 if one_class else label + 1,
                     "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
                     "area": int(mask.sum()),
                     "iscrowd": 0,
                     "segmentation": {"size": [height, width], "counts": run_lengths(mask)},
                 }
             )
-    categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)]
+    names = ["object"] if one_class else CLASSES
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-WRITERS = {"ade20k": write_ade20k, "coco": write_coco}
+WRITERS = {"ade20k": write_ade20k, "coco": write_coco, "coco-object": partial(write_coco, one_class=True)}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from rmt.recipes.detect_schema import DetectRecipe
 
 
 def demo_composites() -> DetectRecipe:
-    """Mask R-CNN on photographed objects pasted on photographs (`scripts/make_composites.py --one-class`).
+    """Mask R-CNN on photographed objects pasted on photographs (`scripts/make_composites.py`).
 
     Cost: about 6 minutes of one CPU thread.
     Accuracy: docs/detection.md has three seeds.
@@ -56,9 +56,10 @@ def demo_trees() -> DetectRecipe:
         short_side=192,
         long_side=192,
         train_short_sides=(160, 192, 224),
-        epochs=18,
-        lr_steps=(11, 16),
+        epochs=16,
+        lr_steps=(13,),
         batch_size=4,
+        ema_decay=0.98,
     )
 
 

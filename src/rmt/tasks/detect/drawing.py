@@ -1,4 +1,4 @@
-"""Pictures with boxes and masks: a colour per class, a line around each object, its name where there is room."""
+"""Pictures with boxes and masks: colours, a line around each object, its name where there is room."""
 
 import colorsys
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ _SMALLEST = 900  # pictures are enlarged to this long side, or text and lines wo
 
 @dataclass(frozen=True)
 class Drawn:
-    """One object to draw: box in pixels of the picture, its class, what to write, and its mask as RLE or polygons."""
+    """One object to draw: box in pixels of the picture, number of its colour, text, and its mask as RLE or polygons."""
 
     box: tuple[float, float, float, float]
-    label: int
+    hue: int
     text: str = ""
     mask: Any = None
 
 
-def colour(label: int) -> tuple[int, int, int]:
-    """A class's colour: bright, and far from that of the classes beside it."""
-    hue = (0.56 + label * _GOLDEN) % 1.0
+def colour(number: int) -> tuple[int, int, int]:
+    """A bright colour, far from those of the numbers beside it."""
+    hue = (0.56 + number * _GOLDEN) % 1.0
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.72, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -40,15 +40,15 @@ def draw(image: Image.Image, objects: Sequence[Drawn], smallest: int = _SMALLEST
     line = max(2, round(max(size) / 400))
     for item in reversed(objects):
         if item.mask is not None:
-            picture = _with_mask(picture, decode(item.mask, image.height, image.width), colour(item.label), line)
+            picture = _with_mask(picture, decode(item.mask, image.height, image.width), colour(item.hue), line)
     pen = ImageDraw.Draw(picture)
     boxes = [tuple(value * scale for value in item.box) for item in objects]
     for item, box in zip(reversed(objects), reversed(boxes), strict=True):
-        _frame(pen, box, colour(item.label), line)
+        _frame(pen, box, colour(item.hue), line)
     font = ImageFont.load_default(max(13.0, max(size) / 52))
     taken: list[tuple[float, float, float, float]] = []
     for item, box in zip(objects, boxes, strict=True):
-        _chip(pen, box, item.text, colour(item.label), font, size, taken)
+        _chip(pen, box, item.text, colour(item.hue), font, size, taken)
     return picture
 
 

@@ -57,28 +57,33 @@ def truth(images: CocoSet, place: int) -> list[Drawn]:
     objects = images.objects(place)
     sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
     runs = None if objects.masks is None else encode(objects.masks.astype(bool))
-    return [
-        Drawn(
-            tuple(objects.boxes[i].tolist()),
-            int(objects.labels[i]),
-            images.classes[objects.labels[i]],
-            None if runs is None else runs[i],
-        )
-        for i in np.argsort(sides.prod(1), kind="stable")
-    ]
+    order = np.argsort(sides.prod(1), kind="stable")
+    return _drawn(objects.boxes, objects.labels, runs, order, images.classes, [""] * len(order))
 
 
 def found(answer: Found, classes: tuple[str, ...], threshold: float = SURE) -> list[Drawn]:
     """What was found with a score of `threshold` or more, best first."""
-    return [
-        Drawn(
-            tuple(answer.boxes[i].tolist()),
-            int(answer.labels[i]),
-            f"{classes[answer.labels[i]]} {answer.scores[i]:.2f}",
-            None if answer.masks is None else answer.masks[i],
-        )
-        for i in np.flatnonzero(answer.scores >= threshold)
-    ]
+    order = np.flatnonzero(answer.scores >= threshold)
+    scores = [f"{score:.2f}" for score in answer.scores]
+    return _drawn(answer.boxes, answer.labels, answer.masks, order, classes, scores)
+
+
+def _drawn(
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    masks: list[dict[str, Any]] | None,
+    order: np.ndarray,
+    classes: tuple[str, ...],
+    scores: list[str],
+) -> list[Drawn]:
+    """Objects with a colour and a name per class; where there is one class, with a colour each and no name."""
+    several = len(classes) > 1
+    drawn = []
+    for turn, i in enumerate(order.tolist()):
+        words = [classes[labels[i]]] * several + [scores[i]] * bool(scores[i])
+        hue = int(labels[i]) if several else turn
+        drawn.append(Drawn(tuple(boxes[i].tolist()), hue, " ".join(words), None if masks is None else masks[i]))
+    return drawn
 
 
 def _title(figure: Any, metrics: dict[str, Any], judged: int) -> None:

@@ -49,7 +49,10 @@ class Detection(Task[DetectRecipe, DetectModule]):
         (answer,) = network.predict(picture)
         shown = found(answer, network.classes, threshold)
         values = answer.results(0, network.category_ids)
-        text = ", ".join(item.text for item in shown) or f"nothing at a score of {threshold:g} or more"
+        sure = [(network.classes[k], s) for k, s in zip(answer.labels, answer.scores, strict=True) if s >= threshold]
+        text = (
+            ", ".join(f"{name} {score:.2f}" for name, score in sure) or f"nothing at a score of {threshold:g} or more"
+        )
         with plain_disk_errors(output):
             output.mkdir(parents=True, exist_ok=True)
         _append(output / "predictions.json", network, image, picture.size, values)
