@@ -3,9 +3,8 @@
 import pytest
 import torch
 import torchvision.models.detection as tv
+from boxes import decode, random_boxes
 from detectors import scene, scenes, tiny
-from heads.test_detection_boxes import random_boxes
-from heads.test_detection_losses import decode
 from torch import nn
 from torchvision.ops import box_iou
 

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from boxes import random_boxes
 from detectors import tiny
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
@@ -14,12 +15,6 @@ from rmt.heads.detection.anchors import Anchors, BoxMatcher
 from rmt.heads.detection.fpn import ConvLevels
 from rmt.heads.detection.roi_pool import RoIPool
 from rmt.heads.detection.selection import above, best_boxes
-
-
-def random_boxes(count: int, width: float, height: float, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    corners = torch.rand(count, 2, 2, generator=generator) * torch.tensor([width, height])
-    return torch.cat([corners.amin(1), corners.amax(1) + 1], dim=1)
 
 
 class TestAnchors:

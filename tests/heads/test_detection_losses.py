@@ -4,30 +4,14 @@ import math
 
 import pytest
 import torch
+from boxes import decode, encode, random_boxes
 from detectors import tiny
-from heads.test_detection_boxes import random_boxes
 
 from rmt.heads.detection.box_head import BoxHead
 from rmt.heads.detection.masks import mask_loss, mask_targets, paste
 from rmt.heads.detection.retina_head import RetinaHead
 
 DEFAULT_STDS = (0.1, 0.1, 0.2, 0.2)
-
-
-def encode(box, region, stds=(1, 1, 1, 1)):
-    """(dx, dy, log dw, log dh) over the scales, from a region to a box."""
-    (x1, y1, x2, y2), (u1, v1, u2, v2) = box, region
-    w, h, rw, rh = x2 - x1, y2 - y1, u2 - u1, v2 - v1
-    deltas = (x1 + x2 - u1 - u2) / 2 / rw, (y1 + y2 - v1 - v2) / 2 / rh, math.log(w / rw), math.log(h / rh)
-    return [d / s for d, s in zip(deltas, stds, strict=True)]
-
-
-def decode(deltas, region, stds=(1, 1, 1, 1)):
-    u1, v1, u2, v2 = region
-    dx, dy, dw, dh = (d * s for d, s in zip(deltas, stds, strict=True))
-    cx, cy = (u1 + u2) / 2 + dx * (u2 - u1), (v1 + v2) / 2 + dy * (v2 - v1)
-    w, h = (u2 - u1) * math.exp(dw), (v2 - v1) * math.exp(dh)
-    return [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
 
 
 def giou(a, b):
