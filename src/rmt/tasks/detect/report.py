@@ -119,7 +119,10 @@ def _curves(figure: Any, trained: Trained, metrics: dict[str, Any], scores: Scor
     point = best["epoch"], best["val"]["box_ap"]
     note = "on the images that best was chosen on"
     panels.accuracy_panel(middle, curve("val_box_ap"), curve("ema_val_box_ap"), point, note, title="Box AP, %")
-    _classes(right, scores)
+    if len(scores.per_class["box"]) > 1:
+        _classes(right, scores)
+    else:
+        panels.rate_panel(right, curve("lr", "step"), curve("images_per_s"))
 
 
 def _classes(ax: Any, scores: Scores, most: int = 20) -> None:
