@@ -1,7 +1,7 @@
 """Make labelled pictures from real ones that Debian ships: stamps of Tux Paint on photographs of MATE.
 
     apt-get install tuxpaint-stamps-default mate-backgrounds
-    python scripts/make_composites.py --output composites [--format ade20k|coco] [--size 96] [--train 2000] [--val 400]
+    python scripts/make_composites.py --output composites [--format ade20k|coco|folders] [--size 96] [--train 2000]
 
 A picture is a piece of a photograph with one to four stamps on it; a stamp's alpha channel is its mask, and a stamp
 further to the front hides what lies behind it. The classes are stamp folders. Before anything is drawn, stamps and
@@ -11,8 +11,8 @@ lists which were used where.
 `ade20k` writes `images/{training,validation}/*.jpg`, `annotations/…/*.png` and `classes.txt`: mask value 0 is unused
 (ADE20K's "ignore"), 1 is the background, 2 the first stamp class. `coco` writes the same pictures as `train/` and
 `val/` with `annotations/instances_{train,val}.json`, masks as run lengths, which are exact; `coco-object` too, all
-stamps being of one class. Every picture is a function
-of (seed, split, number): more of them leave the first ones as they are.
+stamps being of one class. `folders` puts one stamp on each picture and writes `{train,val}/CLASS/*.png`, for
+classifiers. Every picture is a function of (seed, split, number): more of them leave the first ones as they are.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,6 @@ VAL_SHARE = 0.25  # of each class's stamps, and of the photographs
 THINNEST = 0.25  # outlined letters and the like, whose alpha fills less of their box, are left out
 OPAQUE = 128  # alpha from which a pixel belongs to the stamp
 LEAST_SEEN = 0.4  # a stamp of which less would stay visible is taken away
-SIDES = (0.3, 0.6)  # long side of a stamp as a part of the picture's
 
 
 @dataclass(frozen=True)
@@ -110,14 +109,16 @@ def _cut_outs(folder: Path) -> list[Path]:
     return kept
 
 
-def compose(sources: Sources, size: int, draw: np.random.Generator) -> Composite:
-    """One picture of `size` pixels a side."""
+def compose(
+    sources: Sources, size: int, draw: np.random.Generator, sides: tuple[float, float] = (0.3, 0.6), most: int = 4
+) -> Composite:
+    """One picture of `size` pixels a side with up to `most` stamps, their long sides between `sides` of that."""
     picture = _piece(sources.photos[draw.integers(len(sources.photos))], size, draw)
     layers: list[tuple[int, np.ndarray]] = []  # back to front
-    for _ in range(draw.integers(1, 5)):
+    for _ in range(draw.integers(1, most + 1)):
         number = int(draw.integers(len(CLASSES)))
         files = sources.stamps[list(CLASSES)[number]]
-        stamp = _scaled(files[draw.integers(len(files))], round(size * draw.uniform(*SIDES)))
+        stamp = _scaled(files[draw.integers(len(files))], round(size * draw.uniform(*sides)))
         across, down = size - stamp.width, size - stamp.height
         place = (int(draw.integers(across + 1)), int(draw.integers(down + 1)))
         covered = np.zeros((size, size), dtype=bool)
@@ -133,24 +134,34 @@ def compose(sources: Sources, size: int, draw: np.random.Generator) -> Composite
 
 def _piece(photo: Path, size: int, draw: np.random.Generator) -> Image.Image:
     """A square piece of a photograph, of a third to all of its height."""
-    with Image.open(photo) as image:
-        image.draft("RGB", (4 * size, 4 * size))  # JPEG decodes at a fraction of its size many times faster
-        whole = image.convert("RGB")
+    whole = _decoded_photo(photo, size)
     side = round(min(whole.size) * draw.uniform(1 / 3, 1))
     left, top = (int(draw.integers(length - side + 1)) for length in whole.size)
     return whole.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
 
 
+@lru_cache(maxsize=32)
+def _decoded_photo(photo: Path, size: int) -> Image.Image:
+    with Image.open(photo) as image:
+        image.draft("RGB", (4 * size, 4 * size))  # JPEG decodes at a fraction of its size many times faster
+        return image.convert("RGB")
+
+
 def _scaled(file: Path, longest: int) -> Image.Image:
-    """A stamp without its empty border, its long side `longest` pixels, RGBA."""
-    with Image.open(file) as image:
-        stamp = image.convert("RGBA")
-    box = stamp.getchannel("A").point(lambda value: 255 * (value >= OPAQUE)).getbbox()
-    stamp = stamp.crop(box)
+    """A stamp, its long side `longest` pixels, RGBA."""
+    stamp = _decoded_stamp(file)
     scale = longest / max(stamp.size)
     return stamp.resize(
         (max(1, round(stamp.width * scale)), max(1, round(stamp.height * scale))), Image.Resampling.LANCZOS
     )
+
+
+@lru_cache(maxsize=512)
+def _decoded_stamp(file: Path) -> Image.Image:
+    """A stamp without its empty border."""
+    with Image.open(file) as image:
+        stamp = image.convert("RGBA")
+    return stamp.crop(stamp.getchannel("A").point(lambda value: 255 * (value >= OPAQUE)).getbbox())
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
@@ -200,7 +211,20 @@ def write_coco(folder: Path, split: str, pictures: Iterable[Composite], one_clas
     (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-WRITERS = {"ade20k": write_ade20k, "coco": write_coco, "coco-object": partial(write_coco, one_class=True)}
+def write_folders(folder: Path, split: str, pictures: Iterable[Composite]) -> None:
+    for number, picture in enumerate(pictures):
+        ((label, _),) = picture.stamps
+        place = folder / split / list(CLASSES)[label]
+        place.mkdir(parents=True, exist_ok=True)
+        picture.image.save(place / f"{number:05}.png")
+
+
+WRITERS = {
+    "ade20k": write_ade20k,
+    "coco": write_coco,
+    "coco-object": partial(write_coco, one_class=True),
+    "folders": write_folders,
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -210,6 +234,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=96, help="side of the pictures in pixels")
     parser.add_argument("--train", type=int, default=2000, help="pictures to train on")
     parser.add_argument("--val", type=int, default=400, help="pictures to judge on")
+    parser.add_argument(
+        "--stamp-sides",
+        type=float,
+        nargs=2,
+        default=(0.3, 0.6),
+        metavar=("LEAST", "MOST"),
+        help="long side of a stamp, as a part of the picture's",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stamps", type=Path, default=Path("/usr/share/tuxpaint/stamps"))
     parser.add_argument("--backgrounds", type=Path, default=Path("/usr/share/backgrounds/mate/nature"))
@@ -219,7 +251,9 @@ def main(argv: list[str] | None = None) -> None:
     sources = deal(args.stamps, args.backgrounds, args.seed)
     for number, (split, count) in enumerate({"train": args.train, "val": args.val}.items()):
         draws = (np.random.default_rng([args.seed, number, place]) for place in range(count))
-        WRITERS[args.format](args.output, split, (compose(sources[split], args.size, draw) for draw in draws))
+        most = 1 if args.format == "folders" else 4
+        pictures = (compose(sources[split], args.size, draw, tuple(args.stamp_sides), most) for draw in draws)
+        WRITERS[args.format](args.output, split, pictures)
     used = {
         split: {
             "photos": [file.name for file in of.photos],

@@ -13,6 +13,8 @@ import io
 import os
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -68,11 +70,18 @@ def read_image(source: Path | str | bytes, name: str | None = None) -> Image.Ima
 
     `name` is what an error calls the image; the default is the path. Raises `BadImage` and nothing else.
     """
-    if isinstance(source, bytes):
-        name, data = name or "image", source
-    else:
-        name = name or str(source)
-        data = _read_file(source, name)
+    name = name or ("image" if isinstance(source, bytes) else str(source))
+    with open_safely(source, name) as image:
+        return _to_rgb(_upright(image), name)
+
+
+@contextmanager
+def open_safely(source: Path | str | bytes, name: str) -> Iterator[Image.Image]:
+    """An image file's decoded pixels as they are, neither turned upright nor converted.
+
+    Whatever goes wrong, also in what the caller does with the pixels, is a `BadImage` called `name`.
+    """
+    data = source if isinstance(source, bytes) else _read_file(source, name)
     if not data:
         raise BadImage(name, "the file is empty")
     try:
@@ -81,7 +90,7 @@ def read_image(source: Path | str | bytes, name: str | None = None) -> Image.Ima
             if width * height > MAX_PIXELS:
                 raise BadImage(name, _too_large(f"{width:,}×{height:,} pixels"))
             image.load()
-            return _to_rgb(_upright(image), name)
+            yield image
     except BadImage:
         raise
     except Image.UnidentifiedImageError:

@@ -1,0 +1,155 @@
+"""Reading one mask of semantic segmentation: whatever comes in, class indices or a `BadImage` come out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rmt.data.images import BadImage, open_safely
+from rmt.errors import RMTError
+
+IGNORE = 255
+"""The index of pixels that count neither in training nor in scoring."""
+MAX_CLASSES = 255
+_IGNORED_NAMES = ("ignore", "void", "unlabelled", "unlabeled")
+_INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """The classes of a data set, and how masks name them.
+
+    Attributes:
+        names: class k is `names[k]`.
+        colours: for masks that are coded by colour: RGB to class, or to `IGNORE`. Empty for masks of indices.
+        zero_is_ignored: value 0 of a mask is ignored and class k is value k + 1, as in ADE20K.
+    """
+
+    names: tuple[str, ...]
+    colours: dict[Colour, int]
+    zero_is_ignored: bool = False
+
+    @classmethod
+    def read(cls, path: Path, zero_is_ignored: bool = False) -> "ClassList":
+        """From a text file with a class per line, or ADE20K's `objectInfo150.txt`.
+
+        A line may end in three numbers 0…255, the class's colour in RGB masks. With colours, a line named `ignore` or
+        `void` gives a colour that is ignored. Empty lines and lines that begin with # are passed over. Raises
+        `RMTError` for a file that cannot be read, no class, a class or colour that occurs twice, more than 255 classes.
+        """
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RMTError(f"{path}: the class list cannot be read ({error})") from None
+        if lines and lines[0].split()[:2] == ["Idx", "Ratio"]:  # objectInfo150.txt: Idx, Ratio, Train, Val, Stuff, Name
+            listed = [line.split("\t")[-1].split(",")[0].strip() for line in lines[1:] if line.strip()]
+            return cls._checked(path, _numbered(listed), {}, True)
+        names: list[str] = []
+        colours: dict[Colour, int] = {}
+        for line in lines:
+            if not line.strip() or line.startswith("#"):
+                continue
+            name, colour = _name_and_colour(path, line)
+            ignored = colour is not None and name.lower() in _IGNORED_NAMES
+            if not ignored:
+                names.append(name)
+            if colour is not None:
+                if colour in colours:
+                    raise RMTError(f"{path}: the colour {colour} is given to two classes")
+                colours[colour] = IGNORE if ignored else len(names) - 1
+        if colours and len(set(colours.values()) - {IGNORE}) < len(names):
+            raise RMTError(f"{path}: some classes have a colour and some have none")
+        return cls._checked(path, names, colours, zero_is_ignored)
+
+    @classmethod
+    def _checked(cls, path: Path, names: list[str], colours: dict[Colour, int], zero_is_ignored: bool) -> "ClassList":
+        if not 1 <= len(names) <= MAX_CLASSES:
+            raise RMTError(f"{path}: {len(names)} classes, where 1 to {MAX_CLASSES} are possible")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise RMTError(f"{path}: the class {twice[0]} is listed twice")
+        return cls(tuple(names), colours, zero_is_ignored)
+
+
+def _numbered(names: list[str]) -> list[str]:
+    """The names, those that occur again followed by (2), (3), …: ADE20K's first words are not all different."""
+    counts = [names[: place + 1].count(name) for place, name in enumerate(names)]
+    return [name if count == 1 else f"{name} ({count})" for name, count in zip(names, counts, strict=True)]
+
+
+def _name_and_colour(path: Path, line: str) -> tuple[str, Colour | None]:
+    words = line.split()
+    last = words[-3:]
+    if len(words) < 4 or not all(word.isdigit() for word in last):
+        return line.strip(), None
+    red, green, blue = (int(word) for word in last)
+    if max(red, green, blue) > 255:
+        raise RMTError(f"{path}: {' '.join(last)} is no colour; its parts lie in 0…255")
+    return " ".join(words[:-3]), (red, green, blue)
+
+
+def read_mask(path: Path, classes: ClassList, size: tuple[int, int]) -> np.ndarray:
+    """The class of each pixel, uint8 (height, width); `IGNORE` where there is none.
+
+    Args:
+        path: a file of indices (grey, or with a palette, whose colours do not matter), or with `classes.colours` of
+            colours.
+        size: (width, height) of the image it belongs to.
+    Raises:
+        BadImage: unreadable, of another size, a value beyond the class list, colours where indices are expected, a
+            colour that no class has, nothing but ignored pixels.
+    """
+    name = str(path)
+    with open_safely(path, name) as image:
+        if image.size != size:
+            raise BadImage(name, f"the mask has {_by(image.size)} pixels, its image {_by(size)}")
+        if image.format == "JPEG":
+            raise BadImage(name, "a JPEG mask, whose values compression has changed; save masks as PNG")
+        if classes.colours and image.mode not in ("1", "L", "I", "I;16", "I;16B"):
+            labels = _by_colour(np.asarray(image.convert("RGB")), classes.colours, name)
+        elif image.mode in _INDEX_MODES:
+            labels = _by_index(np.asarray(image), classes, name)
+        else:
+            raise BadImage(
+                name,
+                f"an {image.mode} mask where class indices are expected; give each class its colour in the class list "
+                "(NAME R G B), or save the mask as indices",
+            )
+    if (labels == IGNORE).all():
+        raise BadImage(name, "every pixel of the mask is ignored")
+    return labels
+
+
+def _by_index(values: np.ndarray, classes: ClassList, name: str) -> np.ndarray:
+    first = 1 if classes.zero_is_ignored else 0
+    known = len(classes.names) + first  # values first…known−1 are classes
+    wrong = (values >= known) & (values != IGNORE) if values.dtype != bool else np.zeros_like(values)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0].tolist()
+        raise BadImage(
+            name,
+            f"value {int(values[row, column])} at column {column}, row {row} is beyond the class list, which has "
+            f"{len(classes.names)} classes ({first}…{known - 1})",
+        )
+    labels = values.astype(np.int64) - first
+    return np.where((labels < 0) | (values == IGNORE), IGNORE, labels).astype(np.uint8)
+
+
+def _by_colour(values: np.ndarray, colours: dict[Colour, int], name: str) -> np.ndarray:
+    code = (values.astype(np.int32) * np.array([1 << 16, 1 << 8, 1], dtype=np.int32)).sum(2)
+    found, inverse = np.unique(code, return_inverse=True)
+    table = {(red << 16) | (green << 8) | blue: label for (red, green, blue), label in colours.items()}
+    labels = np.array([table.get(int(value), -1) for value in found])
+    if (labels < 0).any():
+        value = int(found[labels < 0][0])
+        row, column = np.argwhere(code == value)[0].tolist()
+        colour = (value >> 16, value >> 8 & 255, value & 255)
+        raise BadImage(name, f"the colour {colour} at column {column}, row {row} belongs to no class of the class list")
+    return labels[inverse].reshape(code.shape).astype(np.uint8)
+
+
+def _by(size: Sequence[int]) -> str:
+    return f"{size[0]:,}×{size[1]:,}"

@@ -1,0 +1,180 @@
+"""Images with a mask each: ADE20K as downloaded, or any folder of images and masks with a class list."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from rmt.data.images import EXTENSIONS, read_image
+from rmt.data.label_masks import IGNORE, ClassList, read_mask
+from rmt.data.randomness import HOLD_OUT, permutation
+from rmt.data.sets import listed
+from rmt.data.splits import NAMES, Split
+from rmt.errors import RMTError
+
+IMAGES = ("images", "img", "imgs")
+MASKS = ("annotations", "masks", "labels", "mask")
+CLASS_LISTS = ("classes.txt", "objectInfo150.txt")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its mask, of one size."""
+
+    image: Image.Image  # upright 8-bit RGB
+    mask: np.ndarray  # uint8 (height, width); 255 is ignored
+
+
+@dataclass(frozen=True)
+class SegmentationSet:
+    """Pairs of images and masks in the order of their names, with random access; see `open_segmentation`."""
+
+    classes: ClassList
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    skipped: dict[str, int]  # files passed over when the set was opened, by reason
+    labels: np.ndarray | None = None  # int64 (classes of the files + 1,): our label of each of theirs; None: the same
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        return str(self.images[index])
+
+    def load(self, index: int) -> Pair:
+        """Pair number `index`. Raises `BadImage`, which names the file, for whatever is wrong with either."""
+        image = read_image(self.images[index])
+        mask = read_mask(self.masks[index], self.classes, image.size)
+        if self.labels is not None:
+            mask = self.labels[np.minimum(mask, len(self.classes.names))].astype(np.uint8)
+        return Pair(image, mask)
+
+    def subset(self, indices: Sequence[int]) -> "SegmentationSet":
+        """The pairs at `indices`, in that order."""
+        return replace(self, images=tuple(self.images[i] for i in indices), masks=tuple(self.masks[i] for i in indices))
+
+    def with_classes(self, names: Sequence[str]) -> "SegmentationSet":
+        """The set with labels that count in `names`, matched by name. Raises `RMTError` naming unknown ones."""
+        if tuple(names) == self.classes.names:
+            return self
+        unknown = [name for name in self.classes.names if name not in names]
+        if unknown:
+            raise RMTError(f"the data have classes that the model does not know: {listed(unknown)}")
+        return replace(self, labels=np.array([*(names.index(name) for name in self.classes.names), IGNORE]))
+
+
+def open_segmentation(
+    data: str, split: Split, classes: str = "", *, zero_is_ignored: bool = False, holdout: float = 0.0, seed: int = 0
+) -> SegmentationSet:
+    """The training or validation pairs of a folder.
+
+    Args:
+        data: a folder with `images/{training,validation}` and `annotations/{training,validation}` (ADE20K as
+            downloaded; `train`, `val` and `masks`, `labels` are understood too), or with `images` and `masks` alone.
+        split: "train" or "val".
+        classes: the class list, see `ClassList.read`; without it `classes.txt` or `objectInfo150.txt` of the folder.
+        zero_is_ignored: see `ClassList`; `objectInfo150.txt` says so itself.
+        holdout: the part of the pairs that is kept for validation where there are no splits.
+        seed: of that division.
+    Raises:
+        RMTError: no such folder, no pair, no class list.
+    """
+    root = _folder(data)
+    listing = _class_list(root, classes, zero_is_ignored)
+    images, masks = _side(root, IMAGES, "images"), _side(root, MASKS, "masks")
+    parts = {name: _split_folders(images, masks, name) for name in ("train", "val")}
+    if parts["train"] and parts["val"]:
+        part = parts[split] or parts["train"]
+        return _pairs(part[0], part[1], listing)
+    if parts["train"] or parts["val"]:
+        missing = "val" if parts["train"] else "train"
+        raise RMTError(f"{images}: no folder for {missing}; expected one of {', '.join(NAMES[missing])}")
+    everything = _pairs(images, masks, listing)
+    count = round(holdout * len(everything))
+    if not 1 <= count < len(everything):
+        raise RMTError(
+            f"{data}: no validation split, and --holdout {holdout:g} of {len(everything)} images leaves one side empty"
+        )
+    held = set(permutation(len(everything), HOLD_OUT, seed)[:count].tolist())
+    return everything.subset([i for i in range(len(everything)) if (i in held) == (split == "val")])
+
+
+def open_all_segmentation(data: str, classes: str = "", *, zero_is_ignored: bool = False) -> SegmentationSet:
+    """What an evaluation should score: the validation split where there is one, else every pair. Raises `RMTError`."""
+    root = _folder(data)
+    listing = _class_list(root, classes, zero_is_ignored)
+    images, masks = _side(root, IMAGES, "images"), _side(root, MASKS, "masks")
+    part = _split_folders(images, masks, "val") or (images, masks)
+    return _pairs(part[0], part[1], listing)
+
+
+def _folder(data: str) -> Path:
+    if not data:
+        raise RMTError("--data is missing: a folder with images/ and annotations/ (or masks/), and a class list")
+    root = Path(data).expanduser()
+    if not root.is_dir():
+        raise RMTError(f"{data}: no such folder")
+    return root
+
+
+def _class_list(root: Path, classes: str, zero_is_ignored: bool) -> ClassList:
+    if classes:
+        return ClassList.read(Path(classes).expanduser(), zero_is_ignored)
+    for name in CLASS_LISTS:
+        if (root / name).is_file():
+            return ClassList.read(root / name, zero_is_ignored)
+    raise RMTError(f"{root}: no class list; put a classes.txt there, a class per line, or name it: --classes FILE")
+
+
+def _side(root: Path, names: Sequence[str], what: str) -> Path:
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    raise RMTError(f"{root}: no folder with the {what}; expected one of {', '.join(names)}")
+
+
+def _split_folders(images: Path, masks: Path, split: Split) -> tuple[Path, Path] | None:
+    """The folders of a split below both sides, or None where the images have none."""
+    for name in NAMES[split]:
+        if (images / name).is_dir():
+            if not (masks / name).is_dir():
+                raise RMTError(f"{masks / name}: no such folder, where the masks of {images / name} should be")
+            return images / name, masks / name
+    return None
+
+
+def _pairs(images: Path, masks: Path, classes: ClassList) -> SegmentationSet:
+    """Every image below `images` with the mask of the same name below `masks`, whatever their extensions."""
+    skipped: Counter[str] = Counter()
+    ours, theirs = _by_stem(images, skipped), _by_stem(masks, skipped)
+    skipped["image without a mask"] += len(ours.keys() - theirs.keys())
+    skipped["mask without an image"] += len(theirs.keys() - ours.keys())
+    both = sorted(ours.keys() & theirs.keys())
+    if not both:
+        first = next(iter(sorted(ours)), None)
+        example = f", e.g. {first}.png for {ours[first].name}" if first is not None else ""
+        raise RMTError(f"no image of {images} has a mask of its name in {masks}{example}")
+    return SegmentationSet(
+        classes,
+        tuple(ours[stem] for stem in both),
+        tuple(theirs[stem] for stem in both),
+        {reason: count for reason, count in skipped.items() if count},
+    )
+
+
+def _by_stem(folder: Path, skipped: Counter[str]) -> dict[str, Path]:
+    """The image files at any depth of a folder, by their path in it without the extension."""
+    found: dict[str, Path] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_dir():
+            continue
+        if file.name.startswith("."):
+            skipped["hidden"] += 1
+        elif file.suffix.lower() not in EXTENSIONS:
+            skipped["not an image"] += 1
+        else:
+            found[file.relative_to(folder).with_suffix("").as_posix()] = file
+    return found
