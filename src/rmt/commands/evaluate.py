@@ -2,7 +2,7 @@
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -18,6 +18,11 @@ def run(
     per_class: bool = False,
     batch_size: int | None = None,
     image_size: int | None = None,
+    classes: str | None = None,
+    inference: Literal["whole", "sliding"] | None = None,
+    short_side: int | None = None,
+    flip: bool = False,
+    scales: tuple[float, ...] | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
     workers: int = 2,
@@ -28,13 +33,17 @@ def run(
 
     Args:
         checkpoint: A `.safetensors` file, or a run folder (meaning its best weights).
-        data: An image folder, a folder of parquet shards, or `sample`. Its validation split is scored, or all of it if
-            there is none.
+        data: What to score, as in training. Its validation split is taken, or all of it if there is none.
         images: Detectors: the folder of the images that `annotations` lists, instead of `data`.
         annotations: Detectors: a COCO-format JSON to score on, instead of `data`.
         per_class: Detectors: AP per class, too.
-        batch_size: Images per step (64 for a classifier).
+        batch_size: Images per step (64 for a classifier); windows per step for a segmenter (4).
         image_size: Classifiers: side in pixels of the images, instead of the checkpoint's.
+        classes: Segmenters: the class list, instead of the one in the data's folder.
+        inference: Segmenters: look at whole images or by sliding windows, instead of as in training.
+        short_side: Segmenters: fit images to this short side, instead of the checkpoint's; 0 keeps their size.
+        flip: Segmenters: average with the answer to the mirrored image.
+        scales: Segmenters: average the answers at several sizes, e.g. 0.75 1 1.25.
         device: Where to compute.
         precision: Arithmetic of the forward pass.
         workers: Processes that read images; 0 does it in this process.
@@ -50,6 +59,8 @@ def run(
         raise RMTError("--data is missing: what to score, as in training")
     given: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size}
     given |= {"images": images, "annotations": annotations, "per_class": per_class or None}
+    given |= {"classes": classes, "inference": inference, "short_side": short_side, "flip": flip or None}
+    given |= {"scales": scales}
     own = options_for(task.evaluate, given, checkpoint)
     result = task.evaluate(checkpoint, data, device=device, precision=precision, workers=workers, **own)
     if output is not None:

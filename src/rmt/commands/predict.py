@@ -3,7 +3,7 @@
 import json as json_module
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -18,6 +18,11 @@ def run(
     image_size: int | None = None,
     output: Path | None = None,
     threshold: float | None = None,
+    inference: Literal["whole", "sliding"] | None = None,
+    short_side: int | None = None,
+    flip: bool = False,
+    scales: tuple[float, ...] | None = None,
+    batch_size: int | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
     json: bool = False,
@@ -31,8 +36,14 @@ def run(
         images: Image files.
         top_k: Classifiers: how many classes to name per image, likeliest first (5).
         image_size: Classifiers: side in pixels the images are brought to, instead of the checkpoint's.
-        output: Detectors: the folder for the pictures with boxes and masks and for predictions.json (predictions).
+        output: The folder for pictures (predictions). Detectors: boxes and masks, and predictions.json. Segmenters:
+            IMAGE-overlay.png with a legend, and IMAGE-classes.png, whose values are the class indices.
         threshold: Detectors: the least score of what text and pictures show (0.5).
+        inference: Segmenters: look at whole images or by sliding windows, instead of as in training.
+        short_side: Segmenters: fit images to this short side, instead of the checkpoint's; 0 keeps their size.
+        flip: Segmenters: average with the answer to the mirrored image.
+        scales: Segmenters: average the answers at several sizes, e.g. 0.75 1 1.25.
+        batch_size: Segmenters: windows per step (4).
         device: Where to compute.
         precision: Arithmetic of the forward pass.
         json: Print one JSON object per image instead of text.
@@ -44,11 +55,11 @@ def run(
     if not images:
         raise RMTError("name at least one image: rmt predict CHECKPOINT IMAGE…")
     _, task = task_of_checkpoint(checkpoint)
-    network = task.load(
-        checkpoint, device=device, precision=precision, **options_for(task.load, {"image_size": image_size}, checkpoint)
-    )
-    given = {"top_k": top_k, "output": output, "threshold": threshold}
+    loading = options_for(task.load, {"image_size": image_size, "short_side": short_side}, checkpoint)
+    given: dict[str, Any] = {"top_k": top_k, "output": output, "threshold": threshold, "inference": inference}
+    given |= {"flip": flip or None, "scales": scales, "batch_size": batch_size}
     own = options_for(task.answer, given, checkpoint)
+    network = task.load(checkpoint, device=device, precision=precision, **loading)
     bad = 0
     for path in images:
         try:

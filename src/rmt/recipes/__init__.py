@@ -8,6 +8,8 @@ from rmt.recipes.detect_demos import demo_composites, demo_overfit, demo_trees
 from rmt.recipes.detect_schema import DetectRecipe
 from rmt.recipes.imagenet import IMAGENET
 from rmt.recipes.schema import ClassifyRecipe, Recipe
+from rmt.recipes.segment import SEGMENT
+from rmt.recipes.segment_schema import SegmentRecipe
 from rmt.recipes.stored import changes, from_dict
 
 #: The named recipes of `rmt train NAME`.
@@ -20,15 +22,18 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "demo-trees": demo_trees,
     "demo-overfit": demo_overfit,
     **COCO,
+    **SEGMENT,
 }
 
 __all__ = [
     "COCO",
     "IMAGENET",
     "RECIPES",
+    "SEGMENT",
     "ClassifyRecipe",
     "DetectRecipe",
     "Recipe",
+    "SegmentRecipe",
     "changes",
     "finetune",
     "finetune_detect",

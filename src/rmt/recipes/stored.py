@@ -5,8 +5,9 @@ from typing import Any
 
 from rmt.recipes.detect_schema import DetectRecipe
 from rmt.recipes.schema import ClassifyRecipe, Recipe
+from rmt.recipes.segment_schema import SegmentRecipe
 
-_TASKS: dict[str, type[Recipe]] = {kind.task: kind for kind in (ClassifyRecipe, DetectRecipe)}
+_TASKS: dict[str, type[Recipe]] = {kind.task: kind for kind in (ClassifyRecipe, DetectRecipe, SegmentRecipe)}
 
 
 def from_dict(values: dict[str, Any]) -> Recipe:

@@ -22,7 +22,7 @@ from rmt.tasks.weights import WeightFiles
 from rmt.training.history import History
 from rmt.training.run_folder import RunFolder
 
-TASKS = ("classify", "detect")
+TASKS = ("classify", "detect", "segment")
 """The packages that hold one."""
 
 Say = Callable[[str], None]

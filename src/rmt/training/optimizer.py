@@ -71,3 +71,24 @@ class CosineSchedule(CosineLRScheduler):
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Nothing to load; the next update sets the rate."""
+
+
+def build_adamw(
+    model: torch.nn.Module, lr: float, weight_decay: float, *, decay_norms: bool, fused: bool = True
+) -> torch.optim.AdamW:
+    """AdamW as METHOD 6 and 7 have it: everything decays, or everything but the parameters of norms."""
+    norms = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, _NORMS)
+        for parameter in module.parameters(recurse=False)
+    }
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # With fp16 the fused kernel would undo the loss scaling, which Lightning does not allow together with clipping.
+    groups: list[dict] = [{"params": [p for p in trained if decay_norms or id(p) not in norms]}]
+    if not decay_norms:
+        groups.append({"params": [p for p in trained if id(p) in norms], "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused)
+
+
+_NORMS = (torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.modules.batchnorm._BatchNorm)

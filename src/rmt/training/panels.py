@@ -33,6 +33,19 @@ def note_behind(title: Text, figure: Any, note: str) -> None:
     figure.add_artist(mark)
 
 
+def title(figure: Any, name: str, facts: str, scores: Sequence[tuple[str, str]], label: str) -> None:
+    """A page's head: the recipe's name and what was run on the left; on the right (what, score) pairs after a label."""
+    style: Any = dict(ha="right", va="center")
+    figure.text(0.012, 0.62, name, fontsize=26, fontweight="bold", color=INK, va="center")
+    figure.text(0.012, 0.2, facts, fontsize=11, color=MUTED, va="center")
+    step = 0.14 if len(scores) < 4 else 0.105
+    for place, (what, score) in enumerate(reversed(scores)):
+        x = 0.985 - step * place
+        figure.text(x, 0.62, score, fontsize=22, color=INK, **style)
+        figure.text(x, 0.2, what, fontsize=10.5, color=MUTED, **style)
+    figure.text(0.985 - step * len(scores), 0.62, label, fontsize=10.5, color=MUTED, **style)
+
+
 def quiet(ax: Axes) -> None:
     """A light grid, no box."""
     for side in ("top", "right"):
@@ -51,8 +64,12 @@ def loss_panel(
     val: Curve,
     ema: Curve,
     note: str = "training loss includes smoothing and augmentation",
+    unit: str = "epoch",
 ) -> None:
-    """Loss over epochs: the training loss by step (faint) and epoch, the evaluation's of raw and averaged weights."""
+    """Loss over epochs: the training loss by step (faint) and epoch, the evaluation's of raw and averaged weights.
+
+    Curves without points are left out; `unit` names the axis of all panels over time.
+    """
     quiet(ax)
     heading(ax, "Loss", note)
     ax.plot(*steps, color=TRAIN, linewidth=0.8, alpha=0.55)
@@ -61,7 +78,7 @@ def loss_panel(
         ax.plot(*val, color=RAW, linewidth=2, marker=_dot(val), label="val, raw")
     if ema[0]:
         ax.plot(*ema, color=EMA, linewidth=2, marker=_dot(ema), label="val, EMA")
-    ax.set_xlabel("epoch", color=MUTED, fontsize=9)
+    ax.set_xlabel(unit, color=MUTED, fontsize=9)
     shown = [v for curve in (train, val, ema) for v in curve[1]]
     if shown:
         ax.set_ylim(0, 1.15 * float(np.quantile(shown, 0.97)))
@@ -69,7 +86,13 @@ def loss_panel(
 
 
 def accuracy_panel(
-    ax: Axes, raw: Curve, ema: Curve, best: tuple[float, float], note: str, title: str = "Top-1 accuracy, %"
+    ax: Axes,
+    raw: Curve,
+    ema: Curve,
+    best: tuple[float, float],
+    note: str,
+    title: str = "Top-1 accuracy, %",
+    unit: str = "epoch",
 ) -> None:
     """A score in percent over epochs; a ring marks the best."""
     quiet(ax)
@@ -78,7 +101,7 @@ def accuracy_panel(
         if curve[0]:
             ax.plot(*curve, color=color, linewidth=2, marker=_dot(curve), label=f"{name}: last {curve[1][-1]:.2f}")
     ax.plot(*best, "o", markersize=12, markerfacecolor="none", markeredgecolor=INK, label=f"best: {best[1]:.2f}")
-    ax.set_xlabel("epoch", color=MUTED, fontsize=9)
+    ax.set_xlabel(unit, color=MUTED, fontsize=9)
     values = [*raw[1], *ema[1]]
     if values:
         low = float(np.quantile(values, 0.15))
@@ -88,13 +111,13 @@ def accuracy_panel(
     ax.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
 
 
-def rate_panel(ax: Axes, rates: Curve, images_per_s: Curve) -> None:
+def rate_panel(ax: Axes, rates: Curve, images_per_s: Curve, unit: str = "epoch") -> None:
     """Learning rate over epochs, and the pace in images per second on the right."""
     quiet(ax)
     heading(ax, "Learning rate", "and images per second (right)")
     ax.plot(*rates, color=INK, linewidth=2)
     ax.set_ylim(bottom=0)
-    ax.set_xlabel("epoch", color=MUTED, fontsize=9)
+    ax.set_xlabel(unit, color=MUTED, fontsize=9)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
     pace = ax.twinx()
     pace.plot(*images_per_s, color=GOOD, linewidth=1.5, alpha=0.7)

@@ -77,7 +77,6 @@ def _title(figure: Any, metrics: dict[str, Any]) -> None:
     if "ema" in last:
         figures.append(("last epoch, EMA", last["ema"]["test"]["top1"]))
     figures.append((f"best epoch ({best['epoch']}, {best['weights']})", best["test"]["top1"]))
-    figure.text(0.012, 0.62, metrics["recipe"], fontsize=26, fontweight="bold", color=panels.INK, va="center")
     seconds = metrics["training_seconds"]
     images, machine = metrics["images"], metrics["machine"]
     facts = (
@@ -85,13 +84,8 @@ def _title(figure: Any, metrics: dict[str, Any]) -> None:
         f"{metrics['classes']} classes · {last['epoch']} epochs in {seconds / 60:.1f} min on {machine['device']} "
         f"({machine['precision']}) · seed {metrics['seed']}"
     )
-    figure.text(0.012, 0.2, facts, fontsize=11, color=panels.MUTED, va="center")
-    for place, (name, value) in enumerate(reversed(figures)):
-        x = 0.985 - 0.14 * place
-        figure.text(x, 0.62, f"{value:.2f} %", fontsize=22, color=panels.INK, ha="right", va="center")
-        figure.text(x, 0.2, name, fontsize=10.5, color=panels.MUTED, ha="right", va="center")
-    label = f"test top-1 on {images['test']:,} images"
-    figure.text(0.985 - 0.14 * len(figures), 0.62, label, fontsize=10.5, color=panels.MUTED, ha="right", va="center")
+    scores = [(what, f"{value:.2f} %") for what, value in figures]
+    panels.title(figure, metrics["recipe"], facts, scores, f"test top-1 on {images['test']:,} images")
 
 
 def _curves(figure: Any, data: ClassifyData, history: History, metrics: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from rmt.tasks.detect.average_precision import Gathering
 from rmt.tasks.detect.data import DetectData
 from rmt.tasks.module import TrainingModule
 from rmt.training.measure import Measure
-from rmt.training.optimizer import batch_in_words
+from rmt.training.optimizer import batch_in_words, build_adamw
 from rmt.training.schedules import UpdateSchedule, step, warm_up
 
 _BOX = Measure(columns=("box_ap", "box_ap50"), best="box_ap", label="box AP")
@@ -58,19 +58,8 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         recipe = self.recipe
-        decayed: list[nn.Parameter] = []
-        spared: list[nn.Parameter] = []
-        for module in self.model.modules():
-            norm = isinstance(module, nn.LayerNorm | nn.modules.batchnorm._NormBase | nn.GroupNorm)
-            mine = [p for p in module.parameters(recurse=False) if p.requires_grad]
-            (spared if norm and not recipe.decay_norms else decayed).extend(mine)
-        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
-        # With fp16 the fused kernel would undo the loss scaling, which Lightning does not allow with clipping.
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=self.lr,
-            weight_decay=recipe.weight_decay,
-            fused=recipe.precision != "fp16",
+        return build_adamw(
+            self.model, self.lr, recipe.weight_decay, decay_norms=recipe.decay_norms, fused=recipe.precision != "fp16"
         )
 
     def build_schedule(self, optimizer: torch.optim.Optimizer) -> UpdateSchedule:

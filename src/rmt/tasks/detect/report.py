@@ -87,23 +87,16 @@ def _drawn(
 
 
 def _title(figure: Any, metrics: dict[str, Any], judged: int) -> None:
-    figure.text(0.012, 0.62, metrics["recipe"], fontsize=26, fontweight="bold", color=panels.INK, va="center")
     images, machine = metrics["images"], metrics["machine"]
     facts = (
         f"{metrics['head']} on {metrics['model']}, {metrics['parameters'] / 1e6:.2f} M parameters · "
         f"{images['train']:,} training images, {metrics['classes']} classes · {metrics['last']['epoch']} epochs in "
         f"{metrics['training_seconds'] / 60:.1f} min on {machine['device']} · seed {metrics['seed']}"
     )
-    figure.text(0.012, 0.2, facts, fontsize=11, color=panels.MUTED, va="center")
     last = metrics["last"]["raw"]["val"]
     names = [name for name in ("box_ap", "box_ap50", "mask_ap", "mask_ap50") if name in last]
-    for place, name in enumerate(reversed(names)):
-        x = 0.985 - 0.1 * place
-        figure.text(x, 0.62, f"{last[name]:.1f}", fontsize=22, color=panels.INK, ha="right", va="center")
-        text = name.replace("_ap50", " AP50").replace("_ap", " AP")
-        figure.text(x, 0.2, text, fontsize=10.5, color=panels.MUTED, ha="right", va="center")
-    label = f"last epoch, {judged:,} images, %"
-    figure.text(0.985 - 0.1 * len(names), 0.62, label, fontsize=10.5, color=panels.MUTED, ha="right", va="center")
+    scores = [(name.replace("_ap50", " AP50").replace("_ap", " AP"), f"{last[name]:.1f}") for name in names]
+    panels.title(figure, metrics["recipe"], facts, scores, f"last epoch, {judged:,} images, %")
 
 
 def _curves(figure: Any, trained: Trained, metrics: dict[str, Any], scores: Scores, updates: int) -> None:

@@ -1,0 +1,92 @@
+"""A segmentation recipe's images: which train, which judge, and how they are shown."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rmt.data.loader import BatchLoader
+from rmt.data.segmentation import SegmentationSet, open_segmentation
+from rmt.data.segmentation_views import SegmentationView, WholeImages, listed, stack
+from rmt.errors import RMTError
+from rmt.recipes.segment_schema import SegmentRecipe
+from rmt.training.optimizer import effective_batch
+
+
+@dataclass(frozen=True)
+class SegmentData:
+    """The images of one run; `judge` is what every evaluation and the last one score."""
+
+    recipe: SegmentRecipe
+    train: SegmentationSet
+    judge: SegmentationSet
+    preprocessing: dict[str, Any]
+
+    @classmethod
+    def open(cls, recipe: SegmentRecipe, normalisation: dict[str, Any]) -> "SegmentData":
+        """Opens the recipe's data. `normalisation` holds the network's mean and std. Raises RMTError for bad data."""
+        options: Any = dict(zero_is_ignored=recipe.zero_is_ignored, holdout=recipe.holdout, seed=recipe.seed)
+        train = open_segmentation(recipe.data, "train", recipe.classes, **options)
+        judge = open_segmentation(recipe.data, "val", recipe.classes, **options)
+        if (needed := effective_batch(recipe)) > len(train):
+            raise RMTError(
+                f"one update takes {needed} images (devices x --batch-size x --accumulate), but there are only "
+                f"{len(train)} to train on"
+            )
+        preprocessing = {
+            "size": [recipe.crop_size, recipe.crop_size],
+            "mean": list(normalisation["mean"]),
+            "std": list(normalisation["std"]),
+            "interpolation": "bilinear",
+            "long_side": recipe.long_side,
+            "short_side": recipe.short_side,
+            "zero_is_ignored": train.classes.zero_is_ignored,
+        }
+        return cls(recipe, train, judge, preprocessing)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.train.classes.names
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return self.recipe.validate_every * self.recipe.accumulate
+
+    def train_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
+        recipe = self.recipe
+        view = SegmentationView(
+            crop=recipe.crop_size,
+            long_side=recipe.long_side,
+            short_side=recipe.short_side,
+            ratios=(recipe.min_ratio, recipe.max_ratio),
+            max_share=recipe.max_class_share,
+            flip=recipe.flip,
+            distortion=recipe.distortion,
+            mean=self.preprocessing["mean"],
+            std=self.preprocessing["std"],
+        )
+        return BatchLoader(
+            self.train,
+            view,
+            stack,
+            batch_size=recipe.batch_size,
+            shuffle=True,
+            drop_last=True,
+            steps_per_epoch=self.batches_per_epoch,
+            seed=recipe.seed,
+            workers=recipe.workers,
+            rank=rank,
+            world_size=world_size,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def judge_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
+        recipe = self.recipe
+        return whole_loader(
+            self.judge, recipe.long_side, recipe.short_side, workers=recipe.workers, rank=rank, world_size=world_size
+        )
+
+
+def whole_loader(images: SegmentationSet, long_side: int, short_side: int, **options: Any) -> BatchLoader:
+    """Whole images, one by one, each fitted to long_side × short_side, with masks of their own size."""
+    return BatchLoader(images, WholeImages(long_side, short_side), listed, batch_size=1, shuffle=False, **options)

@@ -1,0 +1,122 @@
+"""`report.png` of a segmentation run: curves, IoU class by class, and what the network sees on validation images."""
+
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import nn
+
+from rmt.atomic import replacing
+from rmt.data.images import BadImage
+from rmt.data.segmentation_views import fit
+from rmt.heads.inference import segment
+from rmt.tasks.segment.module import SegmentModule
+from rmt.tasks.segment.overlay import overlay
+from rmt.tasks.task import Trained
+from rmt.training import panels
+
+_SAMPLES = 6
+_MOST_CLASSES = 40  # bars in the panel of classes
+
+
+def draw_report(module: SegmentModule, trained: Trained, metrics: dict[str, Any], model: nn.Module) -> None:
+    """Draws the page; `model` has the best weights."""
+    rows = _class_rows(metrics)
+    page = Figure(figsize=(16, 12.4 + 0.22 * len(rows)), facecolor="white", layout="constrained")
+    page.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)  # type: ignore[union-attr, call-arg]
+    parts: Any = page.subfigures(4, 1, height_ratios=[1.1, 3.9, 1.2 + 0.22 * len(rows), 6.2])
+    _title(parts[0], metrics)
+    _curves(parts[1], module, trained, metrics)
+    _classes(parts[2].subplots(), rows)
+    _samples(parts[3], module, trained, model)
+    with replacing(trained.folder.report) as draft:
+        page.savefig(draft, dpi=100, format="png")
+
+
+def _title(figure: Any, metrics: dict[str, Any]) -> None:
+    last, best, machine = metrics["last"], metrics["best"], metrics["machine"]
+    figures = [("last, raw", last["raw"])] + ([("last, EMA", last["ema"])] if "ema" in last else [])
+    figures.append((f"best ({best['weights']})", best))
+    scores = [(what, f"{entry['test']['miou']:.2f} %") for what, entry in figures]
+    scores.append(("one class always", f"{metrics['details']['best']['most_frequent']['miou']:.2f} %"))
+    facts = (
+        f"{metrics['model']}, {metrics['parameters'] / 1e6:.2f} M parameters · {metrics['images']['train']:,} images · "
+        f"{metrics['iterations']:,} iterations in {metrics['training_seconds'] / 60:.1f} min on {machine['device']} "
+        f"({machine['precision']}) · seed {metrics['seed']}"
+    )
+    panels.title(figure, metrics["recipe"], facts, scores, f"mIoU, {metrics['images']['val']:,} images")
+
+
+def _curves(figure: Any, module: SegmentModule, trained: Trained, metrics: dict[str, Any]) -> None:
+    left, middle, right = figure.subplots(1, 3)
+    history = trained.history
+
+    def curve(column: str, kind: str = "epoch") -> panels.Curve:
+        return history.column(column, kind)
+
+    panels.loss_panel(left, curve("train_loss", "step"), curve("train_loss"), ([], []), ([], []), unit="iteration")
+    best = metrics["best"]
+    place = (best["epoch"] * module.recipe.validate_every, best["val"]["miou"])
+    note = f"on {metrics['images']['val']:,} validation images"
+    panels.accuracy_panel(
+        middle, curve("val_miou"), curve("ema_val_miou"), place, note, title="Mean IoU, %", unit="iteration"
+    )
+    panels.rate_panel(right, curve("lr", "step"), curve("images_per_s"), unit="iteration")
+
+
+def _class_rows(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """The classes that occur, best IoU first; of very many the best and the worst."""
+    known = [row for row in metrics["details"]["best"]["per_class"] if row["iou"] is not None]
+    known.sort(key=lambda row: -row["iou"])
+    half = _MOST_CLASSES // 2
+    return known if len(known) <= _MOST_CLASSES else known[:half] + known[-half:]
+
+
+def _classes(ax: Any, rows: list[dict[str, Any]]) -> None:
+    panels.quiet(ax)
+    panels.heading(ax, "IoU by class, %", "best weights; the tick is the class's accuracy")
+    places = np.arange(len(rows))
+    ax.barh(places, [row["iou"] for row in rows], color=panels.RAW, height=0.62)
+    accuracy = [row["accuracy"] if row["accuracy"] is not None else np.nan for row in rows]
+    ax.plot(accuracy, places, "|", color=panels.INK, markersize=9, markeredgewidth=1.5)
+    for place, row in zip(places, rows, strict=True):
+        ax.text(row["iou"] + 0.6, place, f"{row['iou']:.1f}", va="center", fontsize=8, color=panels.MUTED)
+    ax.set_yticks(places, [row["class"] for row in rows])
+    ax.tick_params(axis="y", colors=panels.INK)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 104)
+    ax.grid(axis="y", visible=False)
+
+
+def _samples(figure: Any, module: SegmentModule, trained: Trained, model: nn.Module) -> None:
+    """Validation images drawn at random: the image, the truth, the answer."""
+    data, draw = module.data, np.random.default_rng(module.recipe.seed)
+    figure.suptitle(
+        "Drawn at random: image, truth, answer",
+        **dict(x=0.012, ha="left", fontsize=12, fontweight="bold", color=panels.INK),
+    )
+    axes = figure.subplots(3, _SAMPLES)
+    for ax in axes.ravel():
+        ax.set_axis_off()
+    for column, index in zip(axes.T, draw.permutation(len(data.judge))[:_SAMPLES].tolist(), strict=False):
+        try:
+            pair = data.judge.load(index)
+        except BadImage:  # it was passed over when scored
+            continue
+        answer = segment(
+            model,
+            fit(pair.image, data.preprocessing["long_side"], data.preprocessing["short_side"]),
+            (pair.image.height, pair.image.width),
+            mean=data.preprocessing["mean"],
+            std=data.preprocessing["std"],
+            inference=module.inference,
+        ).numpy()
+        shown = (pair.image, overlay(pair.image, pair.mask, data.classes), overlay(pair.image, answer, data.classes))
+        for ax, picture in zip(column, shown, strict=True):
+            picture = picture.copy()
+            picture.thumbnail((480, 480))
+            ax.imshow(np.asarray(picture))
