@@ -189,23 +189,27 @@ def test_a_complete_run_stays_as_it_is(tmp_path, capsys):
     assert {file.name: file.stat().st_mtime_ns for file in copy.iterdir()} == times
 
 
-def test_a_full_disk_stops_with_a_line_and_the_state_before_can_be_resumed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("files", [0, 5, 12, 33])  # written before the disk is full: in the first epoch … at the end
+def test_a_full_disk_stops_with_a_line_and_the_state_before_can_be_resumed(tmp_path, monkeypatch, files):
     original = os.fsync
     full = []
 
     def fill(handle):
-        if len(full) > 12:
+        if len(full) >= files:
             raise OSError(28, "No space left on device")
         full.append(handle)
         return original(handle)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fill)
-        with pytest.raises(rmt.RMTError, match="cannot write"):
-            rmt.train(tiny_recipe(output=str(tmp_path), checkpoint_minutes=EACH_UPDATE))
-    assert read_state(tmp_path / "last.ckpt")["global_step"] > 0
-    resume(tmp_path)
-    assert_same_run(tmp_path, finished_run())
+        with pytest.raises(rmt.RMTError, match="cannot write .*: the disk is full: free some space"):
+            rmt.train(tiny_recipe(output=str(tmp_path / "run"), checkpoint_minutes=EACH_UPDATE))
+    if files == 0:
+        assert not list((tmp_path / "run").iterdir())
+        return
+    assert files < 10 or read_state(tmp_path / "run" / "last.ckpt")["global_step"] > 0
+    resume(tmp_path / "run")
+    assert_same_run(tmp_path / "run", finished_run())
 
 
 def kill_at_random_moments(folder, moments):
