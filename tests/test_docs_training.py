@@ -15,7 +15,10 @@ from rmt.data.label_maps import About
 from rmt.recipes import IMAGENET, RECIPES, Recipe
 from rmt.tasks.run import refuse_problems
 
-PAGE = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "training.md").read_text(encoding="utf-8")
+SCALING = (DOCS / "scaling.md").read_text(encoding="utf-8")
+LAUNCHES = re.findall(r"^(?:.*\s)?(rmt train .*)$", SCALING, re.MULTILINE)
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 COMMANDS = [line.partition(" #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 
@@ -49,6 +52,19 @@ def test_a_command_is_understood(command):
     parsed = parse(words)
     if isinstance(parsed, Recipe):
         refuse_problems(parsed)
+
+
+@pytest.mark.parametrize("command", sorted(set(LAUNCHES)))
+def test_a_launch_line_is_understood(command):
+    parsed = parse(shlex.split(command)[1:])
+    if isinstance(parsed, Recipe):
+        refuse_problems(parsed)
+
+
+def test_launch_lines_of_every_kind_are_there():
+    assert len(LAUNCHES) == 6
+    for word in ("torchrun --nnodes 4 --nproc-per-node 8", "srun rmt train", "NODE_RANK=0", "--devices 8\n"):
+        assert word in SCALING
 
 
 def test_the_page_s_own_recipe():
