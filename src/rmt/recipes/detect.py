@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from textwrap import fill
 
 from rmt.recipes.detect_schema import DetectRecipe, Head
 
@@ -13,14 +14,14 @@ _TITLES: dict[Head, str] = {
     "cascade_mask_rcnn": "Cascade Mask R-CNN",
 }
 
-_TEXT = """{title} with {model} on COCO, {schedule}.
-
-Cost: not measured here; {passes} at a short side of {side} px; written for 8 GPUs with 2 images each.
-Accuracy: none measured here. {published}
-{schedule_text} AdamW at 1e-4 for 16 images, the paper's; the released configurations say {released} for another total
-batch.
-Command: rmt train {name} --data COCO [--weights CLASSIFIER]
-"""
+_COST = (
+    "Cost: not measured here; {epochs} epochs of the 117,266 images of train2017 that show objects, at a short side "
+    "of {side} px; written for 8 GPUs with 2 images each."
+)
+_ACCURACY = (
+    "Accuracy: none measured here. {published} The rate falls after epochs {steps}. AdamW at 1e-4 for 16 images is the "
+    "paper's; the released configurations say {released} for another total batch."
+)
 
 _PUBLISHED_BEST = "The paper's best is this row: 54.5 box AP, 47.2 mask AP."
 _PUBLISHED = "The paper has this row; its best on COCO is 54.5 box AP, 47.2 mask AP (RMT-B, Cascade, 3x)."
@@ -64,17 +65,17 @@ def _row(make: Callable[[Head, str], DetectRecipe], head: Head, size: str) -> tu
         return make(head, size)
 
     row.__name__ = recipe.name.replace("-", "_")
-    row.__doc__ = _TEXT.format(
-        title=_TITLES[head],
-        name=recipe.name,
-        model=recipe.model,
-        schedule="3x with multi-scale training" if long else "1x",
-        passes=f"{recipe.epochs} epochs of COCO's 118,287 training images, less the 1,021 without objects",
-        side="480 to 800" if long else "800",
-        published=_PUBLISHED_BEST if (head, size, long) == ("cascade_mask_rcnn", "base", True) else _PUBLISHED,
-        schedule_text="The rate falls after epochs 27 and 33." if long else "The rate falls after epochs 8 and 11.",
+    cost = _COST.format(epochs=recipe.epochs, side="480 to 800" if long else "800")
+    best = (head, size, long) == ("cascade_mask_rcnn", "base", True)
+    accuracy = _ACCURACY.format(
+        published=_PUBLISHED_BEST if best else _PUBLISHED,
+        steps=" and ".join(map(str, recipe.lr_steps)),
         released="2e-4" if size == "large" or (size == "base" and long) else "4e-4",
     )
+    schedule = "3x with multi-scale training" if long else "1x"
+    command = f"Command: rmt train {recipe.name} --data COCO [--weights CLASSIFIER]"
+    title = f"{_TITLES[head]} with {recipe.model} on COCO, {schedule}."
+    row.__doc__ = "\n".join([title, "", fill(cost, 116), fill(accuracy, 116), command, ""])
     return recipe.name, row
 
 
