@@ -2,7 +2,13 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
+
+import pytest
+from test_docs_training import parse
+
+from rmt.recipes import COCO, Recipe
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "detection.md").read_text(encoding="utf-8")
@@ -21,3 +27,20 @@ def test_the_memory_s_figures():
         peaks = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text())["peak_mib"]
         row = f"| {peaks['whole']:,.0f} MiB | {peaks['backbone']:,.0f} MiB |"
         assert row in PAGE and f"benchmarks/{name}.json" in PAGE
+
+
+COMMANDS = [line.partition(" #")[0].strip() for line in re.findall(r"^    (rmt .*)$", PAGE, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_understood(command):
+    _, *words = shlex.split(command.replace("…", "20260101"))
+    parsed = parse(words)
+    assert not isinstance(parsed, Recipe) or parsed.problems() == []
+
+
+def test_every_row_of_the_paper_is_on_the_page():
+    for name in COCO:
+        head, size, schedule = re.fullmatch(r"(coco-.*)-(tiny|small|base|large)-(.x)", name).groups()
+        (sizes,) = re.findall(rf"`{head}-\{{([a-z,]*)\}}-{schedule}`", PAGE)
+        assert size in sizes.split(",")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from rmt.commands import shard, token_labels
+from rmt.commands import evaluate, predict, shard, token_labels
 from rmt.commands.recipe_choice import choose_recipe
 from rmt.data.label_maps import About
 from rmt.recipes import IMAGENET, RECIPES, Recipe
@@ -33,7 +33,8 @@ def parse(words: list[str]) -> object:
         return tyro.cli(type(recipe), default=recipe, args=[arg for arg in args[1:] if arg != "--help"])
     if command == "recipes":
         return None
-    run = {"token-labels": token_labels.run, "shard": shard.run}[command]
+    runs = {"token-labels": token_labels.run, "shard": shard.run, "evaluate": evaluate.run, "predict": predict.run}
+    run = runs[command]
     seen = {}
 
     def record(**values: object) -> None:

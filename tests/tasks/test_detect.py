@@ -208,6 +208,20 @@ def test_without_masks_a_set_of_boxes_is_enough(tmp_path):
         prepare(replace(recipe, masks=True), fresh=True, say=lambda line: None)
 
 
+def test_one_image_is_enough_to_train_on(tmp_path):
+    content = json.loads((data() / "annotations/instances_train2017.json").read_text())
+    content["images"] = content["images"][:1]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] == content["images"][0]["id"]]
+    file = str(write_json(tmp_path / "one.json", content))
+    recipe = tiny_recipe(data="", accumulate=1)
+    recipe = replace(recipe, images=str(data() / "train2017"), annotations=file, val_annotations=file)
+    module = prepare(recipe, fresh=True, say=lambda line: None)
+    assert module.recipe.batch_size == 1 and module.updates_per_epoch == 1
+    assert all(loss.isfinite() for loss in module.model(*_batch(module)).values())
+    with pytest.raises(RMTError, match="cannot hold out"):
+        prepare(replace(recipe, val_annotations=""), fresh=True, say=lambda line: None)
+
+
 def _batch(module):
     batch = next(iter(module.data.train_loader(workers=0)))
     module.model.train()
