@@ -14,7 +14,16 @@ import pytest
 import torch
 from pictures import make_folder
 from runs import assert_same_run, rows, tiny_recipe, weights
-from together import recipe_file, rmt_command, start_together, together, train_together, wait_for, without_report
+from together import (
+    recipe_file,
+    rmt_command,
+    run_together,
+    start_together,
+    together,
+    train_together,
+    wait_for,
+    without_report,
+)
 
 import rmt
 from rmt.training.checkpoint_io import read_state
@@ -280,3 +289,33 @@ def test_both_killed_at_random_moments(tmp_path, undisturbed):
     together(tmp_path, *(("--resume", str(folder)) if (folder / "recipe.json").exists() else (recipe,)))
     assert_same_run(folder, undisturbed)
     assert rows(folder) == rows(undisturbed)
+
+
+def token_labelling_sharded() -> None:
+    """A step through a way into the network that is not `forward`, divided and whole."""
+    from networks import pico
+    from torch.distributed.device_mesh import init_device_mesh
+
+    from rmt.training.launch import joined, settle_devices
+    from rmt.training.sharded import shard, whole_state
+
+    def step(model):
+        class_logits, token_logits = model.forward_token_labelling(torch.ones(2, 3, 32, 32))
+        (class_logits.square().mean() + token_logits.square().mean()).backward()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight -= 0.1 * weight.grad
+        return whole_state(model)
+
+    with joined(settle_devices(tiny_recipe(devices="auto"))):
+        model = pico(aux_head=True).eval()
+        expected = step(pico(aux_head=True).eval())
+        shard(model, init_device_mesh("cpu", (2,)))
+        for name, value in step(model).items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.slow
+def test_a_sharded_network_can_be_entered_elsewhere(tmp_path):
+    codes = run_together(token_labelling_sharded, output=tmp_path)
+    assert codes == [0, 0], (tmp_path / "0.txt").read_text()

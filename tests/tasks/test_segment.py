@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from runs import SMALL, assert_same_run, rows
 from segment_data import CLASSES, make_segments, picture
+from together import recipe_file, together
 
 import rmt
 from rmt.commands.cli import main
@@ -365,3 +366,24 @@ def test_preprocessing_follows_the_class_list(tmp_path):
     folder = make_segments(tmp_path, ade=True)
     opened = SegmentData.open(tiny(data=str(folder), zero_is_ignored=True), {"mean": (0.5,) * 3, "std": (0.5,) * 3})
     assert opened.preprocessing["zero_is_ignored"] is True
+
+
+def small_segmenters() -> None:
+    import rmt.tasks.segment.pictures
+    import rmt.tasks.segment.prepare
+
+    rmt.tasks.segment.prepare.create_model = functools.partial(create_model, **SMALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_judge_each_image_once(tmp_path, strategy):
+    recipe = tiny(
+        output=str(tmp_path / "run"), devices="auto", nodes=0, strategy=strategy, batch_size=2, sync_batchnorm=True
+    )
+    together(tmp_path, recipe_file(tmp_path / "recipe.py", recipe), before=small_segmenters)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["effective_batch"] == 8
+    last = metrics["last"]["raw"]
+    # judged by two processes after the last part, and by one at the end
+    assert last["val"]["miou"] == pytest.approx(last["test"]["miou"], abs=1e-3)

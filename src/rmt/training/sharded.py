@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from rmt.model.blocks import Block
 from rmt.training.processes import world_size
@@ -54,6 +54,9 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     for block in [module for module in model.modules() if isinstance(module, Block)]:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    for method in ("loss", "forward_token_labelling"):  # ways into a network other than `forward`
+        if hasattr(model, method):
+            register_fsdp_forward_method(model, method)
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
