@@ -7,6 +7,8 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -319,3 +321,23 @@ def token_labelling_sharded() -> None:
 def test_a_sharded_network_can_be_entered_elsewhere(tmp_path):
     codes = run_together(token_labelling_sharded, output=tmp_path)
     assert codes == [0, 0], (tmp_path / "0.txt").read_text()
+
+
+@pytest.mark.slow
+def test_started_plainly_a_script_s_rest_runs_once(tmp_path):
+    """One command starts the other process with its own command line; behind the training there is one again."""
+    recipe = tiny_recipe(output=str(tmp_path / "run"), devices=2, batch_size=2, epochs=1, warmup_epochs=0.0)
+    recipe_file(tmp_path / "recipe.py", recipe)
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path[:0] = [{str(Path(__file__).parents[1])!r}, {str(tmp_path)!r}]\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "import rmt, runs, recipe, together\n"
+        "runs.shrink_networks(); together.without_report()\n"
+        "result = rmt.train(recipe.mine)\n"
+        "print('behind the training', result.metrics['machine']['devices'])\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("behind the training 2") == 1
+    assert done.stdout.count("effective batch 2 devices x 2 x 2 accumulated = 8") == 1
