@@ -104,7 +104,7 @@ def list_cases(options: Options, ours: frozenset[str]) -> list[Case]:
             step=step,
         )
         if model not in ours:
-            mode = mode.replace("deploy+", "").replace("deploy", "eager")
+            mode = mode.replace("deploy+compile", "compile").replace("deploy", "eager")
             case = dataclasses.replace(case, mode=mode, backend="auto", tolerance=0.0)
         found[case] = None
     return list(found)

@@ -51,7 +51,7 @@ def attention(grid: tuple[int, int, int], heads: int, channels: int, dtype: torc
 
     def backward(q: Tensor, k: Tensor, v: Tensor, dout: Tensor):
         prior = _prior(q, form)
-        rest = (prior.theta, prior.log_gamma, form.decomposed, form.half_split, True, form.scale)
+        rest = (prior.cos, prior.sin, prior.log_gamma, form.decomposed, form.half_split, True, form.scale)
         return torch.ops.rmt.triton_attention_backward(dout, q, k, v, *rest)
 
     name = "rows and columns" if form.decomposed else "all pairs"
@@ -66,7 +66,7 @@ def row_pass(grid: tuple[int, int, int], heads: int, channels: int, dtype: torch
         from rmt.model.backends.triton.attention_ops import Attention
 
         prior = _prior(q, form)
-        return Attention(q, prior.theta, prior.log_gamma, None, form.half_split, True, form.scale)
+        return Attention(q, prior.cos, prior.sin, prior.log_gamma, None, form.half_split, True, form.scale)
 
     def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return call(q).forward(q, k, v, "rows")[0]
@@ -239,16 +239,7 @@ def run(batch: int, dtype: torch.dtype, seed: int) -> dict[str, Any]:
     """All problems, printed as they come. Raises RMTError without a CUDA device."""
     if not torch.cuda.is_available():
         raise RMTError("this machine has no CUDA device that PyTorch can use")
-    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-
-    def copy() -> None:
-        target.copy_(source)
-
-    bandwidth = 2 * source.nbytes / min(cuda_seconds(copy, 10) for _ in range(5))
-    product, operations = matrix_product(str(dtype).removeprefix("torch."), "cuda")
-    rate = operations / min(cuda_seconds(product, 5) for _ in range(5))
-    del source, target, product
+    bandwidth, rate = _bandwidth(), _rate(str(dtype).removeprefix("torch."))
     print(f"{bandwidth / 1e12:.2f} TB/s, {rate / 1e12:.0f} TFLOP/s")
     print(f"{'µs':>8} {'floor':>8} {'of it':>6} {'plain':>8} {'error':>8}  problem")
     limit = 1e-4 if dtype == torch.float32 else 2e-2
@@ -267,6 +258,23 @@ def run(batch: int, dtype: torch.dtype, seed: int) -> dict[str, Any]:
     return dict(
         machine=describe("cuda"), bandwidth=bandwidth, rate=rate, batch=batch, seed=seed, right=right, results=results
     )
+
+
+def _bandwidth() -> float:
+    """Bytes read and written per second by a large copy."""
+    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+
+    def copy() -> None:
+        target.copy_(source)
+
+    return 2 * source.nbytes / min(cuda_seconds(copy, 10) for _ in range(5))
+
+
+def _rate(dtype: str) -> float:
+    """Operations per second of a large matrix product."""
+    product, operations = matrix_product(dtype, "cuda")
+    return operations / min(cuda_seconds(product, 5) for _ in range(5))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """One run: prepare every case, time them in interleaved rounds, measure memory, write JSON."""
 
+import functools
 import json
 import sys
 import time
@@ -54,7 +55,7 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
             function = prepare(case, options)
             for _ in range(3 if options.device.startswith("cuda") else 1):
                 function()
-        except (RMTError, torch.OutOfMemoryError) as error:  # the others can still be compared
+        except (RMTError, RuntimeError) as error:  # out of memory, say: the others can still be compared
             if len(cases) == 1:
                 raise
             failed[case] = " ".join(str(error).split())
@@ -73,7 +74,7 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
             continue
         report(f"memory of {case.label}") if options.memory else None
         seconds = summarise(times[case])
-        cost = _cost(case, options)
+        cost = _cost(case.model, (case.image_size, case.image_width))
         rate = case.batch / seconds["median"]
         passes = 3 if case.step == "train" else 1
         entry |= dict(
@@ -100,12 +101,13 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
     return content
 
 
-def _cost(case: Case, options: Options) -> dict[str, int]:
-    model: Any = build(case.model, (case.image_size, case.image_width), options.seed)
+@functools.cache
+def _cost(name: str, size: tuple[int, int]) -> dict[str, int]:
+    model: Any = build(name, size, seed=0)
     if not isinstance(getattr(model, "in_chans", None), int):
         model.in_chans = 3
     parameters = sum(p.numel() for p in model.parameters())
-    return dict(parameters=parameters, macs=count_macs(model, case.image_size, case.image_width))
+    return dict(parameters=parameters, macs=count_macs(model, *size))
 
 
 def table(content: dict) -> str:

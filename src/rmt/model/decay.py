@@ -28,7 +28,6 @@ class SpatialPrior(NamedTuple):
     cos: Tensor  # (h, w, 1, d/2)
     log_decay_h: Tensor  # (n, h, h), |Δy|·ln γ: the decay between the rows of one column
     log_decay_w: Tensor  # (n, w, w), |Δx|·ln γ: the decay between the columns of one row
-    theta: Tensor  # (d/2,), the angles θⱼ: phase = p·θⱼ
     log_gamma: Tensor  # (n,), ln γ of each head
 
 
@@ -60,18 +59,13 @@ def log_decay(length: int, num_heads: int, decay_range: tuple[float, float], dty
     return log_gamma[:, None, None] * distance
 
 
-def rotary_angles(head_dim: int, dtype, device) -> Tensor:
-    """θⱼ = 10000^(−j/(d/2−1)), j = 0…d/2−1, in radians: from 1 to 1/10000."""
-    return 1.0 / 10000 ** torch.linspace(0, 1, head_dim // 2, dtype=dtype, device=device)
-
-
 def rotary_phases(height: int, width: int, head_dim: int, dtype, device) -> Tensor:
     """p·θⱼ for the flattened row-major position p = y·width + x, (height, width, 1, head_dim/2), in radians.
 
-    The order of the operations is part of the released networks: at 2688² p reaches 451,584, where any other rounding
-    already differs visibly.
+    θⱼ = 10000^(−j/(d/2−1)). The order of the operations is part of the released networks: at 2688² p reaches 451,584,
+    where any other rounding already differs visibly.
     """
-    theta = rotary_angles(head_dim, dtype, device)
+    theta = 1.0 / 10000 ** torch.linspace(0, 1, head_dim // 2, dtype=dtype, device=device)
     position = torch.arange(height * width, dtype=dtype, device=device)
     return (position[:, None] * theta).view(height, width, 1, head_dim // 2)
 
@@ -121,7 +115,6 @@ def _compute(height, width, num_heads, head_dim, decay_range, dtype, device) -> 
         cos=phase.cos(),
         log_decay_h=log_decay(height, num_heads, decay_range, dtype, device),
         log_decay_w=log_decay(width, num_heads, decay_range, dtype, device),
-        theta=rotary_angles(head_dim, dtype, device),
         log_gamma=log_decay_rates(num_heads, decay_range, dtype, device),
     )
 

@@ -1,7 +1,8 @@
 """Depthwise convolution of tokens, with what is added to its result: x + CPE(x), h + DWConv(h), attention + LCE(v).
 
-On a CPU in float32 by kernels of our own, which add in the same pass, take views as they are and have a backward
-pass several times faster than PyTorch's; otherwise by `conv2d`. Equal to 1e-5 (relative to the largest value).
+On a CPU in float32 and on NVIDIA GPUs by kernels of our own, which add in the same pass, take views as they are and, on
+a CPU, have a backward pass several times faster than PyTorch's; otherwise by `conv2d`. Equal to 1e-5 in float32
+(relative to the largest value).
 """
 
 import ctypes
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rmt.model.backends import triton
-from rmt.model.backends.dispatch import allows
+from rmt.model.backends.dispatch import allows, forces
 from rmt.model.backends.form import being_exported
 from rmt.model.backends.native.build import load, why_not
 
@@ -41,9 +42,9 @@ def _native_serves(x: Tensor, conv: nn.Conv2d) -> bool:
 
 
 def _triton_serves(x: Tensor) -> bool:
+    on_gpu = x.device.type == "cuda" and allows("triton")
     return (
-        allows("triton")
-        and (x.device.type == "cuda" or triton.interpreted())
+        (on_gpu or (forces("triton") and triton.interpreted()))
         and x.dtype in triton.DTYPES
         and not being_exported()
         and triton.why_not() is None

@@ -41,9 +41,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> 
 
 
 def _choose(q: Tensor, form: Form, needs_grad: bool) -> str:
-    """`native` wherever it can serve; else `plain` while its scores fit into memory easily; else `blockwise`.
+    """`native` on a CPU and `triton` on CUDA wherever they can serve; else `plain` or, for many scores, `blockwise`.
 
-    `sdpa` and `flex` have been checked, not timed (docs/speed.md); CUDA gets `plain` until someone measures there.
+    An exported program is to run anywhere, so that it gets neither. `sdpa` and `flex` have to be forced.
     """
     if native.unusable(q, form, needs_grad) is None:
         return "native"
@@ -68,6 +68,11 @@ def _check(name: str, q: Tensor, form: Form, needs_grad: bool) -> None:
 def allows(name: str) -> bool:
     """Whether the kernels of a backend may be used: always, unless another backend is forced."""
     return _forced is None or _forced == name
+
+
+def forces(name: str) -> bool:
+    """Whether a backend is forced."""
+    return _forced == name
 
 
 @contextlib.contextmanager

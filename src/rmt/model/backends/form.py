@@ -21,8 +21,12 @@ class Form(NamedTuple):
 
 def being_exported() -> bool:
     """Whether `torch.export` or `torch.jit.trace` is recording; `torch.compile` is not meant."""
-    if torch.jit.is_tracing():
-        return True
+    return torch.jit.is_tracing() or _exporting()
+
+
+@torch.compiler.assume_constant_result
+def _exporting() -> bool:
+    """Asked by the tracing compiler, not traced: PyTorch 2.11's takes `is_exporting` for true in every compile."""
     if hasattr(torch.compiler, "is_exporting"):
         return torch.compiler.is_exporting()
-    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    return torch.compiler.is_compiling()

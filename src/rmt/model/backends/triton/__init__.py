@@ -1,7 +1,7 @@
 """MaSA on NVIDIA GPUs by fused Triton kernels: q, k and v stay where they lie, scores never leave the chip.
 
-An axis pass reads (B, h, w, n, d) through its strides, turns queries and keys and weighs by the decay in registers,
-computed from indices, and takes the softmax in float32; backward computes the scores again. bfloat16, float16 and
+An axis pass reads (B, h, w, n, d) through its strides, turns queries and keys in registers, makes the decay from
+indices and takes the softmax in float32; backward computes the scores again. bfloat16, float16 and
 float32 in and out, forward and gradients; see `tiles.py` for the arithmetic, `attention_ops.py` for who is called when.
 Without a GPU the kernels run in Triton's interpreter (`TRITON_INTERPRET=1`), which is how they are tested.
 """
@@ -68,4 +68,4 @@ def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> 
         spread = -1.0 if form.spread is None else form.spread
         reaches = ops.triton_reaches(q, k, prior.log_gamma, form.scale, form.tolerance, spread)
     rest = (form.decomposed, form.half_split, form.decay != "none", form.scale)
-    return ops.triton_attention(q, k, v, prior.theta, prior.log_gamma, reaches, *rest)
+    return ops.triton_attention(q, k, v, prior.cos, prior.sin, prior.log_gamma, reaches, *rest)

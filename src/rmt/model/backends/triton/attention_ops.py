@@ -23,10 +23,10 @@ LOG2_E = math.log2(math.e)
 SHORT = 64  # tokens of a line that one block holds
 
 # For each tile of tokens, forward and backward: warps, pipeline stages, and the programs to have on each
-# multiprocessor, among which images are divided. The fastest measured on an H100 (benchmarks/gpu-kernels.json).
+# multiprocessor, among which images are divided. The fastest of those measured on an H100 (benchmarks/gpu/tuning.log).
 LINES = {
     16: ((1, 1, 64), (1, 1, 64)),
-    32: ((2, 1, 16), (2, 1, 64)),
+    32: ((1, 1, 32), (1, 1, 64)),
     64: ((4, 3, 16), (4, 1, 64)),
 }
 LONG = (64, 64, 4)  # queries, keys, warps
@@ -83,9 +83,9 @@ def _readable(x: Tensor, flat: bool) -> Tensor:
 class Attention:
     """One call's constants, and its launches."""
 
-    def __init__(self, q: Tensor, theta, log_gamma, reaches, half_split: bool, decay: bool, scale: float) -> None:
+    def __init__(self, q: Tensor, cos, sin, log_gamma, reaches, half_split: bool, decay: bool, scale: float) -> None:
         self.shape, self.device = q.shape, q.device
-        self.theta, self.reaches = theta, reaches
+        self.tables, self.reaches = (cos.contiguous(), sin.contiguous()), reaches
         self.log2_gammas = log_gamma * (LOG2_E if decay else 0.0)
         self.scales = (scale * LOG2_E, scale)
         self.options = _options(q, half_split)
@@ -102,7 +102,7 @@ class Attention:
             launch(
                 lines.forward,
                 (heads, axis.lines, -(-images // each)),
-                *(q, k, v, out, self.theta, self.log2_gammas, *strides),
+                *(q, k, v, out, *self.tables, self.log2_gammas, *strides),
                 *(images, axis.length, *axis.position, axis.width, *self.scales, each),
                 **(self.options | dict(L=tile, GRID=along == "grid", num_warps=warps, num_stages=stages)),
             )
@@ -112,7 +112,7 @@ class Attention:
         launch(
             long.forward,
             (heads, axis.lines * -(-axis.length // queries), images),
-            *(q, k, v, out, totals, self.theta, self.log2_gammas),
+            *(q, k, v, out, totals, *self.tables, self.log2_gammas),
             *(self.log2_gammas if self.reaches is None else self.reaches, *strides),
             *(heads, axis.lines, axis.length, *axis.position, axis.width, self.scales[0]),
             **(self.options | dict(M=queries, N=keys, GRID=along == "grid", num_warps=warps)),
@@ -129,7 +129,7 @@ class Attention:
         dq, dk, dv = grads
         axis = _Axis(self.shape, along)
         images, _, _, heads, _ = self.shape
-        constants = (self.theta, self.log2_gammas)
+        constants = (*self.tables, self.log2_gammas)
         if axis.length <= SHORT:
             tile = _padded(axis.length)
             _, (warps, stages, programs) = LINES[tile]
@@ -173,7 +173,8 @@ def _attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    theta: Tensor,
+    cos: Tensor,
+    sin: Tensor,
     log_gamma: Tensor,
     reaches: Tensor | None,
     decomposed: bool,
@@ -182,7 +183,7 @@ def _attention(
     scale: float,
 ) -> Tensor:
     q, k, v = (_readable(t, flat=not decomposed) for t in (q, k, v))
-    call = Attention(q, theta, log_gamma, reaches, half_split, decay, scale)
+    call = Attention(q, cos, sin, log_gamma, reaches, half_split, decay, scale)
     if not v.numel():
         return v.new_empty(v.shape)
     if not decomposed:
@@ -197,7 +198,8 @@ def _attention_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    theta: Tensor,
+    cos: Tensor,
+    sin: Tensor,
     log_gamma: Tensor,
     decomposed: bool,
     half_split: bool,
@@ -205,7 +207,7 @@ def _attention_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     q, k, v, dout = (_readable(t, flat=not decomposed) for t in (q, k, v, dout))
-    call = Attention(q, theta, log_gamma, None, half_split, decay, scale)
+    call = Attention(q, cos, sin, log_gamma, None, half_split, decay, scale)
     dq, dk, dv = (t.new_empty(t.shape) for t in (q, k, v))
     if not v.numel():
         return dq, dk, dv
@@ -239,12 +241,12 @@ def _(q, k, log_gamma, scale, tolerance, spread):
 
 
 def _keep(ctx, inputs, output) -> None:
-    q, k, v, theta, log_gamma, _, *ctx.rest = inputs
-    ctx.save_for_backward(q, k, v, theta, log_gamma)
+    q, k, v, cos, sin, log_gamma, _, *ctx.rest = inputs
+    ctx.save_for_backward(q, k, v, cos, sin, log_gamma)
 
 
 def _gradients(ctx, dout: Tensor):
-    return *torch.ops.rmt.triton_attention_backward(dout, *ctx.saved_tensors, *ctx.rest), *[None] * 7
+    return *torch.ops.rmt.triton_attention_backward(dout, *ctx.saved_tensors, *ctx.rest), *[None] * 8
 
 
 _attention.register_autograd(_gradients, setup_context=_keep)

@@ -26,7 +26,8 @@ def forward(
     k,
     v,
     out,
-    theta,
+    cos_table,
+    sin_table,
     log2_gammas,
     q_image,
     q_line,
@@ -63,7 +64,7 @@ def forward(
     head = tl.program_id(0)
     line, token = tl.program_id(1), tl.arange(0, L)
     inside = token < length
-    cos, sin = phases(line * position_line + token * position_token, theta, CHANNELS, PAIRS)
+    cos, sin = phases(cos_table, sin_table, line * position_line + token * position_token, inside, CHANNELS, PAIRS)
     log2_gamma = tl.load(log2_gammas + head)
     bias = grid_bias(length, width, log2_gamma, L) if GRID else line_bias(length, log2_gamma, L)
     q_tokens, k_tokens = line * q_line + token * q_token, line * k_line + token * k_token
@@ -89,7 +90,8 @@ def backward(
     dq,
     dk,
     dv,
-    theta,
+    cos_table,
+    sin_table,
     log2_gammas,
     q_image,
     q_line,
@@ -131,7 +133,7 @@ def backward(
     head = tl.program_id(0)
     line, token = tl.program_id(1), tl.arange(0, L)
     inside = token < length
-    cos, sin = phases(line * position_line + token * position_token, theta, CHANNELS, PAIRS)
+    cos, sin = phases(cos_table, sin_table, line * position_line + token * position_token, inside, CHANNELS, PAIRS)
     log2_gamma = tl.load(log2_gammas + head)
     bias = grid_bias(length, width, log2_gamma, L) if GRID else line_bias(length, log2_gamma, L)
     q_tokens, k_tokens = line * q_line + token * q_token, line * k_line + token * k_token

@@ -44,7 +44,8 @@ def forward(
     v,
     out,
     log_totals,
-    theta,
+    cos_table,
+    sin_table,
     log2_gammas,
     reaches,
     q_image,
@@ -95,7 +96,7 @@ def forward(
 
     queries = first + tl.arange(0, M)
     inside = queries < length
-    cos, sin = phases(line * position_line + queries * position_token, theta, CHANNELS, PAIRS)
+    cos, sin = phases(cos_table, sin_table, line * position_line + queries * position_token, inside, CHANNELS, PAIRS)
     q_tile = load_rotated(q, queries * q_token, inside, cos, sin, CHANNELS, HALF_SPLIT)
     largest = tl.full([M], -1e30, tl.float32)  # finite: a block may hold no key that a query sees
     total = tl.zeros([M], tl.float32)
@@ -103,8 +104,8 @@ def forward(
     for key in range(start, end, N):
         keys = key + tl.arange(0, N)
         here = keys < length
-        cos, sin = phases(line * position_line + keys * position_token, theta, CHANNELS, PAIRS)
-        k_tile = load_rotated(k, keys * k_token, here, cos, sin, CHANNELS, HALF_SPLIT)
+        k_cos, k_sin = phases(cos_table, sin_table, line * position_line + keys * position_token, here, CHANNELS, PAIRS)
+        k_tile = load_rotated(k, keys * k_token, here, k_cos, k_sin, CHANNELS, HALF_SPLIT)
         v_tile = load(v, keys * v_token, here, CHANNELS, PAIRS)
         bias = block_bias(queries, keys, length, width, log2_gamma, reach, GRID, WINDOW)
         logits = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * scale + bias
@@ -114,6 +115,7 @@ def forward(
         tile = tile * shrink[:, None] + tl.dot(powers.to(v_tile.dtype), v_tile, input_precision=PRECISION)
         largest = larger
     out += image * out_image + head * out_head + line * out_line
+    total = tl.maximum(total, 1e-30)  # queries beyond the end may see no key
     store(out, queries * out_token, inside, tile / total[:, None], CHANNELS, PAIRS)
     if KEEP:
         kept = log_totals + (image * heads + head) * lines * length + line * length + queries
@@ -130,7 +132,8 @@ def backward_queries(
     dq,
     log_totals,
     deltas,
-    theta,
+    cos_table,
+    sin_table,
     log2_gammas,
     q_image,
     q_line,
@@ -183,7 +186,7 @@ def backward_queries(
 
     queries = first + tl.arange(0, M)
     inside = queries < length
-    cos, sin = phases(line * position_line + queries * position_token, theta, CHANNELS, PAIRS)
+    cos, sin = phases(cos_table, sin_table, line * position_line + queries * position_token, inside, CHANNELS, PAIRS)
     q_here = q + image * q_image + head * q_head + line * q_line
     q_tile = load_rotated(q_here, queries * q_token, inside, cos, sin, CHANNELS, HALF_SPLIT)
     out_here = out + image * out_image + head * out_head + line * out_line
@@ -198,7 +201,7 @@ def backward_queries(
     for key in range(0, length, N):
         keys = key + tl.arange(0, N)
         here = keys < length
-        k_cos, k_sin = phases(line * position_line + keys * position_token, theta, CHANNELS, PAIRS)
+        k_cos, k_sin = phases(cos_table, sin_table, line * position_line + keys * position_token, here, CHANNELS, PAIRS)
         k_tile = load_rotated(k, keys * k_token, here, k_cos, k_sin, CHANNELS, HALF_SPLIT)
         v_tile = load(v, keys * v_token, here, CHANNELS, PAIRS)
         bias = block_bias(queries, keys, length, width, log2_gamma, length, GRID, False)
@@ -222,7 +225,8 @@ def backward_keys(
     dv,
     log_totals,
     deltas,
-    theta,
+    cos_table,
+    sin_table,
     log2_gammas,
     q_image,
     q_line,
@@ -272,7 +276,7 @@ def backward_keys(
 
     keys = first + tl.arange(0, N)
     inside = keys < length
-    cos, sin = phases(line * position_line + keys * position_token, theta, CHANNELS, PAIRS)
+    cos, sin = phases(cos_table, sin_table, line * position_line + keys * position_token, inside, CHANNELS, PAIRS)
     k_here = k + image * k_image + head * k_head + line * k_line
     k_tile = load_rotated(k_here, keys * k_token, inside, cos, sin, CHANNELS, HALF_SPLIT)
     v_here = v + image * v_image + head * v_head + line * v_line
@@ -282,7 +286,9 @@ def backward_keys(
     for query in range(0, length, M):
         queries = query + tl.arange(0, M)
         here = queries < length
-        q_cos, q_sin = phases(line * position_line + queries * position_token, theta, CHANNELS, PAIRS)
+        q_cos, q_sin = phases(
+            cos_table, sin_table, line * position_line + queries * position_token, here, CHANNELS, PAIRS
+        )
         q_tile = load_rotated(q, queries * q_token, here, q_cos, q_sin, CHANNELS, HALF_SPLIT)
         dout_tile = load(dout, queries * dout_token, here, CHANNELS, PAIRS)
         # Queries beyond the end weigh nothing: 2^(logits − ∞).

@@ -10,11 +10,15 @@ import triton.language as tl
 
 
 @triton.jit
-def phases(position, theta, CHANNELS: tl.constexpr, PAIRS: tl.constexpr):
-    """cos and sin, (L, PAIRS), of float32(p)·θⱼ, rounded once, for positions (L,)."""
+def phases(cos, sin, position, inside, CHANNELS: tl.constexpr, PAIRS: tl.constexpr):
+    """cos and sin, (L, PAIRS), of the phases at the positions (L,), from the prior's tables (h·w, CHANNELS/2).
+
+    Read and not computed: they stay in the cache, and a sine of large arguments is some forty instructions.
+    """
     pair = tl.arange(0, PAIRS)
-    phase = position.to(tl.float32)[:, None] * tl.load(theta + pair, mask=pair < CHANNELS // 2, other=0.0)
-    return tl.cos(phase), tl.sin(phase)
+    place = position[:, None] * (CHANNELS // 2) + pair
+    where = inside[:, None] & (pair < CHANNELS // 2)
+    return tl.load(cos + place, mask=where, other=0.0), tl.load(sin + place, mask=where, other=0.0)
 
 
 @triton.jit
