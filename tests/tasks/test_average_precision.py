@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import re
+import sys
 
 import numpy as np
 import pytest
@@ -139,3 +141,10 @@ def test_a_model_in_another_order_of_classes_scores_alike(images):
     for number, found in plain.found.items():
         other.found[number] = Found(found.boxes, place[found.labels], found.scores, found.masks)
     assert other.score() == plain.score()
+
+
+def test_without_the_package_the_remedy_is_named(images, monkeypatch):
+    gathering = guesses(images)
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(RMTError, match=re.escape("faster-coco-eval: pip install 'rmt-vision[detect]'")):
+        gathering.score()
