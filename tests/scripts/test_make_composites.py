@@ -1,28 +1,16 @@
 """The composites' masks are exact, their splits share nothing, and both formats say the same."""
 
 import hashlib
-import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from scripts_under_test import script as load_script
 
-ROOT = Path(__file__).parents[2]
-
-
-def _script():
-    spec = importlib.util.spec_from_file_location("make_composites", ROOT / "scripts" / "make_composites.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module
-
-
-script = _script()
+script = load_script("make_composites")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from rmt.errors import RMTError
 from rmt.heads.layers import resize
 
 _SMALLEST = 32  # sides of an image that the backbone takes
-_STRIP_BYTES = 512 * 2**20  # of the answers that are being blended
+_STRIP_BYTES = 256 * 2**20  # of the answers that are being blended
 _BAND_VALUES = 2**25  # of a map that is being enlarged
 
 
@@ -55,6 +55,9 @@ class Inference:
         return len(self.scales) * (2 if self.flip else 1)
 
 
+WHOLE = Inference()
+"""The image at once, and that alone."""
+
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
@@ -66,7 +69,7 @@ def segment(
     *,
     mean: Sequence[float],
     std: Sequence[float],
-    inference: Inference = Inference(),
+    inference: Inference = WHOLE,
     arithmetic: Context = contextlib.nullcontext,
 ) -> Tensor:
     """The class of each pixel, uint8 (*size) on the CPU.
@@ -157,6 +160,8 @@ def taper(window: int, stride: int) -> Tensor:
 def _blended(see: _Looking, image: Tensor, inference: Inference) -> Iterator[tuple[int, int, Tensor]]:
     """(top, left, answers float32 (K, h, w)) of blocks that tile the image, each blended from all its windows.
 
+    A block is valid until the next one is asked for.
+
     The image is worked through in vertical strips, and in each row of windows by row. Windows that reach into two
     strips are looked at twice; a strip is as wide as `_STRIP_BYTES` allow.
     """
@@ -180,10 +185,12 @@ def _blended(see: _Looking, image: Tensor, inference: Inference) -> Iterator[tup
                 for x, answer in zip(chosen, answers, strict=True):
                     inside = slice(max(left - x, 0), min(right - x, across))
                     place = slice(x + inside.start - left, x + inside.stop - left)
-                    buffer[:, :, place] += (answer * weight)[:, :, inside]
+                    buffer[:, :, place] += answer.mul_(weight)[:, :, inside]
             done = below - top  # no later window reaches these rows
-            yield top, left, buffer[:, :done] / (scale[0][top:below, None] * scale[1])
-            buffer = torch.cat([buffer[:, done:], torch.zeros_like(buffer[:, :done])], dim=1)
+            yield top, left, buffer[:, :done].div_(scale[0][top:below, None] * scale[1])
+            kept = buffer[:, done:].clone()  # moved up within the buffer: a second one would double the memory
+            buffer[:, : kept.shape[1]] = kept
+            buffer[:, kept.shape[1] :] = 0
 
 
 def _coverage(places: list[int], weight: Tensor, length: int) -> Tensor:
