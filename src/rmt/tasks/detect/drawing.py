@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rmt.data.masks import decode
+from rmt.data.coco import CocoSet
+from rmt.data.masks import decode, encode
+from rmt.tasks.detect.average_precision import Found
 
+SURE = 0.5
+"""Objects that were found with less of a score are not drawn."""
 _GOLDEN = 0.618033988749895
 _FILL = 0.42  # how much of a mask's colour covers the picture
 _SMALLEST = 900  # pictures are enlarged to this long side, or text and lines would be coarse
@@ -23,6 +27,40 @@ class Drawn:
     hue: int
     text: str = ""
     mask: Any = None
+
+
+def truth(images: CocoSet, place: int) -> list[Drawn]:
+    """What is to be found in an image, largest last, so that small objects stay visible."""
+    objects = images.objects(place)
+    sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
+    runs = None if objects.masks is None else encode(objects.masks.astype(bool))
+    order = np.argsort(sides.prod(1), kind="stable")
+    return _drawn(objects.boxes, objects.labels, runs, order, images.classes, [""] * len(order))
+
+
+def found(answer: Found, classes: tuple[str, ...], threshold: float = SURE) -> list[Drawn]:
+    """What was found with a score of `threshold` or more, best first."""
+    order = np.flatnonzero(answer.scores >= threshold)
+    scores = [f"{score:.2f}" for score in answer.scores]
+    return _drawn(answer.boxes, answer.labels, answer.masks, order, classes, scores)
+
+
+def _drawn(
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    masks: list[dict[str, Any]] | None,
+    order: np.ndarray,
+    classes: tuple[str, ...],
+    scores: list[str],
+) -> list[Drawn]:
+    """Objects with a colour and a name per class; where there is one class, with a colour each and no name."""
+    several = len(classes) > 1
+    drawn = []
+    for turn, i in enumerate(order.tolist()):
+        words = [classes[labels[i]]] * several + [scores[i]] * bool(scores[i])
+        hue = int(labels[i]) if several else turn
+        drawn.append(Drawn(tuple(boxes[i].tolist()), hue, " ".join(words), None if masks is None else masks[i]))
+    return drawn
 
 
 def colour(number: int) -> tuple[int, int, int]:

@@ -10,18 +10,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rmt.atomic import replacing
-from rmt.data.coco import CocoSet
 from rmt.data.images import BadImage
-from rmt.data.masks import encode
-from rmt.tasks.detect.average_precision import Found, Gathering, Scores
+from rmt.tasks.detect.average_precision import Gathering, Scores
 from rmt.tasks.detect.data import DetectData
-from rmt.tasks.detect.drawing import Drawn, draw, side_by_side
+from rmt.tasks.detect.drawing import draw, found, side_by_side, truth
 from rmt.tasks.task import Trained
 from rmt.training import panels
 
 _PICTURES = 6
-SURE = 0.5
-"""Objects below this score are not drawn."""
 
 
 def draw_report(
@@ -50,40 +46,6 @@ def draw_report(
         )
     with replacing(trained.folder.report) as draft:
         page.savefig(draft, dpi=100, format="png")
-
-
-def truth(images: CocoSet, place: int) -> list[Drawn]:
-    """What is to be found in an image, largest last, so that small objects stay visible."""
-    objects = images.objects(place)
-    sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
-    runs = None if objects.masks is None else encode(objects.masks.astype(bool))
-    order = np.argsort(sides.prod(1), kind="stable")
-    return _drawn(objects.boxes, objects.labels, runs, order, images.classes, [""] * len(order))
-
-
-def found(answer: Found, classes: tuple[str, ...], threshold: float = SURE) -> list[Drawn]:
-    """What was found with a score of `threshold` or more, best first."""
-    order = np.flatnonzero(answer.scores >= threshold)
-    scores = [f"{score:.2f}" for score in answer.scores]
-    return _drawn(answer.boxes, answer.labels, answer.masks, order, classes, scores)
-
-
-def _drawn(
-    boxes: np.ndarray,
-    labels: np.ndarray,
-    masks: list[dict[str, Any]] | None,
-    order: np.ndarray,
-    classes: tuple[str, ...],
-    scores: list[str],
-) -> list[Drawn]:
-    """Objects with a colour and a name per class; where there is one class, with a colour each and no name."""
-    several = len(classes) > 1
-    drawn = []
-    for turn, i in enumerate(order.tolist()):
-        words = [classes[labels[i]]] * several + [scores[i]] * bool(scores[i])
-        hue = int(labels[i]) if several else turn
-        drawn.append(Drawn(tuple(boxes[i].tolist()), hue, " ".join(words), None if masks is None else masks[i]))
-    return drawn
 
 
 def _title(figure: Any, metrics: dict[str, Any], judged: int) -> None:

@@ -8,12 +8,11 @@ from rmt.atomic import plain_disk_errors, replacing, write_text
 from rmt.data.images import read_image
 from rmt.errors import RMTError
 from rmt.recipes.detect_schema import DetectRecipe
-from rmt.tasks.detect.drawing import draw
+from rmt.tasks.detect.drawing import SURE, draw, found
 from rmt.tasks.detect.finish import finish, summary
 from rmt.tasks.detect.module import DetectModule
 from rmt.tasks.detect.predictor import DetectionPredictor, load
 from rmt.tasks.detect.prepare import prepare, settle
-from rmt.tasks.detect.report import SURE, found
 from rmt.tasks.detect.scoring import describe, evaluate_checkpoint
 from rmt.tasks.task import Task
 
