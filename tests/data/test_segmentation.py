@@ -70,9 +70,12 @@ def test_files_without_their_partner_are_counted(tmp_path):
     (data / "masks" / "train" / "3.png").unlink()
     (data / "images" / "train" / "4.png").unlink()
     (data / "images" / "train" / "notes.txt").touch()
+    (data / "images" / "train" / "5.webp").touch()
     found = open_segmentation(str(data), "train")
     assert len(found) == 10
-    assert found.skipped == {"image without a mask": 1, "mask without an image": 1, "not an image": 1}
+    assert found.skipped == {"image without a mask": 1, "mask without an image": 1, "not an image": 1} | {
+        "same name as another but for the extension": 1
+    }
 
 
 @pytest.mark.parametrize(

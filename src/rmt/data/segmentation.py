@@ -175,6 +175,8 @@ def _by_stem(folder: Path, skipped: Counter[str]) -> dict[str, Path]:
             skipped["hidden"] += 1
         elif file.suffix.lower() not in EXTENSIONS:
             skipped["not an image"] += 1
+        elif (stem := file.relative_to(folder).with_suffix("").as_posix()) in found:
+            skipped["same name as another but for the extension"] += 1
         else:
-            found[file.relative_to(folder).with_suffix("").as_posix()] = file
+            found[stem] = file
     return found
