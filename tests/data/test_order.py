@@ -133,4 +133,4 @@ def test_groups_stay_together_and_lose_nobody(world_size):
     assert all(step >= plans[0].steps - 2 for step in mixed)
     assert not np.array_equal(order, plans[0].order(1)) and np.array_equal(order, plans[0].order(0))
     firsts = [int(groups[order[step * 4 * world_size]]) for step in range(plans[0].steps - 2)]
-    assert 0 < sum(firsts) < len(firsts)  # the groups take turns, they do not follow each other
+    assert firsts not in (sorted(firsts), sorted(firsts, reverse=True))  # the groups take turns

@@ -109,6 +109,21 @@ def test_the_table_reads_as_coco_s(images):
     assert [line.split()[0] for line in lines[27:]] == ["disc", "bar", "never"]
 
 
+def test_masks_are_small_or_large_by_their_own_area():
+    """A thin wrong mask in a large box counts among the small objects, where it costs half the precision."""
+    masks = np.zeros((2, 100, 100), dtype=bool)
+    masks[0, 10:30, 10:30] = True
+    masks[1, 40:45, 30:90] = masks[1, 40:90, 30:32] = True
+    right, thin = encode(masks)
+    truth = dict(images=[dict(id=1, height=100, width=100)], categories=[dict(id=1, name="a")], info={})
+    own = dict(id=1, image_id=1, category_id=1, bbox=[10, 10, 20, 20], area=400, iscrowd=0, segmentation=right)
+    results = [dict(image_id=1, category_id=1, bbox=[30, 40, 60, 50], score=0.9, segmentation=thin)]
+    results += [dict(image_id=1, category_id=1, bbox=[10, 10, 20, 20], score=0.8, segmentation=right)]
+    figures = score({**truth, "annotations": [own]}, results, ["bbox", "segm"]).figures
+    assert figures["mask"]["ap_small"] == pytest.approx(0.5)
+    assert figures["box"]["ap_small"] == pytest.approx(1.0)  # its box is none of the small ones
+
+
 def test_nothing_found_is_a_score_of_zero(images):
     gathering = Gathering(images)
     with pytest.raises(RMTError, match="none of the 9 images to judge on could be read"):

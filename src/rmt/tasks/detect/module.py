@@ -32,7 +32,7 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data
         return [
-            f"{len(data.train):,} images to train on, {len(data.judge):,} to judge, {len(data.classes)} classes",
+            f"{len(data.train):,} images to train on, {len(data.judge):,} to judge; classes: {len(data.classes)}",
             f"{recipe.epochs} epochs of {self.updates_per_epoch:,} updates, {batch_in_words(recipe)}, "
             f"peak learning rate {self.lr:.2e}",
         ]

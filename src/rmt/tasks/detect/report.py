@@ -52,7 +52,7 @@ def _title(figure: Any, metrics: dict[str, Any], judged: int) -> None:
     images, machine = metrics["images"], metrics["machine"]
     facts = (
         f"{metrics['head']} on {metrics['model']}, {metrics['parameters'] / 1e6:.2f} M parameters · "
-        f"{images['train']:,} training images, {metrics['classes']} classes · {metrics['last']['epoch']} epochs in "
+        f"{images['train']:,} training images, classes: {metrics['classes']} · {metrics['last']['epoch']} epochs in "
         f"{metrics['training_seconds'] / 60:.1f} min on {machine['device']} · seed {metrics['seed']}"
     )
     last = metrics["last"]["raw"]["val"]
