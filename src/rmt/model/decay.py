@@ -93,12 +93,13 @@ def spatial_prior(
     """
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     key = (height, width, num_heads, head_dim, decay_range, dtype, like.device)
-    if _being_captured(like):
+    if being_captured(like):
         return _compute(*key)
     return _cache.get(key)
 
 
-def _being_captured(x: Tensor) -> bool:
+def being_captured(x: Tensor) -> bool:
+    """Whether a compiler, an exporter or a tracer follows what is done with x, or it holds no numbers."""
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()

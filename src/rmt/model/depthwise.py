@@ -24,7 +24,7 @@ def depthwise(x: Tensor, conv: nn.Conv2d, plus: Tensor | None = None) -> Tensor:
     if _triton_serves(x):
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         dtype = dtype if plus is None else torch.promote_types(dtype, plus.dtype)
-        return torch.ops.rmt.triton_depthwise(x, conv.weight, conv.bias, plus, dtype, False)
+        return triton.convolve(x, conv.weight, conv.bias, plus, dtype)
     out = conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     return out if plus is None else plus + out
 

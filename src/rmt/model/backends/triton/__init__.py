@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rmt.model.backends.form import Form
-from rmt.model.decay import SpatialPrior
+from rmt.model.decay import SpatialPrior, being_captured
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MAX_CHANNELS = 128
@@ -68,4 +68,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> 
         spread = -1.0 if form.spread is None else form.spread
         reaches = ops.triton_reaches(q, k, prior.log_gamma, form.scale, form.tolerance, spread)
     rest = (form.decomposed, form.half_split, form.decay != "none", form.scale)
-    return ops.triton_attention(q, k, v, prior.cos, prior.sin, prior.log_gamma, reaches, *rest)
+    inputs = (q, k, v, prior.cos, prior.sin, prior.log_gamma, reaches, *rest)
+    if being_captured(q):
+        return ops.triton_attention(*inputs)
+    from rmt.model.backends.triton.attention_ops import Direct
+
+    return Direct.apply(*inputs)
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """[plus] + conv(x) in `dtype`, or without `plus`: x and plus (B, h, w, C), weight (C, 1, K, K), bias (C,)."""
+    inputs = (x, weight, bias, plus, dtype, False)
+    if being_captured(x):
+        return torch.ops.rmt.triton_depthwise(*inputs)
+    from rmt.model.backends.triton.depthwise_ops import Direct
+
+    return Direct.apply(*inputs)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rmt.model.backends.triton import lines, long
-from rmt.model.backends.triton.launch import launch, operator
+from rmt.model.backends.triton.launch import Launch, directly, operator, traceably
 from rmt.model.backends.window import head_reaches
 
 LOG2_E = math.log2(math.e)
@@ -83,7 +83,19 @@ def _readable(x: Tensor, flat: bool) -> Tensor:
 class Attention:
     """One call's constants, and its launches."""
 
-    def __init__(self, q: Tensor, cos, sin, log_gamma, reaches, half_split: bool, decay: bool, scale: float) -> None:
+    def __init__(
+        self,
+        q: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        log_gamma: Tensor,
+        reaches: Tensor | None,
+        half_split: bool,
+        decay: bool,
+        scale: float,
+        launch: Launch = directly,
+    ) -> None:
+        self.launch = launch
         self.shape, self.device = q.shape, q.device
         self.tables, self.reaches = (cos.contiguous(), sin.contiguous()), reaches
         self.log2_gammas = log_gamma * (LOG2_E if decay else 0.0)
@@ -99,7 +111,7 @@ class Attention:
             tile = _padded(axis.length)
             (warps, stages, programs), _ = LINES[tile]
             each = _images_each(images, heads * axis.lines, programs, self.device)
-            launch(
+            self.launch(
                 lines.forward,
                 (heads, axis.lines, -(-images // each)),
                 *(q, k, v, out, *self.tables, self.log2_gammas, *strides),
@@ -109,7 +121,7 @@ class Attention:
             return out, out
         queries, keys, warps = LONG
         totals = torch.empty((images, heads, axis.lines, axis.length), dtype=torch.float32, device=self.device)
-        launch(
+        self.launch(
             long.forward,
             (heads, axis.lines * -(-axis.length // queries), images),
             *(q, k, v, out, totals, *self.tables, self.log2_gammas),
@@ -135,7 +147,7 @@ class Attention:
             _, (warps, stages, programs) = LINES[tile]
             each = _images_each(images, heads * axis.lines, programs, self.device)
             strides = [n for t in (q, k, v, dout, dq) for n in axis.strides(t)]
-            launch(
+            self.launch(
                 lines.backward,
                 (heads, axis.lines, -(-images // each)),
                 *(q, k, v, dout, dq, dk, dv, *constants, *strides),
@@ -150,7 +162,7 @@ class Attention:
         queries, keys, warps = LONG
         sizes = (heads, axis.lines, axis.length, *axis.position, axis.width, *self.scales)
         options = self.options | dict(ADD=add, M=queries, N=keys, GRID=along == "grid", num_warps=warps)
-        launch(
+        self.launch(
             long.backward_queries,
             (heads, axis.lines * -(-axis.length // queries), images),
             *(q, k, v, out, dout, dq, totals, deltas, *constants),
@@ -158,7 +170,7 @@ class Attention:
             *sizes,
             **options,
         )
-        launch(
+        self.launch(
             long.backward_keys,
             (heads, axis.lines * -(-axis.length // keys), images),
             *(q, k, v, dout, dk, dv, totals, deltas, *constants),
@@ -168,8 +180,8 @@ class Attention:
         )
 
 
-@operator("triton_attention", fake=lambda q, k, v, *rest: v.new_empty(v.shape))
-def _attention(
+def forward(
+    launch: Launch,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -182,8 +194,9 @@ def _attention(
     decay: bool,
     scale: float,
 ) -> Tensor:
+    """Attention, (B, h, w, n, d). See `Form` for the last four, `window.py` for `reaches` (n,)."""
     q, k, v = (_readable(t, flat=not decomposed) for t in (q, k, v))
-    call = Attention(q, cos, sin, log_gamma, reaches, half_split, decay, scale)
+    call = Attention(q, cos, sin, log_gamma, reaches, half_split, decay, scale, launch)
     if not v.numel():
         return v.new_empty(v.shape)
     if not decomposed:
@@ -192,8 +205,8 @@ def _attention(
     return call.forward(q, k, between, "columns")[0]
 
 
-@operator("triton_attention_backward", fake=lambda dout, q, k, v, *rest: tuple(t.new_empty(t.shape) for t in (q, k, v)))
-def _attention_backward(
+def backward(
+    launch: Launch,
     dout: Tensor,
     q: Tensor,
     k: Tensor,
@@ -206,8 +219,9 @@ def _attention_backward(
     decay: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """dq, dk, dv of `forward`, which is computed again as far as it is needed."""
     q, k, v, dout = (_readable(t, flat=not decomposed) for t in (q, k, v, dout))
-    call = Attention(q, cos, sin, log_gamma, None, half_split, decay, scale)
+    call = Attention(q, cos, sin, log_gamma, None, half_split, decay, scale, launch)
     dq, dk, dv = (t.new_empty(t.shape) for t in (q, k, v))
     if not v.numel():
         return dq, dk, dv
@@ -227,17 +241,53 @@ def _long(length: int) -> bool:
     return length > SHORT
 
 
-@torch.library.custom_op("rmt::triton_reaches", mutates_args=())
-def _reaches(q: Tensor, k: Tensor, log_gamma: Tensor, scale: float, tolerance: float, spread: float) -> Tensor:
-    """Each head's window in tokens, (n,) int32; a spread below 0 is to be bounded on the input."""
-    gammas = log_gamma.double().exp().tolist()
-    found = head_reaches(q, k, scale, gammas, tolerance, None if spread < 0 else spread)
-    return torch.tensor(found, dtype=torch.int32, device=q.device)
+class Direct(torch.autograd.Function):
+    """`forward` and `backward` without PyTorch's dispatcher."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, cos, sin, log_gamma, reaches, *rest):
+        ctx.save_for_backward(q, k, v, cos, sin, log_gamma)
+        ctx.rest = rest
+        return forward(directly, q, k, v, cos, sin, log_gamma, reaches, *rest)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dout):
+        return *backward(directly, dout, *ctx.saved_tensors, *ctx.rest), *[None] * 8
 
 
-@_reaches.register_fake
-def _(q, k, log_gamma, scale, tolerance, spread):
-    return q.new_empty(q.shape[3], dtype=torch.int32)
+@operator("triton_attention", fake=lambda q, k, v, *rest: v.new_empty(v.shape))
+def _operator(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    log_gamma: Tensor,
+    reaches: Tensor | None,
+    decomposed: bool,
+    half_split: bool,
+    decay: bool,
+    scale: float,
+) -> Tensor:
+    return forward(traceably, q, k, v, cos, sin, log_gamma, reaches, decomposed, half_split, decay, scale)
+
+
+@operator("triton_attention_backward", fake=lambda dout, q, k, v, *rest: tuple(t.new_empty(t.shape) for t in (q, k, v)))
+def _backward_operator(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    log_gamma: Tensor,
+    decomposed: bool,
+    half_split: bool,
+    decay: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return backward(traceably, dout, q, k, v, cos, sin, log_gamma, decomposed, half_split, decay, scale)
 
 
 def _keep(ctx, inputs, output) -> None:
@@ -249,4 +299,17 @@ def _gradients(ctx, dout: Tensor):
     return *torch.ops.rmt.triton_attention_backward(dout, *ctx.saved_tensors, *ctx.rest), *[None] * 8
 
 
-_attention.register_autograd(_gradients, setup_context=_keep)
+_operator.register_autograd(_gradients, setup_context=_keep)
+
+
+@torch.library.custom_op("rmt::triton_reaches", mutates_args=())
+def _reaches(q: Tensor, k: Tensor, log_gamma: Tensor, scale: float, tolerance: float, spread: float) -> Tensor:
+    """Each head's window in tokens, (n,) int32; a spread below 0 is to be bounded on the input."""
+    gammas = log_gamma.double().exp().tolist()
+    found = head_reaches(q, k, scale, gammas, tolerance, None if spread < 0 else spread)
+    return torch.tensor(found, dtype=torch.int32, device=q.device)
+
+
+@_reaches.register_fake
+def _(q, k, log_gamma, scale, tolerance, spread):
+    return q.new_empty(q.shape[3], dtype=torch.int32)

@@ -4,28 +4,28 @@ import torch
 from torch import Tensor
 
 from rmt.model.backends.triton.depthwise import forward, weight_gradient
-from rmt.model.backends.triton.launch import launch, operator
+from rmt.model.backends.triton.launch import Launch, directly, operator, traceably
 
 # Measured on an H100. A program is one warp and walks down one column, 2 or 4 channels to a thread.
 PROGRAMS = 8192  # of a forward pass: rows are divided for as many
 PARTS = {3: 4096, 5: 2048}  # by kernel size, programs among which the weight's gradient is divided
 
 
-def _empty_weight_gradients(x: Tensor, dout: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    channels = x.shape[3]
-    return x.new_empty((channels, 1, size, size), dtype=torch.float32), x.new_empty(channels, dtype=torch.float32)
-
-
-@operator("triton_depthwise", fake=lambda x, weight, bias, plus, dtype, flip: x.new_empty(x.shape, dtype=dtype))
 def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None, dtype: torch.dtype, flip: bool
+    launch: Launch,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    plus: Tensor | None,
+    dtype: torch.dtype,
+    flip: bool,
 ) -> Tensor:
     """[plus] + conv(x), or without `plus`, in `dtype`. x and plus (B, h, w, C), weight (C, 1, K, K), bias (C,)."""
     images, height, width, channels = x.shape
     size = weight.shape[-1]
     x = _flat(x)
     plus = None if plus is None else _flat(plus)
-    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    out = x.new_empty(x.shape, dtype=dtype)
     if not x.numel():
         return out
     block = 128 if channels >= 128 else 64
@@ -49,8 +49,7 @@ def convolve(
     return out
 
 
-@operator("triton_depthwise_weight_gradient", fake=_empty_weight_gradients)
-def weight_gradients(x: Tensor, dout: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def weight_gradients(launch: Launch, x: Tensor, dout: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Of the weight, (C, 1, K, K), and of the bias, (C,), both float32."""
     images, height, width, channels = x.shape
     x, dout = _flat(x), _flat(dout)
@@ -77,21 +76,62 @@ def _flat(x: Tensor) -> Tensor:
     return x if x.stride(3) == 1 and follows else x.contiguous()
 
 
+class Direct(torch.autograd.Function):
+    """`convolve` and its gradients without PyTorch's dispatcher."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        _keep(ctx, inputs, None)
+        return convolve(directly, *inputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dout):
+        return _gradients(
+            ctx,
+            dout,
+            lambda *inputs: convolve(directly, *inputs),
+            lambda *inputs: weight_gradients(directly, *inputs),
+        )
+
+
 def _keep(ctx, inputs, output) -> None:
     x, weight, bias, plus, _, ctx.flip = inputs
     ctx.save_for_backward(x, weight)
     ctx.bias, ctx.plus = (None if t is None else t.dtype for t in (bias, plus))
 
 
-def _gradients(ctx, dout: Tensor):
+def _gradients(ctx, dout: Tensor, convolve, weight_gradients):
     x, weight = ctx.saved_tensors
     dx = dweight = dbias = None
     if ctx.needs_input_grad[0]:
-        dx = torch.ops.rmt.triton_depthwise(dout, weight, None, None, x.dtype, not ctx.flip)
+        dx = convolve(dout, weight, None, None, x.dtype, not ctx.flip)
     if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-        dweight, dbias = torch.ops.rmt.triton_depthwise_weight_gradient(x, dout, weight.shape[-1])
+        dweight, dbias = weight_gradients(x, dout, weight.shape[-1])
         dweight, dbias = dweight.to(weight.dtype), None if ctx.bias is None else dbias.to(ctx.bias)
     return dx, dweight, dbias, None if ctx.plus is None else dout.to(ctx.plus), None, None
 
 
-convolve.register_autograd(_gradients, setup_context=_keep)
+@operator("triton_depthwise", fake=lambda x, weight, bias, plus, dtype, flip: x.new_empty(x.shape, dtype=dtype))
+def _operator(
+    x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None, dtype: torch.dtype, flip: bool
+) -> Tensor:
+    return convolve(traceably, x, weight, bias, plus, dtype, flip)
+
+
+def _empty_weight_gradients(x: Tensor, dout: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    channels = x.shape[3]
+    return x.new_empty((channels, 1, size, size), dtype=torch.float32), x.new_empty(channels, dtype=torch.float32)
+
+
+@operator("triton_depthwise_weight_gradient", fake=_empty_weight_gradients)
+def _weight_gradient_operator(x: Tensor, dout: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    return weight_gradients(traceably, x, dout, size)
+
+
+_operator.register_autograd(
+    lambda ctx, dout: _gradients(
+        ctx, dout, torch.ops.rmt.triton_depthwise, torch.ops.rmt.triton_depthwise_weight_gradient
+    ),
+    setup_context=_keep,
+)
