@@ -20,12 +20,13 @@ TIMES = {"images_per_s", "seconds"}  # what no two runs agree in
 
 def shrink_networks() -> None:
     """Makes `rmt.train` build its networks as SMALL ones, in this process, from now on."""
-    import rmt.heads.pyramid
     import rmt.tasks.classify.prepare
+    import rmt.tasks.detect.prepare
+    from rmt.heads import detector
     from rmt.model import create_model
 
     rmt.tasks.classify.prepare.create_model = functools.partial(create_model, **SMALL)
-    rmt.heads.pyramid.create_model = functools.partial(create_model, **SMALL)
+    rmt.tasks.detect.prepare.detector = functools.partial(detector, backbone_args=SMALL)
 
 
 @functools.cache

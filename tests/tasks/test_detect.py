@@ -10,7 +10,7 @@ import torch
 from coco_sets import write_json
 from detect_runs import data, finished_run, tiny_recipe
 from PIL import Image
-from runs import assert_same_run, rows
+from runs import SMALL, assert_same_run, rows
 
 import rmt
 from rmt.data.coco import find_split, open_coco
@@ -229,9 +229,7 @@ def _batch(module):
 
 
 def test_a_classifier_of_ours_gives_the_backbone(tmp_path):
-    from rmt.heads.pyramid import create_model  # the small one of these tests
-
-    classifier = create_model("rmt_pico", num_classes=4)
+    classifier = rmt.create_model("rmt_pico", num_classes=4, **SMALL)
     rmt.save_checkpoint(classifier, tmp_path / "classifier.safetensors", model_name="rmt_pico")
     said = []
     recipe = settle(tiny_recipe(weights=str(tmp_path / "classifier.safetensors"), model="auto"))
