@@ -1,0 +1,29 @@
+"""Every Triton kernel once, on odd sizes and both layouts of pairs, for compute-sanitizer."""
+
+import torch
+
+from rmt.model.backends import Form, triton
+from rmt.model.decay import spatial_prior
+from rmt.model.depthwise import depthwise
+
+GRIDS = [
+    (13, 9, 20, True),
+    (17, 33, 16, True),
+    (5, 70, 32, True),
+    (70, 5, 16, True),
+    (7, 7, 32, False),
+    (11, 10, 32, False),
+]
+for height, width, channels, decomposed in GRIDS:
+    for half_split in (False, True):
+        form = Form(decomposed, "released", (2.0, 6.0), scale=channels**-0.5, half_split=half_split)
+        q, k, v = (torch.randn(2, height, width, 2, channels, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+        leaves = [t.requires_grad_() for t in (q, k, v)]
+        prior = spatial_prior(height, width, 2, channels, form.decay_range, q)
+        triton.attend(*leaves, prior, form).sum().backward()
+for size in (3, 5):
+    conv = torch.nn.Conv2d(70, 70, size, padding=size // 2, groups=70).cuda()
+    x = torch.randn(2, 9, 7, 70, device="cuda", requires_grad=True)
+    depthwise(x, conv, plus=x).sum().backward()
+torch.cuda.synchronize()
+print("all kernels ran")
