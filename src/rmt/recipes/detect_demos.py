@@ -11,8 +11,9 @@ from rmt.recipes.detect_schema import DetectRecipe
 def demo_composites() -> DetectRecipe:
     """Mask R-CNN on photographed objects pasted on photographs (`scripts/make_composites.py`).
 
-    Cost: about 6 minutes of one CPU thread.
-    Accuracy: docs/detection.md has three seeds.
+    Cost: 5.7 minutes of one CPU thread, evaluations included.
+    Accuracy: box AP50 59.9, 64.6 %, mask AP50 40.9, 43.5 % for seeds 0, 1 on 150 validation images,
+    the last epoch's raw weights (docs/detection.md).
     Command: rmt train demo-composites --data composites
     """
     return DetectRecipe(
@@ -42,8 +43,9 @@ def demo_composites() -> DetectRecipe:
 def demo_trees() -> DetectRecipe:
     """Faster R-CNN on trees seen from the air (`scripts/make_trees.py`), trained and judged on different photographs.
 
-    Cost: about 5 minutes of one CPU thread.
-    Accuracy: docs/detection.md has three seeds, and what fixed boxes reach.
+    Cost: 4.3 minutes of one CPU thread, evaluations included.
+    Accuracy: AP50 15.3, 13.5, 11.7 % on 24 validation tiles for seeds 0, 1, 2, the last epoch's raw weights; the same
+    boxes for every image reach 1.6 % (docs/detection.md).
     Command: rmt train demo-trees --data trees
     """
     return replace(
@@ -66,8 +68,8 @@ def demo_trees() -> DetectRecipe:
 def demo_overfit() -> DetectRecipe:
     """Cascade Mask R-CNN learns eight composites by heart, and is judged on the same (`scripts/take_images.py`).
 
-    Cost: about 5 minutes of one CPU thread.
-    Accuracy: docs/detection.md.
+    Cost: 4.1 minutes of one CPU thread, evaluations included.
+    Accuracy: box AP50 94.1 %, mask AP50 74.3 % on the eight, seed 0, the last epoch's raw weights.
     Command: rmt train demo-overfit --data eight
     """
     return replace(
