@@ -71,9 +71,9 @@ class Composite:
         return values
 
 
-def deal(stamps: Path, photos: Path, seed: int) -> dict[str, Sources]:
+def deal(stamps: Path, photos: Path, seed: int, classes: dict[str, str] = CLASSES) -> dict[str, Sources]:
     """The files of each split: per class, and among the photographs, `VAL_SHARE` of the different contents."""
-    found = {name: _cut_outs(stamps / folder) for name, folder in CLASSES.items()}
+    found = {name: _cut_outs(stamps / folder) for name, folder in classes.items()}
     found["photo"] = sorted(photos.glob("*.jpg"))
     wanting = [name for name, files in found.items() if len(files) < 4]
     if wanting:
@@ -90,7 +90,7 @@ def deal(stamps: Path, photos: Path, seed: int) -> dict[str, Sources]:
             side.setdefault(content, "val" if place < max(1, round(VAL_SHARE * len(contents))) else "train")
             dealt[side[content]].setdefault(name, []).extend(by_content[content])
     return {
-        split: Sources({name: sorted(lists[name]) for name in CLASSES}, lists["photo"])
+        split: Sources({name: sorted(lists[name]) for name in classes}, lists["photo"])
         for split, lists in dealt.items()
     }
 
@@ -116,8 +116,8 @@ def compose(
     picture = _piece(sources.photos[draw.integers(len(sources.photos))], size, draw)
     layers: list[tuple[int, np.ndarray]] = []  # back to front
     for _ in range(draw.integers(1, most + 1)):
-        number = int(draw.integers(len(CLASSES)))
-        files = sources.stamps[list(CLASSES)[number]]
+        number = int(draw.integers(len(sources.stamps)))
+        files = list(sources.stamps.values())[number]
         stamp = _scaled(files[draw.integers(len(files))], round(size * draw.uniform(*sides)))
         across, down = size - stamp.width, size - stamp.height
         place = (int(draw.integers(across + 1)), int(draw.integers(down + 1)))
@@ -172,17 +172,19 @@ def run_lengths(mask: np.ndarray) -> list[int]:
     return np.diff(np.concatenate([[0], ends])).tolist()
 
 
-def write_ade20k(folder: Path, split: str, pictures: Iterable[Composite]) -> None:
+def write_ade20k(folder: Path, split: str, pictures: Iterable[Composite], classes: list[str]) -> None:
     images, masks = folder / "images" / SPLITS[split], folder / "annotations" / SPLITS[split]
     images.mkdir(parents=True)
     masks.mkdir(parents=True)
     for number, picture in enumerate(pictures):
         picture.image.save(images / f"{number:05}.jpg", quality=95)
         Image.fromarray(picture.class_map()).save(masks / f"{number:05}.png", optimize=True)
-    (folder / "classes.txt").write_text("\n".join(["background", *CLASSES]) + "\n", encoding="utf-8")
+    (folder / "classes.txt").write_text("\n".join(["background", *classes]) + "\n", encoding="utf-8")
 
 
-def write_coco(folder: Path, split: str, pictures: Iterable[Composite], one_class: bool = False) -> None:
+def write_coco(
+    folder: Path, split: str, pictures: Iterable[Composite], classes: list[str], one_class: bool = False
+) -> None:
     (folder / split).mkdir(parents=True)
     (folder / "annotations").mkdir(exist_ok=True)
     images, annotations = [], []
@@ -205,16 +207,16 @@ def write_coco(folder: Path, split: str, pictures: Iterable[Composite], one_clas
                     "segmentation": {"size": [height, width], "counts": run_lengths(mask)},
                 }
             )
-    names = ["object"] if one_class else CLASSES
+    names = ["object"] if one_class else classes
     categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def write_folders(folder: Path, split: str, pictures: Iterable[Composite]) -> None:
+def write_folders(folder: Path, split: str, pictures: Iterable[Composite], classes: list[str]) -> None:
     for number, picture in enumerate(pictures):
         ((label, _),) = picture.stamps
-        place = folder / split / list(CLASSES)[label]
+        place = folder / split / classes[label]
         place.mkdir(parents=True, exist_ok=True)
         picture.image.save(place / f"{number:05}.png")
 
@@ -242,18 +244,26 @@ def main(argv: list[str] | None = None) -> None:
         metavar=("LEAST", "MOST"),
         help="long side of a stamp, as a part of the picture's",
     )
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="NAME=FOLDER",
+        default=[f"{name}={folder}" for name, folder in CLASSES.items()],
+        help="the classes, and the stamp folder of each; by default %(default)s",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stamps", type=Path, default=Path("/usr/share/tuxpaint/stamps"))
     parser.add_argument("--backgrounds", type=Path, default=Path("/usr/share/backgrounds/mate/nature"))
     args = parser.parse_args(argv)
     if args.output.exists() and any(args.output.iterdir()):
         raise SystemExit(f"{args.output} is not empty")
-    sources = deal(args.stamps, args.backgrounds, args.seed)
+    classes = dict(entry.partition("=")[::2] for entry in args.classes)
+    sources = deal(args.stamps, args.backgrounds, args.seed, classes)
     for number, (split, count) in enumerate({"train": args.train, "val": args.val}.items()):
         draws = (np.random.default_rng([args.seed, number, place]) for place in range(count))
         most = 1 if args.format == "folders" else 4
         pictures = (compose(sources[split], args.size, draw, tuple(args.stamp_sides), most) for draw in draws)
-        WRITERS[args.format](args.output, split, pictures)
+        WRITERS[args.format](args.output, split, pictures, list(classes))
     used = {
         split: {
             "photos": [file.name for file in of.photos],

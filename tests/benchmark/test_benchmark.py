@@ -15,7 +15,7 @@ from rmt.benchmark.reach import reach_table
 from rmt.benchmark.run import run_benchmark, table
 from rmt.errors import RMTError
 
-SMALL = Options(models=("rmt_pico", "test_vit"), image_sizes=(32,), rounds=2, seconds=0.01, memory=False)
+SMALL = Options(models=("rmt_pico", "test_vit"), image_sizes=("32",), rounds=2, seconds=0.01, memory=False)
 
 
 def test_cases_are_the_product_less_what_makes_no_sense():
@@ -36,6 +36,30 @@ def test_cases_are_the_product_less_what_makes_no_sense():
         list_cases(Options(modes=("fast",)), frozenset())
 
 
+def test_sizes_need_not_be_square():
+    (case,) = list_cases(Options(models=("rmt_pico",), image_sizes=("64x96",), modes=("eager",)), frozenset())
+    assert (case.image_size, case.image_width) == (64, 96)
+    assert "64×96" in case.label
+    for words in ("big", "0", "x64"):
+        with pytest.raises(RMTError, match=words):
+            list_cases(Options(image_sizes=(words,)), frozenset())
+
+
+def test_graphs_are_for_cuda():
+    with pytest.raises(RMTError, match="graph is for CUDA"):
+        list_cases(Options(modes=("eager+graph",)), frozenset())
+    options = Options(
+        modes=("eager+graph/plain", "deploy+compile+graph"), device="cuda", models=("rmt_pico", "resnet18")
+    )
+    found = {(case.model, case.mode, case.backend) for case in list_cases(options, frozenset({"rmt_pico"}))}
+    assert found == {
+        ("rmt_pico", "eager+graph", "plain"),
+        ("rmt_pico", "deploy+compile+graph", "auto"),
+        ("resnet18", "eager+graph", "auto"),
+        ("resnet18", "compile+graph", "auto"),
+    }
+
+
 def test_a_run_records_what_it_measured(tmp_path):
     path = tmp_path / "results" / "run.json"
     options = dataclasses.replace(SMALL, batches=(2,), steps=("forward", "train"))
@@ -54,13 +78,13 @@ def test_a_run_records_what_it_measured(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's high-water mark")
 def test_peak_memory_in_a_process_of_its_own():
-    case = list_cases(dataclasses.replace(SMALL, image_sizes=(224,), modes=("eager",)), frozenset({"rmt_pico"}))[0]
+    case = list_cases(dataclasses.replace(SMALL, image_sizes=("224",), modes=("eager",)), frozenset({"rmt_pico"}))[0]
     assert 1e6 < peak_memory(case, SMALL) < 1e9
 
 
 def test_a_case_that_cannot_run_leaves_the_others(tmp_path):
     options = Options(
-        models=("rmt_pico",), image_sizes=(32,), batches=(1,), rounds=2, seconds=0.01, memory=False,
+        models=("rmt_pico",), image_sizes=("32",), batches=(1,), rounds=2, seconds=0.01, memory=False,
         modes=("eager",), backends=("plain", "native"), dtypes=("bfloat16",),
     )  # fmt: skip
     content = run_benchmark(options, quiet=True)

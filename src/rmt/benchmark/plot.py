@@ -94,7 +94,7 @@ def _cost_per_pixel(results: list[dict], content: dict[str, Any], path: Path) ->
     series = defaultdict(list)
     for r in results:
         series[f"{r['model']}, {_variant(r)}"].append(
-            (r["image_size"], 1e6 / r["images_per_second"] / r["image_size"] ** 2)
+            (r["image_size"], 1e6 / r["images_per_second"] / (r["image_size"] * r.get("image_width", r["image_size"])))
         )
     for label, points in series.items():
         axes.plot(*zip(*sorted(points), strict=True), "o-", label=label)
