@@ -245,6 +245,12 @@ def test_what_it_cannot_do_is_said():
             attend(inputs, inputs, inputs, prior, asked)
 
 
+def test_older_tritons_leave_convolutions_to_pytorch(monkeypatch):
+    assert triton.convolves()
+    monkeypatch.setattr("triton.__version__", "3.2.0")
+    assert not triton.convolves()
+
+
 def test_the_module_uses_it():
     attention = ManhattanSelfAttention(32, 2).to(DEVICE)
     x = torch.randn(1, 3, 5, 32, device=DEVICE)

@@ -47,7 +47,7 @@ def _triton_serves(x: Tensor) -> bool:
         (on_gpu or (forces("triton") and triton.interpreted()))
         and x.dtype in triton.DTYPES
         and not being_exported()
-        and triton.why_not() is None
+        and triton.convolves()
     )
 
 

@@ -55,6 +55,16 @@ def _load() -> str | None:
 
 
 @torch.compiler.assume_constant_result
+def convolves() -> bool:
+    """Whether the depthwise kernels can be used too: they keep tuples, which Triton has from 3.3 (PyTorch 2.7) on."""
+    if why_not() is not None:
+        return False
+    from triton import __version__
+
+    return tuple(int(part) for part in __version__.split(".")[:2]) >= (3, 3)
+
+
+@torch.compiler.assume_constant_result
 def interpreted() -> bool:
     """Whether Triton runs kernels in its interpreter, on a CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
