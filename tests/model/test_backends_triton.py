@@ -1,13 +1,9 @@
-"""The Triton kernels against float64: on a GPU where there is one, otherwise in Triton's interpreter."""
-
-import os
+"""The Triton kernels against float64: on a GPU where there is one, otherwise in Triton's interpreter (conftest.py)."""
 
 import pytest
 import torch
 from torch import nn
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are first loaded
 pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds")
 
 from rmt.errors import RMTError
