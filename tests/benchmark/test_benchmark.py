@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from rmt.benchmark import kernels
 from rmt.benchmark.__main__ import main
 from rmt.benchmark.cases import Options, list_cases
 from rmt.benchmark.measure import peak_memory
@@ -106,6 +108,7 @@ import sys
 for name in ("lightning", "tyro", "datasets", "torchmetrics", "matplotlib", "tensorboard", "pyarrow", "rich", "scipy",
              "pandas", "sklearn", "faster_coco_eval"):
     sys.modules[name] = None  # as if it were not installed
+from rmt.benchmark import kernels
 from rmt.benchmark.__main__ import main
 sys.exit(main(["--models", "rmt_pico", "--image-sizes", "32", "--batches", "1", "--rounds", "1", "--seconds", "0.01",
                "--no-memory", "--modes", "deploy"]))
@@ -136,3 +139,9 @@ def test_reach_table():
     assert len(lines) == 2 + 4 + 4 + 8 + 16
     assert lines[2].split() == ["1", "0", "0.75000", "40", "(160)"]
     assert lines[-1].split()[-1] == "all"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
+def test_kernels_need_a_gpu_and_say_so(capsys):
+    assert kernels.main([]) == 1
+    assert capsys.readouterr().err == ("rmt.benchmark.kernels: this machine has no CUDA device that PyTorch can use\n")

@@ -151,7 +151,7 @@ def _open(shards: tuple[Path, ...]):
             found = datasets.Dataset.from_parquet(names, cache_dir=str(folder), columns=COLUMNS)
             label = found.features["label"]
             found = found.cast_column("image", datasets.Image(decode=False))
-    except Exception as error:
+    except Exception as error:  # what a broken shard raises, and wrapped in what, is the library's
         cause = error.__cause__ or error
         if isinstance(cause, OSError) and cause.errno is not None:
             raise RMTError(f"{folder}: {cause.strerror}, writing the cache; set {VARIABLE} elsewhere") from None

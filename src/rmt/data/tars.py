@@ -62,7 +62,7 @@ def _open(shards: tuple[Path, ...]):
             found = datasets.load_dataset(
                 "webdataset", data_files={"train": names}, split="train", cache_dir=str(folder)
             )
-    except Exception as error:
+    except Exception as error:  # what a broken tar raises, and wrapped in what, is the library's
         cause = error.__cause__ or error
         if isinstance(cause, OSError) and cause.errno is not None:
             raise RMTError(f"{folder}: {cause.strerror}, writing the cache; set {VARIABLE} elsewhere") from None
