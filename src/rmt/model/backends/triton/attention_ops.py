@@ -23,7 +23,7 @@ LOG2_E = math.log2(math.e)
 SHORT = 64  # tokens of a line that one block holds
 
 # For each tile of tokens, forward and backward: warps, pipeline stages, and the programs to have on each
-# multiprocessor, among which images are divided. The fastest of those measured on an H100 (benchmarks/gpu/first-runs.txt).
+# multiprocessor, among which images are divided. The fastest measured on an H100 (benchmarks/gpu/first-runs.txt).
 LINES = {
     16: ((1, 1, 64), (1, 1, 64)),
     32: ((1, 1, 32), (1, 1, 64)),
