@@ -4,7 +4,8 @@ import torch
 
 from rmt.model.backends import Form, triton
 from rmt.model.decay import spatial_prior
-from rmt.model.depthwise import depthwise
+from rmt.model.depthwise import depthwise, gelu_depthwise
+from rmt.model.norm import LayerNorm
 
 GRIDS = [
     (13, 9, 20, True),
@@ -25,5 +26,8 @@ for size in (3, 5):
     conv = torch.nn.Conv2d(70, 70, size, padding=size // 2, groups=70).cuda()
     x = torch.randn(2, 9, 7, 70, device="cuda", requires_grad=True)
     depthwise(x, conv, plus=x).sum().backward()
+    gelu_depthwise(x, conv, identity=True).sum().backward()
+for channels in (20, 64, 100):
+    LayerNorm(channels).cuda()(torch.randn(33, channels, device="cuda", requires_grad=True)).sum().backward()
 torch.cuda.synchronize()
 print("all kernels ran")

@@ -10,7 +10,9 @@ from rmt.errors import RMTError
 from rmt.model import ManhattanSelfAttention, create_model
 from rmt.model.backends import Form, attend, plain, triton, use_backend
 from rmt.model.decay import spatial_prior
-from rmt.model.depthwise import depthwise
+from rmt.model.depthwise import depthwise, gelu_depthwise
+from rmt.model.linear import Linear
+from rmt.model.norm import LayerNorm, layer_norm
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LIMITS = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -183,7 +185,7 @@ def test_window_along_a_line():
 
 
 @pytest.mark.parametrize(("shape", "size"), [((2, 4, 3, 20), 5), ((1, 3, 5, 70), 3), ((1, 1, 3, 6), 5)], ids=str)
-@pytest.mark.parametrize("plus", ["nothing", "itself", "another"])
+@pytest.mark.parametrize("plus", ["nothing", "itself", "another", "GELU", "GELU and itself"])
 def test_depthwise(shape, size, plus):
     torch.manual_seed(0)
     conv = nn.Conv2d(shape[3], shape[3], size, padding=size // 2, groups=shape[3]).to(DEVICE)
@@ -193,9 +195,12 @@ def test_depthwise(shape, size, plus):
         layer = nn.Conv2d(shape[3], shape[3], size, padding=size // 2, groups=shape[3]).to(DEVICE, dtype)
         layer.load_state_dict(conv.state_dict())
         image, added = x.to(dtype).requires_grad_(), other.to(dtype).requires_grad_()
-        summand = {"nothing": None, "itself": image, "another": added}[plus]
+        summand = {"nothing": None, "itself": image, "another": added}.get(plus)
         with use_backend(backend):
-            out = depthwise(image, layer, plus=summand)
+            if plus.startswith("GELU"):
+                out = gelu_depthwise(image, layer, identity=plus.endswith("itself"))
+            else:
+                out = depthwise(image, layer, plus=summand)
         leaves = [image, layer.weight, layer.bias] + ([added] if plus == "another" else [])
         return [t.double() for t in (out.detach(), *torch.autograd.grad(out, leaves, dout.to(dtype)))]
 
@@ -208,6 +213,61 @@ def test_depthwise_in_autocast_keeps_the_residual_in_float32():
     with use_backend("triton"), torch.autocast(DEVICE, torch.bfloat16), torch.no_grad():
         assert depthwise(x, conv, plus=x).dtype == torch.float32
         assert depthwise(x, conv).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("channels", [16, 20, 160])
+def test_layer_norm(channels):
+    torch.manual_seed(0)
+    x = (torch.randn(2, 3, 5, channels) * 3 + 2).to(DEVICE)
+    like, dout = LayerNorm(channels, eps=1e-6), torch.randn(2, 3, 5, channels, device=DEVICE)
+    torch.nn.init.normal_(like.weight), torch.nn.init.normal_(like.bias)
+
+    def outcome(backend, dtype):
+        norm, tokens = LayerNorm(channels, eps=1e-6).to(DEVICE, dtype), x.to(dtype).requires_grad_()
+        norm.load_state_dict(like.state_dict())
+        with use_backend(backend):
+            out, plain = norm(tokens), layer_norm(tokens.detach())
+        return out, plain, *torch.autograd.grad(out, [tokens, norm.weight, norm.bias], dout.to(dtype))
+
+    for found, expected in zip(outcome("triton", torch.float32), outcome("plain", torch.float64), strict=True):
+        assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_layer_norm_in_autocast_rounds_once():
+    """PyTorch's float32 result, rounded (the interpreter cuts off), and its gradients, with nothing but x kept."""
+    norm, x = (
+        LayerNorm(32).to(DEVICE),
+        torch.randn(1, 4, 5, 32, device=DEVICE, dtype=torch.bfloat16, requires_grad=True),
+    )
+    kept = []
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t)
+    with use_backend("triton"), torch.autocast(DEVICE, torch.bfloat16), hooks:
+        out = norm(x)
+    expected = torch.nn.functional.layer_norm(x.float(), (32,), norm.weight, norm.bias)
+    assert out.dtype == torch.bfloat16
+    assert ((out - expected).abs() <= 2**-7 * expected.abs()).all()
+    assert [t.data_ptr() for t in kept] == [x.data_ptr(), norm.weight.data_ptr()]
+    dout = torch.randn(x.shape, device=DEVICE)
+    dx, dx_expected = (torch.autograd.grad((y * dout).sum(), x)[0] for y in (out, expected))
+    assert (dx - dx_expected).abs().max() <= 1e-2 * dx_expected.abs().max()
+
+
+@pytest.mark.parametrize("tokens", [1, 700])
+@pytest.mark.parametrize("widths", [(16, 24), (20, 300)], ids=str)
+def test_linear(tokens, widths):
+    torch.manual_seed(0)
+    x, dout = torch.randn(tokens, 1, widths[0], device=DEVICE), torch.randn(tokens, 1, widths[1], device=DEVICE)
+    like = Linear(*widths)
+
+    def outcome(backend, dtype):
+        layer, rows = Linear(*widths).to(DEVICE, dtype), x.to(dtype).requires_grad_()
+        layer.load_state_dict(like.state_dict())
+        with use_backend(backend):
+            out = layer(rows)
+        return out, *torch.autograd.grad(out, [rows, layer.weight, layer.bias], dout.to(dtype))
+
+    for found, expected in zip(outcome("triton", torch.float32), outcome("plain", torch.float64), strict=True):
+        assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_compiled_without_breaks_and_exported():

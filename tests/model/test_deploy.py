@@ -91,6 +91,14 @@ def test_nothing_foldable_is_left_and_nothing_is_trainable():
 
 
 @torch.no_grad()
+def test_depthwise_kernels_lie_tap_by_tap():
+    """So that the kernels that read them so make no copy; another dtype keeps the layout."""
+    block = rmt.deploy(RMT(**TINY)).bfloat16().stages[0].blocks[0]
+    for conv in (block.cpe, block.attn.lce, block.mlp.dwconv):
+        assert conv.weight.flatten(1).t().is_contiguous()
+        assert conv.weight.flatten(1).data_ptr() == conv.weight.data_ptr()
+
+
 def test_deploying_twice_changes_nothing():
     once = rmt.deploy(fill_network(RMT(**TINY)))
     x = pictures(64, 64)

@@ -22,7 +22,8 @@ from rmt.benchmark.prepare import captured, matrix_product
 from rmt.errors import RMTError
 from rmt.model.backends import BACKENDS, Form, plain, use_backend
 from rmt.model.decay import SpatialPrior, spatial_prior
-from rmt.model.depthwise import depthwise
+from rmt.model.depthwise import depthwise, gelu_depthwise
+from rmt.model.norm import LayerNorm
 
 CACHE_BYTES = 200e6  # what the inputs of one replay have to outgrow
 DECAY_RANGE = (2.0, 6.0)
@@ -118,7 +119,7 @@ def convolution(grid: tuple[int, int, int], channels: int, size: int, dtype: tor
             return forward(x)
 
     def gradients(x: Tensor, dout: Tensor):
-        return torch.ops.rmt.triton_depthwise_weight_gradient(x, dout, size)
+        return torch.ops.rmt.triton_depthwise_weight_gradient(x, dout, size, False)
 
     def gradients_plainly(x: Tensor, dout: Tensor):
         like = conv.to(x.dtype).weight.detach()
@@ -140,6 +141,57 @@ def convolution(grid: tuple[int, int, int], channels: int, size: int, dtype: tor
     ]
 
 
+def feed_forward(grid: tuple[int, int, int], channels: int, dtype: torch.dtype) -> list[Problem]:
+    """The gradients of h + conv(h), h = GELU(x): one kernel for x, one for the weight and the bias."""
+    shape = (*grid, channels)
+    numbers, size = int(torch.tensor(shape).prod()), torch.finfo(dtype).bits // 8
+    conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels).cuda()
+
+    def gradients(x: Tensor, dout: Tensor):
+        x = x.detach().requires_grad_()
+        layer = conv.to(x.dtype)
+        with torch.enable_grad():
+            out = gelu_depthwise(x, layer, identity=True)
+        return torch.autograd.grad(out, [x, layer.weight, layer.bias], dout)
+
+    def plainly(x: Tensor, dout: Tensor):
+        with use_backend("plain"):
+            return gradients(x, dout)
+
+    label = f"GELU and depthwise 3×3 of {'×'.join(map(str, shape))}, forward and gradients"
+    return [Problem(label, gradients, plainly, (shape,) * 2, 7 * numbers * size, 54 * numbers)]
+
+
+def layer_norm(grid: tuple[int, int, int], channels: int, dtype: torch.dtype) -> list[Problem]:
+    shape = (*grid, channels)
+    numbers, size = int(torch.tensor(shape).prod()), torch.finfo(dtype).bits // 8
+    norm = LayerNorm(channels, eps=1e-6).cuda()
+    nn.init.normal_(norm.weight)
+
+    def forward(x: Tensor) -> Tensor:
+        return norm.to(x.dtype)(x)
+
+    def forward_plainly(x: Tensor) -> Tensor:
+        with use_backend("plain"):
+            return forward(x)
+
+    def both(x: Tensor, dout: Tensor):
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            out = norm.to(x.dtype)(x)
+        return torch.autograd.grad(out, [x, norm.weight, norm.bias], dout)
+
+    def both_plainly(x: Tensor, dout: Tensor):
+        with use_backend("plain"):
+            return both(x, dout)
+
+    label = f"LayerNorm of {'×'.join(map(str, shape))}"
+    return [
+        Problem(f"{label}, forward", forward, forward_plainly, (shape,), 2 * numbers * size, 8 * numbers),
+        Problem(f"{label}, forward and gradients", both, both_plainly, (shape,) * 2, 5 * numbers * size, 24 * numbers),
+    ]
+
+
 def problems(dtype: torch.dtype, batch: int) -> Iterator[Problem]:
     """What RMT-S asks for at 224², stage by stage, and attention at 800 × 1333."""
 
@@ -155,6 +207,9 @@ def problems(dtype: torch.dtype, batch: int) -> Iterator[Problem]:
     yield from attention((2, 25, 42), 16, 32, dtype, form(32, decomposed=False))
     for side, channels, size in ((56, 64, 5), (56, 256, 3), (28, 128, 5), (28, 512, 3), (14, 256, 5), (14, 768, 3)):
         yield from convolution((batch, side, side), channels, size, dtype)
+    for side, channels, ratio in ((56, 64, 4), (28, 128, 4), (14, 256, 3), (7, 512, 3)):
+        yield from feed_forward((batch, side, side), ratio * channels, dtype)
+        yield from layer_norm((batch, side, side), channels, dtype)
 
 
 def measure(problem: Problem, dtype: torch.dtype, bandwidth: float, rate: float, seed: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from rmt.model.backends import Decay, Form, attend
 from rmt.model.decay import SpatialPrior, spatial_prior
 from rmt.model.depthwise import depthwise
+from rmt.model.linear import Linear
 
 
 class ManhattanSelfAttention(nn.Module):
@@ -47,11 +48,11 @@ class ManhattanSelfAttention(nn.Module):
         self.decomposed = decomposed
         self.decay = decay
         self.form = Form(decomposed, decay, self.decay_range, scale=self.head_dim**-0.5)
-        self.q = nn.Linear(dim, dim)
-        self.k = nn.Linear(dim, dim)
-        self.v = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim)
+        self.k = Linear(dim, dim)
+        self.v = Linear(dim, dim)
         self.lce = nn.Conv2d(dim, dim, 5, padding=2, groups=dim) if lce else None
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def prior(self, height: int, width: int, like: Tensor) -> SpatialPrior:
         """The tables `forward` needs for a height × width grid; equal for all blocks of a stage."""

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from rmt.model.attention import ManhattanSelfAttention
 from rmt.model.decay import SpatialPrior
-from rmt.model.depthwise import depthwise
+from rmt.model.depthwise import depthwise, gelu_depthwise
+from rmt.model.linear import Linear
+from rmt.model.norm import LayerNorm
 
 
 def nchw(x: Tensor) -> Tensor:
@@ -53,7 +55,7 @@ class PatchStem(nn.Module):
         super().__init__()
         self.patch_size = patch_size
         self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size)
-        self.norm = nn.LayerNorm(dim, eps=1e-6) if norm else nn.Identity()
+        self.norm = LayerNorm(dim, eps=1e-6) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.proj(pad_to_multiple(x, self.patch_size))
@@ -72,8 +74,8 @@ class PatchMerging(nn.Module):
 
     def __init__(self, dim: int, dim_out: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(4 * dim, eps=1e-6)
-        self.reduction = nn.Linear(4 * dim, dim_out, bias=False)
+        self.norm = LayerNorm(4 * dim, eps=1e-6)
+        self.reduction = Linear(4 * dim, dim_out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.pixel_unshuffle(pad_to_multiple(x, 2), 2)
@@ -85,15 +87,13 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, conv: bool = True) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.act = nn.GELU()
+        self.fc1 = Linear(dim, hidden_dim)
         self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim) if conv else None
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.fc1(x))
-        if self.dwconv is not None:
-            x = depthwise(x, self.dwconv, plus=x)
+        x = self.fc1(x)
+        x = F.gelu(x) if self.dwconv is None else gelu_depthwise(x, self.dwconv, identity=True)
         return self.fc2(x)
 
 
@@ -122,10 +122,10 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.cpe = nn.Conv2d(dim, dim, 3, padding=1, groups=dim) if cpe else None
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm1 = LayerNorm(dim, eps=1e-6)
         self.attn = attn
         self.ls1 = LayerScale(dim, layer_scale) if layer_scale is not None else nn.Identity()
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm2 = LayerNorm(dim, eps=1e-6)
         self.mlp = FeedForward(dim, int(dim * mlp_ratio), conv=ffn_conv)
         self.ls2 = LayerScale(dim, layer_scale) if layer_scale is not None else nn.Identity()
         self.drop_path = DropPath(drop_path)

@@ -25,7 +25,8 @@ from rmt.model.attention import ManhattanSelfAttention
 from rmt.model.backends import attend
 from rmt.model.blocks import Block, FeedForward, PatchMerging
 from rmt.model.decay import SpatialPrior, spatial_prior
-from rmt.model.depthwise import depthwise
+from rmt.model.depthwise import depthwise, gelu_depthwise
+from rmt.model.norm import layer_norm
 from rmt.model.rmt import RMT, Head
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -49,7 +50,11 @@ def deploy(model: Network, *, tolerance: float = 0.0, spread: float | None = Non
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for network in [module for module in model.modules() if isinstance(module, RMT)]:
         _fold_network(network, tolerance, spread)
-    return model.to(memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.groups == module.out_channels:
+            _lay_out_taps(module)
+    return model
 
 
 def _fold_network(network: RMT, tolerance: float, spread: float | None) -> None:
@@ -99,13 +104,12 @@ class DeployedFeedForward(nn.Module):
 
     def __init__(self, mlp: FeedForward) -> None:
         super().__init__()
-        self.fc1, self.act, self.fc2 = mlp.fc1, mlp.act, mlp.fc2
+        self.fc1, self.fc2 = mlp.fc1, mlp.fc2
         self.dwconv = _with_identity(mlp.dwconv) if mlp.dwconv is not None else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.fc1(x))
-        if self.dwconv is not None:
-            x = depthwise(x, self.dwconv)
+        x = self.fc1(x)
+        x = F.gelu(x) if self.dwconv is None else gelu_depthwise(x, self.dwconv, identity=False)
         return self.fc2(x)
 
 
@@ -115,7 +119,7 @@ class DeployedBlock(nn.Module):
     def __init__(self, block: Block) -> None:
         super().__init__()
         self.cpe = _with_identity(block.cpe) if block.cpe is not None else None
-        self.dim, self.eps = block.norm1.normalized_shape, (block.norm1.eps, block.norm2.eps)
+        self.eps = (block.norm1.eps, block.norm2.eps)
         self.attn = DeployedAttention(block.attn)
         self.mlp = DeployedFeedForward(block.mlp)
         _fold_layer_norm(block.norm1, self.attn.qkv)
@@ -126,8 +130,8 @@ class DeployedBlock(nn.Module):
     def forward(self, x: Tensor, prior: SpatialPrior) -> Tensor:
         if self.cpe is not None:
             x = depthwise(x, self.cpe)
-        x = x + self.attn(F.layer_norm(x, self.dim, eps=self.eps[0]), prior)
-        return x + self.mlp(F.layer_norm(x, self.dim, eps=self.eps[1]))
+        x = x + self.attn(layer_norm(x, eps=self.eps[0]), prior)
+        return x + self.mlp(layer_norm(x, eps=self.eps[1]))
 
 
 def _half_split_rows(num_heads: int, head_dim: int, device: torch.device) -> Tensor:
@@ -154,6 +158,12 @@ def _with_identity(conv: nn.Conv2d) -> nn.Conv2d:
     kernel[:, :, height // 2, width // 2] += 1
     _set(conv.weight, kernel)
     return conv
+
+
+def _lay_out_taps(conv: nn.Conv2d) -> None:
+    """Puts the weights of a tap side by side, as our kernels read them, which otherwise make such a copy each time."""
+    taps = conv.weight.flatten(1).t().contiguous()
+    conv.weight = nn.Parameter(taps.t().view(conv.weight.shape), requires_grad=False)
 
 
 def _fold_layer_norm(norm: nn.LayerNorm, linear: nn.Linear) -> None:

@@ -8,10 +8,11 @@ a CPU, have a backward pass several times faster than PyTorch's; otherwise by `c
 import ctypes
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmt.model.backends import triton
-from rmt.model.backends.dispatch import allows, forces
+from rmt.model.backends.dispatch import allows, result_dtype, takes_triton
 from rmt.model.backends.form import being_exported
 from rmt.model.backends.native.build import load, why_not
 
@@ -21,12 +22,20 @@ def depthwise(x: Tensor, conv: nn.Conv2d, plus: Tensor | None = None) -> Tensor:
     if _native_serves(x, conv):
         identity = plus is x
         return _depthwise(x, conv.weight, conv.bias, None if identity else plus, identity)
-    if _triton_serves(x):
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+    if takes_triton(x) and not being_exported() and triton.convolves():
+        dtype = result_dtype(x)
         dtype = dtype if plus is None else torch.promote_types(dtype, plus.dtype)
         return triton.convolve(x, conv.weight, conv.bias, plus, dtype)
     out = conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     return out if plus is None else plus + out
+
+
+def gelu_depthwise(x: Tensor, conv: nn.Conv2d, identity: bool) -> Tensor:
+    """h + conv(h), or conv(h) without `identity`, with h = GELU(x): x (B, h, w, C). h may not be kept for gradients."""
+    if takes_triton(x) and not being_exported() and triton.convolves():
+        return triton.convolve(x, conv.weight, conv.bias, x if identity else None, result_dtype(x), gelu=True)
+    h = F.gelu(x)
+    return depthwise(h, conv, plus=h if identity else None)
 
 
 def _native_serves(x: Tensor, conv: nn.Conv2d) -> bool:
@@ -38,16 +47,6 @@ def _native_serves(x: Tensor, conv: nn.Conv2d) -> bool:
         and x.shape[3] % 16 == 0
         and not being_exported()
         and _why_not(conv.kernel_size[0]) is None
-    )
-
-
-def _triton_serves(x: Tensor) -> bool:
-    on_gpu = x.device.type == "cuda" and allows("triton")
-    return (
-        (on_gpu or (forces("triton") and triton.interpreted()))
-        and x.dtype in triton.DTYPES
-        and not being_exported()
-        and triton.convolves()
     )
 
 

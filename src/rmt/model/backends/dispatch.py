@@ -70,9 +70,17 @@ def allows(name: str) -> bool:
     return _forced is None or _forced == name
 
 
-def forces(name: str) -> bool:
-    """Whether a backend is forced."""
-    return _forced == name
+def takes_triton(x: Tensor) -> bool:
+    """Whether Triton's kernels beside attention (depthwise convolutions, norms) are to be used on x."""
+    on_gpu = x.device.type == "cuda" and allows("triton")
+    in_test = _forced == "triton" and triton.interpreted()
+    return (on_gpu or in_test) and x.dtype in triton.DTYPES and triton.why_not() is None
+
+
+def result_dtype(x: Tensor) -> torch.dtype:
+    """What a matrix product of x is computed in: autocast's dtype, or its own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 @contextlib.contextmanager

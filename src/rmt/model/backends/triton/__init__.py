@@ -86,11 +86,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> 
     return Direct.apply(*inputs)
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """[plus] + conv(x) in `dtype`, or without `plus`: x and plus (B, h, w, C), weight (C, 1, K, K), bias (C,)."""
-    inputs = (x, weight, bias, plus, dtype, False)
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None, dtype: torch.dtype, gelu: bool = False
+) -> Tensor:
+    """[plus] + conv(x) in `dtype`: x and plus (B, h, w, C), weight (C, 1, K, K), bias (C,). With `gelu`, of GELU(x)."""
+    identity = plus is x  # and then, with `gelu`, GELU(x) + conv(GELU(x))
+    inputs = (x, weight, bias, None if identity else plus, dtype, identity, gelu)
     if being_captured(x):
         return torch.ops.rmt.triton_depthwise(*inputs)
     from rmt.model.backends.triton.depthwise_ops import Direct
 
     return Direct.apply(*inputs)
+
+
+def normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
+    """LayerNorm over the last dimension, in `dtype`, with gradients where it has weights; not for compilers."""
+    from rmt.model.backends.triton import norm_ops
+
+    if weight is None:
+        return norm_ops.normalise(x, weight, bias, eps, dtype)
+    return norm_ops.LayerNorm.apply(x, weight, bias, eps, dtype)

@@ -1,4 +1,4 @@
-"""Depthwise convolution of tokens (B, h, w, C) on NVIDIA GPUs, with what is added to its result; forward and gradients.
+"""Depthwise convolution of tokens (B, h, w, C) on NVIDIA GPUs, with what is added to it; its gradients, and a GELU's.
 
 A program keeps its channels' kernel in registers and walks down a strip of a few columns: each token is loaded once for
 every column of the kernel, and used for all its rows. The gradient of the image is a convolution with the kernel turned
@@ -6,8 +6,25 @@ by 180°. That of the weight is summed by each program over strips of its own, a
 bit.
 """
 
+import math
+
 import triton
 import triton.language as tl
+
+SQRT_HALF = tl.constexpr(math.sqrt(0.5))
+DENSITY = tl.constexpr(1 / math.sqrt(2 * math.pi))
+
+
+@triton.jit
+def gelu(x):
+    """x·Φ(x), Φ being the normal distribution."""
+    return 0.5 * x * (1.0 + tl.erf(x * SQRT_HALF))
+
+
+@triton.jit
+def gelu_slope(x):
+    """Φ(x) + x·φ(x)."""
+    return 0.5 * (1.0 + tl.erf(x * SQRT_HALF)) + x * DENSITY * tl.exp(-0.5 * x * x)
 
 
 @triton.jit
@@ -24,24 +41,25 @@ def load_shifted(pointer, row, rows, column, columns, token_stride, channel, cha
 
 
 @triton.jit
-def load_row(pointer, row, rows, column, columns, token_stride, channel, channels):
+def load_row(pointer, row, rows, column, columns, token_stride, channel, channels, GELU: tl.constexpr):
     """The tile (COLUMNS, CHANNELS) of a row in float32, 0 outside."""
     there = (row >= 0) & (row < rows) & (channel < channels)[None, :] & (column < columns)[:, None]
     place = pointer + (row * columns + column)[:, None] * token_stride + channel[None, :]
-    return tl.load(place, mask=there, other=0.0).to(tl.float32)
+    tile = tl.load(place, mask=there, other=0.0).to(tl.float32)
+    return gelu(tile) if GELU else tile
 
 
 @triton.jit
-def forward(
+def depthwise(
     x,
-    plus,
+    other,
     taps,
     bias,
     out,
     x_image,
     x_token,
-    plus_image,
-    plus_token,
+    other_image,
+    other_token,
     out_image,
     out_token,
     height,
@@ -51,13 +69,15 @@ def forward(
     rows_each,
     K: tl.constexpr,
     FLIP: tl.constexpr,
-    PLUS: tl.constexpr,
+    IDENTITY: tl.constexpr,
+    OTHER: tl.constexpr,
     BIAS: tl.constexpr,
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """out = [plus] + [bias] + Σ taps·(x shifted), taps (K·K, C); FLIP turns the kernel by 180°.
+    """out = [bias] + Σ taps·(x shifted), taps (K·K, C); with OTHER "plus", other + that; "slope", GELU′(other)·that.
 
+    FLIP turns the kernel by 180°, IDENTITY adds 1 to its centre.
     Grid: (⌈C/CHANNELS⌉, ⌈w/COLUMNS⌉, images·strips).
     """
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
@@ -68,12 +88,13 @@ def forward(
     real = channel < channels
     x += image * x_image
     out += image * out_image
-    plus += image * plus_image
+    other += image * other_image
 
     weights = ()
     for tap in tl.static_range(K * K):
         which = K * K - 1 - tap if FLIP else tap
-        weights = weights + (tl.load(taps + which * channels + channel, mask=real, other=0.0).to(tl.float32)[None, :],)
+        weight = tl.load(taps + which * channels + channel, mask=real, other=0.0).to(tl.float32)[None, :]
+        weights = weights + (weight + 1.0 if IDENTITY and tap == K * K // 2 else weight,)
     start = tl.zeros([COLUMNS, CHANNELS], tl.float32)
     if BIAS:
         start += tl.load(bias + channel, mask=real, other=0.0).to(tl.float32)[None, :]
@@ -92,8 +113,9 @@ def forward(
             added = added + (total,)
         done, result = row - K // 2, added[0]
         if done >= first:
-            if PLUS:
-                result += load_row(plus, done, height, column, width, plus_token, channel, channels)
+            if OTHER != "":
+                here = load_row(other, done, height, column, width, other_token, channel, channels, False)
+                result = result + here if OTHER == "plus" else result * gelu_slope(here)
             place = out + (done * width + column)[:, None] * out_token + channel[None, :]
             tl.store(place, result.to(out.dtype.element_ty), mask=(column < width)[:, None] & real[None, :])
         totals = ()
@@ -103,7 +125,7 @@ def forward(
 
 
 @triton.jit
-def weight_gradient(
+def depthwise_weight_gradient(
     x,
     dout,
     parts,
@@ -117,12 +139,14 @@ def weight_gradient(
     channels,
     programs,
     K: tl.constexpr,
+    GELU: tl.constexpr,
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
     """Each program's part of the gradients of the taps and, last, of the bias: (programs, K·K + 1, C).
 
-    A program takes every `programs`-th strip of COLUMNS columns. Grid: (⌈C/CHANNELS⌉, programs).
+    A program takes every `programs`-th strip of COLUMNS columns; a row of the gradient, K times shifted, meets K rows
+    of x, each of which GELU goes through once. Grid: (⌈C/CHANNELS⌉, programs).
     """
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     real = channel < channels
@@ -134,23 +158,22 @@ def weight_gradient(
         image = (strip // strips).to(tl.int64)
         column = strip % strips * COLUMNS + tl.arange(0, COLUMNS)
         x_here, dout_here = x + image * x_image, dout + image * dout_image
-        gradients = ()  # of the rows from K//2 above the one that is read to K//2 below it
+        tokens = ()  # of the rows from K//2 above the gradient's to K//2 below it
         for i in tl.static_range(K):
-            row = i - K // 2
-            gradients = gradients + (load_row(dout_here, row, height, column, width, dout_token, channel, channels),)
-        ahead = load_shifted(x_here, 0, height, column, width, x_token, channel, channels, K)
+            tokens = tokens + (load_row(x_here, i - K // 2, height, column, width, x_token, channel, channels, GELU),)
+        ahead = load_shifted(dout_here, 0, height, column, width, dout_token, channel, channels, K)
         for row in range(0, height):
-            tiles = ahead
-            ahead = load_shifted(x_here, row + 1, height, column, width, x_token, channel, channels, K)
-            below = load_row(dout_here, row + K // 2 + 1, height, column, width, dout_token, channel, channels)
+            shifted = ahead  # the last of them is K//2 to the right: x is K//2 to its left, the first tap's place
+            ahead = load_shifted(dout_here, row + 1, height, column, width, dout_token, channel, channels, K)
+            below = load_row(x_here, row + K // 2 + 1, height, column, width, x_token, channel, channels, GELU)
             added = ()
             for tap in tl.static_range(K * K):
-                added = added + (sums[tap] + gradients[K - 1 - tap // K] * tiles[tap % K],)
-            sums = added + (sums[K * K] + gradients[K // 2],)
+                added = added + (sums[tap] + tokens[tap // K] * shifted[K - 1 - tap % K],)
+            sums = added + (sums[K * K] + shifted[K // 2],)
             kept = ()
             for i in tl.static_range(K - 1):
-                kept = kept + (gradients[i + 1],)
-            gradients = kept + (below,)
+                kept = kept + (tokens[i + 1],)
+            tokens = kept + (below,)
     part = parts + tl.program_id(1) * (K * K + 1) * channels + channel
     for tap in tl.static_range(K * K + 1):
         tl.store(part + tap * channels, tl.sum(sums[tap], 0), mask=real)
