@@ -7,7 +7,7 @@ from rmt.errors import RMTError
 from rmt.model import ManhattanSelfAttention
 from rmt.model.backends import BACKENDS, Form, attend, plain, use_backend
 from rmt.model.decay import spatial_prior
-from rmt.model.depthwise import depthwise
+from rmt.model.depthwise import depthwise, fuses_gelu, gelu_depthwise
 
 # (B, h, w, n, d): not square, sides of 1, 7 to 70 tokens, widths that fill no whole vector, more tokens than one chunk
 SHAPES = [
@@ -215,3 +215,48 @@ def test_depthwise(kernel, shape, plus):
         out.backward((torch.arange(out.numel(), dtype=dtype).cos() + 0.5).view(shape))
         results.append([t.double() for t in (out.detach(), leaf.grad, conv.weight.grad, conv.bias.grad)])
     assert_close(*results, 1e-5)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("shape", [(2, 5, 7, 16), (1, 1, 2, 48), (1, 19, 20, 144)], ids=str)
+@torch.no_grad()
+def test_depthwise_after_gelu(kernel, shape):
+    """Bias and GELU inside the kernel against float64: the border is zero after both, not before."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(shape[3], shape[3], kernel, padding=kernel // 2, groups=shape[3])
+    x, shift = 3 * torch.randn(shape), torch.randn(shape[3])
+    assert fuses_gelu(x, conv)
+    found = gelu_depthwise(x, conv, identity=False, shift=shift)
+    expected = depthwise(torch.nn.functional.gelu(x.double() + shift), conv.double())
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_gelu_everywhere():
+    conv = torch.nn.Conv2d(16, 16, 3, padding=1, groups=16)
+    conv.weight.zero_()[:, :, 1, 1] = 1
+    conv.bias.zero_()
+    x = torch.cat([torch.linspace(-8, 8, 16_000), torch.tensor([1e-30, -1e-30, 0.0, 1e30, -1e30, float("inf")])])
+    x = torch.nn.functional.pad(x, (0, -len(x) % 16), value=float("nan")).view(-1, 1, 1, 16)  # apart: 0·∞ is NaN
+    found = gelu_depthwise(x, conv, identity=False).flatten()
+    x = x.flatten().double()
+    expected = torch.where(x.isinf(), x, torch.nn.functional.gelu(x))
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=2e-7, equal_nan=True)
+
+
+def test_gelu_with_gradients_is_left_to_pytorch():
+    conv = torch.nn.Conv2d(16, 16, 3, padding=1, groups=16)
+    assert not fuses_gelu(torch.zeros(1, 4, 4, 16, requires_grad=True), conv)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_depthwise_does_not_depend_on_threads(threads):
+    torch.manual_seed(0)
+    conv, x = torch.nn.Conv2d(80, 80, 5, padding=2, groups=80), torch.randn(1, 37, 20, 80)
+    one = depthwise(x, conv)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(depthwise(x, conv), one)
+    finally:
+        torch.set_num_threads(before)

@@ -25,7 +25,7 @@ from rmt.model.attention import ManhattanSelfAttention
 from rmt.model.backends import attend
 from rmt.model.blocks import Block, FeedForward, PatchMerging
 from rmt.model.decay import SpatialPrior, spatial_prior
-from rmt.model.depthwise import depthwise, gelu_depthwise
+from rmt.model.depthwise import depthwise, fuses_gelu, gelu_depthwise
 from rmt.model.norm import layer_norm
 from rmt.model.rmt import RMT, Head
 
@@ -74,7 +74,7 @@ def _fold_network(network: RMT, tolerance: float, spread: float | None) -> None:
 
 
 class DeployedAttention(nn.Module):
-    """ManhattanSelfAttention with one linear for q, k and v and half-split rotary pairs, (B, h, w, C) -> same."""
+    """ManhattanSelfAttention with one linear for q, k and v and half-split rotary pairs, added to a residual."""
 
     def __init__(self, attn: ManhattanSelfAttention) -> None:
         super().__init__()
@@ -90,27 +90,31 @@ class DeployedAttention(nn.Module):
     def prior(self, height: int, width: int, like: Tensor) -> SpatialPrior:
         return spatial_prior(height, width, self.num_heads, self.head_dim, self.decay_range, like)
 
-    def forward(self, x: Tensor, prior: SpatialPrior) -> Tensor:
+    def forward(self, x: Tensor, prior: SpatialPrior, residual: Tensor) -> Tensor:
         qkv = self.qkv(x)
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)  # (B, h, w, n, d)
         out = attend(q, k, v, prior, self.form).flatten(-2)
         if self.lce is not None:
             out = depthwise(v.flatten(-2), self.lce, plus=out)
-        return self.proj(out)
+        return _add_linear(residual, out, self.proj)
 
 
 class DeployedFeedForward(nn.Module):
-    """FeedForward whose depthwise kernel holds the identity: (B, h, w, C) -> (B, h, w, C)."""
+    """residual + FeedForward(x), its depthwise kernel holding the identity: twice (B, h, w, C) -> (B, h, w, C)."""
 
     def __init__(self, mlp: FeedForward) -> None:
         super().__init__()
         self.fc1, self.fc2 = mlp.fc1, mlp.fc2
         self.dwconv = _with_identity(mlp.dwconv) if mlp.dwconv is not None else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
-        x = F.gelu(x) if self.dwconv is None else gelu_depthwise(x, self.dwconv, identity=False)
-        return self.fc2(x)
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        if self.dwconv is not None and fuses_gelu(x, self.dwconv):
+            # PyTorch's linear would begin with a copy of the bias for each token.
+            x = gelu_depthwise(F.linear(x, self.fc1.weight), self.dwconv, identity=False, shift=self.fc1.bias)
+        else:
+            x = self.fc1(x)
+            x = F.gelu(x) if self.dwconv is None else gelu_depthwise(x, self.dwconv, identity=False)
+        return _add_linear(residual, x, self.fc2)
 
 
 class DeployedBlock(nn.Module):
@@ -130,8 +134,21 @@ class DeployedBlock(nn.Module):
     def forward(self, x: Tensor, prior: SpatialPrior) -> Tensor:
         if self.cpe is not None:
             x = depthwise(x, self.cpe)
-        x = x + self.attn(layer_norm(x, eps=self.eps[0]), prior)
-        return x + self.mlp(layer_norm(x, eps=self.eps[1]))
+        x = self.attn(layer_norm(x, eps=self.eps[0]), prior, residual=x)
+        return self.mlp(layer_norm(x, eps=self.eps[1]), residual=x)
+
+
+def _add_linear(residual: Tensor, x: Tensor, linear: nn.Linear) -> Tensor:
+    """residual + linear(x), on tokens (B, h, w, C).
+
+    On a CPU the product adds itself to residual + bias: PyTorch's would start from a copy of the bias anyway, and the
+    sum would be a pass of its own.
+    """
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return residual + linear(x)
+    sums = (residual + linear.bias).contiguous()
+    sums.view(-1, sums.shape[3]).addmm_(x.flatten(0, 2), linear.weight.t())
+    return sums
 
 
 def _half_split_rows(num_heads: int, head_dim: int, device: torch.device) -> Tensor:

@@ -1,4 +1,5 @@
 """Depthwise convolution of tokens, with what is added to its result: x + CPE(x), h + DWConv(h), attention + LCE(v).
+For inference on a CPU, bias and GELU before it come with it.
 
 On a CPU in float32 and on NVIDIA GPUs by kernels of our own, which add in the same pass, take views as they are and, on
 a CPU, have a backward pass several times faster than PyTorch's; otherwise by `conv2d`. Equal to 1e-5 in float32
@@ -30,8 +31,20 @@ def depthwise(x: Tensor, conv: nn.Conv2d, plus: Tensor | None = None) -> Tensor:
     return out if plus is None else plus + out
 
 
-def gelu_depthwise(x: Tensor, conv: nn.Conv2d, identity: bool) -> Tensor:
-    """h + conv(h), or conv(h) without `identity`, with h = GELU(x): x (B, h, w, C). h may not be kept for gradients."""
+def fuses_gelu(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Whether `gelu_depthwise` on a CPU adds a shift and applies GELU at no cost: the native kernel, for inference."""
+    return _native_serves(x, conv) and not (torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad))
+
+
+def gelu_depthwise(x: Tensor, conv: nn.Conv2d, identity: bool, shift: Tensor | None = None) -> Tensor:
+    """h + conv(h), or conv(h) without `identity`, with h = GELU(x [+ shift]): x (B, h, w, C), shift (C).
+
+    h may not be kept for gradients. Where `fuses_gelu` and without `identity`, neither the sum nor h is ever written
+    to memory, and GELU is the exact one to 1e-6.
+    """
+    if not identity and fuses_gelu(x, conv):
+        return _gelu_depthwise(x, shift, conv.weight, conv.bias)
+    x = x if shift is None else x + shift
     if takes_triton(x) and not being_exported() and triton.convolves():
         return triton.convolve(x, conv.weight, conv.bias, x if identity else None, result_dtype(x), gelu=True)
     h = F.gelu(x)
@@ -59,9 +72,9 @@ class _Convolution(ctypes.Structure):
     """`Convolution` of depthwise.cpp, field by field."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "plus", "weight", "bias", "out")),
+        *((name, ctypes.c_void_p) for name in ("x", "plus", "weight", "bias", "shift", "out")),
         *((name, ctypes.c_int64) for name in ("x_image", "x_token", "plus_image", "plus_token")),
-        *((name, ctypes.c_int64) for name in ("images", "height", "width", "channels", "threads")),
+        *((name, ctypes.c_int64) for name in ("images", "height", "width", "channels", "gelu", "threads")),
     )
 
 
@@ -75,6 +88,19 @@ def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | No
 
 @_depthwise.register_fake
 def _(x, weight, bias, plus, identity):
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("rmt::gelu_depthwise", mutates_args=(), device_types="cpu")
+def _gelu_depthwise(x: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out = torch.empty(x.shape, dtype=x.dtype)
+    size, start = weight.shape[-1], None if shift is None else shift.data_ptr()
+    _call("depthwise_forward", _with_flat_tokens(x), None, _taps(weight), bias, out, size, shift=start, gelu=True)
+    return out
+
+
+@_gelu_depthwise.register_fake
+def _(x, shift, weight, bias):
     return x.new_empty(x.shape)
 
 
@@ -120,7 +146,14 @@ def _with_flat_tokens(x: Tensor) -> Tensor:
 
 
 def _call(
-    kernel: str, x: Tensor, plus: Tensor | None, taps: Tensor | None, bias: Tensor | None, out: Tensor, size: int
+    kernel: str,
+    x: Tensor,
+    plus: Tensor | None,
+    taps: Tensor | None,
+    bias: Tensor | None,
+    out: Tensor,
+    size: int,
+    **before: int | None,
 ) -> None:
     images, height, width, channels = x.shape
     if not x.numel():
@@ -142,5 +175,6 @@ def _call(
         width=width,
         channels=channels,
         threads=torch.get_num_threads(),
+        **before,
     )
     getattr(load("depthwise.cpp", f"KERNEL={size}"), kernel)(ctypes.byref(problem))

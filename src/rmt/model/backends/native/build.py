@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-SOURCES = ("planes.cpp", "line.h", "products.h", "depthwise.cpp")
+SOURCES = ("planes.cpp", "line.h", "products.h", "vectors.h", "depthwise.cpp")
 # No -ffast-math: it would let the compiler assume that there are no NaNs, and a diverged run would go on unnoticed.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 SECONDS = 120  # a compiler that takes longer hangs

@@ -4,71 +4,99 @@
 // Built once per kernel size. C is a multiple of 16.
 
 #include <algorithm>
-#include <cstdint>
 #include <cstring>
 
-#ifdef __AVX512F__
-constexpr int LANES = 16;
-#else
-constexpr int LANES = 8;
-#endif
+#include "vectors.h"
 
-typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-using std::int64_t;
-
-constexpr int K = KERNEL, R = K / 2, GROUP = 8;  // tokens of a row at a time
-
-static inline vec load(const float* p) { return *(const vec*)p; }
-static inline void store(float* p, vec x) { *(vec*)p = x; }
+constexpr int K = KERNEL, R = K / 2;
+constexpr int GROUP = 8;            // tokens of a row at a time
+constexpr int64_t CACHE = 1 << 17;  // floats of rows at a time, half of a second-level cache
+constexpr int64_t FEWEST = 64;      // channels at a time
 
 struct Convolution {
   const float *x, *plus, *weight, *bias;  // weight (K·K, C); bias (C) or null; plus as x, or null
+  const float* shift;                     // (C) or null: added to x
   float* out;
   int64_t x_image, x_token, plus_image, plus_token;  // strides in floats; `out` is contiguous
-  int64_t images, height, width, channels, threads;
+  int64_t images, height, width, channels, gelu, threads;
 };
 
-// N tokens of a row, from column x0, for one vector of channels; EDGE: some taps may lie outside.
-template <int N, bool EDGE>
-static inline void convolve(const Convolution& p, const float* image, int64_t y, int64_t x0, int64_t c, vec* acc) {
-  for (int ky = 0; ky < K; ky++) {
-    const int64_t row = y + ky - R;
-    if (row < 0 || row >= p.height) continue;
-    for (int kx = 0; kx < K; kx++) {
-      const vec w = load(p.weight + (ky * K + kx) * p.channels + c);
-      for (int i = 0; i < N; i++) {
-        const int64_t column = x0 + i + kx - R;
-        if (EDGE && (column < 0 || column >= p.width)) continue;
-        acc[i] += w * load(image + (row * p.width + column) * p.x_token + c);
-      }
-    }
-  }
-}
+// Rows of the input as the taps want them, K at a time, for one block of channels: vector by vector, tokens of a row one
+// after the other, zeros around them. So a tap is a fixed distance, borders need no care, all is in first- and
+// second-level cache (the tokens of one vector in memory are a kilobyte apart, which fills a few sets of it), and the
+// input passes through GELU once for all its taps.
+struct Rows {
+  const Convolution& p;
+  const int64_t channel, vectors, groups, pitch;  // pitch: floats of one vector's row
+  Buffer data;
 
-// out = conv(x) [+ bias] [+ plus]
+  Rows(const Convolution& p, int64_t channel, int64_t vectors)
+      : p(p), channel(channel), vectors(vectors), groups((p.width + GROUP - 1) / GROUP),
+        pitch((groups * GROUP + 2 * R) * LANES) {
+    data.reserve(K * vectors * pitch);
+    std::memset(data, 0, K * vectors * pitch * sizeof(float));
+  }
+
+  float* at(int64_t y, int64_t v) { return data + ((y + K) % K * vectors + v) * pitch; }
+
+  void read(int64_t b, int64_t y) {
+    if (y < 0 || y >= p.height) {
+      std::memset(at(y, 0), 0, vectors * pitch * sizeof(float));
+      return;
+    }
+    const float* from = p.x + b * p.x_image + y * p.width * p.x_token + channel;
+    float* to = at(y, 0) + R * LANES;
+    for (int64_t x = 0; x < p.width; x++, from += p.x_token, to += LANES)
+      for (int64_t v = 0; v < vectors; v++) {
+        vec value = load(from + v * LANES);
+        if (p.shift) value += load(p.shift + channel + v * LANES);
+        store(to + v * pitch, p.gelu ? gelu(value) : value);
+      }
+  }
+
+  // Row y of the output.
+  void convolve(int64_t b, int64_t y) {
+    for (int64_t g = 0; g < groups; g++)
+      for (int64_t v = 0; v < vectors; v++) {
+        const int64_t c = channel + v * LANES, x0 = g * GROUP, n = std::min<int64_t>(GROUP, p.width - x0);
+        const float* plus = p.plus + b * p.plus_image + (y * p.width + x0) * p.plus_token + c;
+        vec acc[GROUP];
+        for (int i = 0; i < GROUP; i++) acc[i] = p.bias ? load(p.bias + c) : vec{};
+        for (int ky = 0; ky < K; ky++) {
+          const float* in = at(y + ky - R, v) + x0 * LANES;
+          for (int kx = 0; kx < K; kx++) {
+            const vec w = load(p.weight + (ky * K + kx) * p.channels + c);
+            for (int i = 0; i < GROUP; i++) acc[i] += w * load(in + (i + kx) * LANES);
+          }
+        }
+        float* out = p.out + ((b * p.height + y) * p.width + x0) * p.channels + c;
+        for (int i = 0; i < GROUP; i++) {
+          if (i >= n) break;
+          store(out + i * p.channels, p.plus ? acc[i] + load(plus + i * p.plus_token) : acc[i]);
+        }
+      }
+  }
+};
+
+// out = conv(f(x)) [+ bias] [+ plus], f(x) = x [+ shift] [through GELU]
 extern "C" void depthwise_forward(const Convolution* problem) {
   const Convolution& p = *problem;
+  // Whole tokens where K rows of them fit into cache, for memory likes to be read in one piece; fewer channels, and bands
+  // of rows (each reads K − 1 rows of its neighbours), where images are too few to deal out.
+  const int64_t bands = p.images % p.threads ? (p.height + 7) / 8 : 1;
+  int64_t block = std::max(FEWEST, CACHE / (K * (p.width + GROUP + K)) / FEWEST * FEWEST);
+  block = std::min(block, (p.channels + FEWEST - 1) / FEWEST * FEWEST);
+  while (block > FEWEST && p.images * bands * ((p.channels + block - 1) / block) < p.threads) block -= FEWEST;
+  const int64_t blocks = (p.channels + block - 1) / block;
 #pragma omp parallel for num_threads(p.threads) schedule(static)
-  for (int64_t line = 0; line < p.images * p.height; line++) {
-    const int64_t b = line / p.height, y = line % p.height;
-    const float* image = p.x + b * p.x_image;
-    for (int64_t c = 0; c < p.channels; c += LANES) {
-      const vec bias = p.bias ? load(p.bias + c) : vec{};
-      for (int64_t x0 = 0; x0 < p.width;) {
-        const bool inside = x0 >= R && x0 + GROUP + R <= p.width;
-        const int n = inside ? GROUP : 1;
-        vec acc[GROUP];
-        for (int i = 0; i < n; i++) {
-          const float* plus = p.plus + b * p.plus_image + (y * p.width + x0 + i) * p.plus_token + c;
-          acc[i] = p.plus ? bias + load(plus) : bias;
-        }
-        if (inside)
-          convolve<GROUP, false>(p, image, y, x0, c, acc);
-        else
-          convolve<1, true>(p, image, y, x0, c, acc);
-        for (int i = 0; i < n; i++) store(p.out + (line * p.width + x0 + i) * p.channels + c, acc[i]);
-        x0 += n;
-      }
+  for (int64_t part = 0; part < p.images * blocks * bands; part++) {
+    const int64_t b = part / (blocks * bands), channel = part / bands % blocks * block, band = part % bands;
+    Rows rows(p, channel, std::min(block, p.channels - channel) / LANES);
+    const int64_t first = p.height * band / bands, last = p.height * (band + 1) / bands;
+    for (int64_t y = first - R; y < first + R; y++) rows.read(b, y);
+    for (int64_t y = first; y < last; y++) {
+      rows.read(b, y + R);
+      rows.convolve(b, y);
     }
   }
 }

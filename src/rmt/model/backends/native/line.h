@@ -4,10 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 
 #include "products.h"
 
@@ -15,12 +12,6 @@ struct Span {  // tokens in memory, `step` floats apart
   float* data;
   int64_t step;
   float* operator[](int64_t i) const { return data + i * step; }
-};
-
-struct Buffer {
-  std::unique_ptr<float[]> data;
-  void reserve(int64_t n) { data.reset(new float[n + 16]); }
-  operator float*() const { return (float*)(((uintptr_t)data.get() + 63) / 64 * 64); }  // on a cache line's border
 };
 
 // As rows of STRIDE floats, then zeroed ones up to a whole group of queries.

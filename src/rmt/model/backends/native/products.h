@@ -1,25 +1,14 @@
-// Vectors of floats, their exponential, and the products of attention for a group of queries at a time.
+// The exponential of vectors, and the products of attention for a group of queries at a time.
 
 #pragma once
 
-#include <cstdint>
+#include "vectors.h"
 
 constexpr int D = HEAD_DIM;
-#ifdef __AVX512F__
-constexpr int LANES = 16, QUERIES = 8;  // 32 registers: 8 queries × 2 vectors of keys, and what feeds them
-#else
-constexpr int LANES = 8, QUERIES = 4;
-#endif
+constexpr int QUERIES = LANES / 2;  // AVX-512 has 32 registers: 8 queries × 2 vectors of keys, and what feeds them
 constexpr int TILE = 2 * LANES;
 constexpr int VECTORS = (D + LANES - 1) / LANES, STRIDE = VECTORS * LANES;  // a token's channels, padded with zeros
 
-typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef int32_t ivec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-using std::int64_t;
-
-static inline vec load(const float* p) { return *(const vec*)p; }
-static inline void store(float* p, vec x) { *(vec*)p = x; }
-static inline vec splat(float x) { return x - vec{}; }
 static inline vec larger(vec a, vec b) { return a < b ? b : a; }
 static inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
