@@ -152,7 +152,7 @@ def feed_forward(grid: tuple[int, int, int], channels: int, dtype: torch.dtype) 
         layer = conv.to(x.dtype)
         with torch.enable_grad():
             out = gelu_depthwise(x, layer, identity=True)
-        return torch.autograd.grad(out, [x, layer.weight, layer.bias], dout)
+        return torch.autograd.grad(out, [x, *layer.parameters()], dout)
 
     def plainly(x: Tensor, dout: Tensor):
         with use_backend("plain"):
@@ -179,7 +179,7 @@ def layer_norm(grid: tuple[int, int, int], channels: int, dtype: torch.dtype) ->
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             out = norm.to(x.dtype)(x)
-        return torch.autograd.grad(out, [x, norm.weight, norm.bias], dout)
+        return torch.autograd.grad(out, [x, *norm.parameters()], dout)
 
     def both_plainly(x: Tensor, dout: Tensor):
         with use_backend("plain"):

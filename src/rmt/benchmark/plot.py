@@ -23,6 +23,7 @@ ACCURACY = {
     "gcvit_small": 84.3,
     "mambaout_small": 84.1,
     "maxvit_tiny_rw_224": 83.5,
+    "maxvit_tiny_tf_224": 83.6,
     "maxvit_small_tf_224": 84.4,
 }
 
@@ -91,13 +92,16 @@ def _accuracy_against_speed(results: list[dict], content: dict[str, Any], path: 
 
 def _cost_per_pixel(results: list[dict], content: dict[str, Any], path: Path) -> Path:
     figure, axes = _figure()
-    series = defaultdict(list)
+    series, errors = defaultdict(list), defaultdict(list)
     for r in results:
         series[f"{r['model']}, {_variant(r)}"].append(
             (r["image_size"], 1e6 / r["images_per_second"] / (r["image_size"] * r.get("image_width", r["image_size"])))
         )
+        if r.get("output_error") is not None:
+            errors[f"{r['model']}, {_variant(r)}"].append(r["output_error"])
     for label, points in series.items():
-        axes.plot(*zip(*sorted(points), strict=True), "o-", label=label)
+        known = f", output error up to {max(errors[label]):.0e}" if label in errors else ""
+        axes.plot(*zip(*sorted(points), strict=True), "o-", label=label + known)
     axes.set(xlabel="image side, pixels", ylabel="µs per pixel", title=_title(content), ylim=(0, None))
     axes.legend(fontsize=7)
     axes.grid(alpha=0.3)

@@ -2,6 +2,8 @@
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import timm
 import torch
@@ -36,17 +38,8 @@ def prepare(case: Case, options: Options) -> Callable[[], None]:
     Raises:
         RMTError: an unknown network, or a backend that cannot serve the case (when called).
     """
-    device = torch.device(options.device)
-    model = build(case.model, (case.image_size, case.image_width), options.seed)
-    model = model.train() if case.step == "train" else model.eval()
-    if case.mode.startswith("deploy"):
-        model = deploy(model, tolerance=case.tolerance)
-    layout = torch.channels_last if options.memory_format == "channels_last" else torch.contiguous_format
-    x = torch.randn(case.batch, 3, case.image_size, case.image_width, generator=torch.Generator().manual_seed(0))
-    dtype = TORCH_DTYPES.get(case.dtype, torch.float32)
-    if not case.mode.startswith("deploy"):  # the deployed form has chosen its layout
-        model = model.to(memory_format=layout)
-    model, x = model.to(device, dtype), x.to(device, dtype).contiguous(memory_format=layout)
+    model, x = _model_and_images(case, options)
+    device = x.device
     run = torch.compile(model, dynamic=False) if "compile" in case.mode else model
     labels = torch.arange(case.batch, device=device) % 1000
 
@@ -70,6 +63,42 @@ def prepare(case: Case, options: Options) -> Callable[[], None]:
 
     function = forward if case.step == "forward" else train
     return captured(function) if case.mode.endswith("+graph") else function
+
+
+def output_error(case: Case, options: Options) -> float:
+    """‖o − e‖ / ‖e‖: the logits o with the case's windows, the exact ones e, of the same fresh weights and images."""
+    exact = _logits(replace(case, tolerance=0.0), options)
+    return ((_logits(case, options) - exact).norm() / exact.norm()).item()
+
+
+def _logits(case: Case, options: Options) -> torch.Tensor:
+    key = (case, options.device, options.seed)
+    if key not in _exact:
+        model, x = _model_and_images(case, options)
+        with torch.no_grad():
+            found = model(x).double().cpu()
+        if case.tolerance:
+            return found
+        _exact.clear()  # sizes come one after the other
+        _exact[key] = found
+    return _exact[key]
+
+
+_exact: dict[Any, torch.Tensor] = {}
+
+
+def _model_and_images(case: Case, options: Options) -> tuple[nn.Module, torch.Tensor]:
+    device = torch.device(options.device)
+    model = build(case.model, (case.image_size, case.image_width), options.seed)
+    model = model.train() if case.step == "train" else model.eval()
+    if case.mode.startswith("deploy"):
+        model = deploy(model, tolerance=case.tolerance)
+    layout = torch.channels_last if options.memory_format == "channels_last" else torch.contiguous_format
+    x = torch.randn(case.batch, 3, case.image_size, case.image_width, generator=torch.Generator().manual_seed(0))
+    dtype = TORCH_DTYPES.get(case.dtype, torch.float32)
+    if not case.mode.startswith("deploy"):  # the deployed form has chosen its layout
+        model = model.to(memory_format=layout)
+    return model.to(device, dtype), x.to(device, dtype).contiguous(memory_format=layout)
 
 
 def captured(function: Callable[[], None]) -> Callable[[], None]:

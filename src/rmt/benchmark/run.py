@@ -14,7 +14,7 @@ import torch
 from rmt.benchmark.cases import Case, Options, list_cases
 from rmt.benchmark.machine import describe
 from rmt.benchmark.measure import peak_memory, summarise, time_rounds
-from rmt.benchmark.prepare import build, matrix_product, prepare
+from rmt.benchmark.prepare import build, matrix_product, output_error, prepare
 from rmt.errors import RMTError
 from rmt.model import list_models
 from rmt.model.cost import count_macs
@@ -82,6 +82,7 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
             images_per_second=rate,
             first_call=first_call[case],
             peak_memory=peak_memory(case, options) if options.memory else None,
+            output_error=output_error(case, options) if case.tolerance and case.step == "forward" else None,
             fraction_of_matrix_peak=2 * cost["macs"] * passes * rate / peaks[case.dtype],
             **cost,
         )
@@ -123,5 +124,6 @@ def table(content: dict) -> str:
         lines.append(
             f"{entry['images_per_second']:9.2f} {median * 1e3:9.1f} {(high - low) / 2 / median * 100:5.1f} "
             f"{memory:>8} {entry['fraction_of_matrix_peak']:7.2f}  {case.label}"
+            + (f", output error {entry['output_error']:.1e}" if entry.get("output_error") is not None else "")
         )
     return "\n".join(lines)

@@ -92,9 +92,9 @@ class FeedForward(nn.Module):
         self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
-        x = F.gelu(x) if self.dwconv is None else gelu_depthwise(x, self.dwconv, identity=True)
-        return self.fc2(x)
+        if self.dwconv is None:
+            return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(gelu_depthwise(self.fc1(x), self.dwconv, identity=True))
 
 
 class Block(nn.Module):

@@ -111,9 +111,10 @@ class DeployedFeedForward(nn.Module):
         if self.dwconv is not None and fuses_gelu(x, self.dwconv):
             # PyTorch's linear would begin with a copy of the bias for each token.
             x = gelu_depthwise(F.linear(x, self.fc1.weight), self.dwconv, identity=False, shift=self.fc1.bias)
+        elif self.dwconv is not None:
+            x = gelu_depthwise(self.fc1(x), self.dwconv, identity=False)
         else:
-            x = self.fc1(x)
-            x = F.gelu(x) if self.dwconv is None else gelu_depthwise(x, self.dwconv, identity=False)
+            x = F.gelu(self.fc1(x))
         return _add_linear(residual, x, self.fc2)
 
 

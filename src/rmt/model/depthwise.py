@@ -45,10 +45,10 @@ def gelu_depthwise(x: Tensor, conv: nn.Conv2d, identity: bool, shift: Tensor | N
     if not identity and fuses_gelu(x, conv):
         return _gelu_depthwise(x, shift, conv.weight, conv.bias)
     x = x if shift is None else x + shift
-    if takes_triton(x) and not being_exported() and triton.convolves():
+    if torch.is_grad_enabled() and takes_triton(x) and not being_exported() and triton.convolves():
         return triton.convolve(x, conv.weight, conv.bias, x if identity else None, result_dtype(x), gelu=True)
-    h = F.gelu(x)
-    return depthwise(h, conv, plus=h if identity else None)
+    x = F.gelu(x)  # whose argument is free now, where the caller has not kept it
+    return depthwise(x, conv, plus=x if identity else None)
 
 
 def _native_serves(x: Tensor, conv: nn.Conv2d) -> bool:
