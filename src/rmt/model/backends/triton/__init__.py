@@ -103,6 +103,6 @@ def normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float,
     """LayerNorm over the last dimension, in `dtype`, with gradients where it has weights; not for compilers."""
     from rmt.model.backends.triton import norm_ops
 
-    if weight is None:
+    if weight is None or not torch.is_grad_enabled():
         return norm_ops.normalise(x, weight, bias, eps, dtype)
     return norm_ops.LayerNorm.apply(x, weight, bias, eps, dtype)
