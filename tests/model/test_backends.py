@@ -244,9 +244,23 @@ def test_gelu_everywhere():
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=2e-7, equal_nan=True)
 
 
-def test_gelu_with_gradients_is_left_to_pytorch():
-    conv = torch.nn.Conv2d(16, 16, 3, padding=1, groups=16)
-    assert not fuses_gelu(torch.zeros(1, 4, 4, 16, requires_grad=True), conv)
+@pytest.mark.parametrize("identity", [True, False])
+def test_gelu_and_depthwise_with_gradients(identity):
+    """Against float64; GELU's output is computed again and only its input kept."""
+    torch.manual_seed(0)
+    shape = (2, 5, 7, 32)
+    conv, draw, dout = torch.nn.Conv2d(32, 32, 3, padding=1, groups=32), torch.randn(shape), torch.randn(shape)
+    results, kept = [], []
+    for dtype in (torch.float64, torch.float32):
+        conv, x = conv.to(dtype), draw.to(dtype).requires_grad_()
+        assert not fuses_gelu(x, conv)
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+            out = gelu_depthwise(x, conv, identity)
+        gradients = torch.autograd.grad(out, [x, conv.weight, conv.bias], dout.to(dtype))
+        results.append([t.detach().double() for t in (out, *gradients)])
+    assert_close(results[1], results[0], 1e-5)
+    assert kept == [x.data_ptr(), conv.weight.data_ptr()]
 
 
 @pytest.mark.parametrize("threads", [2, 3])

@@ -16,6 +16,7 @@ from rmt.model.backends import triton
 from rmt.model.backends.dispatch import allows, result_dtype, takes_triton
 from rmt.model.backends.form import being_exported
 from rmt.model.backends.native.build import load, why_not
+from rmt.model.decay import being_captured
 
 
 def depthwise(x: Tensor, conv: nn.Conv2d, plus: Tensor | None = None) -> Tensor:
@@ -47,6 +48,8 @@ def gelu_depthwise(x: Tensor, conv: nn.Conv2d, identity: bool, shift: Tensor | N
     x = x if shift is None else x + shift
     if torch.is_grad_enabled() and takes_triton(x) and not being_exported() and triton.convolves():
         return triton.convolve(x, conv.weight, conv.bias, x if identity else None, result_dtype(x), gelu=True)
+    if _native_serves(x, conv) and not being_captured(x):
+        return _GeluDepthwise.apply(x, conv.weight, conv.bias, identity)
     x = F.gelu(x)  # whose argument is free now, where the caller has not kept it
     return depthwise(x, conv, plus=x if identity else None)
 
@@ -132,6 +135,23 @@ def _gradients(ctx, grad: Tensor):
 
 
 _depthwise.register_autograd(_gradients, setup_context=_keep)
+
+
+class _GeluDepthwise(torch.autograd.Function):
+    """`gelu_depthwise` that keeps x alone and applies GELU again in the backward pass, for a seventh less memory."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, identity: bool) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.identity, ctx.has_bias = identity, bias is not None
+        return _depthwise(F.gelu(x), weight, bias, None, identity)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        dh, dweight, dbias = _depthwise_backward(grad, F.gelu(x), weight, ctx.identity)
+        return torch.ops.aten.gelu_backward(dh, x), dweight, dbias if ctx.has_bias else None, None
 
 
 def _taps(weight: Tensor) -> Tensor:

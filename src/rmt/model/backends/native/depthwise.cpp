@@ -1,6 +1,6 @@
 // Depthwise convolution of tokens (B, h, w, C), lanes across channels: forward, and both gradients.
 //
-// PyTorch's own is as fast forward, but several times slower backward, and wants copies of views.
+// PyTorch's own reads every token once per tap, is several times slower backward, and wants copies of views.
 // Built once per kernel size. C is a multiple of 16.
 
 #include <algorithm>
