@@ -1,6 +1,7 @@
 """Time and memory of cases: interleaved rounds, so that whatever slows the machine slows all of them alike."""
 
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -63,12 +64,17 @@ def summarise(seconds: list[float]) -> dict[str, Any]:
 
 
 def peak_memory(case: Case, options: Options) -> int | None:
-    """Bytes over what model and images take. On a CPU in a process of its own, so that no other case's pages count."""
+    """Bytes over what model and images take.
+
+    On a CPU in a process of its own, so that no other case's pages count, whose allocator gives large blocks back at
+    once: kept for later, as it would, they make repeated measurements differ by a fifth.
+    """
     if options.device.startswith("cuda"):
         return measure_memory(case, options)
     command = [sys.executable, "-m", "rmt.benchmark", "--memory-of", json.dumps([asdict(case), asdict(options)])]
+    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=MEMORY_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=MEMORY_SECONDS, env=env)
         return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
     except (subprocess.TimeoutExpired, IndexError, ValueError):
         return None

@@ -61,7 +61,7 @@ struct Rows {
         const int64_t c = channel + v * LANES, x0 = g * GROUP, n = std::min<int64_t>(GROUP, p.width - x0);
         const float* plus = p.plus + b * p.plus_image + (y * p.width + x0) * p.plus_token + c;
         vec acc[GROUP];
-        for (int i = 0; i < GROUP; i++) acc[i] = p.bias ? load(p.bias + c) : vec{};
+        for (int i = 0; i < GROUP; i++) acc[i] = vec{};
         for (int ky = 0; ky < K; ky++) {
           const float* in = at(y + ky - R, v) + x0 * LANES;
           for (int kx = 0; kx < K; kx++) {
@@ -69,10 +69,11 @@ struct Rows {
             for (int i = 0; i < GROUP; i++) acc[i] += w * load(in + (i + kx) * LANES);
           }
         }
+        const vec bias = p.bias ? load(p.bias + c) : vec{};  // after the taps, so that theirs round apart from it
         float* out = p.out + ((b * p.height + y) * p.width + x0) * p.channels + c;
         for (int i = 0; i < GROUP; i++) {
           if (i >= n) break;
-          store(out + i * p.channels, p.plus ? acc[i] + load(plus + i * p.plus_token) : acc[i]);
+          store(out + i * p.channels, p.plus ? acc[i] + bias + load(plus + i * p.plus_token) : acc[i] + bias);
         }
       }
   }
