@@ -108,7 +108,7 @@ def _both_ways(name, shape, keys: int, dtype: torch.dtype, forward, backward, pl
 def convolution(grid: tuple[int, int, int], channels: int, size: int, dtype: torch.dtype) -> list[Problem]:
     """x + conv(x), and the gradients of the weight and the bias."""
     shape = (*grid, channels)
-    numbers, bits = int(torch.tensor(shape).prod()), torch.finfo(dtype).bits // 8
+    numbers, width = int(torch.tensor(shape).prod()), torch.finfo(dtype).bits // 8
     conv = nn.Conv2d(channels, channels, size, padding=size // 2, groups=channels).cuda()
 
     def forward(x: Tensor) -> Tensor:
@@ -134,9 +134,9 @@ def convolution(grid: tuple[int, int, int], channels: int, size: int, dtype: tor
     label = f"depthwise {size}×{size} of {'×'.join(map(str, shape))}"
     operations = 2 * numbers * size * size
     return [
-        Problem(f"{label}, forward", forward, plainly, (shape,), 2 * numbers * bits, operations),
+        Problem(f"{label}, forward", forward, plainly, (shape,), 2 * numbers * width, operations),
         Problem(
-            f"{label}, weight gradient", gradients, gradients_plainly, (shape,) * 2, 2 * numbers * bits, operations
+            f"{label}, weight gradient", gradients, gradients_plainly, (shape,) * 2, 2 * numbers * width, operations
         ),
     ]
 
