@@ -1,9 +1,9 @@
 """MaSA on NVIDIA GPUs by fused Triton kernels: q, k and v stay where they lie, scores never leave the chip.
 
 An axis pass reads (B, h, w, n, d) through its strides, turns queries and keys in registers, makes the decay from
-indices and takes the softmax in float32; backward computes the scores again. Depthwise convolutions (`depthwise.py`) and
-LayerNorm (`norm.py`) have kernels beside it. bfloat16, float16 and
-float32 in and out, forward and gradients; see `tiles.py` for the arithmetic, `attention_ops.py` for who is called when.
+indices and takes the softmax in float32; backward computes the scores again. Depthwise convolutions (`depthwise.py`)
+and LayerNorm (`norm.py`) have kernels beside it. bfloat16, float16 and float32 in and out, forward and gradients; see
+`tiles.py` for the arithmetic, `attention_ops.py` for who is called when.
 Without a GPU the kernels run in Triton's interpreter (`TRITON_INTERPRET=1`), which is how they are tested.
 """
 
