@@ -10,8 +10,6 @@
 Nothing is accumulated by more than one program: results repeat bit for bit.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -19,7 +17,6 @@ from rmt.model.backends.triton import lines, long
 from rmt.model.backends.triton.launch import Launch, directly, operator, traceably
 from rmt.model.backends.window import head_reaches
 
-LOG2_E = math.log2(math.e)
 SHORT = 64  # tokens of a line that one block holds
 
 # For each tile of tokens, forward and backward: warps, pipeline stages, and the programs to have on each
@@ -37,12 +34,11 @@ def _padded(length: int) -> int:
     return max(16, 1 << (length - 1).bit_length())
 
 
-def _options(q: Tensor, half_split: bool) -> dict:
+def _options(q: Tensor) -> dict:
     exact = q.dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest"
     return dict(
         CHANNELS=q.shape[-1],
         PAIRS=_padded(q.shape[-1]) // 2,
-        HALF_SPLIT=half_split,
         PRECISION="ieee" if exact else "tf32",
     )
 
@@ -81,7 +77,10 @@ def _readable(x: Tensor, flat: bool) -> Tensor:
 
 
 class Attention:
-    """One call's constants, and its launches."""
+    """One call's constants, and its launches.
+
+    The scale is a constant of the kernels: a number among their arguments would be a float64 in a compiled program.
+    """
 
     def __init__(
         self,
@@ -97,10 +96,8 @@ class Attention:
     ) -> None:
         self.launch = launch
         self.shape, self.device = q.shape, q.device
-        self.tables, self.reaches = (cos.contiguous(), sin.contiguous()), reaches
-        self.log2_gammas = log_gamma * (LOG2_E if decay else 0.0)
-        self.scales = (scale * LOG2_E, scale)
-        self.options = _options(q, half_split)
+        self.tables, self.reaches = (cos.contiguous(), sin.contiguous(), log_gamma), reaches
+        self.options = _options(q) | dict(HALF_SPLIT=half_split, DECAY=decay, SCALE=scale)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, along: str, keep: bool = False) -> tuple[Tensor, Tensor]:
         """A pass, and the logarithms of the weights' sums where `keep` asks for them and backward will need them."""
@@ -114,8 +111,8 @@ class Attention:
             self.launch(
                 lines.forward,
                 (heads, axis.lines, -(-images // each)),
-                *(q, k, v, out, *self.tables, self.log2_gammas, *strides),
-                *(images, axis.length, *axis.position, axis.width, *self.scales, each),
+                *(q, k, v, out, *self.tables, *strides),
+                *(images, axis.length, *axis.position, axis.width, each),
                 **(self.options | dict(L=tile, GRID=along == "grid", num_warps=warps, num_stages=stages)),
             )
             return out, out
@@ -124,9 +121,9 @@ class Attention:
         self.launch(
             long.forward,
             (heads, axis.lines * -(-axis.length // queries), images),
-            *(q, k, v, out, totals, *self.tables, self.log2_gammas),
-            *(self.log2_gammas if self.reaches is None else self.reaches, *strides),
-            *(heads, axis.lines, axis.length, *axis.position, axis.width, self.scales[0]),
+            *(q, k, v, out, totals, *self.tables),
+            *(self.tables[2] if self.reaches is None else self.reaches, *strides),
+            *(heads, axis.lines, axis.length, *axis.position, axis.width),
             **(self.options | dict(M=queries, N=keys, GRID=along == "grid", num_warps=warps)),
             WINDOW=self.reaches is not None,
             KEEP=keep,
@@ -141,7 +138,6 @@ class Attention:
         dq, dk, dv = grads
         axis = _Axis(self.shape, along)
         images, _, _, heads, _ = self.shape
-        constants = (*self.tables, self.log2_gammas)
         if axis.length <= SHORT:
             tile = _padded(axis.length)
             _, (warps, stages, programs) = LINES[tile]
@@ -150,8 +146,8 @@ class Attention:
             self.launch(
                 lines.backward,
                 (heads, axis.lines, -(-images // each)),
-                *(q, k, v, dout, dq, dk, dv, *constants, *strides),
-                *(images, axis.length, *axis.position, axis.width, *self.scales, each),
+                *(q, k, v, dout, dq, dk, dv, *self.tables, *strides),
+                *(images, axis.length, *axis.position, axis.width, each),
                 **(self.options | dict(ADD=add, L=tile, GRID=along == "grid")),
                 num_warps=warps,
                 num_stages=stages,
@@ -160,12 +156,12 @@ class Attention:
         out, totals = known
         deltas = torch.empty_like(totals)
         queries, keys, warps = LONG
-        sizes = (heads, axis.lines, axis.length, *axis.position, axis.width, *self.scales)
+        sizes = (heads, axis.lines, axis.length, *axis.position, axis.width)
         options = self.options | dict(ADD=add, M=queries, N=keys, GRID=along == "grid", num_warps=warps)
         self.launch(
             long.backward_queries,
             (heads, axis.lines * -(-axis.length // queries), images),
-            *(q, k, v, out, dout, dq, totals, deltas, *constants),
+            *(q, k, v, out, dout, dq, totals, deltas, *self.tables),
             *(n for t in (q, k, v, out, dout, dq) for n in axis.strides(t)),
             *sizes,
             **options,
@@ -173,7 +169,7 @@ class Attention:
         self.launch(
             long.backward_keys,
             (heads, axis.lines * -(-axis.length // keys), images),
-            *(q, k, v, dout, dk, dv, totals, deltas, *constants),
+            *(q, k, v, dout, dk, dv, totals, deltas, *self.tables),
             *(n for t in (q, k, v, dout, dk) for n in axis.strides(t)),
             *sizes,
             **options,
@@ -256,6 +252,11 @@ class Direct(torch.autograd.Function):
         return *backward(directly, dout, *ctx.saved_tensors, *ctx.rest), *[None] * 8
 
 
+def _placed(*tables: Tensor) -> list[Tensor]:
+    """The same tables, each at a place in memory: PyTorch's compiler otherwise makes them anew for every kernel."""
+    return [table.as_strided(table.shape, table.stride()) for table in tables]
+
+
 @operator("triton_attention", fake=lambda q, k, v, *rest: v.new_empty(v.shape))
 def _operator(
     q: Tensor,
@@ -270,6 +271,7 @@ def _operator(
     decay: bool,
     scale: float,
 ) -> Tensor:
+    cos, sin, log_gamma = _placed(cos, sin, log_gamma)
     return forward(traceably, q, k, v, cos, sin, log_gamma, reaches, decomposed, half_split, decay, scale)
 
 
@@ -287,6 +289,7 @@ def _backward_operator(
     decay: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    cos, sin, log_gamma = _placed(cos, sin, log_gamma)
     return backward(traceably, dout, q, k, v, cos, sin, log_gamma, decomposed, half_split, decay, scale)
 
 

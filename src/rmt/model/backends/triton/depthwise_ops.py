@@ -58,12 +58,15 @@ def _convolve(
     block = 128 if channels >= 128 else 64
     blocks = -(-channels // block)
     rows = -(-height // max(1, min(height // size, PROGRAMS // (images * blocks * width))))
-    second, shift = (x if other is None else _flat(other)), (x if bias is None else bias)
+    taps = weight.flatten(1).t().contiguous()
+    # What is absent is not read. Of x, given twice, a compiled program would make two.
+    second, shift = (taps if other is None else _flat(other)), (taps if bias is None else bias)
+    other_strides = (0, 0) if other is None else (second.stride(0), second.stride(2))
     launch(
         depthwise,
         (blocks, width, images * -(-height // rows)),
-        *(x, second, weight.flatten(1).t().contiguous(), shift, out),
-        *(n for t in (x, second, out) for n in (t.stride(0), t.stride(2))),
+        *(x, second, taps, shift, out),
+        *(x.stride(0), x.stride(2), *other_strides, out.stride(0), out.stride(2)),
         *(height, width, channels, -(-height // rows), rows),
         K=size,
         FLIP=flip,

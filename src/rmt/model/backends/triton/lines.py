@@ -9,6 +9,7 @@ import triton.language as tl
 
 from rmt.model.backends.triton.tiles import (
     attend,
+    decay_rate,
     gradients,
     grid_bias,
     line_bias,
@@ -28,7 +29,7 @@ def forward(
     out,
     cos_table,
     sin_table,
-    log2_gammas,
+    log_gammas,
     q_image,
     q_line,
     q_token,
@@ -50,14 +51,14 @@ def forward(
     position_line,
     position_token,
     width,
-    scale,
-    key_scale,
     images_each,
     CHANNELS: tl.constexpr,
     PAIRS: tl.constexpr,
     L: tl.constexpr,
     GRID: tl.constexpr,
     HALF_SPLIT: tl.constexpr,
+    DECAY: tl.constexpr,
+    SCALE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Grid: (heads, lines, ⌈images/images_each⌉)."""
@@ -65,7 +66,7 @@ def forward(
     line, token = tl.program_id(1), tl.arange(0, L)
     inside = token < length
     cos, sin = phases(cos_table, sin_table, line * position_line + token * position_token, inside, CHANNELS, PAIRS)
-    log2_gamma = tl.load(log2_gammas + head)
+    log2_gamma = decay_rate(log_gammas, head, DECAY)
     bias = grid_bias(length, width, log2_gamma, L) if GRID else line_bias(length, log2_gamma, L)
     q_tokens, k_tokens = line * q_line + token * q_token, line * k_line + token * k_token
     v_tokens, out_tokens = line * v_line + token * v_token, line * out_line + token * out_token
@@ -76,7 +77,7 @@ def forward(
         q_tile = load_rotated(q + i * q_image + head * q_head, q_tokens, inside, cos, sin, CHANNELS, HALF_SPLIT)
         k_tile = load_rotated(k + i * k_image + head * k_head, k_tokens, inside, cos, sin, CHANNELS, HALF_SPLIT)
         v_tile = load(v + i * v_image + head * v_head, v_tokens, inside, CHANNELS, PAIRS)
-        tile = attend(q_tile, k_tile, v_tile, bias, scale, PRECISION)
+        tile = attend(q_tile, k_tile, v_tile, bias, SCALE, PRECISION)
         store(out + i * out_image + head * out_head, out_tokens, inside, tile, CHANNELS, PAIRS)
         i += 1
 
@@ -92,7 +93,7 @@ def backward(
     dv,
     cos_table,
     sin_table,
-    log2_gammas,
+    log_gammas,
     q_image,
     q_line,
     q_token,
@@ -118,8 +119,6 @@ def backward(
     position_line,
     position_token,
     width,
-    scale,
-    key_scale,
     images_each,
     ADD: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -127,6 +126,8 @@ def backward(
     L: tl.constexpr,
     GRID: tl.constexpr,
     HALF_SPLIT: tl.constexpr,
+    DECAY: tl.constexpr,
+    SCALE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """As `forward`; dq, dk and dv share the strides d_*. With ADD, dq and dk are added to what is there."""
@@ -134,7 +135,7 @@ def backward(
     line, token = tl.program_id(1), tl.arange(0, L)
     inside = token < length
     cos, sin = phases(cos_table, sin_table, line * position_line + token * position_token, inside, CHANNELS, PAIRS)
-    log2_gamma = tl.load(log2_gammas + head)
+    log2_gamma = decay_rate(log_gammas, head, DECAY)
     bias = grid_bias(length, width, log2_gamma, L) if GRID else line_bias(length, log2_gamma, L)
     q_tokens, k_tokens = line * q_line + token * q_token, line * k_line + token * k_token
     v_tokens, dout_tokens = line * v_line + token * v_token, line * dout_line + token * dout_token
@@ -147,7 +148,7 @@ def backward(
         k_tile = load_rotated(k + i * k_image + head * k_head, k_tokens, inside, cos, sin, CHANNELS, HALF_SPLIT)
         v_tile = load(v + i * v_image + head * v_head, v_tokens, inside, CHANNELS, PAIRS)
         dout_tile = load(dout + i * dout_image + head * dout_head, dout_tokens, inside, CHANNELS, PAIRS)
-        dq_tile, dk_tile, dv_tile = gradients(q_tile, k_tile, v_tile, dout_tile, bias, scale, key_scale, PRECISION)
+        dq_tile, dk_tile, dv_tile = gradients(q_tile, k_tile, v_tile, dout_tile, bias, SCALE, PRECISION)
         here = i * d_image + head * d_head
         store_unrotated(dq + here, d_tokens, inside, dq_tile, cos, sin, ADD, CHANNELS, HALF_SPLIT)
         store_unrotated(dk + here, d_tokens, inside, dk_tile, cos, sin, ADD, CHANNELS, HALF_SPLIT)

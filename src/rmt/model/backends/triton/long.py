@@ -8,7 +8,15 @@ for the keys' and values': every gradient has one writer, so results do not depe
 import triton
 import triton.language as tl
 
-from rmt.model.backends.triton.tiles import load, load_rotated, phases, store, store_unrotated
+from rmt.model.backends.triton.tiles import (
+    LOG2_E,
+    decay_rate,
+    load,
+    load_rotated,
+    phases,
+    store,
+    store_unrotated,
+)
 
 
 @triton.jit
@@ -46,7 +54,7 @@ def forward(
     log_totals,
     cos_table,
     sin_table,
-    log2_gammas,
+    log_gammas,
     reaches,
     q_image,
     q_line,
@@ -70,7 +78,6 @@ def forward(
     position_line,
     position_token,
     width,
-    scale,
     CHANNELS: tl.constexpr,
     PAIRS: tl.constexpr,
     M: tl.constexpr,
@@ -79,6 +86,8 @@ def forward(
     WINDOW: tl.constexpr,
     KEEP: tl.constexpr,
     HALF_SPLIT: tl.constexpr,
+    DECAY: tl.constexpr,
+    SCALE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Grid: (heads, lines·⌈length/M⌉, images). With KEEP, log₂ of each query's total weight goes to `log_totals`."""
@@ -88,7 +97,7 @@ def forward(
     q += image * q_image + head * q_head + line * q_line
     k += image * k_image + head * k_head + line * k_line
     v += image * v_image + head * v_head + line * v_line
-    log2_gamma, reach = tl.load(log2_gammas + head), length
+    log2_gamma, reach = decay_rate(log_gammas, head, DECAY), length
     start, end = 0, length
     if WINDOW:
         reach = tl.load(reaches + head)
@@ -108,7 +117,7 @@ def forward(
         k_tile = load_rotated(k, keys * k_token, here, k_cos, k_sin, CHANNELS, HALF_SPLIT)
         v_tile = load(v, keys * v_token, here, CHANNELS, PAIRS)
         bias = block_bias(queries, keys, length, width, log2_gamma, reach, GRID, WINDOW)
-        logits = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * scale + bias
+        logits = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * (SCALE * LOG2_E) + bias
         larger = tl.maximum(largest, tl.max(logits, 1))
         powers, shrink = tl.exp2(logits - larger[:, None]), tl.exp2(largest - larger)
         total = total * shrink + tl.sum(powers, 1)
@@ -134,7 +143,7 @@ def backward_queries(
     deltas,
     cos_table,
     sin_table,
-    log2_gammas,
+    log_gammas,
     q_image,
     q_line,
     q_token,
@@ -165,8 +174,6 @@ def backward_queries(
     position_line,
     position_token,
     width,
-    scale,
-    key_scale,
     ADD: tl.constexpr,
     CHANNELS: tl.constexpr,
     PAIRS: tl.constexpr,
@@ -174,6 +181,8 @@ def backward_queries(
     N: tl.constexpr,
     GRID: tl.constexpr,
     HALF_SPLIT: tl.constexpr,
+    DECAY: tl.constexpr,
+    SCALE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """dq, and δ = out·dout of each query for `backward_keys`. Grid as `forward`."""
@@ -182,7 +191,7 @@ def backward_queries(
     line, first = tl.program_id(1) // blocks, tl.program_id(1) % blocks * M
     k += image * k_image + head * k_head + line * k_line
     v += image * v_image + head * v_head + line * v_line
-    log2_gamma = tl.load(log2_gammas + head)
+    log2_gamma = decay_rate(log_gammas, head, DECAY)
 
     queries = first + tl.arange(0, M)
     inside = queries < length
@@ -205,11 +214,9 @@ def backward_queries(
         k_tile = load_rotated(k, keys * k_token, here, k_cos, k_sin, CHANNELS, HALF_SPLIT)
         v_tile = load(v, keys * v_token, here, CHANNELS, PAIRS)
         bias = block_bias(queries, keys, length, width, log2_gamma, length, GRID, False)
-        logits = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * scale + bias
+        logits = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * (SCALE * LOG2_E) + bias
         weights = tl.exp2(logits - log_total[:, None])
-        dscores = (
-            weights * (tl.dot(dout_tile, tl.trans(v_tile), input_precision=PRECISION) - delta[:, None]) * key_scale
-        )
+        dscores = weights * (tl.dot(dout_tile, tl.trans(v_tile), input_precision=PRECISION) - delta[:, None]) * SCALE
         dq_tile += tl.dot(dscores.to(k_tile.dtype), k_tile, input_precision=PRECISION)
     d_here = dq + image * d_image + head * d_head + line * d_line
     store_unrotated(d_here, queries * d_token, inside, dq_tile, cos, sin, ADD, CHANNELS, HALF_SPLIT)
@@ -227,7 +234,7 @@ def backward_keys(
     deltas,
     cos_table,
     sin_table,
-    log2_gammas,
+    log_gammas,
     q_image,
     q_line,
     q_token,
@@ -254,8 +261,6 @@ def backward_keys(
     position_line,
     position_token,
     width,
-    scale,
-    key_scale,
     ADD: tl.constexpr,
     CHANNELS: tl.constexpr,
     PAIRS: tl.constexpr,
@@ -263,6 +268,8 @@ def backward_keys(
     N: tl.constexpr,
     GRID: tl.constexpr,
     HALF_SPLIT: tl.constexpr,
+    DECAY: tl.constexpr,
+    SCALE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """dk and dv, from the δ of `backward_queries`. Grid: (heads, lines·⌈length/N⌉, images)."""
@@ -271,7 +278,7 @@ def backward_keys(
     line, first = tl.program_id(1) // blocks, tl.program_id(1) % blocks * N
     q += image * q_image + head * q_head + line * q_line
     dout += image * dout_image + head * dout_head + line * dout_line
-    log2_gamma = tl.load(log2_gammas + head)
+    log2_gamma = decay_rate(log_gammas, head, DECAY)
     kept = (image * heads + head) * lines * length + line * length
 
     keys = first + tl.arange(0, N)
@@ -295,12 +302,10 @@ def backward_keys(
         log_total = tl.load(log_totals + kept + queries, mask=here, other=float("inf"))
         delta = tl.load(deltas + kept + queries, mask=here, other=0.0)
         bias = block_bias(queries, keys, length, width, log2_gamma, length, GRID, False)
-        logits = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * scale + bias
+        logits = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * (SCALE * LOG2_E) + bias
         weights = tl.exp2(logits - log_total[:, None])
         dv_tile += tl.dot(tl.trans(weights.to(dout_tile.dtype)), dout_tile, input_precision=PRECISION)
-        dscores = (
-            weights * (tl.dot(dout_tile, tl.trans(v_tile), input_precision=PRECISION) - delta[:, None]) * key_scale
-        )
+        dscores = weights * (tl.dot(dout_tile, tl.trans(v_tile), input_precision=PRECISION) - delta[:, None]) * SCALE
         dk_tile += tl.dot(tl.trans(dscores.to(q_tile.dtype)), q_tile, input_precision=PRECISION)
     d_here = image * d_image + head * d_head + line * d_line
     store_unrotated(dk + d_here, keys * d_token, inside, dk_tile, cos, sin, ADD, CHANNELS, HALF_SPLIT)

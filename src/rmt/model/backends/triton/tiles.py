@@ -5,8 +5,12 @@ Rotated tiles hold their pairs side by side, whichever way they lie in memory: q
 the scores do not change.
 """
 
+import math
+
 import triton
 import triton.language as tl
+
+LOG2_E = tl.constexpr(math.log2(math.e))
 
 
 @triton.jit
@@ -77,6 +81,12 @@ def store_unrotated(pointer, tokens, inside, gradient, cos, sin, add, CHANNELS: 
 
 
 @triton.jit
+def decay_rate(log_gammas, head, DECAY: tl.constexpr):
+    """log₂γ of a head, and 0 without decay."""
+    return tl.load(log_gammas + head) * LOG2_E if DECAY else 0.0
+
+
+@triton.jit
 def line_bias(length, log2_gamma, L: tl.constexpr):
     """(L, L): |Δ|·log₂γ between the tokens of a line, −∞ for keys beyond its end."""
     token = tl.arange(0, L)
@@ -94,27 +104,27 @@ def grid_bias(length, width, log2_gamma, L: tl.constexpr):
 
 
 @triton.jit
-def scores(q, k, bias, scale, PRECISION: tl.constexpr):
-    """exp₂(logits − their maximum), (M, N), and the sums over keys, (M, 1). `scale` holds log₂e."""
-    logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + bias
+def scores(q, k, bias, SCALE: tl.constexpr, PRECISION: tl.constexpr):
+    """exp₂(logits − their maximum), (M, N), and the sums over keys, (M, 1)."""
+    logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (SCALE * LOG2_E) + bias
     powers = tl.exp2(logits - tl.max(logits, 1)[:, None])
     return powers, tl.sum(powers, 1)[:, None]
 
 
 @triton.jit
-def attend(q, k, v, bias, scale, PRECISION: tl.constexpr):
+def attend(q, k, v, bias, SCALE: tl.constexpr, PRECISION: tl.constexpr):
     """softmax(q·k + bias)·v, (M, D) in float32."""
-    powers, total = scores(q, k, bias, scale, PRECISION)
+    powers, total = scores(q, k, bias, SCALE, PRECISION)
     return tl.dot(powers.to(v.dtype), v, input_precision=PRECISION) / total
 
 
 @triton.jit
-def gradients(q, k, v, dout, bias, scale, key_scale, PRECISION: tl.constexpr):
+def gradients(q, k, v, dout, bias, SCALE: tl.constexpr, PRECISION: tl.constexpr):
     """Of `attend`, for rotated q and k: dq, dk, dv in float32. With P the weights, dS = P∘(dP − Σ P∘dP)."""
-    powers, total = scores(q, k, bias, scale, PRECISION)
+    powers, total = scores(q, k, bias, SCALE, PRECISION)
     weights = powers * (1.0 / total)
     dweights = tl.dot(dout, tl.trans(v), input_precision=PRECISION)
     dscores = weights * (dweights - tl.sum(weights * dweights, 1)[:, None])
-    dscores = (dscores * key_scale).to(q.dtype)
+    dscores = (dscores * SCALE).to(q.dtype)
     dv = tl.dot(tl.trans(weights.to(dout.dtype)), dout, input_precision=PRECISION)
     return tl.dot(dscores, k, input_precision=PRECISION), tl.dot(tl.trans(dscores), q, input_precision=PRECISION), dv
