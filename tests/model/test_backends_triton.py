@@ -1,5 +1,10 @@
 """The Triton kernels against float64: on a GPU where there is one, otherwise in Triton's interpreter (conftest.py)."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +14,7 @@ pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds")
 from rmt.errors import RMTError
 from rmt.model import ManhattanSelfAttention, create_model
 from rmt.model.backends import Form, attend, plain, triton, use_backend
+from rmt.model.backends.triton import attention_ops, depthwise_ops
 from rmt.model.decay import spatial_prior
 from rmt.model.depthwise import depthwise, gelu_depthwise
 from rmt.model.linear import Linear
@@ -286,6 +292,38 @@ def test_compiled_without_breaks_and_exported():
             program = torch.export.export(block.eval(), (x.detach(), prior))
             assert (program.module()(x.detach(), prior) - block(x, prior)).abs().max() < 1e-5
     assert "rmt.triton_attention.default" in [str(node.target) for node in program.graph.nodes]
+
+
+def test_the_kernels_compile_for_a_gpu_that_is_not_there():
+    """For an H100, by the real compiler. float64 arithmetic in them would be a mistake, and slow."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    script = Path(__file__).with_name("compile_kernels.py")
+    done = subprocess.run([sys.executable, str(script), "90"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    compiled = {line.split()[0].removeprefix("rmt.model.backends.triton.") for line in done.stdout.splitlines()}
+    assert compiled == {
+        *("lines.forward", "lines.backward", "long.forward", "long.backward_queries", "long.backward_keys"),
+        *("depthwise.depthwise", "depthwise.depthwise_weight_gradient", "norm.layer_norm", "norm.layer_norm_backward"),
+    }
+    assert "float64" not in done.stdout
+
+
+def test_compiled_programs_pass_numbers_that_stay_exact():
+    """PyTorch's compiler passes a float to a kernel as float64, which the kernel's arithmetic then becomes."""
+    passed = []
+
+    def launch(kernel, grid, *args, num_warps, num_stages=3, **constants):
+        passed.extend(args)
+
+    shape = (1, 3, 70, 1, 16)
+    q, k, v, dout = draw(shape)
+    prior = prior_of(shape, form_of(shape), torch.float32)
+    constants = (True, False, True, 0.25)
+    attention_ops.forward(launch, q, k, v, prior.cos, prior.sin, prior.log_gamma, None, *constants)
+    attention_ops.backward(launch, dout, q, k, v, prior.cos, prior.sin, prior.log_gamma, *constants)
+    x = q.flatten(-2)
+    depthwise_ops.convolve(launch, x, torch.zeros(16, 1, 3, 3), None, None, x.dtype, True, False)
+    assert passed and {type(value) for value in passed} == {torch.Tensor, int}
 
 
 def test_what_it_cannot_do_is_said():

@@ -16,10 +16,11 @@ Launch = Callable[..., None]
 
 
 def directly(kernel, grid: tuple[int, ...], *args, num_warps: int, num_stages: int = 3, **options) -> None:
-    """Runs `kernel` over `grid`."""
+    """Runs `kernel` over `grid`, on the device of its first argument: Triton takes the current one, whatever it gets."""
     if interpreted():
         kernel[grid](*args, **options)
-    else:
+        return
+    with torch.cuda.device_of(args[0]):
         kernel[grid](*args, **options, num_warps=num_warps, num_stages=num_stages)
 
 
