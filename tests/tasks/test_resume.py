@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import assert_same_run, finished_run, tiny_recipe
+from runs import assert_same_run, finished_run, rows, tiny_recipe
 
 import rmt
 from rmt.tasks import TrainingStopped, resume
 from rmt.tasks.classify.module import ClassifyTask
 from rmt.tasks.classify.task import Classification
 from rmt.training.checkpoint_io import AtomicCheckpointIO, previous, read_state
+from rmt.training.progress import Best
 
 EACH_UPDATE = 1e-9  # checkpoint_minutes: save after every update
 
@@ -112,6 +113,22 @@ def test_after_the_last_epoch_only_the_judging_is_left(tmp_path, monkeypatch):
     resume(tmp_path)
     assert_same_run(tmp_path, finished_run())
     assert (tmp_path / "metrics.json").exists()
+
+
+def test_after_an_early_stop_only_the_judging_is_left(tmp_path, monkeypatch):
+    """The first of the two scores stays the best, so that a patience of one ends the run after two of three epochs."""
+    monkeypatch.setattr(Best, "offer", lambda self, score, epoch, offer=Best.offer: epoch == 1 and offer(self, 1, 1))
+    recipe = tiny_recipe(early_stopping=1)
+    rmt.train(replace(recipe, output=str(tmp_path / "whole")))
+    assert [row["epoch"] for row in rows(tmp_path / "whole") if row["kind"] == "epoch"] == ["1", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Classification, "finish", lambda *args: (_ for _ in ()).throw(Killed()))
+        run_until_killed(replace(recipe, output=str(tmp_path / "killed")))
+    resume(tmp_path / "killed")
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    # A longer patience, accepted, goes on: nothing of the old decision is left.
+    result = resume(tmp_path / "killed", replace(recipe, early_stopping=2, output=""), accept_changes=True)
+    assert result.metrics["last"]["epoch"] == 3
 
 
 def test_a_truncated_state_is_reported_and_the_one_before_used(tmp_path, monkeypatch, capsys):

@@ -33,6 +33,8 @@ class Recorder(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         updates = trainer.num_training_batches // trainer.accumulate_grad_batches
         self._row_every = max(1, updates // ROWS_PER_EPOCH)
+        # A run that stopped early and was killed before its report has only that left.
+        trainer.should_stop = pl_module.progress.lost_patience(pl_module.recipe.early_stopping)
         self.display.start()
         self._since = time.monotonic()
 
@@ -67,6 +69,7 @@ class Recorder(Callback):
         loss, lr, pace = progress.loss, current_lr(trainer), progress.pace
         measure = pl_module.measure
         before = progress.best_of_all()[1].score
+        progress.judged = epoch
         for name, score in scores.items():
             progress.best[name].offer(measure.of(score), epoch)
         kind, best = progress.best_of_all()
@@ -94,7 +97,7 @@ class Recorder(Callback):
             progress.warned_of_chance = True
             self.display.say(line)
         patience = pl_module.recipe.early_stopping
-        if patience and epoch - best.epoch >= patience:
+        if progress.lost_patience(patience):
             self.display.say(
                 f"stopping early: no better {measure.label} than epoch {best.epoch}'s in {patience} epochs"
             )

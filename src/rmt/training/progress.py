@@ -30,6 +30,7 @@ class Progress:
     seconds: float = 0.0  # inside training steps and their data, validation not counted
     epoch_seconds: float = 0.0
     epoch_images: int = 0
+    judged: int = 0  # evaluations so far; of those of a resumed run Lightning's own count lacks the last
     best: dict[str, Best] = field(default_factory=lambda: {"raw": Best(), "ema": Best()})
     val: dict[str, dict[str, float]] = field(default_factory=dict)  # the last epoch's scores, raw and ema
     bad_images: dict[str, str] = field(default_factory=dict)  # name -> reason
@@ -73,6 +74,10 @@ class Progress:
         """Which weights are the best so far, "raw" or "ema", and their record."""
         kind = max(self.best, key=lambda name: self.best[name].score)
         return kind, self.best[kind]
+
+    def lost_patience(self, patience: int) -> bool:
+        """Whether the last `patience` evaluations were no better than one before them; never with a patience of 0."""
+        return 0 < patience <= self.judged - self.best_of_all()[1].epoch
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
