@@ -1,4 +1,7 @@
+import importlib
+import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +11,7 @@ from runs import finished_run, photos, tiny_recipe
 
 import rmt
 from rmt.commands import cli
+from rmt.tasks.task import task_named
 
 
 def run(capsys, *args):
@@ -103,6 +107,24 @@ def test_a_fault_of_ours_is_one_line_too(capsys, monkeypatch):
     monkeypatch.setenv("RMT_TRACEBACK", "1")
     with pytest.raises(TypeError):
         cli.main(["recipes"])
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_help_names_the_tasks_that_take_an_option(command):
+    """An option's help names the kinds of models whose functions have a keyword of its name, and no other kind."""
+    doc = inspect.getdoc(importlib.import_module(f"rmt.commands.{command}").run)
+    entries = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", doc.partition("Args:\n")[2], re.MULTILINE | re.DOTALL)
+    kinds = {"classify": "classifier", "detect": "detector", "segment": "segmenter"}
+    for option, text in entries:
+        named = {task for task, kind in kinds.items() if kind in text.lower()}
+        if named and option not in ("checkpoint", "data"):
+            assert named == {task for task in kinds if option in taken(command, task_named(task))}, option
+
+
+def taken(command, task):
+    """The keywords of the functions that answer a command."""
+    methods = [task.load, task.answer] if command == "predict" else [task.evaluate]
+    return {name for method in methods for name in inspect.signature(method).parameters}
 
 
 def test_a_missing_extra_says_which(capsys, monkeypatch):

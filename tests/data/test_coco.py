@@ -10,6 +10,7 @@ from PIL import Image
 from rmt.data.coco import find_split, open_coco
 from rmt.data.images import BadImage
 from rmt.errors import RMTError
+from rmt.recipes.detect_schema import DetectRecipe
 
 
 @pytest.fixture
@@ -212,8 +213,9 @@ def test_an_image_of_another_size_is_bad(folder):
 
 
 def test_a_file_without_masks_serves_detectors_without_them(tmp_path):
-    with pytest.raises(RMTError, match="no masks"):
+    with pytest.raises(RMTError, match="no masks: train a detector without them .--no-masks."):
         with_annotations(tmp_path, [annotation(1, 5, 0, (1, 1, 5, 5), segmentation=[])])
+    assert not DetectRecipe(name="boxes", data="coco", masks=False).problems()  # what the message advises
     images = open_coco(tmp_path, tmp_path / "some.json", with_masks=False)
     assert images.objects(0).masks is None and len(images.objects(0).boxes) == 1
     mixed = with_annotations(tmp_path, [GOOD, annotation(2, 5, 0, (1, 1, 5, 5), segmentation=[])])

@@ -24,6 +24,8 @@ from rmt.tasks.detect.module import DetectModule
 from rmt.tasks.detect.prepare import build, prepare, settle
 from rmt.tasks.detect.scoring import describe, evaluate_checkpoint
 from rmt.tasks.detect.task import TASK
+from rmt.tasks.run import _introduction
+from rmt.training.run_folder import RunFolder
 
 
 def built(head: str, **changes):
@@ -69,6 +71,11 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path, monkeypatch, met
             rmt.train(tiny_recipe(output=str(tmp_path), checkpoint_minutes=1e-9))
     resume(tmp_path)
     assert_same_run(tmp_path, finished_run())
+
+
+def test_the_first_line_gives_both_limits_of_the_images_sides():
+    line = _introduction(built("mask_rcnn"), "cpu fp32", RunFolder(Path("run")))[0]
+    assert "at a short side of 64 px, a long side of at most 96 on cpu fp32, into run" in line and "²" not in line
 
 
 def test_evaluation_of_the_file_gives_the_run_s_scores():

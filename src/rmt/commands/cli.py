@@ -32,15 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        if os.environ.get("RMT_TRACEBACK"):
-            return _without_traceback(args, show=True)
-        return _without_traceback(args)
+        return _exit_code(args, show_traceback=bool(os.environ.get("RMT_TRACEBACK")))
     except BrokenPipeError:  # the reader of our output has gone, as in `rmt recipes | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - so that the interpreter's own flush at exit is silent
         return 1
 
 
-def _without_traceback(args: list[str], show: bool = False) -> int:
+def _exit_code(args: list[str], *, show_traceback: bool) -> int:
+    """Of one command line, with one line on stderr for what went wrong, unless the traceback is wanted."""
     try:
         return _dispatch(args)
     except KeyboardInterrupt as stop:
@@ -49,7 +48,7 @@ def _without_traceback(args: list[str], show: bool = False) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        if show:
+        if show_traceback:
             raise
         print(f"rmt: {_one_line(error)}", file=sys.stderr)
         return 1

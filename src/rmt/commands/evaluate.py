@@ -38,7 +38,7 @@ def run(
         annotations: Detectors: a COCO-format JSON to score on, instead of `data`.
         per_class: Detectors: AP per class, too.
         batch_size: Images per step (64 for a classifier); windows per step for a segmenter (4).
-        image_size: Classifiers: side in pixels of the images, instead of the checkpoint's.
+        image_size: Classifiers: side in pixels of the images, instead of the checkpoint's. Detectors: their short side.
         classes: Segmenters: the class list, instead of the one in the data's folder.
         inference: Segmenters: look at whole images or by sliding windows, instead of as in training.
         short_side: Segmenters: fit images to this short side, instead of the checkpoint's; 0 keeps their size.

@@ -35,7 +35,8 @@ def run(
         checkpoint: A `.safetensors` file, or a run folder (meaning its best weights).
         images: Image files.
         top_k: Classifiers: how many classes to name per image, likeliest first (5).
-        image_size: Classifiers: side in pixels the images are brought to, instead of the checkpoint's.
+        image_size: Classifiers: side in pixels the images are brought to, instead of the checkpoint's. Detectors: the
+            short side, the longest one in proportion.
         output: The folder for pictures (predictions). Detectors: boxes and masks, and predictions.json. Segmenters:
             IMAGE-overlay.png with a legend, and IMAGE-classes.png, whose values are the class indices.
         threshold: Detectors: the least score of what text and pictures show (0.5).

@@ -189,7 +189,7 @@ def open_coco(images: Path, annotations: Path, *, with_masks: bool) -> CocoSet:
         raise RMTError(f"{images}: none of the {len(present):,} images that {annotations.name} lists is there")
     usable = table.has_masks if with_masks else np.ones(len(table.labels), dtype=bool)
     if len(usable) and not usable.any():
-        raise RMTError(f"{annotations} has no masks: train a detector without them, such as --head faster_rcnn")
+        raise RMTError(f"{annotations} has no masks: train a detector without them (--no-masks)")
     dropped = {} if usable.all() else {NO_MASK: int((~usable).sum())}
     return CocoSet(images, table, table.classes, with_masks, usable, np.flatnonzero(present), dropped)
 

@@ -170,14 +170,19 @@ def _console() -> Console:
 
 
 def _introduction(module: TrainingModule, machine: str, folder: RunFolder) -> list[str]:
-    """What is about to happen, in three lines."""
+    """What is about to happen: network, machine and folder in a line, and the task's own lines."""
     recipe = module.recipe
     parameters = sum(p.numel() for p in module.model.parameters()) / 1e6
-    size = module.data.preprocessing["size"]
     return [
-        f"{recipe.model} ({parameters:.2f} M parameters) at {size[0]}² on {machine}, into {folder.path}",
+        f"{recipe.model} ({parameters:.2f} M parameters) {_at(module)} on {machine}, into {folder.path}",
         *module.introduction(),
     ]
+
+
+def _at(module: TrainingModule) -> str:
+    """The size of the images: a square's side, or where images keep their shape the limits of both sides."""
+    short, long = module.data.preprocessing["size"]
+    return f"at {short}²" if short == long else f"at a short side of {short} px, a long side of at most {long}"
 
 
 def _how_to_go_on(folder: RunFolder, stop: Interrupted, step: int) -> str:
