@@ -8,7 +8,7 @@ $bench --models rmt_tiny --batches 1 --modes eager/plain eager deploy deploy+com
     --output benchmarks/cpu-latency.json
 $bench --models rmt_small --batches 1 --modes eager/plain deploy --image-sizes 224 1792 --rounds 3 \
     --output benchmarks/cpu-large.json
-$bench --models rmt_small $swin --modes eager/plain eager --steps train --rounds 5 --output benchmarks/cpu-train.json
+$bench --models rmt_small $swin --modes eager/plain eager --steps train --rounds 4 --output benchmarks/cpu-train.json
 $bench --models rmt_small --batches 1 --modes deploy --image-sizes 224 448 896 1344 1792 2688 \
     --tolerances 0 1e-5 1e-3 1e-2 --rounds 2 --no-memory --output benchmarks/cpu-pixels.json
 $bench --models rmt_tiny rmt_small rmt_base $swin convnext_tiny caformer_s18 convformer_s36 davit_small mambaout_small \

@@ -16,7 +16,7 @@ Launch = Callable[..., None]
 
 
 def directly(kernel, grid: tuple[int, ...], *args, num_warps: int, num_stages: int = 3, **options) -> None:
-    """Runs `kernel` over `grid`, on the device of its first argument: Triton takes the current one, whatever it gets."""
+    """Runs `kernel` over `grid`, on the device of its first argument: Triton itself takes the current one."""
     if interpreted():
         kernel[grid](*args, **options)
         return
