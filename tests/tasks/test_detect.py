@@ -42,10 +42,11 @@ def test_the_run_folder_holds_what_the_contract_names():
         output=str(finished_run())
     )
     metrics = json.loads((finished_run() / "metrics.json").read_text())
-    assert metrics["images"] == {"train": 9, "val": 4, "test": 4} and metrics["last"]["epoch"] == 2
+    assert metrics["images"] == {"train": 9, "val": 4} and metrics["last"]["epoch"] == 2
     table = [row for row in rows(finished_run()) if row["kind"] == "epoch"]
     for kind, column in (("raw", "val_mask_ap50"), ("ema", "ema_val_mask_ap50")):
         assert metrics["last"][kind]["val"]["mask_ap50"] == float(table[-1][column])
+    assert "test" not in {*metrics["last"]["raw"], *metrics["best"]}  # there are no test images
     assert metrics["skipped_files"] == {"category that no image has": 2}
     facts = read_metadata(finished_run())
     assert facts["task"] == "detect" and facts["head"] == "mask_rcnn" and facts["classes"] == ["disc", "bar", "never"]
@@ -80,7 +81,7 @@ def test_the_first_line_gives_both_limits_of_the_images_sides():
 
 def test_evaluation_of_the_file_gives_the_run_s_scores():
     result = evaluate_checkpoint(finished_run(), str(data()), workers=0, per_class=True)
-    best = json.loads((finished_run() / "metrics.json").read_text())["best"]["test"]
+    best = json.loads((finished_run() / "metrics.json").read_text())["best"]["val"]
     for kind in ("box", "mask"):
         for name, value in result["figures"][kind].items():
             assert 100 * max(value, 0) == pytest.approx(best[f"{kind}_{name}"], abs=1e-6)

@@ -2,7 +2,7 @@
 
 import json
 from copy import deepcopy
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -24,10 +24,13 @@ def best_of(module: TrainingModule, folder: RunFolder) -> nn.Module:
     return best
 
 
-def facts(module: TrainingModule, trained: Trained, results: dict[str, dict[str, float]]) -> dict[str, Any]:
+def facts(
+    module: TrainingModule, trained: Trained, results: dict[str, dict[str, float]], *, judged_on: Literal["val", "test"]
+) -> dict[str, Any]:
     """The part of `metrics.json` that is alike for all tasks.
 
-    `results`: the final scores of each of `networks()` and of "best".
+    `results`: the final scores of each of `networks()` and of "best". `judged_on`: of the validation images once more,
+    or of test images, whose scores stand beside those.
     """
     progress, recipe = module.progress, module.recipe
     epochs = max(int(row["epoch"]) for row in trained.history.rows if row["kind"] == "epoch")
@@ -42,9 +45,9 @@ def facts(module: TrainingModule, trained: Trained, results: dict[str, dict[str,
         "peak_lr": module.lr,
         "last": {
             "epoch": epochs,
-            **{kind: {"val": progress.val[kind], "test": results[kind]} for kind in module.networks()},
+            **{kind: {"val": progress.val[kind], judged_on: results[kind]} for kind in module.networks()},
         },
-        "best": {**read_metadata(trained.folder.best)["metrics"], "test": results["best"]},
+        "best": {**read_metadata(trained.folder.best)["metrics"], judged_on: results["best"]},
         "best_val": {kind: {measure: b.score, "epoch": b.epoch} for kind, b in progress.best.items() if b.epoch},
         "skipped_batches": progress.skipped_batches,
         "training_seconds": round(progress.seconds, 1),

@@ -27,7 +27,7 @@ def finish(module: ClassifyTask, trained: Trained) -> dict[str, Any]:
     )
     loader.close()
     confusion = seen.confusion("best")
-    metrics = facts(module, trained, seen.results())
+    metrics = facts(module, trained, seen.results(), judged_on="test")
     metrics["images"] = {"train": len(data.train), "val": len(data.judge), "test": len(data.test)}
     metrics["best_chosen_on"] = data.chosen_on
     metrics["unreadable"] = {"train and val": module.progress.bad_images, "test": seen.unread}

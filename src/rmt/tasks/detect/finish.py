@@ -19,9 +19,9 @@ def finish(module: DetectModule, trained: Trained) -> dict[str, Any]:
     gathering, unread = judge(best, data.judge, loader, device=trained.device, precision=trained.precision)  # type: ignore[arg-type]
     loader.close()
     scores = gathering.score()
-    metrics = facts(module, trained, {**module.progress.val, "best": scores.flat()})
+    metrics = facts(module, trained, {**module.progress.val, "best": scores.flat()}, judged_on="val")
     metrics["head"] = data.recipe.head
-    metrics["images"] = {"train": len(data.train), "val": len(data.judge), "test": len(data.judge)}
+    metrics["images"] = {"train": len(data.train), "val": len(data.judge)}
     metrics["best_chosen_on"] = f"the {len(data.judge):,} validation images themselves, which flatters it"
     metrics["unreadable"] = {"train and val": module.progress.bad_images | unread}
     metrics["skipped_files"] = {
@@ -40,10 +40,10 @@ def summary(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
     heads = "".join(f"{name.replace('_', ' ').replace('ap', 'AP'):>12}" for name in names)
     lines = ["", f"{'':24}{heads}"]
     for name, entry in judged_rows(metrics):
-        lines.append(f"{name:24}" + "".join(f"{entry['test'][key]:>10.2f} %" for key in names))
+        lines.append(f"{name:24}" + "".join(f"{entry['val'][key]:>10.2f} %" for key in names))
     lines.append(f"best was chosen on {metrics['best_chosen_on']}")
     return lines + closing_lines(metrics, folder)
 
 
 def _last(metrics: dict[str, Any]) -> dict[str, float]:
-    return metrics["last"]["raw"]["test"]
+    return metrics["last"]["raw"]["val"]

@@ -29,7 +29,8 @@ def finish(module: SegmentModule, trained: Trained) -> dict[str, Any]:
     )
     loader.close()
     details = {name: results(counts, data.classes) for name, counts in seen.counts.items()}
-    metrics = facts(module, trained, {name: {key: of[key] for key in _SHORT} for name, of in details.items()})
+    scores = {name: {key: of[key] for key in _SHORT} for name, of in details.items()}
+    metrics = facts(module, trained, scores, judged_on="val")
     metrics["images"] = {"train": len(data.train), "val": len(data.judge)}
     metrics["best_chosen_on"] = f"the {len(data.judge):,} validation images themselves, which flatters it"
     metrics["iterations"] = module.recipe.iterations
@@ -45,7 +46,7 @@ def summary(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
     """The closing table: last and best apart, raw and averaged apart, the guess below; then where things lie."""
     lines = ["", f"{'':28}{'mIoU':>10}{'mean acc.':>12}{'pixel acc.':>12}"]
     for name, entry in judged_rows(metrics):
-        scores = entry["test"]
+        scores = entry["val"]
         lines.append(f"{name:28}{scores['miou']:>8.2f} %{scores['macc']:>10.2f} %{scores['aacc']:>10.2f} %")
     guess = metrics["details"]["best"]["most_frequent"]
     naming = f"always {guess['class']}"

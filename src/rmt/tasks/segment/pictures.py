@@ -41,7 +41,7 @@ def _title(figure: Any, metrics: dict[str, Any]) -> None:
     last, best, machine = metrics["last"], metrics["best"], metrics["machine"]
     figures = [("last, raw", last["raw"])] + ([("last, EMA", last["ema"])] if "ema" in last else [])
     figures.append((f"best ({best['weights']})", best))
-    scores = [(what, f"{entry['test']['miou']:.2f} %") for what, entry in figures]
+    scores = [(what, f"{entry['val']['miou']:.2f} %") for what, entry in figures]
     scores.append(("one class always", f"{metrics['details']['best']['most_frequent']['miou']:.2f} %"))
     facts = (
         f"{metrics['model']}, {metrics['parameters'] / 1e6:.2f} M parameters · {metrics['images']['train']:,} images · "
