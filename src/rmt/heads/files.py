@@ -11,9 +11,10 @@ from torch import nn
 from rmt.errors import RMTError
 from rmt.heads.detection import MaskRCNN, RetinaNet, detector
 from rmt.heads.segmenter import Segmenter, segmenter
-from rmt.model import create_model, read_metadata, resolve_checkpoint, save_checkpoint
-from rmt.model.checkpoints import checked_args
-from rmt.model.state_dicts import check_fit, one_line
+from rmt.model import read_metadata, resolve_checkpoint, save_checkpoint
+from rmt.model.checkpoints import building_from, checked_args
+from rmt.model.state_dicts import check_fit
+from rmt.model.variants import rebuild
 
 Model = RetinaNet | MaskRCNN | Segmenter
 
@@ -69,13 +70,10 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[Mo
     if metadata["task"] not in _BUILDERS:
         raise RMTError(f"{path} is a model for the task {metadata['task']!r}; this call loads detectors and segmenters")
     state = safetensors.torch.load_file(path)
-    try:
-        with torch.device("meta"):
-            backbone = create_model(metadata["model"], **checked_args(metadata["model_args"]))
-            arguments = checked_args(metadata.get("head_args") or {})
-            model: nn.Module = _BUILDERS[metadata["task"]](str(metadata.get("head")), backbone, arguments)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise RMTError(f"{path} describes a network that cannot be built: {one_line(error)}") from error
+    with building_from(path):
+        backbone = rebuild(metadata["model"], metadata["model_args"])
+        arguments = checked_args(metadata.get("head_args") or {})
+        model: nn.Module = _BUILDERS[metadata["task"]](str(metadata.get("head")), backbone, arguments)
     check_fit(model.state_dict(), state, str(path))
     model.load_state_dict(state, assign=True)
     return model.to(device).eval(), metadata  # type: ignore[return-value]

@@ -4,8 +4,9 @@ A model file of ours is safetensors with one metadata key `rmt`: JSON from which
 be rebuilt without any other file. The authors' `.pth` files are read too, see `state_dicts.py`.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,24 +158,33 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[RM
 
     Shapes are compared before any memory is taken, so a file cannot ask for more than it holds.
     """
-    from rmt.model.variants import create_model
+    from rmt.model.variants import rebuild
 
     path = resolve_checkpoint(path)
     metadata = read_metadata(path)
     if metadata["task"] != "classify":
         raise RMTError(f"{path} is a model for the task {metadata['task']!r}; this call loads classifiers")
     state = read_state_dict(path)
-    try:
-        model = create_model(
-            metadata["model"], device="meta", **{"num_classes": 1000, **checked_args(metadata["model_args"])}
-        )
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise RMTError(f"{path} describes a network that cannot be built: {one_line(error)}") from error
+    with building_from(path):
+        model = rebuild(metadata["model"], metadata["model_args"])
     if not any(HEAD.match(key) for key in state):  # a backbone alone, as `rmt convert` makes it of a detector
         model.prune_intermediate_layers([len(model.stages) - 1])
     check_fit(model.state_dict(), state, str(path))
     model.load_state_dict(state, assign=True)
     return model.to(device).eval(), metadata
+
+
+@contextlib.contextmanager
+def building_from(path: Path) -> Iterator[None]:
+    """Builds on the meta device, and turns what a constructor says to arguments from an untrusted file into one line.
+
+    Raises RMTError.
+    """
+    try:
+        with torch.device("meta"):
+            yield
+    except (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
+        raise RMTError(f"{path} describes a network that cannot be built: {one_line(error)}") from error
 
 
 COUNTS = {"depths", "convs", "box_convs", "box_fcs", "mask_convs", "octave_scales"}

@@ -13,6 +13,8 @@
 """
 
 import functools
+import inspect
+from collections.abc import Mapping
 from typing import Any, cast
 
 import timm
@@ -21,6 +23,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from rmt.errors import RMTError
+from rmt.model.checkpoints import checked_args
 from rmt.model.pretrained import describe_source, filter_state_dict
 from rmt.model.rmt import RMT
 
@@ -122,6 +125,10 @@ def _cfg(name: str) -> dict[str, Any]:
 default_cfgs = generate_default_cfgs({f"{name}.untrained": _cfg(name) for name in ARCHITECTURES})
 
 
+ARGUMENTS = frozenset(inspect.signature(RMT).parameters)
+"""The keywords of `create_model` that say what a network is; the others are timm's, and say where weights come from."""
+
+
 def _create(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
     """Build variant `name`; kwargs are those of `RMT` and of timm's `create_model`."""
     overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
@@ -139,8 +146,7 @@ def _create(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
             feature_cfg=dict(out_indices=tuple(range(stages)), feature_cls="getter"),
             **ARCHITECTURES[name] | kwargs,
         )
-    features = ("features_only", "out_indices", "feature_cls", "pretrained_cfg", "cache_dir", "pretrained_strict")
-    model.model_args = {key: value for key, value in kwargs.items() if key not in features}
+    model.model_args = {key: value for key, value in kwargs.items() if key in ARGUMENTS}
     return model.to(dtype) if dtype is not None else model
 
 
@@ -165,6 +171,27 @@ def list_models() -> list[str]:
 
 def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
     """`timm.create_model` for our names. Raises RMTError for another name."""
+    _check_name(name)
+    return cast(RMT, timm.create_model(name, pretrained=pretrained, **kwargs))
+
+
+def rebuild(name: str, arguments: Mapping[str, Any]) -> RMT:
+    """Network `name` with fresh weights, by what an untrusted model file says: its name and its constructor's keywords.
+
+    It does not pass through `timm.create_model`, whose other keywords (`checkpoint_path`, `pretrained_cfg`, …) open
+    files, so that a model file could name another one.
+
+    Raises:
+        RMTError: no network of that name.
+        ValueError: a keyword that is not `RMT`'s, or a number out of bounds.
+    """
+    _check_name(name)
+    for key in arguments:
+        if key not in ARGUMENTS:
+            raise ValueError(f"model_args holds {key[:40]!r}, which is no argument of the network")
+    return _create(name, **checked_args(arguments))
+
+
+def _check_name(name: str) -> None:
     if name not in ARCHITECTURES:
         raise RMTError(f"no network named {name!r}; choose one of {', '.join(list_models())}")
-    return cast(RMT, timm.create_model(name, pretrained=pretrained, **kwargs))
