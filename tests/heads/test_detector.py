@@ -74,6 +74,27 @@ def test_answers_in_the_pixels_of_another_size(head):
                 assert y1 - 1 <= rows.min() and rows.max() <= y2 and x1 - 1 <= columns.min() and columns.max() <= x2
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_calls_that_overlap_answer_each_in_its_own_sizes(head):
+    """As of two threads, of which one answers while the other is half-way: here within the first one's backbone."""
+    model = tiny(head, score_threshold=0.0, detections=5).eval()
+    images, sizes = [torch.rand(3, 64, 96)], [(128, 288)]
+    inner = []
+
+    def meanwhile(*_):
+        if not inner:
+            inner.append(None)
+            inner[0] = model(images, sizes=[(32, 24)])
+
+    with torch.no_grad():
+        alone = model(images, sizes=sizes)
+        with_hook = model.backbone.register_forward_hook(meanwhile)
+        overlapped = model(images, sizes=sizes)
+        with_hook.remove()
+        torch.testing.assert_close(overlapped, alone, rtol=0, atol=0)
+        torch.testing.assert_close(inner[0], model(images, sizes=[(32, 24)]), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("head", ["mask_rcnn", "cascade_mask_rcnn"])
 def test_without_masks(head):
     model = tiny(head, masks=False)
@@ -112,6 +133,7 @@ def test_batch_norm_of_the_backbone_trains_by_default(freeze):
         (lambda: tiny("retinanet", normalise_by="pixel"), "normalise_by='pixel'"),
         (lambda: tiny("retinanet").train()([torch.rand(3, 64, 64)]), "needs targets"),
         (lambda: tiny("retinanet").train()([torch.rand(3, 64, 64)], []), "1 images but 0 targets"),
+        (lambda: tiny("retinanet").eval()([torch.rand(3, 64, 64)], sizes=[(9, 9)] * 2), "1 images but 2 sizes"),
         (
             lambda: tiny("retinanet").train()([torch.rand(3, 64, 64)], [scene(boxes=((9, 9, 9, 20),), labels=(1,))[1]]),
             r"target 0 has a box without width or height, \[9.0, 9.0, 9.0, 20.0\]",

@@ -1,4 +1,4 @@
-"""From a list of images to a batch, and from the network's masks back to the images'."""
+"""From a list of images to a batch, and from the network's boxes and masks back to the images'."""
 
 from collections.abc import Sequence
 
@@ -20,21 +20,11 @@ class Batching(GeneralizedRCNNTransform):
         mean, std: of RGB values in 0…1.
         divisor: of the batch's height and width.
         num_classes: K, that labels stay under.
-        mask_threshold: detections' masks become boolean at this probability; None leaves probabilities.
     """
 
-    def __init__(
-        self,
-        mean: Sequence[float],
-        std: Sequence[float],
-        divisor: int,
-        num_classes: int,
-        mask_threshold: float | None = None,
-    ) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float], divisor: int, num_classes: int) -> None:
         super().__init__(0, 0, list(mean), list(std), size_divisible=divisor)
         self.num_classes = num_classes
-        self.mask_threshold = mask_threshold
-        self.answer_sizes: Sequence[tuple[int, int]] | None = None  # instead of the images' own, for one forward pass
 
     def forward(
         self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
@@ -55,20 +45,33 @@ class Batching(GeneralizedRCNNTransform):
         image_shapes: list[tuple[int, int]],
         original_image_sizes: list[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
-        """Boxes to the pixels of `answer_sizes`, and masks (N, 1, m, m) of their boxes to masks (N, 1, H, W)."""
-        sizes = self.answer_sizes or original_image_sizes
-        for detections, (given_height, given_width), (height, width) in zip(
-            result,
-            original_image_sizes,
-            sizes,
-            strict=False,  # in training there is no result
-        ):
-            scale = detections["boxes"].new_tensor([width / given_width, height / given_height])
-            detections["boxes"] = detections["boxes"] * scale.repeat(2)
-            if "masks" in detections:
-                size = height, width
-                detections["masks"] = paste(detections["masks"], detections["boxes"], size, self.mask_threshold)
+        """Nothing: `place` follows the network, knowing the sizes that this signature has no room for."""
         return result
+
+
+def place(
+    detections: Sequence[dict[str, Tensor]],
+    given: Sequence[tuple[int, int]],
+    sizes: Sequence[tuple[int, int]],
+    mask_threshold: float | None,
+) -> list[dict[str, Tensor]]:
+    """Boxes from the pixels of images of size `given` to those of `sizes`, and the masks of boxes into whole images.
+
+    Args:
+        detections: per image; boxes (N, 4), and masks (N, 1, m, m), of probabilities, where there are any.
+        given, sizes: (height, width) per image.
+        mask_threshold: masks become boolean at this probability; None leaves probabilities.
+    Returns:
+        the same with boxes (N, 4) and masks (N, 1, H, W); new dicts.
+    """
+    placed = []
+    for found, (given_height, given_width), (height, width) in zip(detections, given, sizes, strict=True):
+        scale = found["boxes"].new_tensor([width / given_width, height / given_height])
+        moved = found | {"boxes": found["boxes"] * scale.repeat(2)}
+        if "masks" in found:
+            moved["masks"] = paste(found["masks"], moved["boxes"], (height, width), mask_threshold)
+        placed.append(moved)
+    return placed
 
 
 def check_targets(images: list[Tensor], targets: list[dict[str, Tensor]], num_classes: int) -> None:

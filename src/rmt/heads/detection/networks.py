@@ -13,7 +13,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from rmt.errors import RMTError
 from rmt.heads.detection.anchors import Anchors, BoxMatcher
-from rmt.heads.detection.batching import Batching
+from rmt.heads.detection.batching import Batching, place
 from rmt.heads.detection.box_head import BoxHead
 from rmt.heads.detection.fpn import FPN, ConvLevels
 from rmt.heads.detection.masks import MaskHead
@@ -35,7 +35,7 @@ class Detector:
     num_classes: int
     head_name: str  # this and the next set by `detector`, for model files
     head_args: dict[str, Any]
-    transform: Batching
+    mask_threshold: float | None = None  # of a network that finds masks, see `place`
     training: bool
 
     def forward(
@@ -47,8 +47,13 @@ class Detector:
         """See `rmt.detector`. `sizes`: (height, width) in whose pixels to answer, instead of the images' own."""
         if self.training and targets is None:
             raise RMTError("a detector in training mode needs targets; call .eval() for detections")
-        self.transform.answer_sizes = sizes
-        return super().forward(images, targets if self.training else None)  # type: ignore[misc]
+        if sizes is not None and len(sizes) != len(images):
+            raise RMTError(f"{len(images)} images but {len(sizes)} sizes")
+        answer = super().forward(images, targets if self.training else None)  # type: ignore[misc]
+        if self.training:
+            return answer
+        given = [(image.shape[-2], image.shape[-1]) for image in images]
+        return place(answer, given, given if sizes is None else sizes, self.mask_threshold)
 
     @property
     def pyramid(self) -> Pyramid:
@@ -126,9 +131,10 @@ class MaskRCNN(Detector, GeneralizedRCNN):
             batch=o.rpn_batch,
             beta=o.rpn_beta,
         )
-        transform = Batching(o.image_mean, o.image_std, o.size_divisor, num_classes, o.mask_threshold)
+        transform = Batching(o.image_mean, o.image_std, o.size_divisor, num_classes)
         super().__init__(backbone, rpn, _roi_heads(backbone.strides[:ROI_LEVELS], num_classes, o), transform)
         self.num_classes = num_classes
+        self.mask_threshold = o.mask_threshold
         self.options = options
 
 
