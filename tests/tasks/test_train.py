@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -41,6 +42,14 @@ def test_metrics_give_last_and_best_raw_and_averaged_apart():
     assert metrics["images"] == {"train": 24, "val": 12, "test": 12}
     assert metrics["best"]["test"]["images"] == 12
     assert "flatters" in metrics["best_chosen_on"]
+
+
+def test_a_row_has_the_rate_of_its_last_update():
+    """Nine updates: a linear warm-up of three from 1e-6, then the cosine from 2e-3 to 1e-5."""
+    expected = [1e-6 + u * (2e-3 - 1e-6) / 3 for u in range(3)]
+    expected += [1e-5 + (2e-3 - 1e-5) * (1 + math.cos(math.pi * u / 9)) / 2 for u in range(3, 9)]
+    for row in rows(finished_run()):
+        assert float(row["lr"]) == pytest.approx(expected[int(row["step"]) - 1], rel=1e-6)
 
 
 def test_every_weight_file_stands_alone():

@@ -29,14 +29,21 @@ class Recorder(Callback):
         self.display = display
         self.files = files
         self._since = 0.0
+        self._lr = 0.0  # of the last update: by an update's end the schedule has set the next one's
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         updates = trainer.num_training_batches // trainer.accumulate_grad_batches
         self._row_every = max(1, updates // ROWS_PER_EPOCH)
         # A run that stopped early and was killed before its report has only that left.
         trainer.should_stop = pl_module.progress.lost_patience(pl_module.recipe.early_stopping)
+        self._lr = _highest_rate(trainer.optimizers[0])
         self.display.start()
         self._since = time.monotonic()
+
+    def on_before_optimizer_step(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: TrainingModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self._lr = _highest_rate(optimizer)
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: dict[str, Any], batch_idx: int
@@ -45,8 +52,7 @@ class Recorder(Callback):
         progress = pl_module.progress
         progress.add_time(now - self._since, len(batch["index"]) * trainer.world_size)
         self._since = now
-        lr = current_lr(trainer)
-        self.display.step(trainer.current_epoch, batch_idx, progress.loss, lr, progress.pace)
+        self.display.step(trainer.current_epoch, batch_idx, progress.loss, self._lr, progress.pace)
         step = trainer.global_step
         updated = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if updated and step % self._row_every == 0:
@@ -54,7 +60,7 @@ class Recorder(Callback):
                 "step",
                 step,
                 epoch=trainer.current_epoch + 1,
-                lr=lr,
+                lr=self._lr,
                 train_loss=progress.take_row_loss(),
                 images_per_s=round(progress.pace, 1),
                 seconds=round(progress.seconds, 3),
@@ -66,7 +72,7 @@ class Recorder(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         progress, epoch = pl_module.progress, trainer.current_epoch + 1
         scores = progress.val = pl_module.take_scores()
-        loss, lr, pace = progress.loss, current_lr(trainer), progress.pace
+        loss, lr, pace = progress.loss, self._lr, progress.pace
         measure = pl_module.measure
         before = progress.best_of_all()[1].score
         progress.judged = epoch
@@ -109,6 +115,6 @@ class Recorder(Callback):
         self.files.save(name, whole_state(network), {"epoch": epoch, **facts, "val": scores})
 
 
-def current_lr(trainer: Trainer) -> float:
-    """The learning rate of the last update, of the layers that `layer_decay` leaves alone."""
-    return max(group["lr"] for group in trainer.optimizers[0].param_groups)
+def _highest_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate of the layers that `layer_decay` leaves alone."""
+    return max(group["lr"] for group in optimizer.param_groups)
