@@ -8,7 +8,10 @@ from runs import shrink_networks, tiny_recipe
 
 import rmt
 from rmt.tasks.classify.module import ClassifyTask
+from rmt.training.checkpoint_io import AtomicCheckpointIO
 from rmt.training.profile import PARTS
+
+EACH_UPDATE = 1e-9  # checkpoint_minutes: save after every update
 
 
 @pytest.fixture(autouse=True)
@@ -17,17 +20,24 @@ def small(monkeypatch):
     monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
 
 
-@pytest.mark.parametrize(("slow", "method"), [("forward", "batch_loss"), ("optimiser", "optimizer_step")])
-def test_a_slow_part_shows(tmp_path, monkeypatch, capsys, slow, method):
-    original = getattr(ClassifyTask, method)
+@pytest.mark.parametrize(
+    ("slow", "owner", "method"),
+    [
+        ("forward", ClassifyTask, "batch_loss"),
+        ("optimiser", ClassifyTask, "optimizer_step"),
+        ("saving", AtomicCheckpointIO, "save_checkpoint"),
+    ],
+)
+def test_a_slow_part_shows(tmp_path, monkeypatch, capsys, slow, owner, method):
+    original = getattr(owner, method)
 
     def slowed(self, *args, **kwargs):
         result = original(self, *args, **kwargs)
         time.sleep(0.4)
         return result
 
-    monkeypatch.setattr(ClassifyTask, method, slowed)
-    rmt.train(tiny_recipe(output=str(tmp_path), profile=True, accumulate=1, epochs=2))
+    monkeypatch.setattr(owner, method, slowed)
+    rmt.train(tiny_recipe(output=str(tmp_path), profile=True, accumulate=1, epochs=2, checkpoint_minutes=EACH_UPDATE))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("profile:")]
     shares = {part: float(re.search(rf"{part} [\d.]+ ms \(([\d.]+) %\)", line)[1]) for part in PARTS}
     assert sum(shares.values()) == pytest.approx(100, abs=0.5)

@@ -77,7 +77,7 @@ class Recipe:
     seed: int = 0
     """Every random draw follows from it: two CPU runs with the same seed agree bit for bit."""
     profile: bool = False
-    """Say at the end where a step's time went: data wait, forward, backward, optimiser."""
+    """Say at the end where a step's time went: data wait, forward, backward, optimiser, saving."""
     checkpoint_minutes: float = 10.0
     """Also save the state between two evaluations once this many minutes have passed; 0 saves at evaluations only."""
 

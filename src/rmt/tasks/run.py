@@ -127,10 +127,12 @@ def _fit(
     history = History(folder.metrics_csv, measure, up_to_step=up_to) if processes.is_main() else NoHistory()
     batches, done = data.batches_per_epoch, step * recipe.accumulate
     display = Display(module.epochs, batches, measure, done=done, iterations=module.iterations, console=console)
-    keeper = Keeper(folder.state, recipe.checkpoint_minutes, before_save=history.sync, say=display.say)
+    profile = StepProfile(display.say)
+    keeper = Keeper(
+        folder.state, recipe.checkpoint_minutes, before_save=history.sync, say=display.say, saving=profile.saving
+    )
     callbacks: list[Callback] = [Recorder(history, display, files), keeper]
     if recipe.profile:
-        profile = StepProfile(display.say)
         callbacks = [OptimiserMark(profile), *callbacks, profile]
     trainer = build_trainer(
         recipe,

@@ -37,15 +37,22 @@ class Keeper(Checkpoint):
         minutes: time between states inside an epoch; 0 saves at epoch ends only.
         before_save: called first, e.g. to bring `metrics.csv` to the disk.
         say: prints one line.
+        saving: around each save inside an epoch, e.g. to measure its time.
     """
 
     def __init__(
-        self, path: Path, minutes: float, before_save: Callable[[], None], say: Callable[[str], None] = print
+        self,
+        path: Path,
+        minutes: float,
+        before_save: Callable[[], None],
+        say: Callable[[str], None] = print,
+        saving: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
     ) -> None:
         self.path = path
         self.seconds = minutes * 60 or float("inf")
         self.before_save = before_save
         self.say = say
+        self.saving = saving
         self.signal_number = 0
         self._saved_at = time.monotonic()
         self._step_before = 0
@@ -90,7 +97,8 @@ class Keeper(Checkpoint):
             return
         due = processes.is_main() and time.monotonic() - self._saved_at >= self.seconds
         if any(processes.largest(self.signal_number, int(due))):  # all processes save, or none
-            self._save(trainer)
+            with self.saving():
+                self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
