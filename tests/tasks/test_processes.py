@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import math
 import os
 import random
 import re
@@ -62,6 +63,11 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path, norm):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["effective_batch"] == 8
     assert metrics["machine"]["devices"] == 2
+
+
+def test_two_processes_train_in_bf16_with_synchronised_batchnorm(tmp_path):
+    folder = train_together(tmp_path, precision="bf16", sync_batchnorm=True, epochs=1, warmup_epochs=0.0)
+    assert all(math.isfinite(loss) for loss in losses(folder))
 
 
 @pytest.mark.slow

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 class CPUSyncBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d over all processes: (B, C, h, w) -> (B, C, h, w), B may differ between processes.
 
-    Outside of training, or in a single process, it is BatchNorm2d.
+    Outside of training, or in a single process, it is BatchNorm2d. As there, the statistics of half-precision maps are
+    computed in float32, and the answer is in the maps' own precision.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(x)
+        dtype, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))  # bf16 counts to 256 and no further
         count = torch.tensor([x.numel() / x.shape[1]], dtype=x.dtype, device=x.device)
         *total, n = _sum(torch.cat([x.sum((0, 2, 3)), count])).split([x.shape[1], 1])
         mean = total[0] / n
@@ -29,7 +31,7 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
         out = centred * (var + self.eps).rsqrt()[:, None, None]
         if self.affine:
             out = out * self.weight[:, None, None] + self.bias[:, None, None]
-        return out
+        return out.to(dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, unbiased_var: Tensor) -> None:
