@@ -109,6 +109,23 @@ def test_a_token_labelling_head_is_not_dropped_silently(tmp_path):
         load_checkpoint(pico(), tmp_path / "tl.safetensors")
 
 
+@pytest.mark.parametrize("counts", [(0, 10), (5, 0, 10)])
+def test_a_token_labelling_network_keeps_its_kind_through_no_classes(tmp_path, counts):
+    model = create_model("rmt_pico_tl", num_classes=counts[0]).eval()
+    for count in counts[1:]:
+        model.reset_classifier(count)
+    assert model.aux_head.out_features == 10
+    assert model.aux_head.weight.std().item() == pytest.approx(0.02, rel=0.1)  # initialised as at the beginning
+    rmt.save_checkpoint(model, tmp_path / "tl.safetensors")
+    again, _ = load_model(tmp_path / "tl.safetensors")
+    x = torch.randn(2, 3, 48, 32)
+    with torch.no_grad():
+        assert torch.equal(again(x), model(x))
+    plain = create_model("rmt_pico", num_classes=0)
+    plain.reset_classifier(10)
+    assert plain.aux_head is None
+
+
 def test_errors_list_the_names(file):
     state = pico().state_dict()
     state["stem.0.weight"] = torch.zeros(1)

@@ -167,7 +167,8 @@ class RMT(nn.Module):
         self.num_features = dims[-1]
         self.head = Head(dims[-1], head_hidden_dim, num_classes, global_pool, drop_rate)
         self.head_hidden_size = self.head.num_features
-        self.aux_head = nn.Linear(dims[-1], num_classes) if aux_head and num_classes else None
+        self.token_labelling = aux_head  # said apart from the module, which num_classes=0 leaves out
+        self.aux_head = self._fresh_aux_head()
         self.apply(init_weights)
 
     def forward_intermediates(
@@ -253,20 +254,21 @@ class RMT(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
+    def _fresh_aux_head(self) -> nn.Linear | None:
+        return nn.Linear(self.num_features, self.num_classes) if self.token_labelling and self.num_classes else None
+
     def get_classifier(self) -> nn.Module:
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh classifier (and auxiliary one, if there is one) for another number of classes."""
+        """A fresh classifier (and auxiliary one, if the network is of that kind) for another number of classes."""
         self.num_classes = num_classes
         self.global_pool = self.global_pool if global_pool is None else global_pool
         self.head.reset(num_classes, self.global_pool)
-        fresh = [self.head.fc]
-        if self.aux_head is not None:
-            self.aux_head = nn.Linear(self.num_features, num_classes) if num_classes else None
-            fresh += [self.aux_head] if self.aux_head is not None else []
-        for module in fresh:
-            init_weights(module.to(next(self.parameters())))  # of the same device and dtype
+        self.aux_head = self._fresh_aux_head()
+        for module in (self.head.fc, self.aux_head):
+            if module is not None:
+                init_weights(module.to(next(self.parameters())))  # of the same device and dtype
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the blocks' inputs for the backward pass, and compute the rest again."""
