@@ -9,6 +9,8 @@ import torch
 from networks import TINY, official, official_weights, pico
 
 import rmt
+from rmt.heads import load_model as load_with_head
+from rmt.heads import save_model
 from rmt.model import RMT, create_model, load_checkpoint, load_model, load_official, read_metadata
 
 RMTError = rmt.RMTError
@@ -204,6 +206,19 @@ class TestPretrained:
         assert torch.equal(model.head.proj.weight, pico().head.proj.weight)
         kept = timm.create_model("rmt_pico", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=5)
         assert torch.equal(kept.head.fc.weight, pico().head.fc.weight)
+
+    def test_the_files_channels_are_the_default_and_kept(self, tmp_path):
+        rmt.save_checkpoint(pico(in_chans=1), tmp_path / "grey.safetensors")
+        overlay = dict(file=str(tmp_path / "grey.safetensors"))
+        model = timm.create_model("rmt_pico", pretrained=True, pretrained_cfg_overlay=overlay).eval()
+        rmt.save_checkpoint(model, tmp_path / "again.safetensors")
+        again, metadata = load_model(tmp_path / "again.safetensors")
+        x = torch.randn(1, 1, 48, 32)
+        with torch.no_grad():
+            assert torch.equal(again(x), model(x))
+        assert metadata["model_args"]["in_chans"] == 1
+        save_model(rmt.segmenter("semantic_fpn", model, head_args=dict(channels=8)), tmp_path / "s.safetensors")
+        assert load_with_head(tmp_path / "s.safetensors")[0].pyramid.backbone.in_chans == 1
 
     def test_features_only(self, overlay):
         model = timm.create_model("rmt_pico", pretrained=True, pretrained_cfg_overlay=overlay, features_only=True)

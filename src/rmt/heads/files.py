@@ -12,7 +12,7 @@ from rmt.errors import RMTError
 from rmt.heads.detection import MaskRCNN, RetinaNet, detector
 from rmt.heads.segmenter import Segmenter, segmenter
 from rmt.model import read_metadata, resolve_checkpoint, save_checkpoint
-from rmt.model.checkpoints import building_from, checked_args
+from rmt.model.checkpoints import building_from, checked_args, model_arguments
 from rmt.model.state_dicts import check_fit
 from rmt.model.variants import rebuild
 
@@ -46,7 +46,7 @@ def file_facts(model: Model) -> dict[str, Any]:
     return dict(
         task="segment" if isinstance(model, Segmenter) else "detect",
         model_name=name,
-        model_args=getattr(backbone, "model_args", {}),
+        model_args=model_arguments(backbone),
         head=model.head_name,
         head_args={"num_classes": model.num_classes, **model.head_args},
     )

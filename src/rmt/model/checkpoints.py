@@ -92,8 +92,7 @@ def save_checkpoint(
     """
     cfg = getattr(model, "pretrained_cfg", None) or {}
     if model_args is None:
-        model_args = {**getattr(model, "model_args", {}), "num_classes": getattr(model, "num_classes", 0)}
-        model_args["global_pool"] = getattr(model, "global_pool", "avg")
+        model_args = model_arguments(model)
     if preprocessing is None:
         keys = ("mean", "std", "interpolation", "crop_pct")
         preprocessing = {"size": cfg.get("input_size", (3, 224, 224))[1:], **{key: cfg.get(key) for key in keys}}
@@ -112,6 +111,15 @@ def save_checkpoint(
     tensors = {name: value.detach().cpu().contiguous() for name, value in (state_dict or model.state_dict()).items()}
     data = safetensors.torch.save(tensors, metadata={"rmt": json.dumps(metadata)})
     write_bytes(Path(path), data)
+
+
+def model_arguments(model: nn.Module) -> dict[str, Any]:
+    """The keywords that build `model` again: those it was created with, or what came of them.
+
+    Classes and pooling may have been reset since, and the channels of images may be those of a pretrained file.
+    """
+    now = dict(num_classes=0, in_chans=3, global_pool="avg")
+    return getattr(model, "model_args", {}) | {key: getattr(model, key, default) for key, default in now.items()}
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
