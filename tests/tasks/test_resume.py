@@ -20,6 +20,7 @@ from rmt.tasks.classify.module import ClassifyTask
 from rmt.tasks.classify.task import Classification
 from rmt.training.checkpoint_io import AtomicCheckpointIO, previous, read_state
 from rmt.training.progress import Best
+from rmt.training.run_folder import RunFolder
 
 EACH_UPDATE = 1e-9  # checkpoint_minutes: save after every update
 
@@ -186,6 +187,28 @@ def test_a_changed_recipe_is_refused_unless_accepted(tmp_path, monkeypatch, caps
     result = resume(tmp_path, changed, accept_changes=True)
     assert "recipe changed: lr" in capsys.readouterr().out
     assert result.metrics["peak_lr"] == 1e-4
+
+
+def test_another_machine_goes_on_in_the_same_arithmetic_or_asks(tmp_path, monkeypatch):
+    """The run begins where "auto" comes to the CPU and bf16; both are part of its recipe from then on."""
+    recipe = tiny_recipe(output=str(tmp_path), device="auto", precision="auto")
+    with monkeypatch.context() as patch:
+        killed_at(patch, "training_step", 9)
+        patch.setattr("rmt.training.launch.choose_device", lambda device: torch.device("cpu"))
+        for module in ("rmt.tasks.run", "rmt.training.machine"):
+            patch.setattr(f"{module}.choose_precision", lambda precision, device: "bf16")
+        run_until_killed(recipe)
+    began = RunFolder.open(tmp_path).read_recipe()
+    assert (began.device, began.precision) == ("cpu", "bf16")
+    with pytest.raises(rmt.RMTError, match="precision 'bf16' -> 'fp32'"):
+        resume(tmp_path, replace(began, precision="fp32"))
+    with monkeypatch.context() as patch:
+        patch.setattr("rmt.training.launch.choose_device", lambda device: torch.device("mps"))
+        with pytest.raises(rmt.RMTError, match="device 'cpu' -> 'mps'"):
+            resume(tmp_path, recipe)
+    resume(tmp_path, replace(began, precision="auto"))
+    whole = rmt.train(tiny_recipe(output=str(tmp_path / "whole"), precision="bf16"))
+    assert_same_run(tmp_path, whole.folder)
 
 
 def test_a_recipe_edited_in_the_folder_is_noticed(tmp_path, monkeypatch):

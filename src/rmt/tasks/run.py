@@ -29,7 +29,7 @@ from rmt.training.randomness import seed_everything
 from rmt.training.run_folder import RunFolder
 
 #: Fields that may differ on resume without a word, since the result does not depend on them.
-HARMLESS = {"name", "output", "workers", "checkpoint_minutes", "device", "profile"}
+HARMLESS = {"name", "output", "workers", "checkpoint_minutes", "profile"}
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -112,6 +112,7 @@ def _fit(
     quiet_libraries()
     device = choose_device(recipe.device)
     precision = choose_precision(recipe.precision, device)
+    recipe = replace(recipe, precision=precision)  # else a run begun on a GPU would go on in fp32 on a CPU
     seed_everything(recipe.seed)
     task = task_named(recipe.task)
     module = task.prepare(recipe, fresh=state is None, say=lambda line: console.print(line, markup=False))

@@ -86,12 +86,13 @@ def _slurm(env: Mapping[str, str]) -> Place:
 
 
 def settle_devices(recipe: R) -> R:
-    """The recipe with its numbers of devices and nodes filled in: as the launcher says, else all GPUs, else one CPU.
+    """The recipe with the kind and the numbers of devices filled in: as the launcher says, else all GPUs, else one CPU.
 
     Raises RMTError when recipe and launcher disagree, and when there are fewer GPUs than asked for.
     """
     place = Place.given(os.environ)
-    cuda = choose_device(recipe.device).type == "cuda"
+    device = choose_device(recipe.device).type
+    cuda = device == "cuda"
     devices = recipe.devices
     if devices == "auto":
         devices = place.local_size if place else torch.cuda.device_count() if cuda else 1
@@ -103,9 +104,9 @@ def settle_devices(recipe: R) -> R:
         )
     if cuda and devices > torch.cuda.device_count():
         raise RMTError(f"--devices {devices}: PyTorch sees {torch.cuda.device_count()} GPUs here")
-    if devices * nodes > 1 and choose_device(recipe.device).type == "mps":
+    if devices * nodes > 1 and device == "mps":
         raise RMTError("--device mps trains on one device; take --devices 1")
-    return replace(recipe, devices=devices, nodes=nodes)
+    return replace(recipe, device=device, devices=devices, nodes=nodes)
 
 
 @contextlib.contextmanager
