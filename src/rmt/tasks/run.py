@@ -3,13 +3,13 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback
 from rich.console import Console
 
 from rmt.errors import RMTError
-from rmt.recipes.schema import Recipe
+from rmt.recipes.schema import Precision, Recipe
 from rmt.recipes.stored import changes, from_dict
 from rmt.tasks.module import TrainingModule
 from rmt.tasks.recorder import Recorder
@@ -112,7 +112,7 @@ def _fit(
     quiet_libraries()
     device = choose_device(recipe.device)
     precision = choose_precision(recipe.precision, device)
-    recipe = replace(recipe, precision=precision)  # else a run begun on a GPU would go on in fp32 on a CPU
+    recipe = replace(recipe, precision=cast(Precision, precision))  # else a run begun on a GPU would go on in fp32 on a CPU
     seed_everything(recipe.seed)
     task = task_named(recipe.task)
     module = task.prepare(recipe, fresh=state is None, say=lambda line: console.print(line, markup=False))

@@ -13,13 +13,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
 from rmt.errors import RMTError
-from rmt.recipes.schema import Recipe
+from rmt.recipes.schema import Device, Recipe
 from rmt.training import processes
 from rmt.training.machine import choose_device
 from rmt.training.watch import MainWatch, OtherWatch
@@ -91,7 +91,7 @@ def settle_devices(recipe: R) -> R:
     Raises RMTError when recipe and launcher disagree, and when there are fewer GPUs than asked for.
     """
     place = Place.given(os.environ)
-    device = choose_device(recipe.device).type
+    device = cast(Device, choose_device(recipe.device).type)
     cuda = device == "cuda"
     devices = recipe.devices
     if devices == "auto":
