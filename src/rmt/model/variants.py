@@ -3,13 +3,16 @@
 | name | paper | parameters | MACs at 224² | maximum drop path in the paper's training |
 |---|---|---|---|---|
 | rmt_pico | – (ours, for small images and tests) | 1.0 M (10 classes) | 0.005 G at 32² | 0 |
-| rmt_tiny | RMT-T | 14,334,216 | 2.65 G | 0.1 |
-| rmt_small | RMT-S | 26,967,240 | 4.80 G | 0.15 |
-| rmt_base | RMT-B | 54,154,896 | 10.41 G | 0.4 |
-| rmt_large | RMT-L | 95,464,864 | 19.55 G | 0.5 |
-| rmt_{small,base,large}_tl | RMT-S*, B*, L*: with the head of token labelling | + C₄·K + K | | as above |
-| rmt_pico_tl | – (ours, the same for small images and tests) | | | 0 |
-| rmt_deit_small, rmt_swin_tiny, rmt_swin_small | ablations: DeiT's and Swin's design with MaSA | | | 0.1, 0.2, 0.3 |
+| rmt_tiny | RMT-T | 14,334,216 | 2.64 G | 0.1 |
+| rmt_small | RMT-S | 26,967,240 | 4.78 G | 0.15 |
+| rmt_base | RMT-B | 54,154,896 | 10.37 G | 0.4 |
+| rmt_large | RMT-L | 95,464,864 | 19.49 G | 0.5 |
+| rmt_small_tl, rmt_base_tl, rmt_large_tl | RMT-S*, B*, L* (token head) | + C₄·K + K | 4.80, 10.40, 19.52 G | above |
+| rmt_pico_tl | – (ours, the same for small images and tests) | | 0.006 G at 32² | 0 |
+| rmt_deit_small, rmt_swin_tiny, rmt_swin_small | ablations | 22.1, 28.4, 49.8 M | 4.60, 4.59, 8.82 G | 0.1, 0.2, 0.3 |
+
+The ablations are DeiT's and Swin's design with MaSA. MACs are `count_macs`'s: convolutions, linear layers and attention
+products, without norms and other elementwise work.
 """
 
 import functools
