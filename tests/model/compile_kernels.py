@@ -31,7 +31,8 @@ class Compiler:
                 constants[name] = 1
                 continue
             else:
-                signature[name] = "i32" if isinstance(value, int) else "fp32"
+                assert type(value) is int, f"{name}={value}: numbers that are no integers are to be constants"
+                signature[name] = "i32"
             if isinstance(value, torch.Tensor) or value % 16 == 0:
                 attributes[place,] = [["tt.divisibility", 16]]
         if (kernel.__name__, str(signature), str(constants)) in self.done:

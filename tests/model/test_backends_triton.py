@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds")
 from rmt.errors import RMTError
 from rmt.model import ManhattanSelfAttention, create_model
 from rmt.model.backends import Form, attend, plain, triton, use_backend
-from rmt.model.backends.triton import attention_ops, depthwise_ops
+from rmt.model.backends.triton import attention_ops, depthwise_ops, launch
 from rmt.model.decay import spatial_prior
 from rmt.model.depthwise import depthwise, gelu_depthwise
 from rmt.model.linear import Linear
@@ -308,21 +308,57 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_there():
     assert "float64" not in done.stdout
 
 
+class Recorder:
+    """Stands for a Triton kernel, and for what Triton compiles of it: notes what each is called with."""
+
+    def __init__(self, arg_names=("x", "y", "n", "TILE", "FLIP")):
+        self.arg_names, self.calls, self.compiled = arg_names, [], None
+
+    def __getitem__(self, grid):
+        def call(*args, **options):
+            self.calls.append((grid, args, options))
+            self.compiled = Recorder()
+            return self.compiled
+
+        return call
+
+
+def test_a_call_like_an_earlier_one_goes_to_its_compiled_kernel(monkeypatch):
+    monkeypatch.setattr(launch, "interpreted", lambda: False)
+    kernel, numbers = Recorder(), torch.arange(40.0, device=DEVICE)
+    x, y = numbers[:16], numbers[16:32]  # 64 bytes apart
+    launch.directly(kernel, (1, 1, 1), x, y, 7, FLIP=True, TILE=16, num_warps=4)
+    assert kernel.calls == [((1, 1, 1), (x, y, 7), dict(FLIP=True, TILE=16, num_warps=4, num_stages=3))]
+    launch.directly(kernel, (2, 3), y, x, 7, FLIP=True, TILE=16, num_warps=4)
+    assert len(kernel.calls) == 1
+    assert kernel.compiled.calls == [((2, 3, 1), (y, x, 7, 16, True), {})]  # constants in the kernel's order
+    unlike = [
+        ((x, y, 8), dict(FLIP=True, TILE=16, num_warps=4)),
+        ((x, y, 7), dict(FLIP=False, TILE=16, num_warps=4)),
+        ((x, y, 7), dict(FLIP=True, TILE=16, num_warps=8)),
+        ((x, y.half(), 7), dict(FLIP=True, TILE=16, num_warps=4)),
+        ((x, numbers[17:33], 7), dict(FLIP=True, TILE=16, num_warps=4)),  # not aligned to 16 bytes
+    ]
+    for times, (args, options) in enumerate(unlike, start=2):
+        launch.directly(kernel, (1, 1, 1), *args, **options)
+        assert len(kernel.calls) == times
+
+
 def test_compiled_programs_pass_numbers_that_stay_exact():
     """PyTorch's compiler passes a float to a kernel as float64, which the kernel's arithmetic then becomes."""
     passed = []
 
-    def launch(kernel, grid, *args, num_warps, num_stages=3, **constants):
+    def note(kernel, grid, *args, num_warps, num_stages=3, **constants):
         passed.extend(args)
 
     shape = (1, 3, 70, 1, 16)
     q, k, v, dout = draw(shape)
     prior = prior_of(shape, form_of(shape), torch.float32)
     constants = (True, False, True, 0.25)
-    attention_ops.forward(launch, q, k, v, prior.cos, prior.sin, prior.log_gamma, None, *constants)
-    attention_ops.backward(launch, dout, q, k, v, prior.cos, prior.sin, prior.log_gamma, *constants)
+    attention_ops.forward(note, q, k, v, prior.cos, prior.sin, prior.log_gamma, None, *constants)
+    attention_ops.backward(note, dout, q, k, v, prior.cos, prior.sin, prior.log_gamma, *constants)
     x = q.flatten(-2)
-    depthwise_ops.convolve(launch, x, torch.zeros(16, 1, 3, 3), None, None, x.dtype, True, False)
+    depthwise_ops.convolve(note, x, torch.zeros(16, 1, 3, 3), None, None, x.dtype, True, False)
     assert passed and {type(value) for value in passed} == {torch.Tensor, int}
 
 

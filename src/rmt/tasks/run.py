@@ -112,7 +112,9 @@ def _fit(
     quiet_libraries()
     device = choose_device(recipe.device)
     precision = choose_precision(recipe.precision, device)
-    recipe = replace(recipe, precision=cast(Precision, precision))  # else a run begun on a GPU would go on in fp32 on a CPU
+    recipe = replace(
+        recipe, precision=cast(Precision, precision)
+    )  # else a run begun on a GPU would go on in fp32 on a CPU
     seed_everything(recipe.seed)
     task = task_named(recipe.task)
     module = task.prepare(recipe, fresh=state is None, say=lambda line: console.print(line, markup=False))

@@ -58,11 +58,14 @@ def _load() -> str | None:
 @torch.compiler.assume_constant_result
 def convolves() -> bool:
     """Whether the depthwise kernels can be used too: they keep tuples, which Triton has from 3.3 (PyTorch 2.7) on."""
-    if why_not() is not None:
-        return False
+    return why_not() is None and version() >= (3, 3)
+
+
+def version() -> tuple[int, ...]:
+    """Triton's, major and minor."""
     from triton import __version__
 
-    return tuple(int(part) for part in __version__.split(".")[:2]) >= (3, 3)
+    return tuple(int(part) for part in __version__.split(".")[:2])
 
 
 @torch.compiler.assume_constant_result

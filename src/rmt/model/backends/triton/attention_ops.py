@@ -10,6 +10,8 @@
 Nothing is accumulated by more than one program: results repeat bit for bit.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -45,8 +47,12 @@ def _options(q: Tensor) -> dict:
 
 def _images_each(images: int, lines: int, programs: int, device: torch.device) -> int:
     """Images that one program goes through, so that the GPU has enough programs and each makes its tables once."""
-    cores = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-    return max(1, images * lines // (cores * programs))
+    return max(1, images * lines // (_multiprocessors(device) * programs))
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 class _Axis:

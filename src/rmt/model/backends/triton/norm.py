@@ -24,21 +24,30 @@ def store(pointer, token, tokens, channel, channels, tile):
 
 
 @triton.jit
-def standardise(x, channel, channels, eps):
+def standardise(x, channel, channels, EPS: tl.constexpr):
     """x̂ = (x − mean)/√(variance + ε) of each token, 0 in the padding, and 1/√(variance + ε), (TOKENS, 1)."""
     mean = tl.sum(x, 1) / channels
     centred = tl.where((channel < channels)[None, :], x - mean[:, None], 0.0)
-    scale = tl.rsqrt(tl.sum(centred * centred, 1) / channels + eps)[:, None]
+    scale = tl.rsqrt(tl.sum(centred * centred, 1) / channels + EPS)[:, None]
     return centred * scale, scale
 
 
 @triton.jit
 def layer_norm(
-    x, weight, bias, out, tokens, channels, eps, AFFINE: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr
+    x,
+    weight,
+    bias,
+    out,
+    tokens,
+    channels,
+    EPS: tl.constexpr,
+    AFFINE: tl.constexpr,
+    TOKENS: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):
     """out = x̂·weight + bias, or x̂. Grid: (⌈tokens/TOKENS⌉,)."""
     token, channel = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS), tl.arange(0, CHANNELS)
-    y, _ = standardise(load(x, token, tokens, channel, channels), channel, channels, eps)
+    y, _ = standardise(load(x, token, tokens, channel, channels), channel, channels, EPS)
     if AFFINE:
         real = channel < channels
         scale = tl.load(weight + channel, mask=real, other=0.0).to(tl.float32)
@@ -49,7 +58,7 @@ def layer_norm(
 
 @triton.jit
 def layer_norm_backward(
-    x, weight, dout, dx, parts, tokens, channels, eps, TOKENS: tl.constexpr, CHANNELS: tl.constexpr
+    x, weight, dout, dx, parts, tokens, channels, EPS: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr
 ):
     """dx, and each program's part of the gradients of weight and bias, (2, programs, C). Grid: (programs,).
 
@@ -63,7 +72,7 @@ def layer_norm_backward(
     for first in range(tl.program_id(0) * TOKENS, tokens, tl.num_programs(0) * TOKENS):
         token = first + tl.arange(0, TOKENS)
         gradient = load(dout, token, tokens, channel, channels)
-        y, rate = standardise(load(x, token, tokens, channel, channels), channel, channels, eps)
+        y, rate = standardise(load(x, token, tokens, channel, channels), channel, channels, EPS)
         dweight += gradient * y
         dbias += gradient
         gradient *= scale

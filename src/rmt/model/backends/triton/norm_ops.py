@@ -34,8 +34,11 @@ def normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float,
     directly(
         layer_norm,
         (-(-tokens // held),),
-        *(x, scale, shift, out, tokens, channels, eps),
-        **dict(AFFINE=weight is not None, TOKENS=held, CHANNELS=wide),
+        *(x, scale, shift, out, tokens, channels),
+        EPS=eps,
+        AFFINE=weight is not None,
+        TOKENS=held,
+        CHANNELS=wide,
         num_warps=warps,
     )
     return out
@@ -66,8 +69,10 @@ class LayerNorm(torch.autograd.Function):
         directly(
             layer_norm_backward,
             (programs,),
-            *(x, weight, dout, dx, parts, tokens, channels, ctx.eps),
-            **dict(TOKENS=held, CHANNELS=wide),
+            *(x, weight, dout, dx, parts, tokens, channels),
+            EPS=ctx.eps,
+            TOKENS=held,
+            CHANNELS=wide,
             num_warps=warps,
         )
         dweight, dbias = parts.sum(1).to(weight.dtype)
