@@ -40,7 +40,7 @@ def deploy(model: Network, *, tolerance: float = 0.0, spread: float | None = Non
             is; its running statistics, scales and weights are those of the moment.
         tolerance: 0 for exact attention. Otherwise heads see no farther than a window outside which all weights
             together are proven to stay under this, see `backends/window.py`; it saves time on large images, where the
-            backend has windows (`native`), and nothing on small ones.
+            backend has windows (`native`, `triton`), and nothing on small ones.
         spread: with a tolerance, a promise about the logits' spread that makes windows smaller. It is checked on
             every input, and attention is exact where it does not hold.
     Returns:
