@@ -44,7 +44,6 @@ class MemorySet:
     """`count` plain images: number i has the grey value i mod 256, and the label i mod 3. Those in `broken` are bad."""
 
     classes = ("ant", "bee", "cat")
-    skipped: dict[str, int] = {}  # noqa: RUF012 - never changed
 
     def __init__(self, count: int, broken: tuple[int, ...] = ()):
         self.labels = np.arange(count, dtype=np.int64) % 3

@@ -7,7 +7,7 @@ import pytest
 from coco_sets import CATEGORIES, annotation, make_coco, make_split, run_lengths, write_json
 from PIL import Image
 
-from rmt.data.coco import find_split, open_coco
+from rmt.data.coco import find_split, open_coco, open_coco_splits
 from rmt.data.images import BadImage
 from rmt.errors import RMTError
 from rmt.recipes.detect_schema import DetectRecipe
@@ -99,6 +99,19 @@ def test_images_without_objects_are_dropped_on_request_only(tmp_path):
     full = images.without_empty()
     assert full.image_ids.tolist() == [100, 106, 112]
     assert full.skipped["image without an object"] == 2
+
+
+def test_one_file_that_is_divided_reports_its_troubles_once(folder):
+    path = folder / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["bbox"][2] = 0
+    write_json(path, content)
+    files = find_split(folder, "train")
+    options = dict(with_masks=True, empty_images=True)
+    (report,) = open_coco_splits(files, None, holdout=0.4, **options).skipped.items()
+    assert report[0] == "train and val" and report[1]["box of zero or negative size"] == 1
+    apart = open_coco_splits(files, find_split(folder, "val"), **options).skipped
+    assert apart["train"] == report[1] and "box of zero or negative size" not in apart["val"]
 
 
 def test_a_hold_out_splits_the_images(folder):

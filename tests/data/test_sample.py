@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from rmt.data import open_split
+from rmt.data import open_splits
 from rmt.data.splits import SAMPLE
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def script() -> ModuleType:
 
 @pytest.mark.parametrize(("split", "per_class"), [("train", 800), ("val", 200)])
 def test_classes_are_balanced_and_images_readable(split: str, per_class: int):
-    sample = open_split("sample", split)
+    sample = getattr(open_splits("sample"), split)
     assert sample.classes[0] == "T-shirt/top"
     assert sample.classes[9] == "Ankle boot"
     assert np.bincount(sample.labels).tolist() == [per_class] * 10
@@ -48,7 +48,7 @@ def test_files_are_those_of_the_provenance_and_small():
 
 @needs_source
 def test_pixels_are_the_originals(script: ModuleType):
-    sample = open_split("sample", "val")
+    sample = open_splits("sample").val
     images, labels = (script.read_idx(SOURCE / f"t10k-{what}-ubyte.gz") for what in ("images-idx3", "labels-idx1"))
     chosen = script.first_of_each_class(labels, 200)
     np.testing.assert_array_equal(sample.labels, labels[chosen])

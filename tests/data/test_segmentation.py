@@ -36,8 +36,7 @@ def replaced(view, **changes):
 @pytest.mark.parametrize("ade", [False, True])
 def test_both_layouts_give_the_same_pairs(tmp_path, ade):
     data = str(make_segments(tmp_path / "data", ade=ade))
-    train = open_segmentation(data, "train", zero_is_ignored=ade)
-    val = open_segmentation(data, "val", zero_is_ignored=ade)
+    train, val, _ = open_segmentation(data, zero_is_ignored=ade)
     assert (len(train), len(val), len(open_all_segmentation(data, zero_is_ignored=ade))) == (12, 4, 4)
     assert train.classes.names == CLASSES
     pixels, mask = picture(100)
@@ -57,12 +56,13 @@ def test_a_folder_without_splits_is_divided_by_the_seed(tmp_path):
         (tmp_path / name).rmdir()
     (tmp_path / "new").rename(tmp_path / "images")
     (tmp_path / "new-masks").rename(tmp_path / "masks")
-    parts = [open_segmentation(str(tmp_path), split, holdout=0.3, seed=1) for split in ("train", "val")]
+    *parts, skipped = open_segmentation(str(tmp_path), holdout=0.3, seed=1)
     assert [len(part) for part in parts] == [7, 3]
+    assert skipped == {"train and val": {}}
     assert not set(parts[0].images) & set(parts[1].images)
-    assert open_segmentation(str(tmp_path), "val", holdout=0.3, seed=1).images == parts[1].images
+    assert open_segmentation(str(tmp_path), holdout=0.3, seed=1).val.images == parts[1].images
     with pytest.raises(RMTError, match=r"--holdout 0 of 10 images"):
-        open_segmentation(str(tmp_path), "val", holdout=0.0)
+        open_segmentation(str(tmp_path), holdout=0.0)
 
 
 def test_files_without_their_partner_are_counted(tmp_path):
@@ -71,11 +71,12 @@ def test_files_without_their_partner_are_counted(tmp_path):
     (data / "images" / "train" / "4.png").unlink()
     (data / "images" / "train" / "notes.txt").touch()
     (data / "images" / "train" / "5.webp").touch()
-    found = open_segmentation(str(data), "train")
+    (data / "masks" / "val" / "0.png").unlink()
+    found, _, skipped = open_segmentation(str(data))
     assert len(found) == 10
-    assert found.skipped == {"image without a mask": 1, "mask without an image": 1, "not an image": 1} | {
-        "same name as another but for the extension": 1
-    }
+    train = {"image without a mask": 1, "mask without an image": 1, "not an image": 1}
+    train["same name as another but for the extension"] = 1
+    assert skipped == {"train": train, "val": {"image without a mask": 1}}
 
 
 @pytest.mark.parametrize(
@@ -94,13 +95,13 @@ def test_files_without_their_partner_are_counted(tmp_path):
 def test_a_folder_that_cannot_be_used_is_refused_by_name(tmp_path, spoil, complaint):
     spoil(make_segments(tmp_path))
     with pytest.raises(RMTError, match=complaint):
-        open_segmentation(str(tmp_path), "train")
+        open_segmentation(str(tmp_path))
     with pytest.raises(RMTError, match="no such folder"):
-        open_segmentation(str(tmp_path / "nowhere"), "train")
+        open_segmentation(str(tmp_path / "nowhere"))
 
 
 def test_classes_are_matched_by_name(tmp_path):
-    val = open_segmentation(str(make_segments(tmp_path)), "val")
+    val = open_segmentation(str(make_segments(tmp_path))).val
     other = val.with_classes(("blue", "sky", "background", "red"))
     np.testing.assert_array_equal(other.load(0).mask, np.array([2, 3, 0])[val.load(0).mask])
     with pytest.raises(RMTError, match="does not know: blue"):
@@ -177,7 +178,7 @@ def test_distortion_changes_each_of_four_things_and_zero_changes_nothing():
 
 
 def test_batches_repeat_whoever_makes_them(tmp_path):
-    train = open_segmentation(str(make_segments(tmp_path)), "train")
+    train = open_segmentation(str(make_segments(tmp_path))).train
     options = dict(batch_size=4, shuffle=True, drop_last=True, seed=3, steps_per_epoch=5)
     batches = {}
     for workers in (0, 2):
@@ -196,7 +197,7 @@ def test_a_bad_pair_is_replaced_in_training_and_left_out_in_judging(tmp_path):
     data = make_segments(tmp_path)
     Image.new("RGB", (48, 40)).save(data / "masks" / "train" / "0.png")
     Image.new("L", (5, 5)).save(data / "masks" / "val" / "1.png")
-    train, val = (open_segmentation(str(data), split) for split in ("train", "val"))
+    train, val, _ = open_segmentation(str(data))
     seen = list(BatchLoader(train, VIEW, stack, batch_size=12, shuffle=True))
     assert [len(batch["index"]) for batch in seen] == [12]
     assert "an RGB mask" in dict(seen[0]["bad"])[str(data / "masks" / "train" / "0.png")]

@@ -164,8 +164,8 @@ def watch(event, args):
         if not args[0].startswith((os.environ["RMT_CACHE"], os.environ["TMPDIR"], "/dev/", "/proc/")):
             print("write:", *args, flush=True)
 sys.addaudithook(watch)
-from rmt.data import open_split, read_image
-sample = open_split("sample", "val")
+from rmt.data import open_splits, read_image
+sample = open_splits("sample").val
 print(len(sample), sample.load(5).size)
 """
 

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from image_sets import ANT_OR_BEE, picture, row
 
-from rmt.data import ImageSet, open_all, open_split
+from rmt.data import ImageSet, open_all, open_splits, splits
+from rmt.data.sets import skip_lines
 from rmt.errors import RMTError
+from rmt.recipes import ClassifyRecipe
+from rmt.tasks.classify.data import ClassifyData
 
 Make = Callable[..., Path]
 
@@ -21,7 +24,7 @@ def names(image_set: ImageSet) -> set[str]:
 @pytest.mark.parametrize("val", ["val", "validation", "valid", "dev", "test"])
 def test_folder_with_both_splits(make_folder: Make, val: str):
     root = make_folder({"train/ant": 3, "train/bee": 2, f"{val}/ant": 1, f"{val}/bee": 1})
-    train, held = open_split(str(root), "train"), open_split(str(root), "val")
+    train, held, _ = open_splits(str(root))
     assert (len(train), len(held)) == (5, 2)
     assert train.classes == held.classes == ("ant", "bee")
     assert names(open_all(str(root))) == names(held)
@@ -29,35 +32,34 @@ def test_folder_with_both_splits(make_folder: Make, val: str):
 
 def test_val_is_preferred_to_test(make_folder: Make):
     root = make_folder({f"{split}/{name}": 1 for split in ("train", "val", "test") for name in ("ant", "bee")})
-    assert all("/val/" in name for name in names(open_split(str(root), "val")))
+    assert all("/val/" in name for name in names(open_splits(str(root)).val))
 
 
 @pytest.mark.parametrize("layout", ["{}", "train/{}"])
 def test_folder_without_validation_is_divided(make_folder: Make, layout: str):
     root = make_folder({layout.format("ant"): 20, layout.format("test"): 10})  # a class may be called test
-    train, held = (open_split(str(root), split, holdout=0.2, seed=3) for split in ("train", "val"))
+    train, held, _ = open_splits(str(root), holdout=0.2, seed=3)
     assert np.bincount(held.labels).tolist() == [4, 2]
     assert not names(train) & names(held)
     assert len(names(train) | names(held)) == 30
-    assert names(open_split(str(root), "val", holdout=0.2, seed=3)) == names(held)
-    assert names(open_split(str(root), "val", holdout=0.2, seed=4)) != names(held)
+    assert names(open_splits(str(root), holdout=0.2, seed=3).val) == names(held)
+    assert names(open_splits(str(root), holdout=0.2, seed=4).val) != names(held)
     assert len(open_all(str(root))) == 30
     with pytest.raises(RMTError, match="no fraction"):
-        open_split(str(root), "train", holdout=0.0)
+        open_splits(str(root), holdout=0.0)
 
 
 def test_only_a_validation_split_can_be_evaluated_but_not_trained_on(make_folder: Make):
     root = make_folder({"val/ant": 1, "val/bee": 1})
     assert len(open_all(str(root))) == 2
     with pytest.raises(RMTError, match="no training split"):
-        open_split(str(root), "train")
+        open_splits(str(root))
 
 
 def test_different_classes_are_named(make_folder: Make):
     root = make_folder({"train/ant": 1, "train/bee": 1, "train/cat": 1, "val/ant": 1, "val/bee": 1, "val/dog": 1})
-    for split in ("train", "val"):
-        with pytest.raises(RMTError, match="different classes: cat only in train; dog only in val"):
-            open_split(str(root), split)
+    with pytest.raises(RMTError, match="different classes: cat only in train; dog only in val"):
+        open_splits(str(root))
 
 
 def test_shards_with_different_classes_are_named(tmp_path: Path):
@@ -65,35 +67,63 @@ def test_shards_with_different_classes_are_named(tmp_path: Path):
     other = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "cat"])})
     write(tmp_path / "val.parquet", 4, other)
     with pytest.raises(RMTError, match="different classes: bee only in train; cat only in val"):
-        open_split(str(tmp_path), "train")
+        open_splits(str(tmp_path))
 
 
 def test_hidden_folders_are_no_classes(make_folder: Make):
     root = make_folder({"train/ant": 1, "train/bee": 1, "train/.cache": 1, "val/ant": 1, "val/bee": 1})
-    assert open_split(str(root), "train").skipped == {"hidden": 1}
+    assert open_splits(str(root)).skipped == {"train": {"hidden": 1}, "val": {}}
 
 
 @pytest.mark.parametrize("pattern", ["{}-00000-of-00001", "{}", "data/{}-00000-of-00001", "{}/0000"])
 def test_shards_of_both_splits(tmp_path: Path, pattern: str):
     write(tmp_path / f"{pattern.format('train')}.parquet", 6)
     write(tmp_path / f"{pattern.format('validation')}.parquet", 4)
-    assert len(open_split(str(tmp_path), "train")) == 6
-    assert len(open_split(str(tmp_path), "val")) == len(open_all(str(tmp_path))) == 4
+    assert len(open_splits(str(tmp_path)).train) == 6
+    assert len(open_splits(str(tmp_path)).val) == len(open_all(str(tmp_path))) == 4
+
+
+def test_what_is_passed_over_is_reported_once_for_each_source(make_folder: Make):
+    root = make_folder({"train/ant": 9, "train/bee": 9, "val/ant": 1, "val/bee": 1})
+    for split, count in (("train", 10), ("val", 4)):
+        for number in range(count):
+            (root / split / "ant" / f"{number}.txt").touch()
+    skipped = open_splits(str(root)).skipped
+    assert skipped == {"train": {"not an image": 10}, "val": {"not an image": 4}}
+    assert skip_lines(skipped) == ["passed over in train: 10 × not an image", "passed over in val: 4 × not an image"]
+    divided = open_splits(str(root / "train"), holdout=0.2).skipped
+    assert divided == {"train and val": {"not an image": 10}}  # two sets, but one folder
+    assert skip_lines({"train": {}, "val": {}}) == []
+
+
+@pytest.mark.parametrize("data", ["shards", "folders"])
+def test_each_split_is_opened_once(make_folder: Make, tmp_path: Path, monkeypatch, data):
+    if data == "folders":
+        root = make_folder({"train/ant": 2, "train/bee": 2, "val/ant": 1, "val/bee": 1})
+    else:
+        root = tmp_path
+        for split in ("train", "val"):
+            write(root / f"{split}.parquet", 4)
+    opened, original = [], splits._open
+    monkeypatch.setattr(splits, "_open", lambda part, reading: opened.append(part) or original(part, reading))
+    recipe = ClassifyRecipe(name="once", data=str(root), image_size=32, batch_size=2, accumulate=1)
+    ClassifyData.open(recipe, {"mean": (0.5,) * 3, "std": (0.5,) * 3})
+    assert len(opened) == 2
 
 
 def test_shards_without_split_names_are_divided(tmp_path: Path):
     for number in range(2):
         write(tmp_path / f"part-{number:05d}-of-00002.parquet", 10)
-    train, held = (open_split(str(tmp_path), split, holdout=0.2) for split in ("train", "val"))
+    train, held, _ = open_splits(str(tmp_path), holdout=0.2)
     assert np.bincount(train.labels).tolist() == [8, 8]
     assert np.bincount(held.labels).tolist() == [2, 2]
     (tmp_path / "part-00000-of-00002.parquet").unlink()
     with pytest.raises(RMTError, match="1 of 2 shards are missing"):
-        open_split(str(tmp_path), "train")
+        open_splits(str(tmp_path))
 
 
 def test_sample_is_read_by_the_same_reader():
-    train, held = open_split("sample", "train"), open_split("sample", "val")
+    train, held, _ = open_splits("sample")
     assert (len(train), len(held), len(open_all("sample"))) == (8000, 2000, 2000)
     assert type(train).__name__ == "ShardSet"
 
@@ -104,9 +134,9 @@ def test_mistakes(tmp_path: Path):
     cases = {"nowhere": "no such folder", "empty": "no class folder inside", "one.jpg": "a file, not a folder"}
     for name, line in cases.items():
         with pytest.raises(RMTError, match=line):
-            open_split(str(tmp_path / name), "train")
+            open_splits(str(tmp_path / name))
     with pytest.raises(RMTError, match="no data given"):
-        open_split("", "train")
+        open_splits("")
 
 
 def write(path: Path, count: int, features: datasets.Features = ANT_OR_BEE) -> None:

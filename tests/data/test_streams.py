@@ -16,7 +16,7 @@ import pytest
 import torch
 from image_sets import ANT_OR_BEE, encode, picture, row, write_tar
 
-from rmt.data import ImageLoader, eval_transform, hold_out, open_all, open_split
+from rmt.data import ImageLoader, eval_transform, hold_out, open_all, open_splits
 from rmt.data.order import EpochPlan, Streamed
 from rmt.data.remote import list_folder
 from rmt.data.shards import ShardSet
@@ -185,7 +185,7 @@ def test_what_does_not_fit_the_disk_is_streamed(shards, monkeypatch):
     monkeypatch.setattr("rmt.data.fit.shutil.disk_usage", lambda path: usage._replace(free=1000))
     assert settle_stream(folder, "auto") == "yes"
     assert settle_stream(folder, "no") == "no"
-    assert isinstance(open_split(folder, "train"), StreamSet)
+    assert isinstance(open_splits(folder).train, StreamSet)
     with pytest.raises(RMTError, match="--stream must be auto, yes or no"):
         settle_stream(folder, "perhaps")
 
@@ -220,7 +220,7 @@ def serve():
 def test_shards_at_an_http_address(shards, serve, choice):
     address = serve(shards[0].parent)
     expected = ShardSet(shards)
-    found = open_split(address, "train", stream=choice)
+    found = open_splits(address, stream=choice).train
     assert isinstance(found, StreamSet) == (choice == "yes")
     assert_same_images(found, expected)
     assert len(open_all(address)) == 2
@@ -250,13 +250,13 @@ def bucket(shards):
 
 
 def test_shards_in_a_store(shards, bucket, cache):
-    found = open_split(bucket, "train", stream="yes", buffer=8)
+    found = open_splits(bucket, stream="yes", buffer=8).train
     assert cached(cache) == []  # labels and classes came without the images
     assert_same_images(found, ShardSet(shards))
 
 
 def test_a_shard_that_comes_cut_is_named(shards, bucket):
-    found = open_split(bucket, "train", stream="yes", buffer=8)
+    found = open_splits(bucket, stream="yes", buffer=8).train
     fsspec.filesystem("memory").pipe("/bucket/train-00001-of-00004.parquet", shards[1].read_bytes()[:100])
     with pytest.raises(RMTError, match=r"train-00001-of-00004\.parquet: 100 of [\d,]+ bytes came"):
         found.load(6)
@@ -274,7 +274,7 @@ def test_a_network_that_fails_in_passing_is_asked_again(shards, bucket, monkeypa
         return get(self, *args, **kwargs)
 
     monkeypatch.setattr(MemoryFileSystem, "get_file", sometimes)
-    found = open_split(bucket, "train", stream="yes", buffer=8)
+    found = open_splits(bucket, stream="yes", buffer=8).train
     np.testing.assert_array_equal(np.asarray(found.load(0)), np.asarray(picture(0)))
     assert len(calls) == 3
 
@@ -296,5 +296,5 @@ def test_addresses_that_cannot_be_read_are_one_line(serve, tmp_path):
         (f"{address}/nowhere", "no index.json there"),
     ):
         with pytest.raises(RMTError, match=line) as error:
-            open_split(data, "train")
+            open_splits(data)
         assert "\n" not in str(error.value)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from image_sets import encode, picture, write_tar
 
-from rmt.data import open_split
+from rmt.data import open_splits
 from rmt.data.tars import TarSet
 from rmt.errors import RMTError
 
@@ -24,7 +24,7 @@ def folder(tmp_path):
 
 
 def test_every_sample_in_order(folder):
-    images = open_split(str(folder), "train")
+    images = open_splits(str(folder)).train
     assert len(images) == 9 and images.classes == ("0", "1", "2")
     assert images.labels.tolist() == [i % 3 for i in range(9)]
     travelled = pickle.loads(pickle.dumps(images))
@@ -32,15 +32,15 @@ def test_every_sample_in_order(folder):
         assert np.array_equal(np.asarray(images.load(i)), np.asarray(picture(i)))
         assert np.array_equal(np.asarray(travelled.load(i)), np.asarray(picture(i)))
     assert images.name(6).endswith("train-0001.tar[0006]")
-    assert len(open_split(str(folder), "val")) == 3
+    assert len(open_splits(str(folder)).val) == 3
 
 
 def test_class_names_beside_the_tars(folder):
     (folder / "classes.txt").write_text("ant\nbee\ncat\n")
-    assert open_split(str(folder), "val").classes == ("ant", "bee", "cat")
+    assert open_splits(str(folder)).val.classes == ("ant", "bee", "cat")
     (folder / "classes.txt").write_text("ant\nbee\n")
     with pytest.raises(RMTError, match="label 2, but only 2 classes"):
-        open_split(str(folder), "val")
+        open_splits(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -63,4 +63,4 @@ def test_a_tar_that_was_cut_off_is_named(folder):
     path = folder / "train-0001.tar"
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(RMTError, match=r"train-0001\.tar: not a whole tar"):
-        open_split(str(folder), "train")
+        open_splits(str(folder))

@@ -348,7 +348,7 @@ def test_bad_pairs_are_named_counted_and_passed_over(tmp_path, capsys, monkeypat
     reasons = "\n".join(f"{name} {reason}" for name, reason in result.metrics["unreadable"]["train and val"].items())
     for part in ("1.png the mask has 9×9", "2.png every pixel of the mask is ignored", "3.png value 77"):
         assert part in reasons
-    assert result.metrics["skipped_files"] == {"image without a mask": 1}
+    assert result.metrics["skipped_files"] == {"train": {"image without a mask": 1}, "val": {}}
     assert result.metrics["last"]["raw"]["val"]["pixels"] == 2 * 40 * 48 + 1
     assert "image without a mask" in capsys.readouterr().out
 

@@ -8,7 +8,7 @@ import pytest
 from pictures import make_folder
 
 from rmt.commands.cli import main
-from rmt.data import open_split
+from rmt.data import open_splits
 from rmt.data.folders import FolderSet
 from rmt.data.remote import INDEX
 from rmt.errors import RMTError
@@ -49,7 +49,7 @@ def test_every_image_comes_back_as_it_was(photos, tmp_path):
         for i in range(len(folder)):
             path = folder.path(i)
             assert found[str(path.relative_to(folder.root))] == (path.read_bytes(), int(folder.labels[i]))
-        opened = open_split(str(out), split)
+        opened = getattr(open_splits(str(out)), split)
         assert opened.classes == folder.classes
         assert np.bincount(opened.labels).tolist() == np.bincount(folder.labels).tolist()
         assert opened.load(0).size == (32, 32)

@@ -8,7 +8,7 @@ from PIL import Image
 
 import rmt
 from rmt.commands.cli import main
-from rmt.data import open_split
+from rmt.data import open_splits
 from rmt.data.folders import FolderSet
 from rmt.data.label_maps import INDEX, About, LabelMaps, check_shard
 from rmt.errors import RMTError
@@ -115,7 +115,7 @@ def test_a_kill_leaves_whole_shards(teacher, photos, tmp_path, monkeypatch):
 def test_maps_cover_images_that_a_run_holds_out(teacher, photos, tmp_path):
     make(teacher, photos / "train", tmp_path / "maps")
     for seed in (0, 1):
-        rest = open_split(str(photos / "train"), "train", holdout=0.3, seed=seed)
+        rest = open_splits(str(photos / "train"), holdout=0.3, seed=seed).train
         assert len(LabelMaps(tmp_path / "maps", rest)) == len(rest) == 9
 
 

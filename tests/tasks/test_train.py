@@ -156,7 +156,9 @@ def test_unreadable_images_are_named_and_counted_and_the_run_goes_on(tmp_path, c
     folder = shutil.copytree(photos(), tmp_path / "photos")
     (folder / "train" / "red" / "0.png").write_bytes(b"not a picture")
     (folder / "val" / "blue" / "1.png").write_bytes(b"")
-    (folder / "train" / "red" / "notes.txt").write_text("hello")
+    for split, count in (("train", 10), ("val", 4)):
+        for number in range(count):
+            (folder / split / "red" / f"notes-{number}.txt").write_text("hello")
     result = rmt.train(tiny_recipe(output=str(tmp_path / "run"), data=str(folder)))
     unreadable = result.metrics["unreadable"]
     assert any("0.png" in name for name in unreadable["train and val"])
@@ -164,6 +166,8 @@ def test_unreadable_images_are_named_and_counted_and_the_run_goes_on(tmp_path, c
     assert result.metrics["best"]["test"]["images"] == 11
     printed = capsys.readouterr().out
     assert "unreadable images passed over in test" in printed
+    assert result.metrics["skipped_files"] == {"train": {"not an image": 10}, "val": {"not an image": 4}}
+    assert "passed over in train: 10 × not an image\npassed over in val: 4 × not an image" in printed
     assert "1.png" in printed
 
 

@@ -13,7 +13,7 @@ from rmt.data import masks
 from rmt.data.coco_json import CocoTable, read_coco
 from rmt.data.images import BadImage, read_image
 from rmt.data.randomness import HOLD_OUT, permutation
-from rmt.data.sets import listed
+from rmt.data.sets import Splits, listed
 from rmt.errors import RMTError
 
 NO_FILE = "image whose file is missing"
@@ -192,6 +192,37 @@ def open_coco(images: Path, annotations: Path, *, with_masks: bool) -> CocoSet:
         raise RMTError(f"{annotations} has no masks: train a detector without them (--no-masks)")
     dropped = {} if usable.all() else {NO_MASK: int((~usable).sum())}
     return CocoSet(images, table, table.classes, with_masks, usable, np.flatnonzero(present), dropped)
+
+
+def open_coco_splits(
+    train: tuple[Path, Path],
+    val: tuple[Path, Path] | None,
+    *,
+    with_masks: bool,
+    empty_images: bool,
+    holdout: float = 0.0,
+    seed: int = 0,
+) -> Splits[CocoSet]:
+    """Both splits, labels of `val` counting in the classes of `train`.
+
+    Args:
+        train, val: (image folder, annotation file); without `val` images are held out of `train`.
+        with_masks: see `open_coco`.
+        empty_images: learn from images that show no object, too.
+        holdout, seed: see `CocoSet.hold_out`.
+    Raises:
+        RMTError: as `open_coco`, `hold_out`, `with_classes` and `without_empty` do.
+    """
+    learn = open_coco(*train, with_masks=with_masks)
+    if val is None:
+        learn, judge = learn.hold_out(holdout, seed)
+    else:
+        judge = open_coco(*val, with_masks=with_masks).with_classes(learn.classes)
+    if not empty_images:
+        learn = learn.without_empty()
+    if val is None:  # both have the whole file's report
+        return Splits(learn, judge, {"train and val": learn.skipped})
+    return Splits(learn, judge, {"train": learn.skipped, "val": judge.skipped})
 
 
 def _present(images: Path, table: CocoTable) -> np.ndarray:

@@ -11,7 +11,7 @@ from PIL import Image
 from rmt.data.images import EXTENSIONS, read_image
 from rmt.data.label_masks import IGNORE, ClassList, read_mask
 from rmt.data.randomness import HOLD_OUT, permutation
-from rmt.data.sets import listed
+from rmt.data.sets import Splits, listed
 from rmt.data.splits import NAMES, Split
 from rmt.errors import RMTError
 
@@ -67,14 +67,13 @@ class SegmentationSet:
 
 
 def open_segmentation(
-    data: str, split: Split, classes: str = "", *, zero_is_ignored: bool = False, holdout: float = 0.0, seed: int = 0
-) -> SegmentationSet:
-    """The training or validation pairs of a folder.
+    data: str, classes: str = "", *, zero_is_ignored: bool = False, holdout: float = 0.0, seed: int = 0
+) -> Splits[SegmentationSet]:
+    """The training and the validation pairs of a folder.
 
     Args:
         data: a folder with `images/{training,validation}` and `annotations/{training,validation}` (ADE20K as
             downloaded; `train`, `val` and `masks`, `labels` are understood too), or with `images` and `masks` alone.
-        split: "train" or "val".
         classes: the class list, see `ClassList.read`; without it `classes.txt` or `objectInfo150.txt` of the folder.
         zero_is_ignored: see `ClassList`; `objectInfo150.txt` says so itself.
         holdout: the part of the pairs that is kept for validation where there are no splits.
@@ -85,12 +84,12 @@ def open_segmentation(
     root = _folder(data)
     listing = _class_list(root, classes, zero_is_ignored)
     images, masks = _side(root, IMAGES, "images"), _side(root, MASKS, "masks")
-    parts = {name: _split_folders(images, masks, name) for name in ("train", "val")}
-    if parts["train"] and parts["val"]:
-        part = parts[split] or parts["train"]
-        return _pairs(part[0], part[1], listing)
-    if parts["train"] or parts["val"]:
-        missing = "val" if parts["train"] else "train"
+    learn, judge = (_split_folders(images, masks, split) for split in ("train", "val"))
+    if learn and judge:
+        train, val = _pairs(*learn, listing), _pairs(*judge, listing)
+        return Splits(train, val, {"train": train.skipped, "val": val.skipped})
+    if learn or judge:
+        missing = "val" if learn else "train"
         raise RMTError(f"{images}: no folder for {missing}; expected one of {', '.join(NAMES[missing])}")
     everything = _pairs(images, masks, listing)
     count = round(holdout * len(everything))
@@ -99,7 +98,8 @@ def open_segmentation(
             f"{data}: no validation split, and --holdout {holdout:g} of {len(everything)} images leaves one side empty"
         )
     held = set(permutation(len(everything), HOLD_OUT, seed)[:count].tolist())
-    return everything.subset([i for i in range(len(everything)) if (i in held) == (split == "val")])
+    rest = everything.subset([i for i in range(len(everything)) if i not in held])
+    return Splits(rest, everything.subset(sorted(held)), {"train and val": everything.skipped})
 
 
 def open_all_segmentation(data: str, classes: str = "", *, zero_is_ignored: bool = False) -> SegmentationSet:

@@ -1,14 +1,37 @@
-"""What a set of labelled images is, parts of it, and the stratified hold-out."""
+"""What a set of labelled images is, its two splits, parts of it, and the stratified hold-out."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from rmt.data.randomness import HOLD_OUT, permutation
 from rmt.errors import RMTError
+
+S = TypeVar("S")
+
+SkipReport = Mapping[str, Mapping[str, int]]
+"""How many files or objects were passed over when the data were opened: source ("train", "val", or "train and val" for
+one source divided) to reason to count. Every source is there once, so that sums over them are right."""
+
+
+class Splits(NamedTuple, Generic[S]):
+    """What there is to learn from and to judge on, opened once."""
+
+    train: S
+    val: S
+    skipped: SkipReport
+
+
+def skip_lines(skipped: SkipReport) -> list[str]:
+    """The report in words, a line per source that has something to say."""
+    return [
+        f"passed over in {source}: {', '.join(f'{count:,} × {reason}' for reason, count in reasons.items())}"
+        for source, reasons in skipped.items()
+        if reasons
+    ]
 
 
 class ImageSet(Protocol):
@@ -21,10 +44,6 @@ class ImageSet(Protocol):
     @property
     def labels(self) -> np.ndarray:
         """(N,) int64, without opening an image."""
-
-    @property
-    def skipped(self) -> Mapping[str, int]:
-        """How many files were passed over when the set was opened, by reason."""
 
     def __len__(self) -> int: ...
 
@@ -47,10 +66,6 @@ class Subset:
     def classes(self) -> tuple[str, ...]:
         return self.parent.classes
 
-    @property
-    def skipped(self) -> Mapping[str, int]:
-        return self.parent.skipped
-
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -68,10 +83,6 @@ class Relabelled:
         self.parent = parent
         self.classes = classes
         self.labels = labels
-
-    @property
-    def skipped(self) -> Mapping[str, int]:
-        return self.parent.skipped
 
     def __len__(self) -> int:
         return len(self.parent)

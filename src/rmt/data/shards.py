@@ -7,7 +7,8 @@ own reader decodes, so that a bad image is the same thing here as in a folder.
 
 import glob
 import re
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,47 +28,27 @@ COLUMNS = ["image", "label"]
 _QUIET_BYTES = 256 * 2**20  # converting more than this takes long enough to deserve a progress bar
 
 
-class ShardSet:
-    """The rows of parquet shards, in the order of the files given.
+class TableSet(ABC):
+    """The images of a memory-mapped table with the columns image (a struct that begins with the bytes) and label.
 
-    Class names come from the `ClassLabel` that `datasets` writes into the metadata; without it the classes are the
-    numbers 0…K−1. Raises `RMTError` for a shard that is missing, cut off or broken, for other columns, for labels out
-    of range, for classes without an image, and for a cache that cannot be written.
+    Args:
+        shards: the files it was made of.
+        table: the table.
+        classes: their names; () makes them the numbers 0…K−1.
+
+    Raises `RMTError` for no rows, for labels out of range, and for classes without an image.
     """
 
-    skipped: dict[str, int]
-
-    def __init__(self, shards: Sequence[Path]):
-        self.shards = tuple(shards)
-        self._ends = np.cumsum([_rows(shard) for shard in shards])
-        self._table, self.classes = _open(self.shards)
-        self._take_labels()
-
-    def _take_labels(self) -> None:
-        """Labels and chunks of `_table`, once it and `classes` (() for numbers) are there."""
-        self.skipped = {}
-        labels = self._table.column("label").combine_chunks()
+    def __init__(self, shards: Sequence[Path], table: Any, classes: tuple[str, ...]):
+        self.shards, self._table = tuple(shards), table
+        self.skipped: dict[str, int] = {}
+        where = str(shards[0]) if len(shards) == 1 else f"{shards[0].parent}/*{shards[0].suffix}"
+        labels = table.column("label").combine_chunks()
         if labels.null_count:
-            raise RMTError(f"{self._where()}: {labels.null_count:,} rows have no label")
+            raise RMTError(f"{where}: {labels.null_count:,} rows have no label")
         self.labels = labels.to_numpy(zero_copy_only=False).astype(np.int64)
-        if not len(self.labels):
-            raise RMTError(f"{self._where()}: no rows")
-        self._check_labels()
+        self.classes = checked_classes(self.labels, classes, where)
         self._find_chunks()
-
-    def _check_labels(self) -> None:
-        if self.labels.min() < 0:
-            raise RMTError(f"{self._where()}: label {self.labels.min()}, so this split carries no labels")
-        if not self.classes:
-            self.classes = tuple(str(label) for label in range(int(self.labels.max()) + 1))
-        if self.labels.max() >= len(self.classes):
-            raise RMTError(f"{self._where()}: label {self.labels.max()}, but only {len(self.classes)} classes")
-        if len(self.classes) < 2:
-            raise RMTError(f"{self._where()}: only one class; a classifier needs two or more")
-        sizes = np.bincount(self.labels, minlength=len(self.classes))
-        empty = [self.classes[label] for label in np.flatnonzero(sizes == 0)]
-        if empty:
-            raise RMTError(f"{self._where()}: no image of class {listed(empty)}")
 
     def _find_chunks(self) -> None:
         """Keep the arrays of image bytes at hand, one per chunk of the table: a tenth of the cost of slicing it."""
@@ -86,23 +67,65 @@ class ShardSet:
         return len(self.labels)
 
     def load(self, index: int) -> Image.Image:
-        chunk = int(np.searchsorted(self._chunk_ends, index, side="right"))
-        start = int(self._chunk_ends[chunk - 1]) if chunk else 0
-        data = self._chunks[chunk][int(index) - start].as_py()
-        if data is None:
-            raise BadImage(self.name(index), "the row holds no image bytes")
-        try:
-            return read_image(data)
-        except BadImage as error:
-            raise BadImage(self.name(index), error.reason) from None
+        chunk, row = part_and_row(self._chunk_ends, index)
+        return decoded(self._chunks[chunk][row].as_py(), lambda: self.name(index))
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What to call image number `index` in a message."""
+
+
+class ShardSet(TableSet):
+    """The rows of parquet shards, in the order of the files given.
+
+    Class names come from the `ClassLabel` that `datasets` writes into the metadata; without it the classes are the
+    numbers 0…K−1. Raises `RMTError` for a shard that is missing, cut off or broken, for other columns, for a cache that
+    cannot be written, and as `TableSet` does.
+    """
+
+    def __init__(self, shards: Sequence[Path]):
+        self._ends = np.cumsum([_rows(shard) for shard in shards])
+        super().__init__(shards, *_open(tuple(shards)))
 
     def name(self, index: int) -> str:
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        start = int(self._ends[shard - 1]) if shard else 0
-        return f"{self.shards[shard]}[{index - start}]"
+        shard, row = part_and_row(self._ends, index)
+        return f"{self.shards[shard]}[{row}]"
 
-    def _where(self) -> str:
-        return str(self.shards[0]) if len(self.shards) == 1 else f"{self.shards[0].parent}/*{self.shards[0].suffix}"
+
+def checked_classes(labels: np.ndarray, classes: tuple[str, ...], where: str) -> tuple[str, ...]:
+    """The class names, numbers if there are none, once it is certain that labels (N,) int64 fit them.
+
+    Raises `RMTError`, which begins with `where`, for no rows, labels out of range, fewer than two classes, and classes
+    without an image.
+    """
+    if not len(labels):
+        raise RMTError(f"{where}: no rows")
+    if labels.min() < 0:
+        raise RMTError(f"{where}: label {labels.min()}, so this split carries no labels")
+    classes = classes or tuple(str(label) for label in range(int(labels.max()) + 1))
+    if labels.max() >= len(classes):
+        raise RMTError(f"{where}: label {labels.max()}, but only {len(classes)} classes")
+    if len(classes) < 2:
+        raise RMTError(f"{where}: only one class; a classifier needs two or more")
+    if empty := [classes[label] for label in np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)]:
+        raise RMTError(f"{where}: no image of class {listed(empty)}")
+    return classes
+
+
+def part_and_row(ends: np.ndarray, index: int) -> tuple[int, int]:
+    """Which of several parts laid end to end holds number `index`, and at which row; `ends` are their running sums."""
+    part = int(np.searchsorted(ends, index, side="right"))
+    return part, int(index) - (int(ends[part - 1]) if part else 0)
+
+
+def decoded(data: bytes | None, name: Callable[[], str]) -> Image.Image:
+    """The image of a row. Raises `BadImage`, which calls it `name()`."""
+    if data is None:
+        raise BadImage(name(), "the row holds no image bytes")
+    try:
+        return read_image(data)
+    except BadImage as error:
+        raise BadImage(name(), error.reason) from None
 
 
 def complete(shards: Sequence[S]) -> Sequence[S]:

@@ -8,8 +8,8 @@ from typing import Literal, TypeVar
 from rmt.data.fit import BUFFER, Reading, fetch_all
 from rmt.data.folders import FolderSet, class_folders
 from rmt.data.remote import RemoteFile, is_address, list_folder
-from rmt.data.sets import ImageSet, hold_out, listed
-from rmt.data.shards import ShardSet, complete
+from rmt.data.sets import ImageSet, Splits, hold_out, listed
+from rmt.data.shards import ShardSet, TableSet, complete
 from rmt.data.streams import StreamSet
 from rmt.data.tars import TarSet
 from rmt.errors import RMTError
@@ -23,29 +23,31 @@ Split = Literal["train", "val"]
 S = TypeVar("S", Path, RemoteFile)
 
 
-def open_split(
-    data: str, split: Split, *, holdout: float = 0.1, seed: int = 0, stream: str = "auto", buffer: int = BUFFER
-) -> ImageSet:
-    """Open the training or the validation images of `data`.
+def open_splits(
+    data: str, *, holdout: float = 0.1, seed: int = 0, stream: str = "auto", buffer: int = BUFFER
+) -> Splits[ImageSet]:
+    """Open the training and the validation images of `data`.
 
     `data` is `"sample"` (the built-in one; its test images are the split `val`), a folder with `train/CLASS/*` and
     `val/CLASS/*`, a folder of class folders, or a folder of parquet shards (`train-*.parquet`, `data/train-*.parquet`
     or `train/*.parquet`, likewise for the other split) or of WebDataset tars named like them, here or at an address.
-    Data with no validation split of their own are divided by `hold_out(…, holdout, seed)`, the same way for both calls;
-    `holdout` is not used otherwise.
+    Data with no validation split of their own are divided by `hold_out(…, holdout, seed)`; `holdout` is not used
+    otherwise.
 
     Shards are copied and mapped into memory with `stream="no"`, streamed (`StreamSet`, with its `buffer`) with "yes";
     "auto" streams what does not fit the disk.
 
-    Raises `RMTError` for whatever is wrong with the data.
+    Raises `RMTError` for whatever is wrong with the data, such as splits of different classes.
     """
     parts, reading = _parts(data), Reading(stream, buffer)
     if "val" in parts:
-        return _open_checked(parts["train"], parts["val"], split, reading)
+        train, val = _open(parts["train"], reading), _open(parts["val"], reading)
+        _check_classes(parts["train"], set(train.classes), set(val.classes))
+        return Splits(train, val, {"train": train.skipped, "val": val.skipped})
     if not holdout > 0:
         raise RMTError(f"{data}: no folder val/ inside, and no fraction of the training images to hold out instead")
-    rest, held = hold_out(_open(parts["train"], reading), float(holdout), seed)
-    return rest if split == "train" else held
+    whole = _open(parts["train"], reading)
+    return Splits(*hold_out(whole, float(holdout), seed), {"train and val": whole.skipped})
 
 
 def open_all(data: str) -> ImageSet:
@@ -55,7 +57,7 @@ def open_all(data: str) -> ImageSet:
 
 
 def open_undivided(data: str) -> ImageSet:
-    """Every training image of `data`, those included that `open_split` holds out for validation."""
+    """Every training image of `data`, those included that `open_splits` holds out for validation."""
     return _open(_parts(data)["train"], Reading())
 
 
@@ -75,7 +77,7 @@ def split_folders(root: Path) -> dict[Split, Path]:
 _Part = Path | tuple[Path, ...] | tuple[RemoteFile, ...]  # a folder of class folders, or shards
 
 
-def _open(part: _Part | None, reading: Reading) -> ImageSet:
+def _open(part: _Part | None, reading: Reading) -> FolderSet | TableSet | StreamSet:
     assert part is not None
     if isinstance(part, Path):
         return FolderSet(part)
@@ -161,21 +163,13 @@ def _shards_among(files: Sequence[S]) -> list[S]:
     return []
 
 
-def _open_checked(train: _Part, val: _Part, split: Split, reading: Reading) -> ImageSet:
-    """Open one of two splits, after a look at whether both have the same classes."""
-    if isinstance(train, Path) and isinstance(val, Path):  # two listings tell; the other split may have a million files
-        ours, theirs = set(class_folders(train)), set(class_folders(val))
-        chosen = _open(train if split == "train" else val, reading)
-    else:
-        both = {"train": _open(train, reading), "val": _open(val, reading)}
-        ours, theirs = set(both["train"].classes), set(both["val"].classes)
-        chosen = both[split]
+def _check_classes(part: _Part, train: set[str], val: set[str]) -> None:
+    """Raises `RMTError` unless both splits have the same classes; `part` says where."""
     wrong = []
-    if ours - theirs:
-        wrong.append(f"{listed(sorted(ours - theirs))} only in train")
-    if theirs - ours:
-        wrong.append(f"{listed(sorted(theirs - ours))} only in val")
+    if train - val:
+        wrong.append(f"{listed(sorted(train - val))} only in train")
+    if val - train:
+        wrong.append(f"{listed(sorted(val - train))} only in val")
     if wrong:
-        where = train.parent if isinstance(train, Path) else str(train[0]).rpartition("/")[0]
+        where = part.parent if isinstance(part, Path) else str(part[0]).rpartition("/")[0]
         raise RMTError(f"{where}: train and val have different classes: {'; '.join(wrong)}")
-    return chosen

@@ -24,17 +24,16 @@ import pyarrow as pa
 from PIL import Image
 
 from rmt.data.cache import VARIABLE, cache_folder
-from rmt.data.images import BadImage, read_image
 from rmt.data.order import Streamed
 from rmt.data.sets import ImageSet, Relabelled, Subset
 from rmt.data.shard_rows import Shard, class_names, convert, label_column, names_in
-from rmt.data.shards import ShardSet
+from rmt.data.shards import checked_classes, decoded, part_and_row
 from rmt.errors import RMTError
 
 _TABLES = 64  # mapped at a time in one process
 
 
-class StreamSet(ShardSet):
+class StreamSet:
     """The rows of parquet shards or WebDataset tars, of which only some are on this disk at a time.
 
     Args:
@@ -57,32 +56,28 @@ class StreamSet(ShardSet):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._room = room or (shutil.disk_usage(self._folder).free + _used(self._folder)) // 2
         self._start_cache()
-        self.skipped = {}
-        self.classes, labels = self._read_labels()
+        self.skipped: dict[str, int] = {}
+        classes, labels = self._read_labels()
         self._ends = np.cumsum([len(part) for part in labels])
         self.labels = np.concatenate(labels)
-        if not len(self.labels):
-            raise RMTError(f"{self._where()}: no rows")
-        self._check_labels()
+        where = str(shards[0]) if len(shards) == 1 else str(shards[0]).rpartition("/")[0]
+        self.classes = checked_classes(self.labels, classes, where)
 
     @property
     def streamed(self) -> Streamed:
         """The training order of these images."""
         return Streamed(self._ends, self.buffer)
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
     def load(self, index: int) -> Image.Image:
         table, row = self._row(index)
-        data = table.column("bytes")[row].as_py()
-        if data is None:
-            raise BadImage(self.name(index), "the row holds no image bytes")
-        try:
-            return read_image(data)
-        except BadImage as error:
-            raise BadImage(self.name(index), error.reason) from None
+        return decoded(table.column("bytes")[row].as_py(), lambda: self.name(index))
 
     def name(self, index: int) -> str:
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        return f"{self.sources[shard]}[{int(index) - (int(self._ends[shard - 1]) if shard else 0)}]"
+        shard, row = part_and_row(self._ends, index)
+        return f"{self.sources[shard]}[{row}]"
 
     def expect(self, indices: np.ndarray) -> None:
         """Fetches, in the background, the shards of images that will be asked for soon."""
@@ -104,19 +99,15 @@ class StreamSet(ShardSet):
         self.__dict__ = state
         self._start_cache()
 
-    def _where(self) -> str:
-        return str(self.sources[0]) if len(self.sources) == 1 else str(self.sources[0]).rpartition("/")[0]
-
     def _row(self, index: int) -> tuple[pa.Table, int]:
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        start = int(self._ends[shard - 1]) if shard else 0
+        shard, row = part_and_row(self._ends, index)
         with self._lock:
             if shard not in self._tables:
                 self._tables[shard] = self._map(shard)
                 if len(self._tables) > _TABLES:
                     self._tables.popitem(last=False)
             self._tables.move_to_end(shard)
-            return self._tables[shard], int(index) - start
+            return self._tables[shard], row
 
     def _map(self, shard: int) -> pa.Table:
         """The Arrow table of a shard. Another process may remove the file meanwhile, but not a mapping of it."""

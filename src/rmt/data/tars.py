@@ -11,26 +11,23 @@ from pathlib import Path
 
 from rmt.data.cache import VARIABLE, cache_folder
 from rmt.data.sets import listed
-from rmt.data.shards import ShardSet, first_line, quiet_datasets
+from rmt.data.shards import TableSet, first_line, quiet_datasets
 from rmt.errors import RMTError
 
 _SAFE = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "avif", "jp2", "cls", "txt", "json")
 
 
-class TarSet(ShardSet):
+class TarSet(TableSet):
     """The samples of tars, in the order of the files given. Each has an image and `cls`, its class as a number.
 
     The classes are called by their numbers, or by the lines of a file `classes.txt` beside the tars. Raises `RMTError`
-    as `ShardSet` does, and for a tar whose samples hold anything but images and text.
+    as `TableSet` does, and for a tar whose samples hold anything but images and text.
     """
 
     def __init__(self, shards: Sequence[Path]):
-        self.shards = tuple(shards)
-        for shard in self.shards:
+        for shard in shards:
             _check(shard)
-        self._table = _open(self.shards)
-        self.classes = _class_names(self.shards[0].parent / "classes.txt")
-        self._take_labels()
+        super().__init__(shards, _open(tuple(shards)), _class_names(shards[0].parent / "classes.txt"))
 
     def name(self, index: int) -> str:
         url, key = (self._table.column(column)[int(index)].as_py() for column in ("__url__", "__key__"))

@@ -12,6 +12,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from rmt.data.loader import BatchLoader
+from rmt.data.sets import SkipReport
 from rmt.errors import RMTError
 from rmt.recipes.schema import Recipe
 from rmt.training import processes
@@ -28,6 +29,10 @@ class TrainingData(Protocol):
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the network's answers."""
+
+    @property
+    def skipped(self) -> SkipReport:
+        """What was passed over when the data were opened."""
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from rmt.atomic import write_text
+from rmt.data.sets import skip_lines
 from rmt.model import read_metadata
 from rmt.tasks.module import TrainingModule
 from rmt.tasks.task import Trained
@@ -49,6 +50,7 @@ def facts(
         },
         "best": {**read_metadata(trained.folder.best)["metrics"], judged_on: results["best"]},
         "best_val": {kind: {measure: b.score, "epoch": b.epoch} for kind, b in progress.best.items() if b.epoch},
+        "skipped_files": module.data.skipped,
         "skipped_batches": progress.skipped_batches,
         "training_seconds": round(progress.seconds, 1),
         "images_per_s": _pace(module, epochs),
@@ -96,9 +98,7 @@ def closing_lines(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
     ]
     if skipped := metrics.get("skipped_batches"):
         lines.append(f"{skipped} batches skipped, whose loss was not finite")
-    if metrics["skipped_files"]:
-        said = ", ".join(f"{count} {reason}" for reason, count in metrics["skipped_files"].items())
-        lines.append(f"files passed over: {said}")
+    lines += skip_lines(metrics["skipped_files"])
     pace = f"{duration(metrics['training_seconds'])} of training, {metrics['images_per_s']:,.0f} images/s"
     return [*lines, f"{pace}; everything is in {folder.path} (see {folder.report.name})"]
 

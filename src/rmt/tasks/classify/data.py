@@ -8,8 +8,8 @@ import torch
 
 from rmt.data.image_batches import ImageLoader
 from rmt.data.label_maps import LabelMaps
-from rmt.data.sets import ImageSet, hold_out
-from rmt.data.splits import open_split, settle_stream
+from rmt.data.sets import ImageSet, SkipReport, hold_out
+from rmt.data.splits import open_splits, settle_stream
 from rmt.data.transforms import eval_transform, train_transform
 from rmt.data.views import TokenLabelTransform
 from rmt.errors import RMTError
@@ -31,6 +31,7 @@ class ClassifyData:
     train: ImageSet
     judge: ImageSet
     test: ImageSet
+    skipped: SkipReport
     preprocessing: dict[str, Any]
     maps: LabelMaps | None = None  # of the training images, with `token_labels`
     processes: int = 1  # that share each update's images
@@ -40,9 +41,9 @@ class ClassifyData:
         """Opens the recipe's data. `normalisation` holds the network's mean and std. Raises RMTError for bad data."""
         stream = from_main(lambda: settle_stream(recipe.data, recipe.stream))
         recipe = replace(recipe, stream=stream)
-        reading: dict[str, Any] = dict(stream=recipe.stream, buffer=recipe.stream_buffer)
-        train = open_split(recipe.data, "train", holdout=recipe.holdout, seed=recipe.seed, **reading)
-        test = open_split(recipe.data, "val", holdout=recipe.holdout, seed=recipe.seed, **reading)
+        train, test, skipped = open_splits(
+            recipe.data, holdout=recipe.holdout, seed=recipe.seed, stream=recipe.stream, buffer=recipe.stream_buffer
+        )
         judge = test
         if recipe.selection:
             amount = recipe.selection if recipe.selection < 1 else int(recipe.selection)
@@ -56,7 +57,7 @@ class ClassifyData:
             "pad_to": recipe.pad_to,
         }
         maps = LabelMaps(recipe.token_labels, train) if recipe.token_labels else None
-        data = cls(recipe, train, judge, test, preprocessing, maps, world_size())
+        data = cls(recipe, train, judge, test, skipped, preprocessing, maps, world_size())
         needed = data.processes * data.batch_size * recipe.accumulate
         if needed > len(train):
             raise RMTError(

@@ -31,7 +31,6 @@ def finish(module: ClassifyTask, trained: Trained) -> dict[str, Any]:
     metrics["images"] = {"train": len(data.train), "val": len(data.judge), "test": len(data.test)}
     metrics["best_chosen_on"] = data.chosen_on
     metrics["unreadable"] = {"train and val": module.progress.bad_images, "test": seen.unread}
-    metrics["skipped_files"] = dict(data.train.skipped) | dict(data.test.skipped)
     metrics["recall_percent"] = _recall(data.classes, confusion)
     write(module, trained, metrics, best)
     draw_report(folder, data, trained.history, metrics, confusion, seen.answers, best)

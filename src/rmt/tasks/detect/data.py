@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from rmt.data.coco import CocoSet, find_split, open_coco
+from rmt.data.coco import CocoSet, find_split, open_coco_splits
 from rmt.data.detection_views import DetectionView, EvalView, as_lists, train_pipeline
 from rmt.data.loader import BatchLoader
+from rmt.data.sets import SkipReport
 from rmt.errors import RMTError
 from rmt.recipes.detect_schema import DetectRecipe
 from rmt.training.processes import world_size
@@ -21,31 +22,32 @@ class DetectData:
     recipe: DetectRecipe
     train: CocoSet
     judge: CocoSet
+    skipped: SkipReport
     processes: int = 1  # that share each update's images
 
     @classmethod
     def open(cls, recipe: DetectRecipe) -> "DetectData":
         """Opens the recipe's data. Raises RMTError for data that have to be refused."""
-        if recipe.annotations:
-            train = open_coco(Path(recipe.images), Path(recipe.annotations), with_masks=recipe.masks)
-            if recipe.val_annotations:
-                folder = Path(recipe.val_images or recipe.images)
-                judge = open_coco(folder, Path(recipe.val_annotations), with_masks=recipe.masks)
-            else:
-                train, judge = train.hold_out(recipe.holdout, recipe.seed)
+        if recipe.data:
+            train, val = (find_split(Path(recipe.data), split) for split in ("train", "val"))
         else:
-            train, judge = (
-                open_coco(*find_split(Path(recipe.data), split), with_masks=recipe.masks) for split in ("train", "val")
-            )
-        judge = judge.with_classes(train.classes)
-        if not recipe.empty_images:
-            train = train.without_empty()
-        data = cls(recipe, train, judge, world_size())
+            train, val = (Path(recipe.images), Path(recipe.annotations)), None
+            if recipe.val_annotations:
+                val = (Path(recipe.val_images or recipe.images), Path(recipe.val_annotations))
+        splits = open_coco_splits(
+            train,
+            val,
+            with_masks=recipe.masks,
+            empty_images=recipe.empty_images,
+            holdout=recipe.holdout,
+            seed=recipe.seed,
+        )
+        data = cls(recipe, *splits, world_size())
         needed = data.processes * data.batch_size * recipe.accumulate
-        if needed > len(train):
+        if needed > len(data.train):
             raise RMTError(
                 f"one update takes {needed} images (devices x --batch-size x --accumulate), "
-                f"but there are only {len(train)} to train on: lower --accumulate"
+                f"but there are only {len(data.train)} to train on: lower --accumulate"
             )
         return data
 

@@ -24,10 +24,6 @@ def finish(module: DetectModule, trained: Trained) -> dict[str, Any]:
     metrics["images"] = {"train": len(data.train), "val": len(data.judge)}
     metrics["best_chosen_on"] = f"the {len(data.judge):,} validation images themselves, which flatters it"
     metrics["unreadable"] = {"train and val": module.progress.bad_images | unread}
-    metrics["skipped_files"] = {
-        kind: data.train.skipped.get(kind, 0) + data.judge.skipped.get(kind, 0)
-        for kind in dict(data.train.skipped) | dict(data.judge.skipped)
-    }
     metrics["per_class"] = scores.per_class
     write(module, trained, metrics, best)
     draw_report(data, trained, metrics, scores, gathering, module.updates_per_epoch)

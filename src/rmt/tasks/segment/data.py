@@ -8,6 +8,7 @@ import torch
 from rmt.data.loader import BatchLoader
 from rmt.data.segmentation import SegmentationSet, open_segmentation
 from rmt.data.segmentation_views import SegmentationView, WholeImages, listed, stack
+from rmt.data.sets import SkipReport
 from rmt.errors import RMTError
 from rmt.recipes.segment_schema import SegmentRecipe
 from rmt.training.optimizer import effective_batch
@@ -20,14 +21,19 @@ class SegmentData:
     recipe: SegmentRecipe
     train: SegmentationSet
     judge: SegmentationSet
+    skipped: SkipReport
     preprocessing: dict[str, Any]
 
     @classmethod
     def open(cls, recipe: SegmentRecipe, normalisation: dict[str, Any]) -> "SegmentData":
         """Opens the recipe's data. `normalisation` holds the network's mean and std. Raises RMTError for bad data."""
-        options: Any = dict(zero_is_ignored=recipe.zero_is_ignored, holdout=recipe.holdout, seed=recipe.seed)
-        train = open_segmentation(recipe.data, "train", recipe.classes, **options)
-        judge = open_segmentation(recipe.data, "val", recipe.classes, **options)
+        train, judge, skipped = open_segmentation(
+            recipe.data,
+            recipe.classes,
+            zero_is_ignored=recipe.zero_is_ignored,
+            holdout=recipe.holdout,
+            seed=recipe.seed,
+        )
         if (needed := effective_batch(recipe)) > len(train):
             raise RMTError(
                 f"one update takes {needed} images (devices x --batch-size x --accumulate), but there are only "
@@ -42,7 +48,7 @@ class SegmentData:
             "short_side": recipe.short_side,
             "zero_is_ignored": train.classes.zero_is_ignored,
         }
-        return cls(recipe, train, judge, preprocessing)
+        return cls(recipe, train, judge, skipped, preprocessing)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -35,7 +35,6 @@ def finish(module: SegmentModule, trained: Trained) -> dict[str, Any]:
     metrics["best_chosen_on"] = f"the {len(data.judge):,} validation images themselves, which flatters it"
     metrics["iterations"] = module.recipe.iterations
     metrics["unreadable"] = {"train and val": module.progress.bad_images}
-    metrics["skipped_files"] = dict(data.train.skipped) | dict(data.judge.skipped)
     metrics["details"] = {name: {k: v for k, v in of.items() if k != "confusion"} for name, of in details.items()}
     write(module, trained, metrics, best)
     draw_report(module, trained, metrics, best)

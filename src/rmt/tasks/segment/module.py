@@ -5,6 +5,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from rmt.data.sets import skip_lines
 from rmt.errors import RMTError
 from rmt.heads import Segmenter, file_facts
 from rmt.heads.inference import segment
@@ -38,11 +39,9 @@ class SegmentModule(TrainingModule[SegmentRecipe, SegmentData]):
 
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data
-        skipped = dict(data.train.skipped) | dict(data.judge.skipped)
-        said = ", ".join(f"{count} × {reason}" for reason, count in skipped.items())
         return [
             f"{len(data.train):,} images to train on, {len(data.judge):,} to judge, {len(data.classes)} classes",
-            *([f"files passed over: {said}"] if said else []),
+            *skip_lines(data.skipped),
             f"{recipe.iterations:,} iterations, {batch_in_words(recipe)}, peak learning rate {self.lr:.2e}",
         ]
 
