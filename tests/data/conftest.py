@@ -1,7 +1,5 @@
 """Folders for the tests of the data layer, and a cache of their own."""
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,11 +27,3 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / root
 
     return make
-
-
-@pytest.fixture
-def open_tmp_path() -> Iterator[Path]:
-    """A temporary folder that other users may enter, unlike pytest's."""
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o755)
-        yield Path(name)

@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from image_sets import ANT_OR_BEE, picture, row, without_privileges
+from image_sets import ANT_OR_BEE, picture, row
 
 from rmt.data import BadImage
-from rmt.data.cache import cache_folder
 from rmt.data.shards import ShardSet, complete
 from rmt.errors import RMTError
 
@@ -137,22 +136,6 @@ def test_mistakes_get_one_line(write: Callable[..., list[Path]], tmp_path: Path,
     pq.write_table(pa.table({"img": [1], "label": [0]}), tmp_path / "columns.parquet")
     with pytest.raises(RMTError, match="no column image; it has img, label"):
         ShardSet([tmp_path / "columns.parquet"])
-
-
-def test_cache_that_cannot_be_written(open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (open_tmp_path / "locked").mkdir(mode=0o555)
-    monkeypatch.setenv("RMT_CACHE", str(open_tmp_path / "locked" / "cache"))
-    with without_privileges(), pytest.raises(RMTError, match="cannot be written"):
-        cache_folder()
-    monkeypatch.delenv("RMT_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(open_tmp_path / "locked"))
-    (open_tmp_path / "temporary").mkdir()
-    (open_tmp_path / "temporary").chmod(0o777)
-    monkeypatch.setattr("tempfile.tempdir", str(open_tmp_path / "temporary"))
-    with without_privileges():
-        assert cache_folder().parent == open_tmp_path / "temporary"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(open_tmp_path / "temporary"))
-    assert cache_folder() == open_tmp_path / "temporary" / "rmt"
 
 
 ALONE = """

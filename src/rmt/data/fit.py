@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rmt.data.cache import cache_folder
+from rmt.cache import cache_folder
 from rmt.data.remote import RemoteFile
 from rmt.errors import RMTError
 

@@ -1,6 +1,6 @@
 """Parquet shards, read through Hugging Face `datasets`: memory-mapped, random access, no network.
 
-`datasets` converts the shards once into an Arrow file in our cache folder (see `cache.py`) and maps that into memory.
+`datasets` converts the shards once into an Arrow file in our cache folder (`rmt/cache.py`) and maps that into memory.
 A row is a struct `image` of `bytes` and `path`, and an integer `label`; the images stay compressed bytes, which our
 own reader decodes, so that a bad image is the same thing here as in a folder.
 """
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from rmt.data.cache import VARIABLE, cache_folder
+from rmt.cache import VARIABLE, cache_folder
 from rmt.data.images import BadImage, read_image
 from rmt.data.remote import RemoteFile
 from rmt.data.sets import listed

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from rmt.data.cache import VARIABLE, cache_folder
+from rmt.cache import VARIABLE, cache_folder
 from rmt.data.order import Streamed
 from rmt.data.sets import ImageSet, Relabelled, Subset
 from rmt.data.shard_rows import Shard, class_names, convert, label_column, names_in

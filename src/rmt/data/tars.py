@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rmt.data.cache import VARIABLE, cache_folder
+from rmt.cache import VARIABLE, cache_folder
 from rmt.data.sets import listed
 from rmt.data.shards import TableSet, first_line, quiet_datasets
 from rmt.errors import RMTError

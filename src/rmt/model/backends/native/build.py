@@ -3,12 +3,16 @@
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+
+from rmt.cache import cache_folder
+from rmt.errors import RMTError
 
 SOURCES = ("planes.cpp", "line.h", "products.h", "vectors.h", "depthwise.cpp")
 # No -ffast-math: it would let the compiler assume that there are no NaNs, and a diverged run would go on unnoticed.
@@ -20,12 +24,26 @@ class Unavailable(Exception):
     """The kernels cannot be built here; the text says why."""
 
 
+class NoCompiler(Unavailable):
+    """There is nothing to build them with: usual, and no fault."""
+
+
+_said = False
+
+
 @functools.cache
 def why_not(source: str, define: str) -> str | None:
-    """Why these kernels cannot be used; None if they can."""
+    """Why these kernels cannot be used; None if they can.
+
+    What the user could mend (the folder, a compiler that fails) is logged, once for all kernels.
+    """
+    global _said
     try:
         load(source, define)
     except Unavailable as reason:
+        if not _said and not isinstance(reason, NoCompiler):
+            _said = True
+            logging.getLogger(__name__).warning("the CPU kernels are off and slower ones serve: %s", reason)
         return str(reason)
     return None
 
@@ -34,18 +52,20 @@ def why_not(source: str, define: str) -> str | None:
 def load(source: str, define: str) -> ctypes.CDLL:
     """The kernels of one source file with one macro defined, from the cache folder or compiled now (some 3 s).
 
-    The folder is `RMT_CACHE`, by default `~/.cache/rmt`. Raises Unavailable.
+    For the folder see `rmt.cache`. Raises Unavailable.
     """
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
     if compiler is None:
-        raise Unavailable("no C++ compiler is installed")
+        raise NoCompiler("no C++ compiler is installed")
     here = Path(__file__).parent
     try:
         sources = [(here / name).read_bytes() for name in SOURCES]
-        library = _folder() / f"{Path(source).stem}-{define}-{_fingerprint(sources, compiler)}.so"
+        library = cache_folder() / f"{Path(source).stem}-{define}-{_fingerprint(sources, compiler)}.so"
         if not library.exists():
             _compile(compiler, here / source, define, library)
         return ctypes.CDLL(str(library))
+    except RMTError as error:
+        raise Unavailable(str(error)) from error
     except OSError as error:
         raise Unavailable(f"the kernels cannot be built or loaded: {error}") from error
 
@@ -62,13 +82,6 @@ def _compile(compiler: str, source: Path, define: str, library: Path) -> None:
             first = next(filter(None, done.stderr.splitlines()), f"exit code {done.returncode}")
             raise Unavailable(f"{compiler} failed: {first}")
         built.replace(library)  # whole or not at all, whoever else is building the same
-
-
-def _folder() -> Path:
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rmt"
-    folder = Path(os.environ.get("RMT_CACHE") or default)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
 
 
 def _fingerprint(sources: list[bytes], compiler: str) -> str:

@@ -1,6 +1,7 @@
-"""Where the memory-mapped copies of parquet shards are kept."""
+"""Where the memory-mapped copies of parquet shards and the kernels built on this machine are kept."""
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -28,8 +29,7 @@ def cache_folder() -> Path:
         return usual
     user = os.geteuid() if hasattr(os, "geteuid") else None
     fallback = Path(tempfile.gettempdir()) / f"rmt-cache-{user}"
-    # Only a folder of our own: in a shared temporary folder somebody else may have made one of that name.
-    if _usable(fallback) and user in (None, fallback.stat().st_uid):
+    if _usable(fallback) and (user is None or _ours_alone(fallback, user)):
         return fallback
     raise RMTError(f"{usual or fallback}: the cache folder cannot be written; set {VARIABLE} to one that can")
 
@@ -42,3 +42,10 @@ def _usable(folder: Path) -> bool:
             return True
     except OSError:
         return False
+
+
+def _ours_alone(folder: Path, user: int) -> bool:
+    """Whether nobody else can have put anything there: in a shared temporary folder anyone may make one of that name,
+    and kernels are loaded from it."""
+    facts = folder.lstat()
+    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == user and not facts.st_mode & 0o022

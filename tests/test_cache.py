@@ -1,0 +1,81 @@
+"""The one cache folder, for data and kernels alike, and what happens where it cannot be written."""
+
+import logging
+import os
+import re
+from pathlib import Path
+
+import pytest
+from image_sets import without_privileges
+
+from rmt.cache import cache_folder
+from rmt.errors import RMTError
+from rmt.model.backends.native import build
+
+
+@pytest.fixture
+def no_home(tmp_path, monkeypatch) -> Path:
+    """A home in which nobody can write, root neither; returns the temporary folder."""
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("RMT_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    return tmp_path / "temporary"
+
+
+def test_cache_that_cannot_be_written(open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (open_tmp_path / "locked").mkdir(mode=0o555)
+    monkeypatch.setenv("RMT_CACHE", str(open_tmp_path / "locked" / "cache"))
+    with without_privileges(), pytest.raises(RMTError, match="cannot be written"):
+        cache_folder()
+    monkeypatch.delenv("RMT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(open_tmp_path / "locked"))
+    (open_tmp_path / "temporary").mkdir()
+    (open_tmp_path / "temporary").chmod(0o777)
+    monkeypatch.setattr("tempfile.tempdir", str(open_tmp_path / "temporary"))
+    with without_privileges():
+        assert cache_folder().parent == open_tmp_path / "temporary"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(open_tmp_path / "temporary"))
+    assert cache_folder() == open_tmp_path / "temporary" / "rmt"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="folders without owners")
+def test_a_temporary_folder_that_others_could_have_filled_is_not_used(no_home):
+    folder = cache_folder()
+    assert folder.parent == no_home
+    folder.chmod(0o777)
+    with pytest.raises(RMTError, match="cannot be written; set RMT_CACHE"):
+        cache_folder()
+    folder.rename(no_home / "elsewhere")
+    (no_home / "elsewhere").chmod(0o700)
+    folder.symlink_to(no_home / "elsewhere")
+    with pytest.raises(RMTError, match="cannot be written; set RMT_CACHE"):
+        cache_folder()
+
+
+def test_kernels_are_built_without_a_home_too(no_home):
+    assert build.load.__wrapped__("depthwise.cpp", "KERNEL=3").depthwise_forward
+    assert list(cache_folder().glob("depthwise-KERNEL=3-*.so"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        (dict(CXX="false"), "false failed: exit code 1"),
+        (dict(CXX="/nonexistent/c++"), "the kernels cannot be built or loaded: .*/nonexistent/c..'"),
+        (dict(RMT_CACHE="/dev/null/cache"), "/dev/null/cache: the cache folder .RMT_CACHE. cannot be written.*"),
+        (dict(PATH="", CXX=""), None),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_why_the_kernels_are_off_is_said_once(monkeypatch, caplog, tmp_path, environment, line):
+    """Unless there is simply no compiler. The widths are nobody's, so that nothing is loaded already."""
+    monkeypatch.setattr(build, "_said", False)
+    for name, value in ({"RMT_CACHE": str(tmp_path)} | environment).items():
+        monkeypatch.setenv(name, value)
+    with caplog.at_level(logging.WARNING):
+        assert all(build.why_not.__wrapped__("planes.cpp", f"HEAD_DIM={width}") for width in (1017, 1018))
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (line is not None)
+    assert all(re.fullmatch(f"the CPU kernels are off and slower ones serve: {line}", text) for text in said), said
