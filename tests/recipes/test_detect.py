@@ -8,7 +8,6 @@ import torch
 from rmt.model import MAX_DROP_PATH
 from rmt.recipes import COCO, DetectRecipe
 from rmt.tasks.detect.prepare import build
-from rmt.training.optimizer import peak_lr
 
 PUBLISHED = [
     *(f"coco-retinanet-{size}-1x" for size in ("tiny", "small", "base", "large")),
@@ -18,6 +17,9 @@ PUBLISHED = [
 ]
 #: METHOD 6 for every row
 PAPER = dict(
+    effective_batch=16,
+    batch_size=2,
+    devices="auto",
     lr=1e-4,
     lr_base_batch=16,
     warmup_iterations=500,
@@ -64,7 +66,6 @@ def test_the_numbers_are_the_method_s(name):
     expected = PAPER | HEADS[head] | (THREE if name.endswith("3x") else ONE)
     assert {key: getattr(recipe, key) for key in expected} == expected
     assert recipe.model == f"rmt_{size}" and recipe.drop_path == MAX_DROP_PATH[recipe.model]
-    assert 8 * recipe.batch_size * recipe.accumulate == 16 and peak_lr(recipe, devices=8) == pytest.approx(1e-4)
     text = " ".join((COCO[name].__doc__ or "").split())
     released = "2e-4" if size == "large" or (size == "base" and name.endswith("3x")) else "4e-4"
     assert released in text and "none measured here" in text and "54.5 box AP" in text

@@ -10,6 +10,7 @@ COMMON = dict(
     zero_is_ignored=True,
     batch_size=16,
     lr_base_batch=16,
+    effective_batch=16,
     accumulate=1,
     crop_size=512,
     long_side=2048,

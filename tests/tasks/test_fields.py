@@ -63,6 +63,7 @@ ELSEWHERE = {
     "early_stopping": "test_train.py",
     "checkpoint_minutes": "test_resume.py",
     "workers": "below",
+    "effective_batch": "training/test_batch.py",
     "devices": "test_processes.py",
     "nodes": "training/test_launch.py",
     "strategy": "test_processes.py",

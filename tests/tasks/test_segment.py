@@ -202,6 +202,7 @@ ELSEWHERE = {
     "checkpoint_minutes": "above",
     "workers": "test_segmentation.py",
     "device": "test_fields.py",
+    "effective_batch": "training/test_batch.py",
     "devices": "test_processes.py",
     "nodes": "training/test_launch.py",
     "on_nan": "test_nonfinite.py",

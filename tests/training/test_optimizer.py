@@ -6,7 +6,8 @@ import torch
 
 from rmt.model import create_model
 from rmt.recipes import quickstart
-from rmt.training.optimizer import CosineSchedule, build_optimizer, effective_batch, peak_lr
+from rmt.training.batch import effective_batch
+from rmt.training.optimizer import CosineSchedule, build_optimizer, peak_lr
 
 
 def test_norms_biases_and_layer_scales_take_no_decay():

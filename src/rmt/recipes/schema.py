@@ -36,6 +36,9 @@ class Recipe:
     """Images per step on one device."""
     accumulate: int = 1
     """Steps whose gradients are added up before the weights change; the effective batch grows by this factor."""
+    effective_batch: int = 0
+    """Images per weight update on all devices together: a device takes its share of them, no more than `batch_size` at
+    once, and accumulates the rest; 0: as many as devices, `batch_size` and `accumulate` make."""
     lr: float = 1e-3
     """Peak learning rate for an effective batch of `lr_base_batch` images."""
     lr_base_batch: int = 1024
@@ -93,7 +96,7 @@ class Recipe:
         found += negative(
             self,
             *("lr", "lr_base_batch", "weight_decay", "clip_grad", "early_stopping", "workers", "checkpoint_minutes"),
-            *("seed", "nodes"),
+            *("effective_batch", "seed", "nodes"),
         )
         for name in ("ema_decay", "drop_path"):
             if not 0 <= getattr(self, name) < 1:

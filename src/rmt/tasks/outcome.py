@@ -13,8 +13,8 @@ from rmt.data.sets import skip_lines
 from rmt.model import read_metadata
 from rmt.tasks.module import TrainingModule
 from rmt.tasks.task import Trained
+from rmt.training.batch import effective_batch
 from rmt.training.display import duration
-from rmt.training.optimizer import effective_batch
 from rmt.training.run_folder import RunFolder
 
 

@@ -16,6 +16,7 @@ from rmt.tasks.recorder import Recorder
 from rmt.tasks.task import Trained, task_named
 from rmt.tasks.weights import WeightFiles
 from rmt.training import processes
+from rmt.training.batch import settle_batch
 from rmt.training.checkpoint_io import newest_good_state
 from rmt.training.display import Display
 from rmt.training.history import History, NoHistory
@@ -60,8 +61,7 @@ def train(recipe: Recipe) -> TrainResult:
 
     Raises RMTError for anything the user can mend, TrainingStopped on Ctrl-C or SIGTERM (with the state saved).
     """
-    refuse_problems(recipe)
-    recipe = settle_devices(recipe)
+    recipe = _placed(recipe)
     with joined(recipe):
         processes.from_main(lambda: RunFolder.refuse_used(recipe))  # before the data are read, which may take a while
         fitted = _fit(task_named(recipe.task).settle(recipe), None, _console())
@@ -76,8 +76,7 @@ def resume(run: Path | str, recipe: Recipe | None = None, *, accept_changes: boo
     """
     folder = RunFolder.open(Path(run))
     recipe = folder.read_recipe() if recipe is None else recipe
-    refuse_problems(recipe)
-    recipe = settle_devices(recipe)
+    recipe = _placed(recipe)
     with joined(recipe):
         console = _console()
         state, complaint = processes.main_first(lambda: newest_good_state(folder.state))
@@ -105,6 +104,14 @@ def resume(run: Path | str, recipe: Recipe | None = None, *, accept_changes: boo
     return _finish(*fitted)
 
 
+def _placed(recipe: Recipe) -> Recipe:
+    """The recipe with its devices and their share of the batch settled. Raises RMTError for values that cannot be."""
+    refuse_problems(recipe)
+    recipe = settle_batch(settle_devices(recipe))
+    refuse_problems(recipe)  # again, since the batch of a device may have come out just now
+    return recipe
+
+
 def _fit(
     recipe: Recipe, state: dict[str, Any] | None, console: Console, folder: RunFolder | None = None
 ) -> tuple[TrainingModule, Trained]:
@@ -112,9 +119,8 @@ def _fit(
     quiet_libraries()
     device = choose_device(recipe.device)
     precision = choose_precision(recipe.precision, device)
-    recipe = replace(
-        recipe, precision=cast(Precision, precision)
-    )  # else a run begun on a GPU would go on in fp32 on a CPU
+    # Settled like the rest: else a run begun on a GPU would go on in fp32 on a CPU.
+    recipe = replace(recipe, precision=cast(Precision, precision))
     seed_everything(recipe.seed)
     task = task_named(recipe.task)
     module = task.prepare(recipe, fresh=state is None, say=lambda line: console.print(line, markup=False))

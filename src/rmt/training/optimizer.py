@@ -7,19 +7,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 
 from rmt.recipes.schema import ClassifyRecipe, Recipe
-from rmt.training.processes import world_size
-
-
-def effective_batch(recipe: Recipe, devices: int = 0) -> int:
-    """Images per weight update: devices x batch x accumulation; `devices` are those of this run unless given."""
-    return (devices or world_size()) * recipe.batch_size * recipe.accumulate
-
-
-def batch_in_words(recipe: Recipe) -> str:
-    """The effective batch and how it comes about."""
-    devices = world_size()
-    product = f"{devices} device{'s' if devices > 1 else ''} x {recipe.batch_size} x {recipe.accumulate} accumulated"
-    return f"effective batch {product} = {effective_batch(recipe)}"
+from rmt.training.batch import effective_batch
 
 
 def peak_lr(recipe: Recipe, devices: int = 0) -> float:

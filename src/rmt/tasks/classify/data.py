@@ -12,8 +12,8 @@ from rmt.data.sets import ImageSet, SkipReport, hold_out
 from rmt.data.splits import open_splits, settle_stream
 from rmt.data.transforms import eval_transform, train_transform
 from rmt.data.views import TokenLabelTransform
-from rmt.errors import RMTError
 from rmt.recipes.schema import ClassifyRecipe
+from rmt.training.batch import refuse_large_batch
 from rmt.training.processes import from_main, world_size
 
 _EVAL_BATCH = 2  # evaluation keeps no gradients: twice the training batch fits easily
@@ -58,12 +58,7 @@ class ClassifyData:
         }
         maps = LabelMaps(recipe.token_labels, train) if recipe.token_labels else None
         data = cls(recipe, train, judge, test, skipped, preprocessing, maps, world_size())
-        needed = data.processes * data.batch_size * recipe.accumulate
-        if needed > len(train):
-            raise RMTError(
-                f"one update takes {needed} images (devices x --batch-size x --accumulate), "
-                f"but there are only {len(train)} to train on: lower --accumulate"
-            )
+        refuse_large_batch(recipe, data.batch_size, len(train))
         return data
 
     @property

@@ -12,8 +12,9 @@ from rmt.recipes.schema import ClassifyRecipe
 from rmt.tasks.classify.chance import Guess, chance_warning
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.module import TrainingModule
+from rmt.training.batch import batch_in_words
 from rmt.training.measure import Measure
-from rmt.training.optimizer import CosineSchedule, batch_in_words, build_optimizer
+from rmt.training.optimizer import CosineSchedule, build_optimizer
 from rmt.training.scores import Scores
 
 

@@ -10,8 +10,8 @@ from rmt.data.coco import CocoSet, find_split, open_coco_splits
 from rmt.data.detection_views import DetectionView, EvalView, as_lists, train_pipeline
 from rmt.data.loader import BatchLoader
 from rmt.data.sets import SkipReport
-from rmt.errors import RMTError
 from rmt.recipes.detect_schema import DetectRecipe
+from rmt.training.batch import refuse_large_batch
 from rmt.training.processes import world_size
 
 
@@ -43,12 +43,7 @@ class DetectData:
             seed=recipe.seed,
         )
         data = cls(recipe, *splits, world_size())
-        needed = data.processes * data.batch_size * recipe.accumulate
-        if needed > len(data.train):
-            raise RMTError(
-                f"one update takes {needed} images (devices x --batch-size x --accumulate), "
-                f"but there are only {len(data.train)} to train on: lower --accumulate"
-            )
+        refuse_large_batch(recipe, data.batch_size, len(data.train))
         return data
 
     @property

@@ -9,8 +9,9 @@ from rmt.recipes.detect_schema import DetectRecipe
 from rmt.tasks.detect.average_precision import Gathering
 from rmt.tasks.detect.data import DetectData
 from rmt.tasks.module import TrainingModule
+from rmt.training.batch import batch_in_words
 from rmt.training.measure import Measure
-from rmt.training.optimizer import batch_in_words, build_adamw
+from rmt.training.optimizer import build_adamw
 from rmt.training.schedules import UpdateSchedule, step, warm_up
 
 _BOX = Measure(columns=("box_ap", "box_ap50"), best="box_ap", label="box AP")

@@ -9,9 +9,8 @@ from rmt.data.loader import BatchLoader
 from rmt.data.segmentation import SegmentationSet, open_segmentation
 from rmt.data.segmentation_views import SegmentationView, WholeImages, listed, stack
 from rmt.data.sets import SkipReport
-from rmt.errors import RMTError
 from rmt.recipes.segment_schema import SegmentRecipe
-from rmt.training.optimizer import effective_batch
+from rmt.training.batch import refuse_large_batch
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,7 @@ class SegmentData:
             holdout=recipe.holdout,
             seed=recipe.seed,
         )
-        if (needed := effective_batch(recipe)) > len(train):
-            raise RMTError(
-                f"one update takes {needed} images (devices x --batch-size x --accumulate), but there are only "
-                f"{len(train)} to train on"
-            )
+        refuse_large_batch(recipe, recipe.batch_size, len(train))
         preprocessing = {
             "size": [recipe.crop_size, recipe.crop_size],
             "mean": list(normalisation["mean"]),

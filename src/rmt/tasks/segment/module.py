@@ -13,9 +13,10 @@ from rmt.recipes.segment_schema import SegmentRecipe
 from rmt.tasks.module import TrainingModule
 from rmt.tasks.segment.data import SegmentData
 from rmt.tasks.segment.predictor import inference_from
+from rmt.training.batch import batch_in_words
 from rmt.training.confusion import Confusion
 from rmt.training.measure import Measure
-from rmt.training.optimizer import batch_in_words, build_adamw
+from rmt.training.optimizer import build_adamw
 from rmt.training.schedules import UpdateSchedule, poly, warm_up
 
 

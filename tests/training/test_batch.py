@@ -1,0 +1,74 @@
+"""The images of one update, however many devices share them."""
+
+from dataclasses import replace
+
+import pytest
+from runs import tiny_recipe
+
+import rmt
+from rmt.recipes import COCO, SEGMENT
+from rmt.training.batch import effective_batch, refuse_large_batch, settle_batch
+from rmt.training.optimizer import peak_lr
+
+PAPER = [make() for make in (*COCO.values(), *SEGMENT.values()) if make().name != "finetune-segment"]
+
+
+@pytest.mark.parametrize("recipe", PAPER, ids=lambda recipe: recipe.name)
+def test_the_paper_s_sixteen_images_on_any_number_of_devices(recipe):
+    for devices, nodes in ((1, 1), (2, 1), (4, 1), (8, 1), (8, 2)):
+        settled = settle_batch(replace(recipe, devices=devices, nodes=nodes))
+        assert effective_batch(settled, devices * nodes) == 16
+        assert peak_lr(settled, devices * nodes) == pytest.approx(recipe.lr)
+        assert settled.batch_size <= recipe.batch_size
+        assert settle_batch(settled) == settled  # as when it is resumed
+
+
+@pytest.mark.parametrize(
+    ("given", "devices", "settled"),
+    [
+        (dict(effective_batch=16, batch_size=2), 1, (2, 8)),
+        (dict(effective_batch=16, batch_size=2), 4, (2, 2)),
+        (dict(effective_batch=16, batch_size=2), 16, (1, 1)),
+        (dict(effective_batch=16, batch_size=16), 8, (2, 1)),
+        (dict(effective_batch=16, batch_size=4, accumulate=2), 2, (4, 2)),
+        (dict(effective_batch=0, batch_size=7, accumulate=3), 5, (7, 3)),
+    ],
+)
+def test_a_device_s_share(given, devices, settled):
+    recipe = settle_batch(tiny_recipe(**{"accumulate": 1, **given}, devices=devices, nodes=1))
+    assert (recipe.batch_size, recipe.accumulate) == settled
+
+
+@pytest.mark.parametrize(
+    ("given", "devices", "said"),
+    [
+        (dict(batch_size=2), 3, "--effective-batch 16 has no equal shares for 3 devices"),
+        (dict(batch_size=2), 32, "--effective-batch 16 has no equal shares for 32 devices"),
+        (dict(batch_size=3), 1, "on 1 device is 16 images each, which --batch-size 3 does not make"),
+        (dict(batch_size=4, accumulate=3), 2, "is 8 images each, which --batch-size 4 x --accumulate 3 does not make"),
+    ],
+)
+def test_what_does_not_come_out_even_is_refused(given, devices, said):
+    recipe = tiny_recipe(**{"accumulate": 1, **given}, effective_batch=16, devices=devices, nodes=1)
+    with pytest.raises(rmt.RMTError, match=said):
+        settle_batch(recipe)
+
+
+def test_more_images_than_there_are():
+    refuse_large_batch(tiny_recipe(effective_batch=16, accumulate=1), 16, images=16)
+    with pytest.raises(rmt.RMTError, match="takes 16 images .* only 15 to train on: lower --effective-batch"):
+        refuse_large_batch(tiny_recipe(effective_batch=16, accumulate=1), 15, images=15)
+    with pytest.raises(rmt.RMTError, match="takes 10 images .* only 5 to train on: lower --accumulate"):
+        refuse_large_batch(tiny_recipe(accumulate=2), 5, images=5)
+
+
+def test_a_run_keeps_to_it_and_is_resumed(tmp_path, monkeypatch):
+    """Twelve images an update, four at once; the folder's recipe says so, and goes on as it is."""
+    monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
+    recipe = tiny_recipe(output=str(tmp_path), effective_batch=12, batch_size=4, accumulate=1, epochs=2)
+    result = rmt.train(recipe)
+    assert result.metrics["effective_batch"] == 12
+    from rmt.tasks import resume
+
+    assert resume(tmp_path).metrics == result.metrics
+    assert resume(tmp_path, recipe).metrics == result.metrics
