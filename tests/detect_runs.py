@@ -2,6 +2,7 @@
 
 import functools
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from coco_sets import make_coco
@@ -44,7 +45,11 @@ def tiny_recipe(**changes) -> DetectRecipe:
         workers=0,
         checkpoint_minutes=0,
     )
-    return DetectRecipe(**NARROW | values | changes)
+    recipe = DetectRecipe(**values | changes)
+    if recipe.head == "retinanet":
+        return replace(recipe, **{key: NARROW[key] for key in ("fpn_channels", "head_convs")} | changes)
+    unused = () if recipe.masks or recipe.head == "cascade_mask_rcnn" else ("head_convs", "head_width")
+    return replace(recipe, **{key: value for key, value in NARROW.items() if key not in unused} | changes)
 
 
 @functools.cache

@@ -66,6 +66,29 @@ def test_impossible_values_are_named_with_their_option(field, value):
     assert f"--{field.replace('_', '-')}" in problem
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "option"),
+    [
+        ("quickstart", {"token_loss": 0.1}, "--token-loss"),
+        ("quickstart", {"mix_token": 0.0}, "--mix-token"),
+        ("quickstart", {"ground_truth": 0.5}, "--ground-truth"),
+        ("finetune-segment", {"aux_weight": 0.1}, "--aux-weight"),
+    ],
+)
+def test_a_field_without_effect_is_refused(name, changes, option):
+    (problem,) = replace(RECIPES[name](), **changes).problems()
+    assert problem.startswith(f"{option} has no effect with")
+
+
+def test_a_value_that_is_no_number_is_refused():
+    for name, make in RECIPES.items():
+        for field in fields(make()):
+            if isinstance(getattr(make(), field.name), float):
+                for value in (float("nan"), float("inf"), float("-inf")):
+                    problems = replace(make(), **{field.name: value}).problems()
+                    assert f"--{field.name.replace('_', '-')} must be a number, not {value}" in problems, name
+
+
 def test_mixing_needs_pairs():
     assert replace(quickstart(), batch_size=63, mixup=0.5).problems()
     assert not replace(quickstart(), batch_size=63).problems()

@@ -47,6 +47,12 @@ def test_the_launcher_says_how_many(alone, monkeypatch):
         settle_devices(tiny_recipe(devices=8, nodes=1))
 
 
+def test_one_device_has_nobody_to_share_with(alone):
+    with pytest.raises(rmt.RMTError, match="--strategy fsdp divides a network among devices, and this run has one"):
+        settle_devices(tiny_recipe(strategy="fsdp", devices="auto"))
+    assert settle_devices(tiny_recipe(strategy="fsdp", devices=2)).strategy == "fsdp"
+
+
 def test_several_machines_need_to_find_each_other(alone):
     with (
         pytest.raises(rmt.RMTError, match="NODE_RANK .0 to 3., MASTER_ADDR and MASTER_PORT"),

@@ -52,6 +52,8 @@ def demo_trees() -> DetectRecipe:
         demo_composites(),
         name="demo-trees",
         masks=False,
+        head_convs=4,  # of a mask head, which there is none of: the defaults
+        head_width=256,
         rois_per_image=64,
         proposals=200,
         anchor_scale=4.0,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from rmt.recipes.schema import Recipe, below, negative, no_share
+from rmt.recipes.schema import Recipe, below, negative, no_share, without_effect
 
 Head = Literal["retinanet", "mask_rcnn", "cascade_mask_rcnn"]
 
@@ -90,12 +90,21 @@ class DetectRecipe(Recipe):
             found.append("--annotations and --images belong together")
         if self.val_annotations and not self.annotations:
             found.append("--val-annotations goes with --annotations; a COCO folder (--data) has its own")
+        if self.val_images and not self.val_annotations:
+            found.append("--val-images goes with --val-annotations")
+        if self.data or self.val_annotations:
+            found += without_effect(self, "where the data have a validation part", "holdout")
         if not self.train_short_sides or min(self.train_short_sides) < 32:
             found.append(f"--train-short-sides must be at least 32, not {self.train_short_sides}")
         if any(epoch < 1 for epoch in self.lr_steps):
             found.append(f"--lr-steps must be at least 1, not {self.lr_steps}")
         if self.anchor_scale == 0:
             found.append("--anchor-scale must not be 0")
-        if self.head == "retinanet" and self.masks:
-            found.append("--no-masks is needed with --head retinanet: it finds boxes alone")
+        if self.head == "retinanet":
+            if self.masks:
+                found.append("--no-masks is needed with --head retinanet: it finds boxes alone")
+            unused = ("head_width", "box_width", "rois_per_image", "proposals")
+            found += without_effect(self, "with --head retinanet", *unused)
+        if self.head == "mask_rcnn" and not self.masks:
+            found += without_effect(self, "with --head mask_rcnn --no-masks", "head_convs", "head_width")
         return found

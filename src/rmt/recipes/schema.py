@@ -1,10 +1,11 @@
-"""What a training run is, as data: frozen dataclasses whose every field has an effect.
+"""What a training run is, as data: frozen dataclasses whose every field has an effect, or is refused where it has none.
 
 Each field is one option of `rmt train` (`--batch-size 64`, `--class-weights`), and the text under it is that option's
 help. A recipe is plain Python: `dataclasses.replace(quickstart(), epochs=3)` makes another one.
 """
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -90,7 +91,12 @@ class Recipe:
 
     def problems(self) -> list[str]:
         """What is wrong with the values, one line each; empty when the recipe can run."""
-        found = below(self, 1, "batch_size", "accumulate")
+        found = [
+            f"--{option(field.name)} must be a number, not {value}"
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), float) and not math.isfinite(value)
+        ]
+        found += below(self, 1, "batch_size", "accumulate")
         if self.devices != "auto":
             found += below(self, 1, "devices")
         found += negative(
@@ -128,6 +134,13 @@ def no_share(recipe: Recipe, *names: str) -> list[str]:
     """A line for each of these fields that is no fraction from 0 to 1."""
     wrong = [name for name in names if not 0 <= getattr(recipe, name) <= 1]
     return [f"--{option(name)} must lie in [0, 1], not {getattr(recipe, name):g}" for name in wrong]
+
+
+def without_effect(recipe: Recipe, why: str, *names: str) -> list[str]:
+    """A line for each of these fields, which do nothing in this recipe, that does not stand at its default."""
+    defaults = {field.name: field.default for field in fields(recipe)}
+    wrong = [name for name in names if getattr(recipe, name) != defaults[name]]
+    return [f"--{option(name)} has no effect {why}: leave it at {defaults[name]}" for name in wrong]
 
 
 def option(field: str) -> str:
@@ -238,6 +251,8 @@ class ClassifyRecipe(Recipe):
                 for name, why in off.items()
                 if getattr(self, name)
             ]
+        else:
+            found += without_effect(self, "without --token-labels", "token_loss", "mix_token", "ground_truth")
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             found.append(f"--batch-size must be even with Mixup or CutMix, and is {self.batch_size}")
         return found

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from rmt.recipes.schema import Recipe, below, negative, no_share, option
+from rmt.recipes.schema import Recipe, below, negative, no_share, option, without_effect
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,8 @@ class SegmentRecipe(Recipe):
         found += negative(self, "head_width", "aux_weight", "min_lr", "poly_power", "warmup_iterations")
         found += negative(self, "long_side", "short_side")
         found += no_share(self, "holdout", "warmup_start", "flip", "distortion")
+        if self.head == "semantic_fpn":
+            found += without_effect(self, "with --head semantic_fpn", "aux_weight")
         if self.validate_every > 0 and self.iterations % self.validate_every:
             found.append(f"--validate-every {self.validate_every} does not divide --iterations {self.iterations}")
         if self.warmup_iterations >= self.iterations > 0:

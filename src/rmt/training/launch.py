@@ -106,6 +106,10 @@ def settle_devices(recipe: R) -> R:
         raise RMTError(f"--devices {devices}: PyTorch sees {torch.cuda.device_count()} GPUs here")
     if devices * nodes > 1 and device == "mps":
         raise RMTError("--device mps trains on one device; take --devices 1")
+    if recipe.strategy == "fsdp" and devices * nodes == 1:
+        raise RMTError(
+            "--strategy fsdp divides a network among devices, and this run has one: add --devices, or drop it"
+        )
     return replace(recipe, device=device, devices=devices, nodes=nodes)
 
 
