@@ -124,7 +124,8 @@ def test_help_names_the_tasks_that_take_an_option(command):
 def taken(command, task):
     """The keywords of the functions that answer a command."""
     methods = [task.load, task.answer] if command == "predict" else [task.evaluate]
-    return {name for method in methods for name in inspect.signature(method).parameters}
+    names = {name for method in methods for name in inspect.signature(method).parameters}
+    return names | ({"output"} if task.draws else set())
 
 
 def test_a_missing_extra_says_which(capsys, monkeypatch):

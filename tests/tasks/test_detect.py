@@ -110,14 +110,12 @@ def test_results_are_in_the_picture_s_own_pixels(tmp_path):
         assert entry["segmentation"]["size"] == [height, width] and entry["category_id"] in (0, 7, 90)
 
 
-def test_prediction_writes_pictures_and_coco_json(tmp_path):
+def test_predictions_are_coco_json(tmp_path):
     network = rmt.load(finished_run(), device="cpu")
     files = sorted((data() / "val2017").iterdir())[:2]
-    for file in files:
-        text, values = TASK.answer(network, file, output=tmp_path, threshold=0.0)
-        assert str(tmp_path / file.name) in text and values["objects"]
-    assert max(Image.open(tmp_path / files[0].name).size) == 900
-    content = json.loads((tmp_path / "predictions.json").read_text())
+    answers = [(file, TASK.answer(network, file, threshold=0.0)) for file in files]
+    assert all(answer.values["objects"] and max(answer.pictures["picture"].size) == 900 for _, answer in answers)
+    content = TASK.document(network, answers)
     assert [image["file_name"] for image in content["images"]] == [str(file) for file in files]
     assert [category["id"] for category in content["categories"]] == [0, 7, 90]
     assert len({annotation["id"] for annotation in content["annotations"]}) == len(content["annotations"])
@@ -125,9 +123,41 @@ def test_prediction_writes_pictures_and_coco_json(tmp_path):
     assert len(again) == 2  # our own reader takes it
     with pytest.raises(RMTError, match="--threshold must lie in"):
         TASK.answer(network, files[0], threshold=2.0)
-    network.classes = ("one", "two", "three")
-    with pytest.raises(RMTError, match="predictions.json holds what a network with other classes found"):
-        TASK.answer(network, files[0], output=tmp_path)
+
+
+def test_predictions_are_not_added_to_earlier_ones(tmp_path, capsys):
+    """A results list of COCO's own, as others' tools write it, or our own earlier answers: both stay as they were."""
+    from rmt.commands.cli import main
+
+    picture = min((data() / "val2017").iterdir())
+    words = ["predict", str(finished_run()), str(picture), "--output", str(tmp_path)]
+    (tmp_path / "predictions.json").write_text("[]")
+    assert main(words) == 1
+    assert "is not empty (it holds predictions.json): choose another folder" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["predictions.json"]
+    assert (tmp_path / "predictions.json").read_text() == "[]"
+
+
+def test_what_was_answered_before_a_failure_is_in_the_json(tmp_path, monkeypatch):
+    from rmt.commands import predict
+
+    pictures = sorted((data() / "val2017").iterdir())[:3]
+    original = TASK.answer
+
+    def stopped(network, image, **options):
+        if image == pictures[2]:
+            raise KeyboardInterrupt
+        return original(network, image, **options)
+
+    monkeypatch.setattr("rmt.tasks.task.task_named", lambda _: replaced(answer=stopped))
+    with pytest.raises(KeyboardInterrupt):
+        predict.run(finished_run(), tuple(pictures), output=tmp_path / "out", device="cpu")
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == list(map(str, pictures[:2]))
+
+
+def replaced(**members):
+    return type("Other", (type(TASK),), {key: staticmethod(value) for key, value in members.items()})()
 
 
 def _relative(content):

@@ -330,6 +330,26 @@ def test_evaluate_and_predict_on_the_command_line(tmp_path, capsys):
         assert overlay.height > overlay.width * 40 / 48  # the legend below
 
 
+def test_pictures_of_one_name_do_not_replace_each_other(tmp_path, capsys, monkeypatch):
+    photos = [tmp_path / folder / "x.png" for folder in ("d1", "d2")]
+    for number, photo in enumerate(photos):
+        photo.parent.mkdir()
+        Image.fromarray(picture(number)[0]).save(photo)
+    monkeypatch.chdir(tmp_path)
+    words = ["predict", str(finished()), *map(str, photos), "--device", "cpu", "--json"]
+    assert main(words) == 0
+    files = sorted(file.name for file in Path("predictions").iterdir())
+    assert files == ["x-2-classes.png", "x-2-overlay.png", "x-classes.png", "x-overlay.png"]
+    predictor = rmt.load(finished(), device="cpu")
+    for photo, line in zip(photos, capsys.readouterr().out.splitlines(), strict=True):
+        with Image.open(json.loads(line)["classes"]) as index:
+            assert np.array_equal(np.asarray(index), predictor.segment(photo).numpy())
+    assert main(words) == 0  # and again, without a word on where to
+    assert sorted(file.name for file in Path("predictions-2").iterdir()) == files
+    assert main([*words, "--output", "predictions"]) == 1
+    assert "--output predictions is not empty" in capsys.readouterr().err
+
+
 def test_options_of_other_tasks_are_refused_by_name(capsys):
     photo = str(Path(data()) / "images" / "val" / "0.png")
     assert main(["predict", str(finished()), photo, "--top-k", "3"]) == 1

@@ -2,6 +2,7 @@
 
 import json as json_module
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,8 +38,9 @@ def run(
         top_k: Classifiers: how many classes to name per image, likeliest first (5).
         image_size: Classifiers: side in pixels the images are brought to, instead of the checkpoint's. Detectors: the
             short side, the longest one in proportion.
-        output: The folder for pictures (predictions). Detectors: boxes and masks, and predictions.json. Segmenters:
-            IMAGE-overlay.png with a legend, and IMAGE-classes.png, whose values are the class indices.
+        output: The folder for pictures, new or empty; without it predictions, or predictions-2 and so on where that
+            exists. Detectors: boxes and masks, and predictions.json. Segmenters: IMAGE-overlay.png with a legend, and
+            IMAGE-classes.png, whose values are the class indices. Images of one name: IMAGE-2 and so on.
         threshold: Detectors: the least score of what text and pictures show (0.5).
         inference: Segmenters: look at whole images or by sliding windows, instead of as in training.
         short_side: Segmenters: fit images to this short side, instead of the checkpoint's; 0 keeps their size.
@@ -51,26 +53,35 @@ def run(
     """
     from rmt.data.images import BadImage
     from rmt.errors import RMTError
-    from rmt.tasks.task import options_for, task_of_checkpoint
+    from rmt.tasks.answers import Answer, PredictionFolder
+    from rmt.tasks.task import of_no_use, options_for, task_of_checkpoint
 
     if not images:
         raise RMTError("name at least one image: rmt predict CHECKPOINT IMAGE…")
     _, task = task_of_checkpoint(checkpoint)
     loading = options_for(task.load, {"image_size": image_size, "short_side": short_side}, checkpoint)
-    given: dict[str, Any] = {"top_k": top_k, "output": output, "threshold": threshold, "inference": inference}
+    given: dict[str, Any] = {"top_k": top_k, "threshold": threshold, "inference": inference}
     given |= {"flip": flip or None, "scales": scales, "batch_size": batch_size}
     own = options_for(task.answer, given, checkpoint)
+    if output is not None and not task.draws:
+        raise of_no_use(["output"], checkpoint)
+    folder = PredictionFolder(output, images) if task.draws else None
     network = task.load(checkpoint, device=device, precision=precision, **loading)
-    bad = 0
-    for path in images:
-        try:
-            text, values = task.answer(network, path, **own)
-        except BadImage as error:
-            bad += 1
-            print(f"rmt: {error}", file=sys.stderr)
-            continue
-        if json:
-            print(json_module.dumps({"image": str(path), **values}))
-        else:
-            print(f"{path}: {text}")
-    return 1 if bad else 0
+    answers: list[tuple[Path, Answer]] = []
+    try:
+        for number, path in enumerate(images):
+            try:
+                answer = task.answer(network, path, **own)
+            except BadImage as error:
+                print(f"rmt: {error}", file=sys.stderr)
+                continue
+            files = folder.write(number, answer.pictures) if folder else {}
+            answers.append((path, replace(answer, pictures={})))  # on the disk now; all at once would fill the memory
+            if json:
+                print(json_module.dumps({"image": str(path), **answer.values, **files}))
+            else:
+                print(f"{path}: {answer.text}" + (f"; see {', '.join(files.values())}" if files else ""))
+    finally:  # stopped half-way, it covers what was answered
+        if folder and answers and (content := task.document(network, answers)) is not None:
+            folder.write_document(content)
+    return 0 if len(answers) == len(images) else 1

@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rmt.atomic import plain_disk_errors, replacing, write_text
+from rmt.atomic import replacing, write_text
 from rmt.data.folders import FolderSet
 from rmt.data.images import BadImage, read_image
 from rmt.data.randomness import PACK, permutation
 from rmt.data.remote import INDEX
 from rmt.data.splits import split_folders
 from rmt.errors import RMTError
+from rmt.output_folder import claim
 
 PLAN = "rmt-shard.json"
 _ROW_GROUP = 100  # rows that a streaming reader fetches at a time, about 11 MB of ImageNet
@@ -89,7 +90,7 @@ def pack(
             order = permutation(len(images), PACK, seed)
         sources[split] = _fingerprint(images)
         jobs += _jobs(images, order, split, folder, shard_images)
-    _settle(folder, {"shard_images": shard_images, "shuffle": shuffle, "seed": seed, "sources": sources})
+    _keep_to({"shard_images": shard_images, "shuffle": shuffle, "seed": seed, "sources": sources}, folder)
     total = Packed()
     columns = (TextColumn("shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -121,17 +122,11 @@ def _fingerprint(images: FolderSet) -> str:
     return digest.hexdigest()
 
 
-def _settle(out: Path, plan: dict) -> None:
+def _keep_to(plan: dict, out: Path) -> None:
     """Writes the plan, or makes sure that the one that is there is the same."""
-    with plain_disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        used = next((file.name for file in out.iterdir() if not file.name.startswith(".")), "")
-    path = out / PLAN
-    if not path.exists():
-        if used:
-            raise RMTError(f"{out}: it holds {used} but no {PLAN}; choose another folder for the shards")
-        write_text(path, json.dumps(plan, indent=2) + "\n")
+    if not claim(out, PLAN, json.dumps(plan, indent=2) + "\n", "shards"):
         return
+    path = out / PLAN
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -6,7 +6,7 @@ A task is a package `rmt.tasks.NAME`, NAME being the recipe's and the model file
 import importlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,6 +17,7 @@ from rich.console import Console
 from rmt.errors import RMTError
 from rmt.model import read_metadata
 from rmt.recipes.schema import Recipe
+from rmt.tasks.answers import Answer
 from rmt.tasks.module import TrainingModule
 from rmt.tasks.weights import WeightFiles
 from rmt.training.history import History
@@ -81,12 +82,19 @@ class Task(ABC, Generic[RecipeT, ModuleT]):
     #: Keys of `evaluate`'s result that are too large for the terminal.
     bulky: tuple[str, ...] = ()
 
+    #: Whether its answers come with pictures.
+    draws: bool = False
+
     @abstractmethod
-    def answer(self, network: Any, image: Path) -> tuple[str, dict[str, Any]]:
-        """One image's answer by what `load` returned: a line of text, and JSON values.
+    def answer(self, network: Any, image: Path) -> Answer:
+        """One image's answer by what `load` returned.
 
         More keywords are the task's own, each an option of `rmt predict`. Raises BadImage for an unreadable image.
         """
+
+    def document(self, network: Any, answers: Sequence[tuple[Path, Answer]]) -> dict[str, Any] | None:
+        """What a file of all answers together holds, if there is to be one."""
+        return None
 
 
 def task_named(name: str) -> Task:
@@ -105,11 +113,15 @@ def task_of_checkpoint(path: str | Path) -> tuple[str, Task]:
 def options_for(method: Callable, given: dict[str, Any], path: str | Path) -> dict[str, Any]:
     """The options that were given (are not None). Raises RMTError for one that `method` does not take."""
     chosen = {key: value for key, value in given.items() if value is not None}
-    unknown = set(chosen) - set(inspect.signature(method).parameters)
-    if unknown:
-        names = ", ".join(f"--{key.replace('_', '-')}" for key in sorted(unknown))
-        raise RMTError(f"{names}: {path} has no use for it, being a model for the task {read_metadata(path)['task']!r}")
+    if unknown := set(chosen) - set(inspect.signature(method).parameters):
+        raise of_no_use(unknown, path)
     return chosen
+
+
+def of_no_use(options: Collection[str], path: str | Path) -> RMTError:
+    """The refusal of options that other tasks have."""
+    names = ", ".join(f"--{key.replace('_', '-')}" for key in sorted(options))
+    return RMTError(f"{names}: {path} has no use for it, being a model for the task {read_metadata(path)['task']!r}")
 
 
 def unreadable_lines(bad: dict[str, str], most: int = 5) -> list[str]:

@@ -13,13 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
 
-from rmt.atomic import plain_disk_errors, replacing, write_text
+from rmt.atomic import replacing
 from rmt.data.image_batches import ImageLoader
 from rmt.data.label_maps import INDEX, About, Arrays, fingerprint, unfinished, write_shard
 from rmt.data.sets import ImageSet, subset
 from rmt.data.splits import open_undivided
 from rmt.data.transforms import Normalize
 from rmt.errors import RMTError
+from rmt.output_folder import claim
 from rmt.tasks.teacher import Teacher, dense_logits
 from rmt.training.machine import arithmetic, choose_device, choose_precision
 
@@ -71,7 +72,7 @@ def make_token_labels(
     root = open_undivided(data)  # held-out images too: another run may hold out others
     teacher.model.to(where)
     folder, about = Path(out).expanduser(), _about(teacher, root, top_k, shard_images, where)
-    _settle(folder, about)
+    _keep_to(about, folder)
     for line in _doubts(teacher, root, about):
         console.print(line, markup=False)
     made = Made(about)
@@ -191,15 +192,9 @@ def _about(teacher: Teacher, root: ImageSet, top_k: int, shard_images: int, devi
     )
 
 
-def _settle(folder: Path, about: About) -> None:
+def _keep_to(about: About, folder: Path) -> None:
     """Writes the description, or makes sure that the one that is there says the same."""
-    with plain_disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        used = next((file.name for file in folder.iterdir() if not file.name.startswith(".")), "")
-    if not (folder / INDEX).exists():
-        if used:
-            raise RMTError(f"{folder}: it holds {used} but no label maps; choose another folder for these")
-        write_text(folder / INDEX, about.as_json())
+    if not claim(folder, INDEX, about.as_json(), "label maps"):
         return
     before = About.read(folder)
     if before != about:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from rmt.atomic import plain_disk_errors, write_text
+from rmt.atomic import write_text
 from rmt.errors import RMTError
+from rmt.output_folder import make, refuse_used, unused
 from rmt.recipes.schema import Recipe
 from rmt.recipes.stored import from_dict
 
@@ -53,18 +54,8 @@ class RunFolder:
     @staticmethod
     def refuse_used(recipe: Recipe) -> None:
         """Raises RMTError when the recipe's `output` is a file or a folder that holds something."""
-        path = Path(recipe.output)
-        if not recipe.output or not path.exists():
-            return
-        if not path.is_dir():
-            raise RMTError(f"--output {path} is a file, not a folder")
-        with plain_disk_errors(path):
-            inside = next(path.iterdir(), None)
-        if inside is not None:
-            raise RMTError(
-                f"--output {path} is not empty (it holds {inside.name}): choose another folder, "
-                f"or go on with the run in it by `rmt train --resume {path}`"
-            )
+        if recipe.output:
+            refuse_used(Path(recipe.output), f", or go on with the run in it by `rmt train --resume {recipe.output}`")
 
     @classmethod
     def create(cls, recipe: Recipe) -> "RunFolder":
@@ -74,11 +65,9 @@ class RunFolder:
         """
         cls.refuse_used(recipe)
         name = re.sub(r"[^\w.-]+", "-", recipe.name) or "run"
-        path = (
-            Path(recipe.output) if recipe.output else _unused(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
-        )
-        with plain_disk_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
+        # The second of two runs that start within one second gets a number behind its name.
+        path = Path(recipe.output) if recipe.output else unused(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
+        make(path)
         folder = cls(path)
         folder.write_recipe(recipe)
         return folder
@@ -106,12 +95,3 @@ class RunFolder:
             return from_dict(json.loads(self.recipe.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise RMTError(f"cannot read {self.recipe}: {error}") from error
-
-
-def _unused(path: Path) -> Path:
-    """The path, with -2, -3, … when two runs start within one second."""
-    candidate, number = path, 1
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate

@@ -1,9 +1,9 @@
 """Image classification, as the trainer and the commands see it."""
 
 from pathlib import Path
-from typing import Any
 
 from rmt.recipes.schema import ClassifyRecipe
+from rmt.tasks.answers import Answer
 from rmt.tasks.classify.finish import finish, summary
 from rmt.tasks.classify.module import ClassifyTask
 from rmt.tasks.classify.predictor import Predictor, load
@@ -25,11 +25,11 @@ class Classification(Task[ClassifyRecipe, ClassifyTask]):
     evaluate = staticmethod(evaluate_checkpoint)
     describe = staticmethod(describe)
 
-    def answer(self, network: Predictor, image: Path, *, top_k: int = 5) -> tuple[str, dict[str, Any]]:
+    def answer(self, network: Predictor, image: Path, *, top_k: int = 5) -> Answer:
         (ranking,) = network.predict(image, top_k=top_k)
         text = ", ".join(f"{p.label} {100 * p.probability:.1f} %" for p in ranking)
         values = [{"label": p.label, "probability": p.probability, "index": p.index} for p in ranking]
-        return text, {"predictions": values}
+        return Answer(text, {"predictions": values})
 
 
 TASK = Classification()

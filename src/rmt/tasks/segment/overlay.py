@@ -1,11 +1,8 @@
-"""A photograph with its classes laid over it in colour, and a legend; and the map of indices as a file."""
-
-from pathlib import Path
+"""A photograph with its classes laid over it in colour, and a legend; and the map of indices."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from rmt.atomic import replacing
 from rmt.tasks.segment.colours import palette
 
 _STRENGTH = 0.58  # of the colour over the photograph
@@ -78,14 +75,8 @@ def class_shares(labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, floa
     return {classes[k]: float(counts[k] / labels.size) for k in order if counts[k]}
 
 
-def write_pictures(folder: Path, stem: str, photo: Image.Image, labels: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Writes STEM-overlay.png with a legend, and STEM-classes.png, a palette PNG whose values are the class indices.
-
-    Raises RMTError when they cannot be written.
-    """
+def pictures(photo: Image.Image, labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, Image.Image]:
+    """`overlay`, with a legend, and `classes`, a palette picture whose values are the class indices."""
     index = Image.fromarray(labels, "P")
     index.putpalette(palette(len(classes)).tobytes())
-    pictures = {"overlay": with_legend(overlay(photo, labels, classes), labels, classes), "classes": index}
-    for kind, picture in pictures.items():
-        with replacing(folder / f"{stem}-{kind}.png") as draft:
-            picture.save(draft, format="PNG")
+    return {"overlay": with_legend(overlay(photo, labels, classes), labels, classes), "classes": index}
