@@ -19,7 +19,8 @@ from rmt.errors import RMTError
 from rmt.model import read_metadata
 from rmt.recipes import from_dict
 from rmt.tasks import resume
-from rmt.tasks.detect.drawing import Drawn, colour, draw
+from rmt.tasks.colours import bright
+from rmt.tasks.detect.drawing import Drawn, draw
 from rmt.tasks.detect.module import DetectModule
 from rmt.tasks.detect.prepare import build, prepare, settle
 from rmt.tasks.detect.scoring import describe, evaluate_checkpoint
@@ -175,7 +176,7 @@ def test_a_picture_shows_box_mask_and_name():
     plain = Image.new("RGB", (120, 90), (128, 128, 128))
     shown = np.asarray(draw(plain, [Drawn((30, 20, 80, 60), 2, "cat 0.93", runs)], smallest=480)).astype(int)
     assert shown.shape == (360, 480, 3)
-    paint = np.array(colour(2))
+    paint = np.array(bright(2))
     assert np.abs(shown[120:125, 200] - paint).min() > 0  # the veil lets the picture through …
     veiled = 0.58 * 128 + 0.42 * paint
     assert np.abs(shown[160, 220] - veiled).max() <= 2

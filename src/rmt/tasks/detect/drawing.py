@@ -1,6 +1,5 @@
-"""Pictures with boxes and masks: colours, a line around each object, its name where there is room."""
+"""Pictures with boxes and masks: a line around each object, its name where there is room."""
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +9,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rmt.data.coco import CocoSet
 from rmt.data.masks import decode, encode
+from rmt.tasks.colours import bright
 from rmt.tasks.detect.average_precision import Found
 
 SURE = 0.5
 """Objects that were found with less of a score are not drawn."""
-_GOLDEN = 0.618033988749895
 _FILL = 0.42  # how much of a mask's colour covers the picture
 _SMALLEST = 900  # pictures are enlarged to this long side, or text and lines would be coarse
 
@@ -63,13 +62,6 @@ def _drawn(
     return drawn
 
 
-def colour(number: int) -> tuple[int, int, int]:
-    """A bright colour, far from those of the numbers beside it."""
-    hue = (0.56 + number * _GOLDEN) % 1.0
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.72, 1.0)
-    return round(255 * red), round(255 * green), round(255 * blue)
-
-
 def draw(image: Image.Image, objects: Sequence[Drawn], smallest: int = _SMALLEST) -> Image.Image:
     """The picture with its objects, the first ones on top; at least `smallest` pixels on its long side."""
     scale = max(1.0, smallest / max(image.size))
@@ -78,15 +70,15 @@ def draw(image: Image.Image, objects: Sequence[Drawn], smallest: int = _SMALLEST
     line = max(2, round(max(size) / 400))
     for item in reversed(objects):
         if item.mask is not None:
-            picture = _with_mask(picture, decode(item.mask, image.height, image.width), colour(item.hue), line)
+            picture = _with_mask(picture, decode(item.mask, image.height, image.width), bright(item.hue), line)
     pen = ImageDraw.Draw(picture)
     boxes = [tuple(value * scale for value in item.box) for item in objects]
     for item, box in zip(reversed(objects), reversed(boxes), strict=True):
-        _frame(pen, box, colour(item.hue), line)
+        _frame(pen, box, bright(item.hue), line)
     font = ImageFont.load_default(max(13.0, max(size) / 52))
     taken: list[tuple[float, float, float, float]] = []
     for item, box in zip(objects, boxes, strict=True):
-        _chip(pen, box, item.text, colour(item.hue), font, size, taken)
+        _chip(pen, box, item.text, bright(item.hue), font, size, taken)
     return picture
 
 

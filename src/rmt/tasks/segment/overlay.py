@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from rmt.tasks.segment.colours import palette
+from rmt.tasks.colours import palette
 
 _STRENGTH = 0.58  # of the colour over the photograph
 _SMALL = 480  # pictures with a shorter side are enlarged for looking at

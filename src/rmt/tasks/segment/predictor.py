@@ -12,7 +12,7 @@ from rmt.data.segmentation_views import fit
 from rmt.errors import RMTError
 from rmt.heads import Segmenter, load_model
 from rmt.heads.inference import Inference, segment
-from rmt.tasks.segment.colours import palette
+from rmt.tasks.colours import palette
 from rmt.training.machine import arithmetic, choose_device, choose_precision
 
 Mode = Literal["whole", "sliding"]
