@@ -30,7 +30,7 @@ def test_a_detector_comes_back_from_its_file(head, tmp_path):
     again, metadata = load_model(tmp_path / "d.safetensors")
     assert (metadata["task"], metadata["head"], metadata["model"]) == ("detect", head, "rmt_pico")
     assert metadata["classes"] == ["a", "b", "c"] and metadata["metrics"] == {"box AP": 1.0}
-    assert again.num_classes == 3 and again.pyramid.freeze_bn and not again.training
+    assert again.num_classes == 3 and again.pyramid.backbone.batchnorm_frozen and not again.training
     assert again.head_args["nms_threshold"] == 0.4 and metadata["model_args"]["drop_path_rate"] == 0.2
     image, _ = scene()
     with torch.no_grad():

@@ -33,7 +33,6 @@ PAPER = dict(
     box_width=1024,
     rois_per_image=512,
     empty_images=False,
-    freeze_backbone_bn=False,
     freeze_batchnorm=False,
     sync_batchnorm=True,
     ema_decay=0.0,

@@ -79,7 +79,6 @@ ELSEWHERE = {
     "val_annotations": "below",
     "holdout": "below",
     "empty_images": "below",
-    "freeze_backbone_bn": "heads/test_detector.py",
     "effective_batch": "training/test_batch.py",
     "early_stopping": "test_train.py",
     "checkpoint_minutes": "test_detect.py",
@@ -93,7 +92,7 @@ ELSEWHERE = {
     "compile": "training/test_network.py",
     "profile": "training/test_profile.py",
     "sync_batchnorm": "test_processes.py",
-    "freeze_batchnorm": "test_processes.py",
+    "freeze_batchnorm": "training/test_network.py",
 }
 
 

@@ -211,7 +211,7 @@ ELSEWHERE = {
     "profile": "training/test_profile.py",
     "strategy": "test_processes.py",
     "sync_batchnorm": "test_processes.py",
-    "freeze_batchnorm": "test_processes.py",
+    "freeze_batchnorm": "training/test_network.py",
 }
 
 

@@ -2,11 +2,15 @@
 
 import copy
 
+import pytest
 import torch
 from networks import pico
 from runs import tiny_recipe
+from torch import nn
 
+import rmt
 from rmt.training.network import adapt
+from rmt.training.sync_batchnorm import synchronise_batchnorm
 
 CPU = torch.device("cpu")
 
@@ -55,8 +59,31 @@ def test_compile_takes_stem_and_stages_with_fixed_shapes(monkeypatch):
     copy.deepcopy(model)  # as the best weights are judged
 
 
+@pytest.mark.parametrize("synchronised", [False, True])
+@pytest.mark.parametrize("make", ["classifier", "segmenter", "detector"])
+def test_the_backbone_s_statistics_are_frozen_and_a_head_s_learn(make, synchronised):
+    """Also after `.train()`, which sets the mode of all modules; and with the head's synchronised."""
+    backbone = pico(num_classes=3)
+    made = {
+        "classifier": lambda: backbone,
+        "segmenter": lambda: rmt.segmenter("semantic_fpn", backbone, 3, head_args=dict(channels=8, fpn_channels=8)),
+        "detector": lambda: rmt.detector("cascade_mask_rcnn", backbone, 3, fpn_channels=8, box_conv_width=8),
+    }
+    model = made[make]()
+    if synchronised:
+        synchronise_batchnorm(model, CPU)
+    adapt(model, tiny_recipe(freeze_batchnorm=True), CPU)
+    norms = {name: m for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    of_heads = {name for name, m in norms.items() if not any(m is n for n in backbone.modules())}
+    assert bool(of_heads) == (make != "classifier") and len(norms) > len(of_heads)
+    for _ in range(2):
+        assert {name for name, m in norms.items() if m.training} == of_heads
+        model.eval().train()
+    adapt(model, tiny_recipe(), CPU)
+    assert all(m.training for m in norms.values())
+
+
 def test_frozen_statistics_stay_through_training(tmp_path, monkeypatch):
-    import rmt
     from rmt.tasks.classify.module import ClassifyTask
 
     monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)

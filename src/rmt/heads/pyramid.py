@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
@@ -26,21 +26,14 @@ class Pyramid(nn.Module):
 
     def __init__(self, backbone: RMT, first: int = 0, freeze_bn: bool = False) -> None:
         super().__init__()
-        self.freeze_bn = freeze_bn
+        if freeze_bn:
+            backbone.freeze_batchnorm()
         backbone.prune_intermediate_layers([len(backbone.stages) - 1])
         self.backbone = backbone
         self.indices = list(range(first, len(backbone.stages)))
         self.channels = [backbone.feature_info[i]["num_chs"] for i in self.indices]
         self.strides = [backbone.feature_info[i]["reduction"] for i in self.indices]
         self.norms = nn.ModuleList(LayerNorm2d(channels, eps=1e-5) for channels in self.channels)
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        if self.freeze_bn:
-            for module in self.backbone.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):  # the synchronised ones are among them
-                    module.eval()
-        return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.backbone.forward_intermediates(x, indices=self.indices, intermediates_only=True)

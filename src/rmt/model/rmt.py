@@ -5,7 +5,7 @@ The named networks are in `variants.py`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from timm.layers import LayerNorm2d, SelectAdaptivePool2d
@@ -167,6 +167,7 @@ class RMT(nn.Module):
         self.num_features = dims[-1]
         self.head = Head(dims[-1], head_hidden_dim, num_classes, global_pool, drop_rate)
         self.head_hidden_size = self.head.num_features
+        self.batchnorm_frozen = False
         self.token_labelling = aux_head  # said apart from the module, which num_classes=0 leaves out
         self.aux_head = self._fresh_aux_head()
         self.apply(init_weights)
@@ -274,6 +275,19 @@ class RMT(nn.Module):
         """Keep only the blocks' inputs for the backward pass, and compute the rest again."""
         for stage in self.stages:
             cast(Stage, stage).grad_checkpointing = enable
+
+    def freeze_batchnorm(self, enable: bool = True) -> None:
+        """Let BatchNorm use and keep the statistics it has, in training too; its scale and shift still learn."""
+        self.batchnorm_frozen = enable
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.batchnorm_frozen:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):  # the synchronised ones are among them
+                    module.eval()
+        return self
 
     def no_weight_decay(self) -> set[str]:
         """Layer scales. (Biases and norms are vectors, which timm's optimisers exempt by themselves.)"""

@@ -47,8 +47,6 @@ class DetectRecipe(Recipe):
     """Regions of an image that the RPN keeps in training; in testing at most 1000."""
     anchor_scale: float = 8.0
     """Side of the smallest anchors in strides: 8 for the RPN, 4 for RetinaNet; small images have small objects."""
-    freeze_backbone_bn: bool = False
-    """Keep the statistics of the backbone's BatchNorms alone, as the released code means to (but does not)."""
 
     short_side: int = 800
     """Short side in pixels that images are brought to in evaluation."""

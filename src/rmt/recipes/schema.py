@@ -66,7 +66,8 @@ class Recipe:
     sync_batchnorm: bool = False
     """BatchNorm over the batches of all devices together, not of each alone."""
     freeze_batchnorm: bool = False
-    """BatchNorm keeps the statistics it starts with, in training as in evaluation; its scale and shift still learn."""
+    """The network's BatchNorm keeps the statistics it starts with, in training as in evaluation; its scale and shift
+    still learn. That of a detector's or a segmenter's head, which starts with none, learns its own."""
     precision: Precision = "auto"
     """Arithmetic of the forward and backward pass: `auto` is bf16 on CUDA and fp32 elsewhere."""
     grad_checkpointing: bool = False
@@ -113,8 +114,6 @@ class Recipe:
             found.append("--compile does not go with --strategy fsdp, whose gathering breaks the graph: take ddp")
         if self.on_nan == "skip" and (self.strategy == "fsdp" or self.precision == "fp16"):
             found.append("--on-nan skip works with neither --strategy fsdp nor --precision fp16: take ddp and bf16")
-        if self.sync_batchnorm and self.freeze_batchnorm:
-            found.append("--sync-batchnorm and --freeze-batchnorm exclude each other: frozen statistics are alike")
         return found
 
 
@@ -243,6 +242,8 @@ class ClassifyRecipe(Recipe):
         for name in ("min_crop", "crop_pct"):
             if not 0 < getattr(self, name) <= 1:
                 found.append(f"--{option(name)} must lie in (0, 1], not {getattr(self, name):g}")
+        if self.sync_batchnorm and self.freeze_batchnorm:
+            found.append("--sync-batchnorm and --freeze-batchnorm exclude each other: frozen statistics are alike")
         if self.token_labels:
             off = {"mixup": "MixToken takes its place", "cutmix": "MixToken takes its place"}
             off |= {"pad_to": "a padded border has no labels", "class_weights": "the maps take the labels' place"}

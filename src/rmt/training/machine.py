@@ -82,9 +82,8 @@ class Joined(LightningEnvironment):
 
 def _sharing(recipe: Recipe) -> dict[str, Any]:
     """The Trainer's options for several processes."""
-    # Where all have the same statistics there is nothing to send; else the main process's are everyone's.
-    alike = recipe.sync_batchnorm or recipe.freeze_batchnorm
-    strategy = DDPStrategy(broadcast_buffers=not alike, gradient_as_bucket_view=True)
+    # Synchronised statistics are the same everywhere: there is nothing to send. Else the main process's are everyone's.
+    strategy = DDPStrategy(broadcast_buffers=not recipe.sync_batchnorm, gradient_as_bucket_view=True)
     places: dict[str, Any] = {"devices": recipe.devices, "num_nodes": recipe.nodes}
     if recipe.strategy == "fsdp":
         return {**places, "strategy": ShardedStrategy(), "inference_mode": False}  # FSDP gathers tensors of its own

@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from rmt.model.rmt import RMT
 from rmt.recipes.schema import Recipe
@@ -14,17 +13,9 @@ def adapt(model: nn.Module, recipe: Recipe, device: torch.device) -> None:
     """Changes `model` in place. Parameters and buffers are kept, as objects and by name."""
     if recipe.sync_batchnorm and world_size() > 1:
         synchronise_batchnorm(model, device)
-    if recipe.freeze_batchnorm:
-        freeze_batchnorm(model)
     for backbone in [module for module in model.modules() if isinstance(module, RMT)]:
+        backbone.freeze_batchnorm(recipe.freeze_batchnorm)
         backbone.set_grad_checkpointing(recipe.grad_checkpointing)
         if recipe.compile:  # its parts, so that whoever calls them gains: a task may go past the network's `forward`
             for part in (backbone.stem, *backbone.stages):
                 part.compile(dynamic=False)
-
-
-def freeze_batchnorm(model: nn.Module) -> None:
-    """Has every BatchNorm use the statistics it has and keep them. (Lightning leaves the mode of modules as it is.)"""
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.eval()

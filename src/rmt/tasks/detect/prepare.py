@@ -78,6 +78,5 @@ def build(recipe: DetectRecipe, num_classes: int) -> RetinaNet | MaskRCNN:
         recipe.model,
         num_classes,
         drop_path_rate=recipe.drop_path,
-        freeze_bn=recipe.freeze_backbone_bn,
         **options,
     )
