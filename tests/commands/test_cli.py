@@ -123,7 +123,7 @@ def test_help_names_the_tasks_that_take_an_option(command):
 
 def taken(command, task):
     """The keywords of the functions that answer a command."""
-    methods = [task.load, task.answer] if command == "predict" else [task.evaluate]
+    methods = [task.load, task.answer] if command == "predict" else [task.evaluate, task.describe]
     names = {name for method in methods for name in inspect.signature(method).parameters}
     return names | ({"output"} if task.draws else set())
 

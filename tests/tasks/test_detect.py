@@ -81,13 +81,15 @@ def test_the_first_line_gives_both_limits_of_the_images_sides():
 
 
 def test_evaluation_of_the_file_gives_the_run_s_scores():
-    result = evaluate_checkpoint(finished_run(), str(data()), workers=0, per_class=True)
+    result = evaluate_checkpoint(finished_run(), str(data()), workers=0)
     best = json.loads((finished_run() / "metrics.json").read_text())["best"]["val"]
     for kind in ("box", "mask"):
         for name, value in result["figures"][kind].items():
             assert 100 * max(value, 0) == pytest.approx(best[f"{kind}_{name}"], abs=1e-6)
-    text = describe(result)
+    text = describe(result, per_class=True)
     assert "AP per class" in text[26] and any(line.startswith("never") for line in text)
+    assert not any("per class" in line for line in describe(result))
+    assert set(result) == {"images", "figures", "per_class", "notes", "unreadable", "results"}  # and no way of showing
     apart = evaluate_checkpoint(
         finished_run(),
         "",
@@ -150,15 +152,11 @@ def test_what_was_answered_before_a_failure_is_in_the_json(tmp_path, monkeypatch
             raise KeyboardInterrupt
         return original(network, image, **options)
 
-    monkeypatch.setattr("rmt.tasks.task.task_named", lambda _: replaced(answer=stopped))
+    monkeypatch.setattr("rmt.tasks.task.task_named", lambda _: replace(TASK, answer=stopped))
     with pytest.raises(KeyboardInterrupt):
         predict.run(finished_run(), tuple(pictures), output=tmp_path / "out", device="cpu")
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [image["file_name"] for image in content["images"]] == list(map(str, pictures[:2]))
-
-
-def replaced(**members):
-    return type("Other", (type(TASK),), {key: staticmethod(value) for key, value in members.items()})()
 
 
 def _relative(content):

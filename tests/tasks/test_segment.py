@@ -354,6 +354,8 @@ def test_options_of_other_tasks_are_refused_by_name(capsys):
     photo = str(Path(data()) / "images" / "val" / "0.png")
     assert main(["predict", str(finished()), photo, "--top-k", "3"]) == 1
     assert "--top-k" in capsys.readouterr().err
+    assert main(["evaluate", str(finished()), "--data", data(), "--per-class"]) == 1
+    assert "--per-class" in capsys.readouterr().err
     assert main(["evaluate", str(finished()), "--data", data(), "--image-size", "64"]) == 1
     assert "--image-size" in capsys.readouterr().err
 

@@ -36,7 +36,7 @@ def run(
         data: What to score, as in training. Its validation split is taken, or all of it if there is none.
         images: Detectors: the folder of the images that `annotations` lists, instead of `data`.
         annotations: Detectors: a COCO-format JSON to score on, instead of `data`.
-        per_class: Detectors: AP per class, too.
+        per_class: Detectors: show AP per class, too, which JSON has in any case.
         batch_size: Images per step (64 for a classifier); windows per step for a segmenter (4).
         image_size: Classifiers: side in pixels of the images, instead of the checkpoint's. Detectors: their short side.
         classes: Segmenters: the class list, instead of the one in the data's folder.
@@ -58,15 +58,16 @@ def run(
     if not data and annotations is None:
         raise RMTError("--data is missing: what to score, as in training")
     given: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size}
-    given |= {"images": images, "annotations": annotations, "per_class": per_class or None}
+    given |= {"images": images, "annotations": annotations}
     given |= {"classes": classes, "inference": inference, "short_side": short_side, "flip": flip or None}
     given |= {"scales": scales}
     own = options_for(task.evaluate, given, checkpoint)
+    shown = options_for(task.describe, {"per_class": per_class or None}, checkpoint)
     result = task.evaluate(checkpoint, data, device=device, precision=precision, workers=workers, **own)
     if output is not None:
         write_text(output, json_module.dumps(result, indent=2) + "\n")
     if json:
         print(json_module.dumps({key: value for key, value in result.items() if key not in task.bulky}))
         return
-    for line in task.describe(result):
+    for line in task.describe(result, **shown):
         print(line)

@@ -82,6 +82,6 @@ def run(
             else:
                 print(f"{path}: {answer.text}" + (f"; see {', '.join(files.values())}" if files else ""))
     finally:  # stopped half-way, it covers what was answered
-        if folder and answers and (content := task.document(network, answers)) is not None:
-            folder.write_document(content)
+        if folder and answers and task.document:
+            folder.write_document(task.document(network, answers))
     return 0 if len(answers) == len(images) else 1

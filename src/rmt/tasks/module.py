@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -65,7 +65,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         lr: peak learning rate, scaled with the effective batch already.
     """
 
-    measure: ClassVar[Measure]
+    measure: Measure  # a task's, or a recipe's: set by __init__ then
 
     def __init__(self, model: nn.Module, recipe: RecipeT, data: DataT, *, lr: float) -> None:
         super().__init__()

@@ -5,7 +5,6 @@ A task is a package `rmt.tasks.NAME`, NAME being the recipe's and the model file
 
 import importlib
 import inspect
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,58 +42,39 @@ class Trained:
     console: Console
 
 
-class Task(ABC, Generic[RecipeT, ModuleT]):
-    """One task. Every method raises RMTError for what the user can mend."""
+@dataclass(frozen=True, kw_only=True)
+class Task(Generic[RecipeT, ModuleT]):
+    """One task: the functions that are its own. Each raises RMTError for what the user can mend.
 
-    @abstractmethod
-    def settle(self, recipe: RecipeT) -> RecipeT:
-        """Fills in what the recipe leaves open on this machine, before the data are read."""
+    Attributes:
+        settle: fills in what the recipe leaves open on this machine, before the data are read.
+        prepare: (recipe, *, fresh: bool, say: Say); opens the data and builds the network, loads the weights to start
+            from if `fresh` (not resumed). The module's recipe is the one that runs: nothing in it is open any more.
+        finish: judges last, averaged and best weights; writes them with their scores, `metrics.json` and the report.
+        summary: the closing lines of a run, from its `metrics.json`.
+        load: (path, *, device, precision); the trained network in a file, with what it takes to use it. More keywords
+            are the task's own.
+        evaluate: (checkpoint, data, *, device, precision, workers); scores a checkpoint, JSON values. More keywords are
+            the task's own, each an option of `rmt evaluate`.
+        describe: what `evaluate` returned, for people. Keywords, again, are options of `rmt evaluate`.
+        bulky: keys of `evaluate`'s result that are too large for the terminal.
+        answer: (network, image); one image's answer by what `load` returned. More keywords are the task's own, each an
+            option of `rmt predict`. Raises BadImage for an unreadable image.
+        draws: whether its answers come with pictures.
+        document: (network, [(image, answer), …]); what a file of all answers together holds, where there is to be one.
+    """
 
-    @abstractmethod
-    def prepare(self, recipe: RecipeT, *, fresh: bool, say: Say) -> ModuleT:
-        """Opens the data and builds the network; loads the weights to start from if `fresh` (not resumed).
-
-        The module's recipe is the one that runs: nothing in it is open any more.
-        """
-
-    @abstractmethod
-    def finish(self, module: ModuleT, trained: Trained) -> dict[str, Any]:
-        """Judges last, averaged and best weights; writes them with their scores, `metrics.json` and the report."""
-
-    @abstractmethod
-    def summary(self, metrics: dict[str, Any], folder: RunFolder) -> list[str]:
-        """The closing lines of a run, from its `metrics.json`."""
-
-    @abstractmethod
-    def load(self, path: str | Path, *, device: str = "auto", precision: str = "auto") -> Any:
-        """The trained network in a file, with what it takes to use it. More keywords are the task's own."""
-
-    @abstractmethod
-    def evaluate(
-        self, checkpoint: str | Path, data: str, *, device: str = "auto", precision: str = "auto", workers: int = 2
-    ) -> dict[str, Any]:
-        """Scores a checkpoint; JSON values. More keywords are the task's own, each an option of `rmt evaluate`."""
-
-    @abstractmethod
-    def describe(self, result: dict[str, Any]) -> list[str]:
-        """What `evaluate` returned, for people."""
-
-    #: Keys of `evaluate`'s result that are too large for the terminal.
-    bulky: tuple[str, ...] = ()
-
-    #: Whether its answers come with pictures.
+    settle: Callable[[RecipeT], RecipeT]
+    prepare: Callable[..., ModuleT]
+    finish: Callable[[ModuleT, Trained], dict[str, Any]]
+    summary: Callable[[dict[str, Any], RunFolder], list[str]]
+    load: Callable[..., Any]
+    evaluate: Callable[..., dict[str, Any]]
+    describe: Callable[..., list[str]]
+    bulky: tuple[str, ...]
+    answer: Callable[..., Answer]
     draws: bool = False
-
-    @abstractmethod
-    def answer(self, network: Any, image: Path) -> Answer:
-        """One image's answer by what `load` returned.
-
-        More keywords are the task's own, each an option of `rmt predict`. Raises BadImage for an unreadable image.
-        """
-
-    def document(self, network: Any, answers: Sequence[tuple[Path, Answer]]) -> dict[str, Any] | None:
-        """What a file of all answers together holds, if there is to be one."""
-        return None
+    document: Callable[[Any, Sequence[tuple[Path, Answer]]], dict[str, Any]] | None = None
 
 
 def task_named(name: str) -> Task:
@@ -110,10 +90,10 @@ def task_of_checkpoint(path: str | Path) -> tuple[str, Task]:
     return name, task_named(name)
 
 
-def options_for(method: Callable, given: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """The options that were given (are not None). Raises RMTError for one that `method` does not take."""
+def options_for(function: Callable, given: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """The options that were given (are not None). Raises RMTError for one that `function` does not take."""
     chosen = {key: value for key, value in given.items() if value is not None}
-    if unknown := set(chosen) - set(inspect.signature(method).parameters):
+    if unknown := set(chosen) - set(inspect.signature(function).parameters):
         raise of_no_use(unknown, path)
     return chosen
 

@@ -23,7 +23,7 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
 
     def __init__(self, model: nn.Module, recipe: DetectRecipe, data: DetectData, *, lr: float) -> None:
         super().__init__(model, recipe, data, lr=lr)
-        self.measure = _MASK if recipe.masks else _BOX  # type: ignore[misc]
+        self.measure = _MASK if recipe.masks else _BOX
         self.found = {kind: Gathering(data.judge) for kind in self.networks()}
 
     @property

@@ -41,7 +41,6 @@ def evaluate_checkpoint(
     *,
     images: Path | None = None,
     annotations: Path | None = None,
-    per_class: bool | None = None,
     image_size: int = 0,
     device: str = "auto",
     precision: str = "auto",
@@ -50,7 +49,7 @@ def evaluate_checkpoint(
     """COCO's figures of a checkpoint: on the validation split of the COCO folder `data`, or on `annotations`.
 
     The data's classes are matched with the checkpoint's by name. Returns figures (kind -> name -> 0…1, see `FIGURES`),
-    per_class (kind -> class -> AP), `show_classes`, images, notes, unreadable (name -> reason), and results, COCO's
+    per_class (kind -> class -> AP), images, notes, unreadable (name -> reason), and results, COCO's
     results format. Raises RMTError.
     """
     if bool(images) != bool(annotations) or bool(data) == bool(annotations):
@@ -66,15 +65,13 @@ def evaluate_checkpoint(
         "images": len(gathering.found),
         "figures": scores.figures,
         "per_class": scores.per_class,
-        "show_classes": bool(per_class),
         "notes": found.notes,
         "unreadable": unread,
         "results": gathering.results(),
     }
 
 
-def describe(result: dict[str, Any]) -> list[str]:
-    """COCO's table, and what was passed over."""
-    classes = result["per_class"] if result["show_classes"] else {}
-    lines = [*table(result["figures"], classes), f"({result['images']:,} images)"]
+def describe(result: dict[str, Any], *, per_class: bool = False) -> list[str]:
+    """COCO's table, with `per_class` AP per class, too, and what was passed over."""
+    lines = [*table(result["figures"], result["per_class"] if per_class else None), f"({result['images']:,} images)"]
     return [*lines, *result["notes"], *unreadable_lines(result["unreadable"])]
