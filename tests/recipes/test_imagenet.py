@@ -9,7 +9,7 @@ from pictures import make_folder
 from rmt.model import MAX_DROP_PATH, create_model
 from rmt.recipes import IMAGENET
 from rmt.tasks.classify.data import ClassifyData
-from rmt.tasks.classify.module import ClassifyTask
+from rmt.tasks.classify.module import ClassifyModule
 from rmt.training.optimizer import CosineSchedule, build_optimizer, peak_lr
 
 #: METHOD 5's text for every row of the table
@@ -117,7 +117,7 @@ def test_the_plain_rows_take_a_step_on_tiny_data(tmp_path):
     torch.manual_seed(0)
     network = create_model(recipe.model, num_classes=2, drop_path_rate=recipe.drop_path)
     opened = ClassifyData.open(recipe, network.pretrained_cfg)
-    task = ClassifyTask(network, recipe, opened, lr=peak_lr(recipe))
+    task = ClassifyModule(network, recipe, opened, lr=peak_lr(recipe))
     optimizer = build_optimizer(network, recipe, task.lr)
     loss = task.batch_loss(next(iter(opened.train_loader())))
     loss.backward()

@@ -12,7 +12,7 @@ from runs import finished_run, photos, tiny_recipe
 import rmt
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData, class_weights
-from rmt.tasks.classify.module import ClassifyTask
+from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.classify.settle import settle, start_from
 from rmt.training.machine import build_trainer, choose_device
 from rmt.training.optimizer import CosineSchedule, peak_lr
@@ -92,7 +92,7 @@ def observe(recipe: ClassifyRecipe) -> dict[str, Any]:
     if recipe.weights:
         start_from(network, recipe.weights, data.classes, say=lambda line: None)
     weights = class_weights(np.array([0, 0, 0, 1, 2]), 3) if recipe.class_weights else None
-    task = ClassifyTask(network, recipe, data, lr=peak_lr(recipe), class_weights=weights)
+    task = ClassifyModule(network, recipe, data, lr=peak_lr(recipe), class_weights=weights)
     trainer = build_trainer(
         recipe, epochs=task.epochs, batches_per_epoch=data.batches_per_epoch, callbacks=[], folder=None
     )

@@ -10,7 +10,7 @@ from runs import assert_same_run, finished_run, photos, tiny_recipe
 
 import rmt
 from rmt.tasks import resume
-from rmt.tasks.classify.module import ClassifyTask
+from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.sharding import pack
 
 
@@ -22,7 +22,7 @@ def no_report(monkeypatch):
 
 def at_step(monkeypatch, number, do):
     """Calls `do` before the n-th training step."""
-    original, calls = ClassifyTask.training_step, []
+    original, calls = ClassifyModule.training_step, []
 
     def step(self, batch, batch_idx):
         calls.append(0)
@@ -30,7 +30,7 @@ def at_step(monkeypatch, number, do):
             do()
         return original(self, batch, batch_idx)
 
-    monkeypatch.setattr(ClassifyTask, "training_step", step)
+    monkeypatch.setattr(ClassifyModule, "training_step", step)
 
 
 def stopped_and_resumed(monkeypatch, recipe, spoil, mend, line):

@@ -11,7 +11,7 @@ from together import train_together, without_report
 from torch import nn
 
 import rmt
-from rmt.tasks.classify.module import ClassifyTask
+from rmt.tasks.classify.module import ClassifyModule
 from rmt.training.nonfinite import first_nonfinite
 
 LAYER = "stages.1.blocks.0.mlp.fc1"
@@ -24,7 +24,7 @@ def no_report(monkeypatch):
 
 def poison(batches, rank: int = 0, patch=setattr) -> list:
     """Has LAYER give out infinity in these training steps of a process, and notes the weights after each update."""
-    step, update, seen, count = ClassifyTask.training_step, ClassifyTask.optimizer_step, [], [0]
+    step, update, seen, count = ClassifyModule.training_step, ClassifyModule.optimizer_step, [], [0]
 
     def training_step(self, batch, batch_idx):
         number, count[0] = count[0], count[0] + 1
@@ -41,8 +41,8 @@ def poison(batches, rank: int = 0, patch=setattr) -> list:
         both = (self.model, self.ema.module)
         seen.append([{k: v.clone() for k, v in network.state_dict().items()} for network in both])
 
-    patch(ClassifyTask, "training_step", training_step)
-    patch(ClassifyTask, "optimizer_step", optimizer_step)
+    patch(ClassifyModule, "training_step", training_step)
+    patch(ClassifyModule, "optimizer_step", optimizer_step)
     return seen
 
 

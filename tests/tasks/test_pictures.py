@@ -9,7 +9,7 @@ import rmt
 from rmt.model.decay import decay_rates
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import Answers
-from rmt.tasks.classify.module import ClassifyTask
+from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.classify.pictures import draw_report, heads_by_stage
 from rmt.training.history import History
 from rmt.training.run_folder import RunFolder
@@ -32,7 +32,7 @@ METRICS = {
 def draw(folder: Path, model: str, classes: int = 3) -> Image.Image:
     recipe = tiny_recipe()
     data = ClassifyData.open(recipe, {"mean": (0.5,) * 3, "std": (0.5,) * 3})
-    history = History(folder / "metrics.csv", ClassifyTask.measure)
+    history = History(folder / "metrics.csv", ClassifyModule.measure)
     history.add("step", 1, lr=1e-3, train_loss=1.0)
     history.add("epoch", 1, lr=1e-3, train_loss=1.0, val_loss=1.0, val_top1=80.0, images_per_s=3.0)
     history.close()

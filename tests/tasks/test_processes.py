@@ -168,10 +168,10 @@ def test_shards_that_do_not_divide_evenly_are_judged_once(tmp_path, monkeypatch)
 
 def die(rank: int, call: int, method: str = "training_step") -> None:
     """Lets a process's n-th call of a method of its module be its last."""
-    from rmt.tasks.classify.module import ClassifyTask
+    from rmt.tasks.classify.module import ClassifyModule
 
     without_report()
-    original, calls = getattr(ClassifyTask, method), []
+    original, calls = getattr(ClassifyModule, method), []
 
     def fatal(self, *args, **kwargs):
         calls.append(0)
@@ -179,7 +179,7 @@ def die(rank: int, call: int, method: str = "training_step") -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(self, *args, **kwargs)
 
-    setattr(ClassifyTask, method, fatal)
+    setattr(ClassifyModule, method, fatal)
 
 
 @pytest.fixture(scope="module")
@@ -239,10 +239,10 @@ def test_a_dead_data_worker_is_named_with_its_process(tmp_path):
 
 
 def stop_after_three_steps(rank: int) -> None:
-    from rmt.tasks.classify.module import ClassifyTask
+    from rmt.tasks.classify.module import ClassifyModule
 
     without_report()
-    original, calls = ClassifyTask.training_step, []
+    original, calls = ClassifyModule.training_step, []
 
     def signalled(self, batch, batch_idx):
         calls.append(0)
@@ -250,7 +250,7 @@ def stop_after_three_steps(rank: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, batch, batch_idx)
 
-    ClassifyTask.training_step = signalled
+    ClassifyModule.training_step = signalled
 
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])

@@ -16,7 +16,7 @@ from runs import assert_same_run, finished_run, rows, tiny_recipe
 
 import rmt
 from rmt.tasks import TrainingStopped, resume
-from rmt.tasks.classify.module import ClassifyTask
+from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.classify.task import Classification
 from rmt.training.checkpoint_io import AtomicCheckpointIO, previous, read_state
 from rmt.training.progress import Best
@@ -35,7 +35,7 @@ class Killed(BaseException):
     """What stands for a kill inside this process."""
 
 
-def killed_at(monkeypatch, method, call, owner=ClassifyTask, after=False):
+def killed_at(monkeypatch, method, call, owner=ClassifyModule, after=False):
     """Lets the n-th call of a method be the process's last."""
     calls, original = [], getattr(owner, method)
 
@@ -146,7 +146,7 @@ def test_a_truncated_state_is_reported_and_the_one_before_used(tmp_path, monkeyp
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_step_saves_and_stops(tmp_path, monkeypatch, number):
-    original, calls = ClassifyTask.training_step, []
+    original, calls = ClassifyModule.training_step, []
 
     def signalled(self, batch, batch_idx):
         calls.append(batch_idx)
@@ -156,7 +156,7 @@ def test_a_signal_finishes_the_step_saves_and_stops(tmp_path, monkeypatch, numbe
 
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
-        patch.setattr(ClassifyTask, "training_step", signalled)
+        patch.setattr(ClassifyModule, "training_step", signalled)
         with pytest.raises(TrainingStopped, match=f"after update 2, state saved.*--resume {tmp_path}") as stopped:
             rmt.train(tiny_recipe(output=str(tmp_path)))
     assert stopped.value.signal_number == number
@@ -171,7 +171,7 @@ def test_the_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(ClassifyTask, "training_step", twice)
+    monkeypatch.setattr(ClassifyModule, "training_step", twice)
     with pytest.raises(TrainingStopped, match="before the first state"):
         rmt.train(tiny_recipe(output=str(tmp_path)))
 

@@ -10,7 +10,7 @@ import rmt
 from rmt.data.streams import StreamSet
 from rmt.tasks import resume
 from rmt.tasks.classify.data import ClassifyData
-from rmt.tasks.classify.module import ClassifyTask
+from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.sharding import pack
 
 NORM = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -48,7 +48,7 @@ def test_a_streamed_run_resumes_exactly_in_the_middle_of_an_epoch(tmp_path, shar
     class Killed(BaseException):
         pass
 
-    original, calls = ClassifyTask.training_step, []
+    original, calls = ClassifyModule.training_step, []
 
     def fatal(self, batch, batch_idx):
         calls.append(0)
@@ -57,7 +57,7 @@ def test_a_streamed_run_resumes_exactly_in_the_middle_of_an_epoch(tmp_path, shar
         return original(self, batch, batch_idx)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ClassifyTask, "training_step", fatal)
+        patch.setattr(ClassifyModule, "training_step", fatal)
         with pytest.raises(Killed):
             rmt.train(replace(recipe, output=str(tmp_path / "stopped")))
     resume(tmp_path / "stopped")

@@ -15,7 +15,7 @@ from rmt.data.label_maps import INDEX, About, fingerprint, write_shard
 from rmt.errors import RMTError
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData
-from rmt.tasks.classify.token_labelling import TokenLabelTask
+from rmt.tasks.classify.token_labelling import TokenLabelModule
 from rmt.training.optimizer import CosineSchedule, build_optimizer
 from rmt.training.token_targets import Rectangle, dense_maps, pool_maps
 
@@ -58,14 +58,14 @@ def recipe(data) -> ClassifyRecipe:
     )
 
 
-def task_of(recipe: ClassifyRecipe) -> tuple[TokenLabelTask, dict]:
+def task_of(recipe: ClassifyRecipe) -> tuple[TokenLabelModule, dict]:
     torch.manual_seed(0)
     model = rmt.create_model(recipe.model, num_classes=3, **SMALL)
     for name, weight in model.named_parameters():
         if name in ("head.fc.weight", "aux_head.weight"):  # logits that differ, or no change of the targets shows
             torch.nn.init.normal_(weight)
     opened = ClassifyData.open(recipe, model.pretrained_cfg)
-    return TokenLabelTask(model, recipe, opened, lr=1e-3), next(iter(opened.train_loader()))
+    return TokenLabelModule(model, recipe, opened, lr=1e-3), next(iter(opened.train_loader()))
 
 
 def test_a_run_trains_both_heads_and_leaves_a_model(recipe, tmp_path):

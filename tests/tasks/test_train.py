@@ -10,7 +10,7 @@ from runs import assert_same_run, finished_run, photos, rows, tiny_recipe, weigh
 import rmt
 from rmt.model import read_metadata
 from rmt.recipes import from_dict
-from rmt.tasks.classify.module import ClassifyTask
+from rmt.tasks.classify.module import ClassifyModule
 from rmt.training.checkpoint_io import read_state
 
 
@@ -113,7 +113,7 @@ def test_the_test_images_are_read_once_at_the_end(tmp_path, monkeypatch):
 def test_the_averaged_weights_follow_every_update(tmp_path, monkeypatch):
     monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
     name, after = "head.fc.weight", []
-    step = ClassifyTask.optimizer_step
+    step = ClassifyModule.optimizer_step
 
     def recording(self, *args, **kwargs):
         if not after:
@@ -121,7 +121,7 @@ def test_the_averaged_weights_follow_every_update(tmp_path, monkeypatch):
         step(self, *args, **kwargs)
         after.append(self.model.get_parameter(name).detach().clone())
 
-    monkeypatch.setattr(ClassifyTask, "optimizer_step", recording)
+    monkeypatch.setattr(ClassifyModule, "optimizer_step", recording)
     result = rmt.train(tiny_recipe(output=str(tmp_path)))
     average = after[0]
     for weight in after[1:]:

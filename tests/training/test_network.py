@@ -84,17 +84,17 @@ def test_the_backbone_s_statistics_are_frozen_and_a_head_s_learn(make, synchroni
 
 
 def test_frozen_statistics_stay_through_training(tmp_path, monkeypatch):
-    from rmt.tasks.classify.module import ClassifyTask
+    from rmt.tasks.classify.module import ClassifyModule
 
     monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
     seen = []
-    end = ClassifyTask.optimizer_step
+    end = ClassifyModule.optimizer_step
 
     def look(self, *args, **kwargs):
         end(self, *args, **kwargs)
         seen.append([b.clone() for name, b in self.model.named_buffers() if "running" in name])
 
-    monkeypatch.setattr(ClassifyTask, "optimizer_step", look)
+    monkeypatch.setattr(ClassifyModule, "optimizer_step", look)
     rmt.train(tiny_recipe(output=str(tmp_path), freeze_batchnorm=True, model="rmt_pico", epochs=2))
     assert len(seen) == 6
     for statistics in seen:

@@ -7,7 +7,7 @@ import pytest
 from runs import shrink_networks, tiny_recipe
 
 import rmt
-from rmt.tasks.classify.module import ClassifyTask
+from rmt.tasks.classify.module import ClassifyModule
 from rmt.training.checkpoint_io import AtomicCheckpointIO
 from rmt.training.profile import PARTS
 
@@ -23,8 +23,8 @@ def small(monkeypatch):
 @pytest.mark.parametrize(
     ("slow", "owner", "method"),
     [
-        ("forward", ClassifyTask, "batch_loss"),
-        ("optimiser", ClassifyTask, "optimizer_step"),
+        ("forward", ClassifyModule, "batch_loss"),
+        ("optimiser", ClassifyModule, "optimizer_step"),
         ("saving", AtomicCheckpointIO, "save_checkpoint"),
     ],
 )

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 
 from rmt.tasks.classify.evaluate import evaluate
-from rmt.tasks.classify.module import ClassifyTask
+from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.outcome import best_of, closing_lines, facts, judged_rows, write
 from rmt.tasks.task import Trained
 from rmt.training.run_folder import RunFolder
 
 
-def finish(module: ClassifyTask, trained: Trained) -> dict[str, Any]:
+def finish(module: ClassifyModule, trained: Trained) -> dict[str, Any]:
     """Judges last, averaged and best weights in one pass over the test images; see `Task.finish`."""
     from rmt.tasks.classify.pictures import draw_report  # matplotlib takes a second to import
 

@@ -18,7 +18,7 @@ from rmt.training.optimizer import CosineSchedule, build_optimizer
 from rmt.training.scores import Scores
 
 
-class ClassifyTask(TrainingModule[ClassifyRecipe, ClassifyData]):
+class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
     """Trains a classifier; see `TrainingModule`.
 
     Args:

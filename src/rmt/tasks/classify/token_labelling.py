@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rmt.errors import RMTError
-from rmt.tasks.classify.module import ClassifyTask
+from rmt.tasks.classify.module import ClassifyModule
 from rmt.training.token_targets import (
     STEM_TOKENS_PER_CELL,
     Rectangle,
@@ -19,8 +19,8 @@ from rmt.training.token_targets import (
 _STRIDE = 32  # of the last stage
 
 
-class TokenLabelTask(ClassifyTask):
-    """`ClassifyTask` with another loss: class head and token head learn the pooled map, MixToken mixes images.
+class TokenLabelModule(ClassifyModule):
+    """`ClassifyModule` with another loss: class head and token head learn the pooled map, MixToken mixes images.
 
     Raises RMTError when the network has no token head.
     """
