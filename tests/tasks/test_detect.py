@@ -238,7 +238,7 @@ def test_without_masks_a_set_of_boxes_is_enough(tmp_path):
     file = write_json(tmp_path / "boxes.json", content)
     recipe = replace(tiny_recipe(data="", masks=False), images=str(data() / "train2017"), annotations=str(file))
     module = prepare(recipe, fresh=True, say=lambda line: None)
-    assert len(module.data.train) + len(module.data.judge) == 9 and len(module.data.judge) == 2
+    assert len(module.data.train) + len(module.data.val) == 9 and len(module.data.val) == 2
     losses = module.model(*_batch(module))
     assert set(losses) == {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
     with pytest.raises(RMTError, match="no masks"):

@@ -103,7 +103,7 @@ def observe(recipe: DetectRecipe) -> dict[str, Any]:
     optimizer = module.build_optimizer()
     schedule = module.build_schedule(optimizer)
     trainer = build_trainer(recipe, epochs=module.epochs, batches_per_epoch=1, callbacks=[], folder=Path())
-    batch, judged = next(iter(module.data.train_loader())), next(iter(module.data.judge_loader()))
+    batch, judged = next(iter(module.data.train_loader())), next(iter(module.data.val_loader()))
     seen: dict[str, Any] = {
         "images": [image.tolist() for image in batch["image"]],
         "targets": [sorted(target) for target in batch["target"]],
@@ -179,7 +179,7 @@ def test_images_and_annotations_of_one_s_own(tmp_path):
         recipe = replace(tiny_recipe(), data="", images=str(folder), annotations=str(annotations), **changes)
         assert recipe.problems() == []
         found = DetectData.open(recipe)
-        train, judge = ([images.name(i) for i in range(len(images))] for images in (found.train, found.judge))
+        train, judge = ([images.name(i) for i in range(len(images))] for images in (found.train, found.val))
         return train, judge
 
     train, judge = opened(holdout=0.25)

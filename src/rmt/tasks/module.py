@@ -45,7 +45,7 @@ class TrainingData(Protocol):
     def train_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
         """Shuffled and augmented; every batch is a dict with `index` (B,) and `bad`."""
 
-    def judge_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
+    def val_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
         """What each epoch is judged on, in order."""
 
 
@@ -81,7 +81,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         self.say: Callable[[str], None] = print
         self._useful = False  # whether a batch of the update under way gave gradients
         self._train_loader: BatchLoader | None = None
-        self._judge_loader: BatchLoader | None = None
+        self._val_loader: BatchLoader | None = None
 
     @abstractmethod
     def batch_loss(self, batch: dict[str, Any]) -> Tensor:
@@ -89,7 +89,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
 
     @abstractmethod
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Scores every one of `networks()` on a batch of the judge loader, which may be empty."""
+        """Scores every one of `networks()` on a batch of the validation loader, which may be empty."""
 
     @abstractmethod
     def take_scores(self) -> dict[str, dict[str, float]]:
@@ -162,8 +162,8 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         return self._train_loader
 
     def val_dataloader(self) -> BatchLoader:
-        self._judge_loader = self.data.judge_loader(self.global_rank, self.trainer.world_size)
-        return self._judge_loader
+        self._val_loader = self.data.val_loader(self.global_rank, self.trainer.world_size)
+        return self._val_loader
 
     def on_train_epoch_start(self) -> None:
         assert self._train_loader is not None
@@ -171,7 +171,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
 
     def close_loaders(self) -> None:
         """Ends the processes that read images."""
-        for loader in (self._train_loader, self._judge_loader):
+        for loader in (self._train_loader, self._val_loader):
             if loader is not None:
                 loader.close()
 

@@ -23,13 +23,13 @@ _EVAL_BATCH = 2  # evaluation keeps no gradients: twice the training batch fits 
 class ClassifyData:
     """The images of one run.
 
-    `judge` is what each epoch is judged on and `best` is chosen on: images held out of train, or, where the recipe
+    `val` is what each epoch is judged on and `best` is chosen on: images held out of train, or, where the recipe
     holds none out, the test images themselves. `test` is read once more at the end.
     """
 
     recipe: ClassifyRecipe
     train: ImageSet
-    judge: ImageSet
+    val: ImageSet
     test: ImageSet
     skipped: SkipReport
     preprocessing: dict[str, Any]
@@ -44,10 +44,10 @@ class ClassifyData:
         train, test, skipped = open_splits(
             recipe.data, holdout=recipe.holdout, seed=recipe.seed, stream=recipe.stream, buffer=recipe.stream_buffer
         )
-        judge = test
+        val = test
         if recipe.selection:
             amount = recipe.selection if recipe.selection < 1 else int(recipe.selection)
-            train, judge = hold_out(train, amount, recipe.seed)
+            train, val = hold_out(train, amount, recipe.seed)
         preprocessing = {
             "size": [recipe.image_size, recipe.image_size],
             "mean": list(normalisation["mean"]),
@@ -57,7 +57,7 @@ class ClassifyData:
             "pad_to": recipe.pad_to,
         }
         maps = LabelMaps(recipe.token_labels, train) if recipe.token_labels else None
-        data = cls(recipe, train, judge, test, skipped, preprocessing, maps, world_size())
+        data = cls(recipe, train, val, test, skipped, preprocessing, maps, world_size())
         refuse_large_batch(recipe, data.batch_size, len(train))
         return data
 
@@ -68,9 +68,9 @@ class ClassifyData:
     @property
     def chosen_on(self) -> str:
         """In words, what `best` is chosen on."""
-        if self.judge is self.test:
+        if self.val is self.test:
             return f"the {len(self.test):,} validation images themselves, which flatters it"
-        return f"{len(self.judge):,} images held out of train"
+        return f"{len(self.val):,} images held out of train"
 
     @property
     def batch_size(self) -> int:
@@ -111,8 +111,8 @@ class ClassifyData:
             pin_memory=torch.cuda.is_available(),
         )
 
-    def judge_loader(self, rank: int = 0, world_size: int = 1) -> ImageLoader:
-        return self.eval_loader(self.judge, rank, world_size)
+    def val_loader(self, rank: int = 0, world_size: int = 1) -> ImageLoader:
+        return self.eval_loader(self.val, rank, world_size)
 
     def eval_loader(self, images: ImageSet, rank: int = 0, world_size: int = 1) -> ImageLoader:
         return ImageLoader(

@@ -28,7 +28,7 @@ def finish(module: ClassifyModule, trained: Trained) -> dict[str, Any]:
     loader.close()
     confusion = seen.confusion("best")
     metrics = facts(module, trained, seen.results(), judged_on="test")
-    metrics["images"] = {"train": len(data.train), "val": len(data.judge), "test": len(data.test)}
+    metrics["images"] = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
     metrics["best_chosen_on"] = data.chosen_on
     metrics["unreadable"] = {"train and val": module.progress.bad_images, "test": seen.unread}
     metrics["recall_percent"] = _recall(data.classes, confusion)

@@ -44,7 +44,7 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.scores = nn.ModuleDict({kind: Scores(num_classes) for kind in self.networks()})
-        self.guess = Guess.of(data.judge.labels, num_classes)
+        self.guess = Guess.of(data.val.labels, num_classes)
 
     @property
     def epochs(self) -> int:
@@ -52,7 +52,7 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
 
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data
-        judged = "" if data.judge is data.test else f"{len(data.judge):,} held out of train to choose best, "
+        judged = "" if data.val is data.test else f"{len(data.val):,} held out of train to choose best, "
         return [
             f"{len(data.train):,} images to train on, {judged}{len(data.test):,} to test, {len(data.classes)} classes",
             f"{recipe.epochs} epochs, {batch_in_words(recipe)}, peak learning rate {self.lr:.2e}",
@@ -86,7 +86,7 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
             results[kind] = self._scores(kind).compute()  # over all processes
             self._scores(kind).reset()
         if not results["raw"]["images"]:
-            raise RMTError(f"none of the {len(self.data.judge)} images to judge on could be read")
+            raise RMTError(f"none of the {len(self.data.val)} images to judge on could be read")
         return results
 
     def _scores(self, kind: str) -> Scores:

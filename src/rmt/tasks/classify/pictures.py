@@ -99,7 +99,7 @@ def _curves(figure: Any, data: ClassifyData, history: History, metrics: dict[str
     panels.loss_panel(left, curve("train_loss", "step"), curve("train_loss"), curve("val_loss"), curve("ema_val_loss"))
     best = metrics["best"]
     note = f"on {metrics['images']['val']:,} " + (
-        "test images" if data.judge is data.test else "images held out of train"
+        "test images" if data.val is data.test else "images held out of train"
     )
     panels.accuracy_panel(middle, curve("val_top1"), curve("ema_val_top1"), (best["epoch"], best["val"]["top1"]), note)
     panels.rate_panel(right, curve("lr", "step"), curve("images_per_s"))

@@ -17,11 +17,11 @@ from rmt.training.processes import world_size
 
 @dataclass(frozen=True)
 class DetectData:
-    """The images of one run. `judge` is what each epoch is judged on, and `best` chosen on."""
+    """The images of one run. `val` is what each epoch is judged on, and `best` chosen on."""
 
     recipe: DetectRecipe
     train: CocoSet
-    judge: CocoSet
+    val: CocoSet
     skipped: SkipReport
     processes: int = 1  # that share each update's images
 
@@ -88,8 +88,8 @@ class DetectData:
             pin_memory=torch.cuda.is_available(),
         )
 
-    def judge_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
-        return eval_loader(self.judge, self.preprocessing, self.recipe.workers, rank, world_size)
+    def val_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
+        return eval_loader(self.val, self.preprocessing, self.recipe.workers, rank, world_size)
 
 
 def eval_loader(

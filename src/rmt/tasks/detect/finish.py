@@ -3,7 +3,7 @@
 from typing import Any
 
 from rmt.tasks.detect.module import DetectModule
-from rmt.tasks.detect.scoring import judge
+from rmt.tasks.detect.scoring import evaluate
 from rmt.tasks.outcome import best_of, closing_lines, facts, judged_rows, write
 from rmt.tasks.task import Trained
 from rmt.training.run_folder import RunFolder
@@ -15,14 +15,14 @@ def finish(module: DetectModule, trained: Trained) -> dict[str, Any]:
 
     data = module.data
     best = best_of(module, trained.folder)
-    loader = data.judge_loader()
-    gathering, unread = judge(best, data.judge, loader, device=trained.device, precision=trained.precision)  # type: ignore[arg-type]
+    loader = data.val_loader()
+    gathering, unread = evaluate(best, data.val, loader, device=trained.device, precision=trained.precision)  # type: ignore[arg-type]
     loader.close()
     scores = gathering.score()
     metrics = facts(module, trained, {**module.progress.val, "best": scores.flat()}, judged_on="val")
     metrics["head"] = data.recipe.head
-    metrics["images"] = {"train": len(data.train), "val": len(data.judge)}
-    metrics["best_chosen_on"] = f"the {len(data.judge):,} validation images themselves, which flatters it"
+    metrics["images"] = {"train": len(data.train), "val": len(data.val)}
+    metrics["best_chosen_on"] = f"the {len(data.val):,} validation images themselves, which flatters it"
     metrics["unreadable"] = {"train and val": module.progress.bad_images | unread}
     metrics["per_class"] = scores.per_class
     write(module, trained, metrics, best)

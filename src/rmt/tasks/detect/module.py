@@ -24,7 +24,7 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
     def __init__(self, model: nn.Module, recipe: DetectRecipe, data: DetectData, *, lr: float) -> None:
         super().__init__(model, recipe, data, lr=lr)
         self.measure = _MASK if recipe.masks else _BOX
-        self.found = {kind: Gathering(data.judge) for kind in self.networks()}
+        self.found = {kind: Gathering(data.val) for kind in self.networks()}
 
     @property
     def epochs(self) -> int:
@@ -33,7 +33,7 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data
         return [
-            f"{len(data.train):,} images to train on, {len(data.judge):,} to judge; classes: {len(data.classes)}",
+            f"{len(data.train):,} images to train on, {len(data.val):,} to judge; classes: {len(data.classes)}",
             f"{recipe.epochs} epochs of {self.updates_per_epoch:,} updates, {batch_in_words(recipe)}, "
             f"peak learning rate {self.lr:.2e}",
         ]
@@ -45,7 +45,7 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
         self.progress.bad_images.update(batch["bad"])
         if not len(batch["image"]):  # every image of the batch was unreadable
             return
-        sizes = [tuple(size) for size in self.data.judge.sizes[batch["index"].cpu().numpy()].tolist()]
+        sizes = [tuple(size) for size in self.data.val.sizes[batch["index"].cpu().numpy()].tolist()]
         for kind, network in self.networks().items():
             self.found[kind].add(batch["index"], network(batch["image"], sizes=sizes))
 

@@ -35,7 +35,7 @@ def settle(recipe: DetectRecipe) -> DetectRecipe:
 def prepare(recipe: DetectRecipe, *, fresh: bool, say: Say) -> DetectModule:
     """See `Task.prepare`."""
     data = DetectData.open(recipe)
-    for line in (*data.train.notes, *(data.judge.notes if data.judge.table is not data.train.table else ())):
+    for line in (*data.train.notes, *(data.val.notes if data.val.table is not data.train.table else ())):
         say(line)
     model = build(recipe, len(data.classes))
     if recipe.weights and fresh:

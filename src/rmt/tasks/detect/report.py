@@ -29,17 +29,17 @@ def draw_report(
     page = Figure(figsize=(16, 18), facecolor="white", layout="constrained")
     page.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)  # type: ignore[union-attr, call-arg]
     parts: Any = page.subfigures(3, 1, height_ratios=[1.2, 4, 12.8])
-    _title(parts[0], metrics, len(data.judge))
+    _title(parts[0], metrics, len(data.val))
     _curves(parts[1], trained, metrics, scores, updates)
     grid = parts[2].subplots(3, 2).ravel()
     for ax in grid:
         ax.set_axis_off()
     for ax, place in zip(grid, (chosen[i] for i in draws), strict=False):
         try:
-            image = data.judge.load(place)
+            image = data.val.load(place)
         except BadImage:  # gone since it was scored
             continue
-        pair = [truth(data.judge, place), found(gathering.found[place], data.classes)]
+        pair = [truth(data.val, place), found(gathering.found[place], data.classes)]
         ax.imshow(np.asarray(side_by_side([draw(image, objects, 700) for objects in pair])))
         ax.set_title(
             "truth (left), found at a score of 0.5 or more (right)", fontsize=9, color=panels.MUTED, loc="left"

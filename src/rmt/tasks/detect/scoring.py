@@ -17,7 +17,7 @@ from rmt.training.machine import arithmetic
 
 
 @torch.inference_mode()
-def judge(
+def evaluate(
     model: RetinaNet | MaskRCNN, images: CocoSet, loader: BatchLoader, *, device: torch.device, precision: str
 ) -> tuple[Gathering, dict[str, str]]:
     """What the detector finds in the loader's images, and those that could not be read (name -> reason)."""
@@ -58,7 +58,7 @@ def evaluate_checkpoint(
     folder, file = (images, annotations) if images and annotations else find_split(Path(data), "val")
     found = open_coco(folder, file, with_masks=predictor.masks).with_classes(predictor.classes)
     loader = eval_loader(found, predictor.preprocessing, workers)
-    gathering, unread = judge(predictor.model, found, loader, device=predictor.device, precision=predictor.precision)
+    gathering, unread = evaluate(predictor.model, found, loader, device=predictor.device, precision=predictor.precision)
     loader.close()
     scores = gathering.score()
     return {

@@ -15,18 +15,18 @@ from rmt.training.batch import refuse_large_batch
 
 @dataclass(frozen=True)
 class SegmentData:
-    """The images of one run; `judge` is what every evaluation and the last one score."""
+    """The images of one run; `val` is what every evaluation and the last one score."""
 
     recipe: SegmentRecipe
     train: SegmentationSet
-    judge: SegmentationSet
+    val: SegmentationSet
     skipped: SkipReport
     preprocessing: dict[str, Any]
 
     @classmethod
     def open(cls, recipe: SegmentRecipe, normalisation: dict[str, Any]) -> "SegmentData":
         """Opens the recipe's data. `normalisation` holds the network's mean and std. Raises RMTError for bad data."""
-        train, judge, skipped = open_segmentation(
+        train, val, skipped = open_segmentation(
             recipe.data,
             recipe.classes,
             zero_is_ignored=recipe.zero_is_ignored,
@@ -43,7 +43,7 @@ class SegmentData:
             "short_side": recipe.short_side,
             "zero_is_ignored": train.classes.zero_is_ignored,
         }
-        return cls(recipe, train, judge, skipped, preprocessing)
+        return cls(recipe, train, val, skipped, preprocessing)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -81,10 +81,10 @@ class SegmentData:
             pin_memory=torch.cuda.is_available(),
         )
 
-    def judge_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
+    def val_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
         recipe = self.recipe
         return whole_loader(
-            self.judge, recipe.long_side, recipe.short_side, workers=recipe.workers, rank=rank, world_size=world_size
+            self.val, recipe.long_side, recipe.short_side, workers=recipe.workers, rank=rank, world_size=world_size
         )
 
 

@@ -17,7 +17,7 @@ def finish(module: SegmentModule, trained: Trained) -> dict[str, Any]:
 
     data = module.data
     best = best_of(module, trained.folder)
-    loader = data.judge_loader()
+    loader = data.val_loader()
     seen = evaluate(
         {**module.networks(), "best": best},
         loader,
@@ -31,8 +31,8 @@ def finish(module: SegmentModule, trained: Trained) -> dict[str, Any]:
     details = {name: results(counts, data.classes) for name, counts in seen.counts.items()}
     scores = {name: {key: of[key] for key in _SHORT} for name, of in details.items()}
     metrics = facts(module, trained, scores, judged_on="val")
-    metrics["images"] = {"train": len(data.train), "val": len(data.judge)}
-    metrics["best_chosen_on"] = f"the {len(data.judge):,} validation images themselves, which flatters it"
+    metrics["images"] = {"train": len(data.train), "val": len(data.val)}
+    metrics["best_chosen_on"] = f"the {len(data.val):,} validation images themselves, which flatters it"
     metrics["iterations"] = module.recipe.iterations
     metrics["unreadable"] = {"train and val": module.progress.bad_images}
     metrics["details"] = {name: {k: v for k, v in of.items() if k != "confusion"} for name, of in details.items()}

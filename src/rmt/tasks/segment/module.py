@@ -41,7 +41,7 @@ class SegmentModule(TrainingModule[SegmentRecipe, SegmentData]):
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data
         return [
-            f"{len(data.train):,} images to train on, {len(data.judge):,} to judge, {len(data.classes)} classes",
+            f"{len(data.train):,} images to train on, {len(data.val):,} to judge, {len(data.classes)} classes",
             *skip_lines(data.skipped),
             f"{recipe.iterations:,} iterations, {batch_in_words(recipe)}, peak learning rate {self.lr:.2e}",
         ]
@@ -72,7 +72,7 @@ class SegmentModule(TrainingModule[SegmentRecipe, SegmentData]):
             results[kind] = self._scores(kind).compute()
             self._scores(kind).reset()
         if not results["raw"]["pixels"]:
-            raise RMTError(f"none of the {len(self.data.judge)} images to judge on could be read")
+            raise RMTError(f"none of the {len(self.data.val)} images to judge on could be read")
         return results
 
     def _scores(self, kind: str) -> Confusion:

@@ -102,9 +102,9 @@ def _samples(figure: Any, module: SegmentModule, trained: Trained, model: nn.Mod
     axes = figure.subplots(3, _SAMPLES)
     for ax in axes.ravel():
         ax.set_axis_off()
-    for column, index in zip(axes.T, draw.permutation(len(data.judge))[:_SAMPLES].tolist(), strict=False):
+    for column, index in zip(axes.T, draw.permutation(len(data.val))[:_SAMPLES].tolist(), strict=False):
         try:
-            pair = data.judge.load(index)
+            pair = data.val.load(index)
         except BadImage:  # it was passed over when scored
             continue
         answer = segment(
