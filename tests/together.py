@@ -87,9 +87,9 @@ def recipe_file(path: Path, recipe: Any) -> str:
 
 
 def without_report():
-    import rmt.tasks.classify.pictures
+    import rmt.tasks.classify.report
 
-    rmt.tasks.classify.pictures.draw_report = lambda *args: None
+    rmt.tasks.classify.report.draw_report = lambda *args: None
 
 
 def together(tmp_path: Path, *args: str, codes: tuple[int, ...] = (0, 0), before=without_report) -> list[str]:

@@ -160,7 +160,7 @@ def write_recipe_file(folder: Path) -> Path:
 
 
 def test_training_by_a_recipe_of_one_s_own(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
+    monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
     file = write_recipe_file(tmp_path)
     output = tmp_path / "run"
     args = (

@@ -13,7 +13,7 @@ import rmt
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData, class_weights
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.tasks.classify.settle import settle, start_from
+from rmt.tasks.classify.prepare import settle, start_from
 from rmt.training.machine import build_trainer, choose_device
 from rmt.training.optimizer import CosineSchedule, peak_lr
 from rmt.training.randomness import seed_everything

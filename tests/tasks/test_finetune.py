@@ -9,14 +9,14 @@ from runs import finished_run, tiny_recipe
 import rmt
 from rmt.recipes import finetune
 from rmt.tasks.classify.chance import Guess
-from rmt.tasks.classify.settle import settle, settle_length
+from rmt.tasks.classify.prepare import settle, settle_length
 
 LEARNING = dict(epochs=8, lr=1e-2, accumulate=1, mixup=0.0, cutmix=0.0, random_erasing=0.0, randaugment="")
 
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
-    monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
+    monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
 
 
 def test_colours_are_learned_from_scratch(tmp_path):

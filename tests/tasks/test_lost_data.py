@@ -17,7 +17,7 @@ from rmt.tasks.sharding import pack
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
     finished_run()
-    monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
+    monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
 
 
 def at_step(monkeypatch, number, do):

@@ -19,7 +19,7 @@ LAYER = "stages.1.blocks.0.mlp.fc1"
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
-    monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
+    monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
 
 
 def poison(batches, rank: int = 0, patch=setattr) -> list:

@@ -28,7 +28,7 @@ EACH_UPDATE = 1e-9  # checkpoint_minutes: save after every update
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
     finished_run()
-    monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
+    monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
 
 
 class Killed(BaseException):
@@ -258,7 +258,7 @@ def kill_at_random_moments(folder, moments):
     values = {k: v for k, v in recipe.as_dict().items() if k != "task"}
     code = (
         "import sys, torch; torch.set_num_threads(int(sys.argv[1])); sys.path.insert(0, sys.argv[2])\n"
-        "import os, rmt, rmt.tasks, rmt.tasks.classify.pictures as p, runs\n"
+        "import os, rmt, rmt.tasks, rmt.tasks.classify.report as p, runs\n"
         "p.draw_report = lambda *a: None; runs.shrink_networks()\n"
         "print('ready', flush=True)\n"
         f"recipe = rmt.recipes.ClassifyRecipe(**{values!r})\n"

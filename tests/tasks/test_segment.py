@@ -100,7 +100,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize(("method", "call"), [("training_step", 3), ("training_step", 6), ("validation_step", 6)])
 def test_a_kill_anywhere_and_a_resume_are_bit_equal(tmp_path, monkeypatch, method, call):
     finished()
-    monkeypatch.setattr("rmt.tasks.segment.pictures.draw_report", lambda *args: None)
+    monkeypatch.setattr("rmt.tasks.segment.report.draw_report", lambda *args: None)
     calls, original = [], getattr(SegmentModule, method)
 
     def fatal(self, *args):
@@ -118,7 +118,7 @@ def test_a_kill_anywhere_and_a_resume_are_bit_equal(tmp_path, monkeypatch, metho
 
 
 def test_it_learns_its_colours(tmp_path, monkeypatch):
-    monkeypatch.setattr("rmt.tasks.segment.pictures.draw_report", lambda *args: None)
+    monkeypatch.setattr("rmt.tasks.segment.report.draw_report", lambda *args: None)
     recipe = tiny(output=str(tmp_path), iterations=60, validate_every=60, accumulate=1, ema_decay=0.0, drop_path=0.0)
     result = rmt.train(replace(recipe, lr=5e-3, distortion=0.0, head_width=16, warmup_iterations=5))
     assert result.metrics["last"]["raw"]["val"]["miou"] > 70
@@ -361,7 +361,7 @@ def test_options_of_other_tasks_are_refused_by_name(capsys):
 
 
 def test_bad_pairs_are_named_counted_and_passed_over(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("rmt.tasks.segment.pictures.draw_report", lambda *args: None)
+    monkeypatch.setattr("rmt.tasks.segment.report.draw_report", lambda *args: None)
     folder = make_segments(tmp_path / "data")
     Image.new("L", (9, 9)).save(folder / "masks" / "train" / "1.png")
     Image.fromarray(np.full((40, 48), 255, np.uint8)).save(folder / "masks" / "train" / "2.png")
@@ -394,8 +394,8 @@ def test_preprocessing_follows_the_class_list(tmp_path):
 
 
 def small_segmenters() -> None:
-    import rmt.tasks.segment.pictures
     import rmt.tasks.segment.prepare
+    import rmt.tasks.segment.report
 
     rmt.tasks.segment.prepare.create_model = functools.partial(create_model, **SMALL)
 

@@ -19,7 +19,7 @@ NORM = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 @pytest.fixture
 def shards(tmp_path, monkeypatch):
     monkeypatch.setenv("RMT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
+    monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
     pack(make_folder(tmp_path / "photos", classes=3, train=8, val=3), tmp_path / "shards", shard_images=5, workers=1)
     return str(tmp_path / "shards")
 

@@ -103,7 +103,7 @@ def test_the_test_images_are_read_once_at_the_end(tmp_path, monkeypatch):
         return load(self, index)
 
     monkeypatch.setattr(FolderSet, "load", spy)
-    monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
+    monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
     rmt.train(tiny_recipe(output=str(tmp_path), selection=6.0))
     test = [place for place, name in enumerate(read) if "/val/" in name]
     assert len(test) == 12
@@ -111,7 +111,7 @@ def test_the_test_images_are_read_once_at_the_end(tmp_path, monkeypatch):
 
 
 def test_the_averaged_weights_follow_every_update(tmp_path, monkeypatch):
-    monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
+    monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
     name, after = "head.fc.weight", []
     step = ClassifyModule.optimizer_step
 

@@ -64,7 +64,7 @@ def test_more_images_than_there_are():
 
 def test_a_run_keeps_to_it_and_is_resumed(tmp_path, monkeypatch):
     """Twelve images an update, four at once; the folder's recipe says so, and goes on as it is."""
-    monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
+    monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
     recipe = tiny_recipe(output=str(tmp_path), effective_batch=12, batch_size=4, accumulate=1, epochs=2)
     result = rmt.train(recipe)
     assert result.metrics["effective_batch"] == 12

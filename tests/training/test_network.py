@@ -86,7 +86,7 @@ def test_the_backbone_s_statistics_are_frozen_and_a_head_s_learn(make, synchroni
 def test_frozen_statistics_stay_through_training(tmp_path, monkeypatch):
     from rmt.tasks.classify.module import ClassifyModule
 
-    monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
+    monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
     seen = []
     end = ClassifyModule.optimizer_step
 

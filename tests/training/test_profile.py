@@ -17,7 +17,7 @@ EACH_UPDATE = 1e-9  # checkpoint_minutes: save after every update
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     shrink_networks()
-    monkeypatch.setattr("rmt.tasks.classify.pictures.draw_report", lambda *args: None)
+    monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from rmt.training.run_folder import RunFolder
 
 def finish(module: ClassifyModule, trained: Trained) -> dict[str, Any]:
     """Judges last, averaged and best weights in one pass over the test images; see `Task.finish`."""
-    from rmt.tasks.classify.pictures import draw_report  # matplotlib takes a second to import
+    from rmt.tasks.classify.report import draw_report  # matplotlib takes a second to import
 
     data, folder = module.data, trained.folder
     best = best_of(module, folder)

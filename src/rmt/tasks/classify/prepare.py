@@ -1,15 +1,46 @@
-"""A classification recipe made ready to train: data opened, network built, length and rate settled."""
+"""A classification recipe made ready to train: what it leaves open is filled in, data opened, network built."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from rmt.model import create_model
+from torch import nn
+
+from rmt.errors import RMTError
+from rmt.model import create_model, load_checkpoint, read_metadata, resolve_checkpoint
 from rmt.recipes.schema import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData, class_weights
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.tasks.classify.settle import settle_length, start_from
 from rmt.tasks.classify.token_labelling import TokenLabelModule
 from rmt.tasks.task import Say
+from rmt.training.machine import choose_device
 from rmt.training.optimizer import peak_lr
+
+
+def settle(recipe: ClassifyRecipe) -> ClassifyRecipe:
+    """The recipe with `model="auto"` and zeros that ask for a choice replaced by what they come to on this machine.
+
+    - model: that of the weights; without weights rmt_tiny on a GPU, and rmt_pico on a CPU, where rmt_tiny takes hours;
+    - image_size: that of the weights; without weights 224, and 96 for rmt_pico;
+    - lr and layer_decay: 5e-4 and 0.75 to adapt trained weights gently, 2e-3 and 1 to learn from scratch.
+    """
+    if not recipe.data:
+        raise RMTError("--data is missing: a folder with one folder of images per class, e.g. --data photos")
+    own = _own_metadata(recipe.weights)
+    if recipe.model == "auto":
+        if own is None and recipe.weights:
+            raise RMTError(f"{recipe.weights} does not say which network it is for: name it, e.g. --model rmt_tiny")
+        by_device = "rmt_pico" if choose_device(recipe.device).type == "cpu" else "rmt_tiny"
+        recipe = replace(recipe, model=own["model"] if own else by_device)
+    if not recipe.image_size:
+        size = own["preprocessing"]["size"][0] if own else 96 if recipe.model == "rmt_pico" else 224
+        recipe = replace(recipe, image_size=int(size))
+    if not recipe.lr:
+        recipe = replace(recipe, lr=5e-4 if recipe.weights else 2e-3)
+    if not recipe.layer_decay:
+        recipe = replace(recipe, layer_decay=0.75 if recipe.weights else 1.0)
+    return recipe
 
 
 def prepare(recipe: ClassifyRecipe, *, fresh: bool, say: Say) -> ClassifyModule:
@@ -24,3 +55,38 @@ def prepare(recipe: ClassifyRecipe, *, fresh: bool, say: Say) -> ClassifyModule:
     weights = class_weights(data.train.labels, len(data.classes)) if recipe.class_weights else None
     kind = TokenLabelModule if recipe.token_labels else ClassifyModule
     return kind(model, recipe, data, lr=peak_lr(recipe), class_weights=weights)
+
+
+def settle_length(recipe: ClassifyRecipe, updates_per_epoch: int) -> ClassifyRecipe:
+    """The recipe with `epochs=0` replaced: as many as make about 1,500 updates, 500 from trained weights.
+
+    At least 30, so that every image is seen often; at most 200, since a handful of images has no more to teach.
+    """
+    if recipe.epochs:
+        return recipe
+    updates = 500 if recipe.weights else 1500
+    return replace(recipe, epochs=min(max(math.ceil(updates / updates_per_epoch), 30), 200))
+
+
+def start_from(model: nn.Module, weights: str, classes: Sequence[str], say: Say) -> None:
+    """Loads the weights a run starts from; a classifier for other classes is replaced by a fresh one, and that is said.
+
+    Raises RMTError when the file is for another network.
+    """
+    kept = load_checkpoint(model, weights, new_head=True)
+    own = _own_metadata(weights)
+    known = tuple(own["classes"]) if own else ()
+    if not kept and known and known != tuple(classes):  # as many classes, but others: their rows mean nothing here
+        model.reset_classifier(len(classes))  # type: ignore[operator]
+        kept = ["classifier"]
+    if kept:
+        before = f"{len(known)} other classes" if known else "other classes"
+        say(f"new classifier for {len(classes)} classes: the weights know {before}")
+
+
+def _own_metadata(weights: str) -> dict | None:
+    """What a file of ours says of itself; None for no file, or one of the authors'."""
+    if not weights:
+        return None
+    path = resolve_checkpoint(weights)
+    return read_metadata(path) if Path(path).suffix == ".safetensors" else None

@@ -5,9 +5,8 @@ from pathlib import Path
 from rmt.tasks.answers import Answer
 from rmt.tasks.classify.finish import finish, summary
 from rmt.tasks.classify.predictor import Predictor, load
-from rmt.tasks.classify.prepare import prepare
+from rmt.tasks.classify.prepare import prepare, settle
 from rmt.tasks.classify.scoring import describe, evaluate_checkpoint
-from rmt.tasks.classify.settle import settle
 from rmt.tasks.task import Task
 
 

@@ -13,7 +13,7 @@ _SHORT = ("miou", "macc", "aacc", "pixels")
 
 def finish(module: SegmentModule, trained: Trained) -> dict[str, Any]:
     """Judges all weights in one pass over the validation images; see `Task.finish`."""
-    from rmt.tasks.segment.pictures import draw_report  # matplotlib takes a second to import
+    from rmt.tasks.segment.report import draw_report  # matplotlib takes a second to import
 
     data = module.data
     best = best_of(module, trained.folder)

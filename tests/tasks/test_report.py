@@ -10,7 +10,7 @@ from rmt.model.decay import decay_rates
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import Answers
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.tasks.classify.pictures import draw_report, heads_by_stage
+from rmt.tasks.classify.report import draw_report, heads_by_stage
 from rmt.training.history import History
 from rmt.training.run_folder import RunFolder
 
