@@ -10,13 +10,13 @@ import torch
 from runs import finished_run, photos, tiny_recipe
 
 import rmt
+from rmt.data.randomness import seed_process
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData, class_weights
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.classify.prepare import settle, start_from
 from rmt.training.machine import build_trainer, choose_device
 from rmt.training.optimizer import CosineSchedule, peak_lr
-from rmt.training.randomness import seed_everything
 
 #: field -> a value that must make a difference to what `observe` sees
 CHANGES: dict[str, Any] = {
@@ -85,7 +85,7 @@ ELSEWHERE = {
 
 def observe(recipe: ClassifyRecipe) -> dict[str, Any]:
     """Everything a run's outcome hangs on, as plain values: data, first batch, loss, optimiser, schedule, trainer."""
-    seed_everything(recipe.seed)
+    seed_process(recipe.seed)
     network = rmt.create_model(recipe.model, drop_path_rate=recipe.drop_path)
     data = ClassifyData.open(recipe, network.pretrained_cfg)
     network.reset_classifier(len(data.classes))
@@ -119,7 +119,7 @@ def observe(recipe: ClassifyRecipe) -> dict[str, Any]:
     task.train()
     losses = []
     for step in range(6):  # enough draws for each kind of mixing to come up
-        seed_everything(recipe.seed, step)
+        seed_process(recipe.seed, step)
         losses.append(float(task.loss(batch["image"][:4], batch["label"][:4]).detach()))
     seen["losses"] = losses
     return seen

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rmt.data.images import BadImage
 from rmt.data.order import EpochPlan, Key, Streamed, Stretches
-from rmt.data.randomness import AUGMENT, REPLACE, global_state_kept, seed_everything, words
+from rmt.data.randomness import AUGMENT, REPLACE, global_state_kept, seed_sample, words
 from rmt.errors import RMTError
 
 MAX_REPLACEMENTS = 20
@@ -253,7 +253,7 @@ class _BatchMaker(Dataset):
         for attempt in range(MAX_REPLACEMENTS):
             try:
                 loaded = self.samples.load(sample)
-                seed_everything(words(AUGMENT, self.seed, epoch, position))
+                seed_sample(words(AUGMENT, self.seed, epoch, position))
                 return self.prepare(loaded, sample), sample
             except BadImage as error:
                 bad.append((error.name, error.reason))

@@ -1,8 +1,11 @@
-"""Randomness that is a function of where a sample stands, and of nothing else.
+"""Randomness that is a function of where a sample or a step stands, and of nothing else.
 
 Every random draw of the data layer comes from (seed, epoch, position), so it depends neither on the number of workers
 nor on what was drawn before. The augmentations draw from the global generators of Python, numpy and torch: those are
 seeded for each sample, and put back afterwards so that the caller's own draws are not disturbed.
+
+What the network draws in training (drop path, dropout, mixing) comes from (seed, epoch, batch, rank) in the same way:
+the generators are seeded for each step, so that a resumed run repeats them although no random state is saved.
 
 Only streams that numpy promises to keep between versions are used (`SeedSequence` and raw PCG64 output, not
 `Generator.permutation`): the same seed must split a folder the same way next year.
@@ -30,11 +33,22 @@ def permutation(n: int, purpose: int, *keys: int) -> np.ndarray:
     return np.argsort(PCG64(SeedSequence((purpose, *keys))).random_raw(n), kind="stable")
 
 
-def seed_everything(seed: np.ndarray) -> None:
-    """Seed the global CPU generators of Python, numpy and torch from 7 words."""
-    random.seed(int.from_bytes(seed[:4].tobytes(), "little"))
-    np.random.seed(seed[4])  # noqa: NPY002 - timm's augmentations draw from the legacy generator
+def seed_process(*keys: int) -> None:
+    """Seed the global generators of Python, numpy and torch, every device's, from non-negative integer keys."""
+    first, second, third = SeedSequence(keys).generate_state(3)
+    _seed_python_and_numpy(int(first), int(second))
+    torch.manual_seed(int(third))
+
+
+def seed_sample(seed: np.ndarray) -> None:
+    """Seed the global CPU generators of Python, numpy and torch from 7 words. A GPU's, which are a step's, stay."""
+    _seed_python_and_numpy(int.from_bytes(seed[:4].tobytes(), "little"), int(seed[4]))
     torch.default_generator.manual_seed(int(seed[5]) << 32 | int(seed[6]))
+
+
+def _seed_python_and_numpy(python: int, numpy: int) -> None:
+    random.seed(python)
+    np.random.seed(numpy)  # noqa: NPY002 - timm's augmentations and its Mixup draw from the legacy generator
 
 
 @contextmanager

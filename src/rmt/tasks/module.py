@@ -12,6 +12,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from rmt.data.loader import BatchLoader
+from rmt.data.randomness import seed_process
 from rmt.data.sets import SkipReport
 from rmt.errors import RMTError
 from rmt.recipes.schema import Recipe
@@ -19,7 +20,6 @@ from rmt.training import processes
 from rmt.training.measure import Measure
 from rmt.training.nonfinite import MOST_IN_A_ROW, Trouble, keep_statistics, no_loss
 from rmt.training.progress import Progress
-from rmt.training.randomness import seed_everything
 from rmt.training.sharded import ShardedStrategy, gather_for_evaluation, shard, whole
 
 
@@ -180,7 +180,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         seed = (self.recipe.seed, self.current_epoch, batch_idx, self.global_rank)
         skips = self.recipe.on_nan == "skip"
         restore = keep_statistics(self.model) if skips else None
-        seed_everything(*seed)
+        seed_process(*seed)
         loss = self.batch_loss(batch)
         value = processes.mean(loss.item())  # every process must come to the same conclusion
         self.progress.bad_images.update(batch["bad"])
@@ -203,7 +203,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
 
     def _look_into(self, batch: dict[str, Any], loss: float, seed: tuple[int, ...]) -> Trouble:
         def again() -> Tensor:
-            seed_everything(*seed)
+            seed_process(*seed)
             return self.batch_loss(batch)
 
         assert self._train_loader is not None

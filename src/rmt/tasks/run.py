@@ -8,6 +8,7 @@ from typing import Any, cast
 from lightning.pytorch import Callback
 from rich.console import Console
 
+from rmt.data.randomness import seed_process
 from rmt.errors import RMTError
 from rmt.recipes.schema import Precision, Recipe
 from rmt.recipes.stored import changes, from_dict
@@ -26,7 +27,6 @@ from rmt.training.machine import build_trainer, choose_device, choose_precision
 from rmt.training.network import adapt
 from rmt.training.profile import OptimiserMark, StepProfile
 from rmt.training.quiet import quiet_libraries
-from rmt.training.randomness import seed_everything
 from rmt.training.run_folder import RunFolder
 
 #: Fields that may differ on resume without a word, since the result does not depend on them.
@@ -121,7 +121,7 @@ def _fit(
     precision = choose_precision(recipe.precision, device)
     # Settled like the rest: else a run begun on a GPU would go on in fp32 on a CPU.
     recipe = replace(recipe, precision=cast(Precision, precision))
-    seed_everything(recipe.seed)
+    seed_process(recipe.seed)
     task = task_named(recipe.task)
     module = task.prepare(recipe, fresh=state is None, say=lambda line: console.print(line, markup=False))
     recipe, data, measure = module.recipe, module.data, module.measure
