@@ -1,5 +1,6 @@
 """The Triton kernels against float64: on a GPU where there is one, otherwise in Triton's interpreter (conftest.py)."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds")
 from rmt.errors import RMTError
 from rmt.model import ManhattanSelfAttention, create_model
 from rmt.model.backends import Form, attend, plain, triton, use_backend
+from rmt.model.backends.axes import along_rows
 from rmt.model.backends.triton import attention_ops, depthwise_ops, launch
 from rmt.model.decay import spatial_prior
 from rmt.model.depthwise import depthwise, gelu_depthwise
@@ -186,7 +188,7 @@ def test_window_along_a_line():
     token = torch.arange(130, device=DEVICE)
     hidden = (token[:, None] - token).abs() > reach
     bias = prior.log_decay_w.masked_fill(hidden, -torch.inf)
-    expected = plain.attend_axis(turned_q, turned_k, v, bias, form)
+    expected = along_rows(functools.partial(plain.attend_lines, form=form), turned_q, turned_k, v, bias)
     assert (call.forward(q, k, v, "rows")[0] - expected).abs().max() < 1e-5
 
 

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from rmt.benchmark.measure import cuda_seconds
 from rmt.benchmark.prepare import captured, matrix_product
 from rmt.errors import RMTError
 from rmt.model.backends import BACKENDS, Form, plain, use_backend
+from rmt.model.backends.axes import along_rows
 from rmt.model.decay import SpatialPrior, spatial_prior
 from rmt.model.depthwise import depthwise, gelu_depthwise
 from rmt.model.norm import LayerNorm
@@ -80,7 +82,7 @@ def row_pass(grid: tuple[int, int, int], heads: int, channels: int, dtype: torch
     def plainly(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         prior = _prior(q, form)
         q, k = plain.rotate_pairs(q, k, prior, form)
-        return plain.attend_axis(q, k, v, prior.log_decay_w, form)
+        return along_rows(partial(plain.attend_lines, form=form), q, k, v, prior.log_decay_w)
 
     return _both_ways("rows", (*grid, heads, channels), grid[2], dtype, forward, backward, plainly)
 

@@ -8,6 +8,7 @@ and 1e-12 in float64, forward and gradients.
 import torch
 from torch import Tensor
 
+from rmt.model.backends.axes import as_one_line, rows_then_columns
 from rmt.model.backends.form import Form
 from rmt.model.backends.plain import rotate_pairs
 from rmt.model.decay import SpatialPrior
@@ -31,19 +32,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> 
     if form.decay == "none":
         tables = tuple(torch.zeros_like(table) for table in tables)  # type: ignore[assignment]
     if form.decomposed:
-        v = _axis(q, k, v, tables[1])
-        return _axis(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), tables[0]).transpose(1, 2)
-    grid = q.shape[1:3]
-    q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))  # (B, n, h·w, d)
-    return _Blocks.apply(q, k, v, *tables).transpose(1, 2).unflatten(1, grid)
+        return rows_then_columns(_attend_lines, q, k, v, tables[1], tables[0])
+    return as_one_line(lambda q, k, v: _Blocks.apply(q, k, v, *tables), q, k, v)
 
 
-def _axis(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
-    """Attend along the third dimension of (B, lines, length, n, d)."""
-    lines = q.shape[:2]
-    q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B·lines, n, length, d)
+def _attend_lines(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
+    """Attention over (L, n, length, d): grids of one row."""
     one_row = log_decay.new_zeros(log_decay.shape[0], 1, 1)
-    return _Blocks.apply(q, k, v, one_row, log_decay).transpose(1, 2).unflatten(0, lines)
+    return _Blocks.apply(q, k, v, one_row, log_decay)
 
 
 class _Blocks(torch.autograd.Function):

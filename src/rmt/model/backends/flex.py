@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from rmt.model.backends.axes import as_one_line, rows_then_columns
 from rmt.model.backends.form import Form, being_exported
 from rmt.model.backends.plain import rotate_pairs
 from rmt.model.decay import SpatialPrior, decay_rates
@@ -48,21 +49,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> 
     n = q.shape[3]
     rates = [1.0] * n if form.decay == "none" else decay_rates(n, form.decay_range)
     log_gamma = torch.tensor([math.log(gamma) for gamma in rates], dtype=torch.float32, device=q.device)
+    attend_lines = functools.partial(_attend_lines, log_gamma=log_gamma)
+    height, width = q.shape[1:3]
     if form.decomposed:
-        v = _attend_axis(q, k, v, log_gamma)
-        return _attend_axis(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), log_gamma).transpose(1, 2)
-    grid = q.shape[1:3]
-    q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))  # (B, n, h·w, d)
-    return _flex(q, k, v, log_gamma, grid[1]).transpose(1, 2).unflatten(1, grid)
+        return rows_then_columns(attend_lines, q, k, v, width, height)
+    return as_one_line(functools.partial(attend_lines, width=width), q, k, v)
 
 
-def _attend_axis(q: Tensor, k: Tensor, v: Tensor, log_gamma: Tensor) -> Tensor:
-    lines = q.shape[:2]
-    q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B·lines, n, length, d)
-    return _flex(q, k, v, log_gamma, q.shape[2]).transpose(1, 2).unflatten(0, lines)
-
-
-def _flex(q: Tensor, k: Tensor, v: Tensor, log_gamma: Tensor, width: int) -> Tensor:
+def _attend_lines(q: Tensor, k: Tensor, v: Tensor, width: int, log_gamma: Tensor) -> Tensor:
     """Attention over (B, n, tokens, d) whose tokens fill rows of `width`."""
 
     def decay(score, batch, head, query, key):

@@ -1,7 +1,10 @@
 """MaSA as plain tensor products: the readable reference that every faster backend is compared with."""
 
+import functools
+
 from torch import Tensor
 
+from rmt.model.backends.axes import as_one_line, rows_then_columns
 from rmt.model.backends.form import Form
 from rmt.model.decay import SpatialPrior, rotate
 
@@ -22,12 +25,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> 
         (B, h, w, n, d) in the dtype of v.
     """
     q, k = rotate_pairs(q, k, prior, form)
-    if not form.decomposed:
-        return _attend_full(q, k, v, prior, form)
-    v = attend_axis(q, k, v, prior.log_decay_w, form)  # along rows
-    q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, w, h, n, d)
-    v = attend_axis(q, k, v, prior.log_decay_h, form)  # along columns
-    return v.transpose(1, 2)
+    if form.decomposed:
+        return rows_then_columns(
+            functools.partial(attend_lines, form=form), q, k, v, prior.log_decay_w, prior.log_decay_h
+        )
+    return as_one_line(functools.partial(_attend_grid, prior=prior, form=form), q, k, v)
 
 
 def rotate_pairs(q: Tensor, k: Tensor, prior: SpatialPrior, form: Form) -> tuple[Tensor, Tensor]:
@@ -37,24 +39,20 @@ def rotate_pairs(q: Tensor, k: Tensor, prior: SpatialPrior, form: Form) -> tuple
     return rotate(q, prior.sin, prior.cos, form.half_split), rotate(k, prior.sin, prior.cos, form.half_split)
 
 
-def attend_axis(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, form: Form) -> Tensor:
-    """Attend along the third dimension of (B, lines, length, n, d), with log_decay (n, length, length)."""
-    lines = q.shape[:2]
-    # Products of rank 4: the compiler's attention matcher cannot take more.
-    q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B·lines, n, length, d)
+def attend_lines(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, form: Form) -> Tensor:
+    """Attention over (L, n, length, d), with log_decay (n, length, length)."""
     weights = attention_weights(q @ k.transpose(-2, -1), form, log_decay)
-    return (weights.to(v.dtype) @ v).transpose(1, 2).unflatten(0, lines)
+    return weights.to(v.dtype) @ v
 
 
-def _attend_full(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> Tensor:
-    h, w = grid = q.shape[1:3]
-    q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))  # (B, n, h·w, d)
+def _attend_grid(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> Tensor:
+    """Attention over all pairs of a grid's tokens, (B, n, h·w, d)."""
     # D²ᵈ = Dᴴ ⊗ Dᵂ by broadcasting: a table of (h·w)² entries per head is never made.
-    n = q.shape[1]
+    n, h, w = q.shape[1], prior.log_decay_h.shape[-1], prior.log_decay_w.shape[-1]
     log_decay_h, log_decay_w = prior.log_decay_h.view(n, h, 1, h, 1), prior.log_decay_w.view(n, 1, w, 1, w)
-    scores = (q @ k.transpose(-2, -1)).unflatten(-1, grid).unflatten(-3, grid)  # (B, n, h, w, h, w)
+    scores = (q @ k.transpose(-2, -1)).unflatten(-1, (h, w)).unflatten(-3, (h, w))  # (B, n, h, w, h, w)
     weights = attention_weights(scores, form, log_decay_h, log_decay_w).flatten(-4, -3).flatten(-2)
-    return (weights.to(v.dtype) @ v).transpose(1, 2).unflatten(1, grid)
+    return weights.to(v.dtype) @ v
 
 
 def attention_weights(scores: Tensor, form: Form, *log_decays: Tensor) -> Tensor:

@@ -4,9 +4,12 @@ Equal to `plain` to 1e-5 in float32, forward and gradients. The full form needs 
 it serves small grids alone.
 """
 
+import functools
+
 import torch.nn.functional as F
 from torch import Tensor
 
+from rmt.model.backends.axes import as_one_line, rows_then_columns
 from rmt.model.backends.form import Form
 from rmt.model.backends.plain import rotate_pairs
 from rmt.model.decay import SpatialPrior
@@ -28,20 +31,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> 
     q, k = rotate_pairs(q, k, prior, form)
     decay_h, decay_w = (None, None) if form.decay == "none" else (prior.log_decay_h, prior.log_decay_w)
     if form.decomposed:
-        v = _attend_axis(q, k, v, decay_w)
-        return _attend_axis(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), decay_h).transpose(1, 2)
-    grid = q.shape[1:3]
+        return rows_then_columns(_attend_lines, q, k, v, decay_w, decay_h)
     table = None
     if decay_h is not None and decay_w is not None:
         table = (decay_h[:, :, None, :, None] + decay_w[:, None, :, None, :]).flatten(3).flatten(1, 2)
-    q, k, v = (t.flatten(1, 2).unsqueeze(1) for t in (q, k, v))  # one line of all tokens
-    return _attend_axis(q, k, v, table).squeeze(1).unflatten(1, grid)
+    return as_one_line(functools.partial(_attend_lines, log_decay=table), q, k, v)
 
 
-def _attend_axis(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None) -> Tensor:
-    """Attend along the third dimension of (B, lines, length, n, d), with log_decay (n, length, length)."""
-    lines = q.shape[:2]
-    q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B·lines, n, length, d)
+def _attend_lines(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None) -> Tensor:
+    """Attention over (L, n, length, d), with log_decay (n, length, length)."""
     mask = log_decay[None].to(q.dtype) if log_decay is not None else None
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
-    return out.transpose(1, 2).unflatten(0, lines)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
