@@ -16,8 +16,8 @@ from runs import assert_same_run, finished_run, rows, tiny_recipe
 
 import rmt
 from rmt.tasks import TrainingStopped, resume
+from rmt.tasks.classify import TASK
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.tasks.classify.task import Classification
 from rmt.training.checkpoint_io import AtomicCheckpointIO, previous, read_state
 from rmt.training.progress import Best
 from rmt.training.run_folder import RunFolder
@@ -107,9 +107,13 @@ def test_killed_again_and_again(tmp_path, monkeypatch):
     assert_same_run(tmp_path, finished_run())
 
 
+def killed(*args):
+    raise Killed
+
+
 def test_after_the_last_epoch_only_the_judging_is_left(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(Classification, "finish", lambda *args: (_ for _ in ()).throw(Killed()))
+        patch.setattr("rmt.tasks.classify.TASK", replace(TASK, finish=killed))
         run_until_killed(tiny_recipe(output=str(tmp_path)))
     resume(tmp_path)
     assert_same_run(tmp_path, finished_run())
@@ -123,7 +127,7 @@ def test_after_an_early_stop_only_the_judging_is_left(tmp_path, monkeypatch):
     rmt.train(replace(recipe, output=str(tmp_path / "whole")))
     assert [row["epoch"] for row in rows(tmp_path / "whole") if row["kind"] == "epoch"] == ["1", "2"]
     with monkeypatch.context() as patch:
-        patch.setattr(Classification, "finish", lambda *args: (_ for _ in ()).throw(Killed()))
+        patch.setattr("rmt.tasks.classify.TASK", replace(TASK, finish=killed))
         run_until_killed(replace(recipe, output=str(tmp_path / "killed")))
     resume(tmp_path / "killed")
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
