@@ -21,13 +21,13 @@ from rmt.training.batch import settle_batch
 from rmt.training.checkpoint_io import newest_good_state
 from rmt.training.display import Display
 from rmt.training.history import History, NoHistory
-from rmt.training.keeper import Interrupted, Keeper
 from rmt.training.launch import joined, settle_devices
 from rmt.training.machine import build_trainer, choose_device, choose_precision
 from rmt.training.network import adapt
 from rmt.training.profile import OptimiserMark, StepProfile
 from rmt.training.quiet import quiet_libraries
 from rmt.training.run_folder import RunFolder
+from rmt.training.state_checkpoint import Interrupted, StateCheckpoint
 
 #: Fields that may differ on resume without a word, since the result does not depend on them.
 HARMLESS = {"name", "output", "workers", "checkpoint_minutes", "profile"}
@@ -137,10 +137,10 @@ def _fit(
     batches, done = data.batches_per_epoch, step * recipe.accumulate
     display = Display(module.epochs, batches, measure, done=done, iterations=module.iterations, console=console)
     profile = StepProfile(display.say)
-    keeper = Keeper(
+    checkpoint = StateCheckpoint(
         folder.state, recipe.checkpoint_minutes, before_save=history.sync, say=display.say, saving=profile.saving
     )
-    callbacks: list[Callback] = [Recorder(history, display, files), keeper]
+    callbacks: list[Callback] = [Recorder(history, display, files), checkpoint]
     if recipe.profile:
         callbacks = [OptimiserMark(profile), *callbacks, profile]
     trainer = build_trainer(
@@ -155,7 +155,7 @@ def _fit(
     for line in _introduction(module, f"{device.type} {precision}", folder):
         console.print(line, markup=False)
     try:
-        with keeper.listening():
+        with checkpoint.listening():
             trainer.fit(module, ckpt_path=None if state is None else str(folder.state), weights_only=True)
         module.make_whole()
     except Interrupted as stop:

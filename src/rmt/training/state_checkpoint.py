@@ -29,7 +29,7 @@ class Interrupted(BaseException):
         self.saved = saved
 
 
-class Keeper(Checkpoint):
+class StateCheckpoint(Checkpoint):
     """Saves the state by time, at epoch ends and on signals.
 
     Args:
