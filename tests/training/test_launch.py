@@ -8,7 +8,7 @@ from together import run_together
 
 import rmt
 from rmt.training import processes
-from rmt.training.launch import Place, joined, settle_devices
+from rmt.training.launch import WorkerEnvironment, joined, settle_devices
 
 TORCHRUN = dict(TORCHELASTIC_RUN_ID="x", RANK=5, WORLD_SIZE=8, LOCAL_RANK=1, LOCAL_WORLD_SIZE=4, GROUP_RANK=1)
 TORCHRUN |= dict(MASTER_ADDR="a", MASTER_PORT=1)
@@ -27,14 +27,16 @@ def alone(monkeypatch):
 
 
 def test_torchrun_and_srun_are_understood_alike():
-    torchrun, srun = Place.given(words(TORCHRUN)), Place.given(words(SRUN))
-    assert torchrun == Place(rank=5, size=8, local_rank=1, local_size=4, node=1, address="a", port=1)
+    torchrun, srun = WorkerEnvironment.given(words(TORCHRUN)), WorkerEnvironment.given(words(SRUN))
+    assert torchrun == WorkerEnvironment(rank=5, size=8, local_rank=1, local_size=4, node=1, address="a", port=1)
     assert srun == replace(torchrun, address="gpu07", port=15_000 + 3456)
     assert srun.nodes == 2
-    assert Place.given({}) is None
-    assert Place.given(words(SRUN | {"SLURM_STEP_NUM_TASKS": 1})) is None  # the script of sbatch, not of srun
+    assert WorkerEnvironment.given({}) is None
+    assert (
+        WorkerEnvironment.given(words(SRUN | {"SLURM_STEP_NUM_TASKS": 1})) is None
+    )  # the script of sbatch, not of srun
     with pytest.raises(rmt.RMTError, match="7 tasks on 2 nodes"):
-        Place.given(words(SRUN | {"SLURM_STEP_NUM_TASKS": 7}))
+        WorkerEnvironment.given(words(SRUN | {"SLURM_STEP_NUM_TASKS": 7}))
 
 
 def test_the_launcher_says_how_many(alone, monkeypatch):

@@ -33,7 +33,7 @@ _WORDS = (_OURS, "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerEnvironment:
     """Which process this is: `rank` of `size` in all, `local_rank` of `local_size` on machine `node`."""
 
     rank: int
@@ -49,8 +49,8 @@ class Place:
         return self.size // self.local_size
 
     @classmethod
-    def given(cls, env: Mapping[str, str]) -> "Place | None":
-        """The place that torchrun, srun or another process of ours gave this one; None when nobody did."""
+    def given(cls, env: Mapping[str, str]) -> "WorkerEnvironment | None":
+        """What torchrun, srun or another process of ours told this one; None when nobody did."""
         if "TORCHELASTIC_RUN_ID" in env or _OURS in env:
             return cls(
                 rank=int(env["RANK"]),
@@ -66,14 +66,14 @@ class Place:
         return None
 
 
-def _slurm(env: Mapping[str, str]) -> Place:
+def _slurm(env: Mapping[str, str]) -> WorkerEnvironment:
     from lightning.fabric.plugins.environments import SLURMEnvironment
 
     size, nodes = int(env["SLURM_STEP_NUM_TASKS"]), int(env.get("SLURM_STEP_NUM_NODES", env.get("SLURM_NNODES", 1)))
     if size % nodes:
         raise RMTError(f"srun started {size} tasks on {nodes} nodes: give every node as many, by --ntasks-per-node")
     hosts = env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", "127.0.0.1"))
-    return Place(
+    return WorkerEnvironment(
         rank=int(env["SLURM_PROCID"]),
         size=size,
         local_rank=int(env["SLURM_LOCALID"]),
@@ -90,17 +90,17 @@ def settle_devices(recipe: R) -> R:
 
     Raises RMTError when recipe and launcher disagree, and when there are fewer GPUs than asked for.
     """
-    place = Place.given(os.environ)
+    worker = WorkerEnvironment.given(os.environ)
     device = cast(Device, choose_device(recipe.device).type)
     cuda = device == "cuda"
     devices = recipe.devices
     if devices == "auto":
-        devices = place.local_size if place else torch.cuda.device_count() if cuda else 1
-    nodes = recipe.nodes or (place.nodes if place else 1)
-    if place and (devices, nodes) != (place.local_size, place.nodes):
+        devices = worker.local_size if worker else torch.cuda.device_count() if cuda else 1
+    nodes = recipe.nodes or (worker.nodes if worker else 1)
+    if worker and (devices, nodes) != (worker.local_size, worker.nodes):
         raise RMTError(
-            f"--devices {devices} --nodes {nodes}, but the launcher started {place.local_size} processes on each of "
-            f"{place.nodes} machines: leave both out, or start that many"
+            f"--devices {devices} --nodes {nodes}, but the launcher started {worker.local_size} processes on each of "
+            f"{worker.nodes} machines: leave both out, or start that many"
         )
     if cuda and devices > torch.cuda.device_count():
         raise RMTError(f"--devices {devices}: PyTorch sees {torch.cuda.device_count()} GPUs here")
@@ -121,27 +121,27 @@ def joined(recipe: Recipe) -> Iterator[None]:
     When one of them fails, the main process raises RMTError with that one's name and reason and the others end
     silently, so that one line is printed.
     """
-    place = Place.given(os.environ)
-    if place is not None and place.size > 1 and _ENDED in os.environ:
+    worker = WorkerEnvironment.given(os.environ)
+    if worker is not None and worker.size > 1 and _ENDED in os.environ:
         raise RMTError("torchrun and srun start the processes of one training: the second needs a start of its own")
     devices = recipe.devices if recipe.devices != "auto" else 1
-    if place is None and devices * recipe.nodes > 1:
-        place = _start_others(devices, recipe.nodes)
-    if place is None or place.size == 1:
+    if worker is None and devices * recipe.nodes > 1:
+        worker = _start_others(devices, recipe.nodes)
+    if worker is None or worker.size == 1:
         yield
         return
-    _meet(place, choose_device(recipe.device))
-    watch = _watch(place)
+    _meet(worker, choose_device(recipe.device))
+    watch = _watch(worker)
     try:
         yield
     except BaseException as error:
-        _fail(error, watch, place.rank)
+        _fail(error, watch, worker.rank)
         raise
     processes.from_main(lambda: None)  # nobody leaves while another still needs it
     watch.leave()
     processes.use_messages(None)
     dist.destroy_process_group()
-    if place.rank:
+    if worker.rank:
         raise SystemExit(0)
     _forget()
 
@@ -174,8 +174,8 @@ def _fail(error: BaseException, watch: MainWatch | OtherWatch, rank: int) -> Non
         raise SystemExit(128 + getattr(error, "signal_number", 2) if isinstance(error, KeyboardInterrupt) else 1)
 
 
-def _start_others(devices: int, nodes: int) -> Place:
-    """Starts this machine's other processes with this one's command line, and returns this one's place.
+def _start_others(devices: int, nodes: int) -> WorkerEnvironment:
+    """Starts this machine's other processes with this one's command line, and returns this one's environment.
 
     Raises RMTError where that cannot be.
     """
@@ -197,9 +197,9 @@ def _start_others(devices: int, nodes: int) -> Place:
         if local_rank:
             child = subprocess.Popen([sys.executable, *sys.orig_argv[1:]], stdin=subprocess.DEVNULL)
             atexit.register(_see_off, child)
-    place = Place.given(env)
-    assert place is not None
-    return place
+    worker = WorkerEnvironment.given(env)
+    assert worker is not None
+    return worker
 
 
 def _see_off(child: subprocess.Popen) -> None:
@@ -217,33 +217,33 @@ def _free_port() -> int:
         return s.getsockname()[1]
 
 
-def _meet(place: Place, device: torch.device) -> None:
+def _meet(worker: WorkerEnvironment, device: torch.device) -> None:
     """Joins the process group."""
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_size))
-    os.environ |= dict(LOCAL_RANK=str(place.local_rank), NODE_RANK=str(place.node))  # what Lightning goes by
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // worker.local_size))
+    os.environ |= dict(LOCAL_RANK=str(worker.local_rank), NODE_RANK=str(worker.node))  # what Lightning goes by
     if device.type == "cuda":
-        torch.cuda.set_device(place.local_rank)
+        torch.cuda.set_device(worker.local_rank)
     try:
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            init_method=f"tcp://{place.address}:{place.port}",
-            rank=place.rank,
-            world_size=place.size,
+            init_method=f"tcp://{worker.address}:{worker.port}",
+            rank=worker.rank,
+            world_size=worker.size,
             timeout=_PATIENCE,
         )
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RMTError(
-            f"rank {place.rank} could not join the {place.size} processes at {place.address}:{place.port}: {reason}"
+            f"rank {worker.rank} could not join the {worker.size} processes at {worker.address}:{worker.port}: {reason}"
         ) from error
     if device.type == "cuda":
         processes.use_messages(dist.new_group(backend="gloo", timeout=_PATIENCE))
 
 
-def _watch(place: Place) -> MainWatch | OtherWatch:
-    if place.rank == 0:
-        watch = MainWatch(place.address, place.size - 1)
+def _watch(worker: WorkerEnvironment) -> MainWatch | OtherWatch:
+    if worker.rank == 0:
+        watch = MainWatch(worker.address, worker.size - 1)
         processes.from_main(lambda: watch.meeting)
         return watch
-    return OtherWatch(processes.from_main(lambda: None), place.rank)  # type: ignore[arg-type]
+    return OtherWatch(processes.from_main(lambda: None), worker.rank)  # type: ignore[arg-type]
