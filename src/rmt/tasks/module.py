@@ -18,7 +18,7 @@ from rmt.errors import RMTError
 from rmt.recipes.schema import Recipe
 from rmt.training import processes
 from rmt.training.measure import Measure
-from rmt.training.nonfinite import MOST_IN_A_ROW, Trouble, keep_statistics, no_loss
+from rmt.training.nonfinite import MOST_IN_A_ROW, NonFiniteLoss, keep_statistics, no_loss
 from rmt.training.progress import Progress
 from rmt.training.sharded import ShardedStrategy, gather_for_evaluation, shard, whole
 
@@ -201,13 +201,13 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
             self.say(f"skipped batch {self.progress.skipped_batches}: {trouble}")
         return no_loss(self.model)
 
-    def _look_into(self, batch: dict[str, Any], loss: float, seed: tuple[int, ...]) -> Trouble:
+    def _look_into(self, batch: dict[str, Any], loss: float, seed: tuple[int, ...]) -> NonFiniteLoss:
         def again() -> Tensor:
             seed_process(*seed)
             return self.batch_loss(batch)
 
         assert self._train_loader is not None
-        trouble = Trouble.found(self, batch, loss, self._train_loader.samples.name, again)
+        trouble = NonFiniteLoss.found(self, batch, loss, self._train_loader.samples.name, again)
         trouble.record(Path(self.trainer.default_root_dir))
         return trouble
 

@@ -22,7 +22,7 @@ _NAMED = 3  # batch files in the line; all are in FILE
 
 
 @dataclass(frozen=True)
-class Trouble:
+class NonFiniteLoss:
     """One batch, of all processes together, whose loss is not finite."""
 
     loss: str
@@ -35,7 +35,7 @@ class Trouble:
     @classmethod
     def found(
         cls, module: Any, batch: dict[str, Any], loss: float, names: Callable[[int], str], again: Callable[[], Tensor]
-    ) -> "Trouble":
+    ) -> "NonFiniteLoss":
         """Looks into a batch of `module` (a TrainingModule) in every process; `again` computes its loss once more."""
         layer = first_nonfinite(module.model, again)
         mine = [names(int(index)) for index in batch["index"]] if layer else []
