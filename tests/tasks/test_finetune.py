@@ -8,7 +8,7 @@ from runs import finished_run, tiny_recipe
 
 import rmt
 from rmt.recipes import finetune
-from rmt.tasks.classify.chance import Guess
+from rmt.tasks.classify.chance import MajorityBaseline
 from rmt.tasks.classify.prepare import settle, settle_length
 
 LEARNING = dict(epochs=8, lr=1e-2, accumulate=1, mixup=0.0, cutmix=0.0, random_erasing=0.0, randaugment="")
@@ -102,9 +102,9 @@ def test_accuracy_at_chance_is_warned_of_with_numbers(tmp_path, capsys):
 
 
 def test_what_chance_gives():
-    guess = Guess.of(np.array([0, 0, 0, 1]), 2)
-    assert guess.top1 == 75
-    assert guess.limit == pytest.approx(75 + 2 * 100 * (0.75 * 0.25 / 4) ** 0.5)
+    baseline = MajorityBaseline.of(np.array([0, 0, 0, 1]), 2)
+    assert baseline.top1 == 75
+    assert baseline.limit == pytest.approx(75 + 2 * 100 * (0.75 * 0.25 / 4) ** 0.5)
 
 
 def test_learning_is_not_called_chance(tmp_path, capsys):

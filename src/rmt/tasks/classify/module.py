@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rmt.errors import RMTError
 from rmt.recipes.schema import ClassifyRecipe
-from rmt.tasks.classify.chance import Guess, chance_warning
+from rmt.tasks.classify.chance import MajorityBaseline, chance_warning
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.module import TrainingModule
 from rmt.training.batch import batch_in_words
@@ -44,7 +44,7 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.scores = nn.ModuleDict({kind: Scores(num_classes) for kind in self.networks()})
-        self.guess = Guess.of(data.val.labels, num_classes)
+        self.baseline = MajorityBaseline.of(data.val.labels, num_classes)
 
     @property
     def epochs(self) -> int:
@@ -60,7 +60,7 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
 
     def remark(self, epoch: int, train_loss: float) -> str:
         best = self.progress.best_of_all()[1].score
-        return chance_warning(self.recipe, self.guess, epoch=epoch, best=best, train_loss=train_loss, lr=self.lr)
+        return chance_warning(self.recipe, self.baseline, epoch=epoch, best=best, train_loss=train_loss, lr=self.lr)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of a batch, mixed and smoothed as the recipe says. images (B, 3, H, W), labels (B,)."""
