@@ -56,7 +56,7 @@ def run(
     loaded = load_teacher(teacher, weights)
     size = (image_size, image_size) if image_size else loaded.size
     loaded = replace(loaded, mean=mean or loaded.mean, std=std or loaded.std, size=size)
-    made = make_token_labels(
+    report = make_token_labels(
         loaded,
         data,
         out,
@@ -68,18 +68,18 @@ def run(
         precision=precision,
         workers=workers,
     )
-    about = made.about
+    about = report.about
     grid = "×".join(map(str, about.grid))
     print(
         f"{out}: label maps of {about.images:,} images by {about.teacher}, {grid} places of {about.top_k} classes, "
-        f"{made.bytes / 1e6:,.1f} MB ({made.bytes_per_million / 1e9:.2f} GB per million images)"
+        f"{report.bytes / 1e6:,.1f} MB ({report.bytes_per_million / 1e9:.2f} GB per million images)"
     )
-    if made.maps and about.num_classes > 1:
-        share = 100 * made.agree / made.maps
-        print(f"{made.maps:,} made now; the likeliest class of the whole map is the image's label for {share:.1f} %")
-    for name, reason in list(made.unreadable.items())[:5]:
+    if report.maps and about.num_classes > 1:
+        share = 100 * report.agree / report.maps
+        print(f"{report.maps:,} made now; the likeliest class of the whole map is the image's label for {share:.1f} %")
+    for name, reason in list(report.unreadable.items())[:5]:
         print(f"no map: {name} ({reason})")
-    if len(made.unreadable) > 5:
-        print(f"… {len(made.unreadable)} unreadable images in all")
-    if made.missing:
-        print(f"{made.missing} of {about.shards} shards are still to be made by the other parts")
+    if len(report.unreadable) > 5:
+        print(f"… {len(report.unreadable)} unreadable images in all")
+    if report.missing:
+        print(f"{report.missing} of {about.shards} shards are still to be made by the other parts")

@@ -26,7 +26,7 @@ from rmt.training.machine import arithmetic, choose_device, choose_precision
 
 
 @dataclass
-class Made:
+class TokenLabelReport:
     """What `make_token_labels` did."""
 
     about: About
@@ -55,7 +55,7 @@ def make_token_labels(
     precision: str = "auto",
     workers: int = 2,
     console: Console | None = None,
-) -> Made:
+) -> TokenLabelReport:
     """Maps of every training image of `data` (of all images where it has no validation part) into the folder `out`.
 
     Shards that are there and whole are kept, so a stopped call is simply made again. `part` "2/8" makes every eighth
@@ -75,20 +75,20 @@ def make_token_labels(
     _keep_to(about, folder)
     for line in _doubts(teacher, root, about):
         console.print(line, markup=False)
-    made = Made(about)
+    report = TokenLabelReport(about)
     todo, complaints = unfinished(folder, about, range(first, about.shards, parts))
     for complaint in complaints:
         console.print(f"made again: {complaint}", markup=False)
     columns = (TextColumn("label maps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=sum(len(about.rows(number)) for number in todo))
-        labeller = _Labeller(teacher, root, about, made, where, kind, batch_size, workers)
+        labeller = _Labeller(teacher, root, about, report, where, kind, batch_size, workers)
         for number, arrays in labeller.shards(todo, done=lambda images: bar.update(task, completed=images)):
             with replacing(folder / about.shard(number)) as draft:
                 write_shard(draft, arrays)
     sizes = [path.stat().st_size for path in map(folder.joinpath, _names(about)) if path.exists()]
-    made.bytes, made.missing = sum(sizes), about.shards - len(sizes)
-    return made
+    report.bytes, report.missing = sum(sizes), about.shards - len(sizes)
+    return report
 
 
 @dataclass
@@ -98,7 +98,7 @@ class _Labeller:
     teacher: Teacher
     root: ImageSet
     about: About
-    made: Made
+    report: TokenLabelReport
     device: torch.device
     precision: str
     batch_size: int
@@ -123,7 +123,7 @@ class _Labeller:
         full = 0
         try:
             for step, batch in enumerate(loader, start=1):
-                self.made.unreadable.update(batch["bad"])
+                self.report.unreadable.update(batch["bad"])
                 if len(batch["label"]):
                     self._label(batch, wanted.indices[batch["index"].numpy()].tolist(), filling)
                 seen = min(step * self.batch_size, len(wanted))
@@ -139,8 +139,8 @@ class _Labeller:
         with arithmetic(self.precision, self.device):
             top = self.teacher.top(batch["image"].to(self.device, non_blocking=True), self.about.top_k)
         scores, classes = (part.cpu() for part in top)
-        self.made.agree += int((pooled_top(scores, classes, self.about.num_classes) == batch["label"]).sum())
-        self.made.maps += len(scores)
+        self.report.agree += int((pooled_top(scores, classes, self.about.num_classes) == batch["label"]).sum())
+        self.report.maps += len(scores)
         for i, image in enumerate(images):
             number, row = divmod(image, self.about.shard_images)
             if number not in filling:

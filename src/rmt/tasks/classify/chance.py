@@ -37,8 +37,8 @@ def chance_warning(
     if baseline.classes < 2 or epoch < min(patience, recipe.epochs) or best > baseline.limit:
         return ""
     return (
-        f"warning: accuracy is at chance: {best:.1f} % of {baseline.images} images after {epoch} epochs, where naming one "
-        f"class always gives {baseline.top1:.1f} %. The training loss is {train_loss:.2f} (guessing: "
+        f"warning: accuracy is at chance: {best:.1f} % of {baseline.images} images after {epoch} epochs, where naming "
+        f"one class always gives {baseline.top1:.1f} %. The training loss is {train_loss:.2f} (guessing: "
         f"{math.log(baseline.classes):.2f}), the peak learning rate {lr:.1e}. If the loss has not fallen, try "
         f"--lr {recipe.lr / 10:.0e} or --lr {recipe.lr * 10:.0e}; if it has, there are too few images: try --weights"
     )
