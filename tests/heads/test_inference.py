@@ -123,9 +123,9 @@ def test_blending_is_the_weighted_mean_of_all_windows():
 def test_no_seam_where_answers_change_over_a_window():
     """The blended answer of `Placed` moves evenly; a plain mean would jump at every window's border."""
     pixels = image(40, 200)
-    see = module._Looking(Placed(), MEAN, STD, Inference(), module.contextlib.nullcontext, torch.device("cpu"))
+    see = module._ForwardPass(Placed(), MEAN, STD, Inference(), module.contextlib.nullcontext, torch.device("cpu"))
     whole = torch.empty(2, 40, 200)
-    for top, left, block in module._blended(see, pixels, Inference(sliding=True, window=40, stride=24)):
+    for top, left, block in module._blended(forward, pixels, Inference(sliding=True, window=40, stride=24)):
         whole[:, top : top + block.shape[1], left : left + block.shape[2]] = block
     row = whole[0, 20]
     inner = (row[1:] - row[:-1]).abs()[20:-20]

@@ -32,9 +32,8 @@ def test_torchrun_and_srun_are_understood_alike():
     assert srun == replace(torchrun, address="gpu07", port=15_000 + 3456)
     assert srun.nodes == 2
     assert WorkerEnvironment.given({}) is None
-    assert (
-        WorkerEnvironment.given(words(SRUN | {"SLURM_STEP_NUM_TASKS": 1})) is None
-    )  # the script of sbatch, not of srun
+    sbatch = SRUN | {"SLURM_STEP_NUM_TASKS": 1}  # its script, not yet started by srun
+    assert WorkerEnvironment.given(words(sbatch)) is None
     with pytest.raises(rmt.RMTError, match="7 tasks on 2 nodes"):
         WorkerEnvironment.given(words(SRUN | {"SLURM_STEP_NUM_TASKS": 7}))
 

@@ -83,19 +83,19 @@ def segment(
         arithmetic: a context for the forward pass, such as autocast.
     """
     device = next(network.parameters()).device
-    see = _Looking(network, mean, std, inference, arithmetic, device)
+    forward = _ForwardPass(network, mean, std, inference, arithmetic, device)
     height, width = image.shape[1:]
     if not inference.sliding or max(height, width) <= inference.window:
-        answer = see(image[None])[0]
+        answer = forward(image[None])[0]
         return torch.cat([band.argmax(0).to(torch.uint8).cpu() for band in _enlarged(answer, size)])
     labels = torch.empty((height, width), dtype=torch.uint8)
     if (height, width) == tuple(size):
-        for top, left, block in _blended(see, image, inference):
+        for top, left, block in _blended(forward, image, inference):
             labels[top : top + block.shape[1], left : left + block.shape[2]] = block.argmax(0).to(torch.uint8).cpu()
         return labels
     # The answers have to be whole before they can be enlarged: this image has been made to fit, so it is small.
     answers: Tensor | None = None
-    for top, left, block in _blended(see, image, inference):
+    for top, left, block in _blended(forward, image, inference):
         if answers is None:
             answers = block.new_empty((block.shape[0], height, width))
         answers[:, top : top + block.shape[1], left : left + block.shape[2]] = block
@@ -104,7 +104,7 @@ def segment(
 
 
 @dataclass(frozen=True)
-class _Looking:
+class _ForwardPass:
     """Pieces of one size, uint8 (B, 3, h, w), to their answers float32 (B, K, h, w).
 
     An answer is logits, or the mean of probabilities where several are averaged.
@@ -157,7 +157,7 @@ def taper(window: int, stride: int) -> Tensor:
     return (torch.minimum(place, window - place) / max(window - stride, 1)).clamp(max=1)
 
 
-def _blended(see: _Looking, image: Tensor, inference: Inference) -> Iterator[tuple[int, int, Tensor]]:
+def _blended(forward: _ForwardPass, image: Tensor, inference: Inference) -> Iterator[tuple[int, int, Tensor]]:
     """(top, left, answers float32 (K, h, w)) of blocks that tile the image, each blended from all its windows.
 
     A block is valid until the next one is asked for.
@@ -170,18 +170,18 @@ def _blended(see: _Looking, image: Tensor, inference: Inference) -> Iterator[tup
     tops, lefts = starts(height, down, inference.stride), starts(width, across, inference.stride)
     weight_down, weight_across = taper(down, inference.stride), taper(across, inference.stride)
     total_down, total_across = _coverage(tops, weight_down, height), _coverage(lefts, weight_across, width)
-    classes = int(see.network.num_classes)  # type: ignore[arg-type]
+    classes = int(forward.network.num_classes)  # type: ignore[arg-type]
     strip = max(inference.stride, _STRIP_BYTES // (4 * classes * down) // inference.stride * inference.stride)
     for left in range(0, width, strip):
         right = min(left + strip, width)
         columns = [x for x in lefts if x < right and x + across > left]
-        buffer = torch.zeros((classes, down, right - left), device=see.device)  # of rows `top` and below
-        scale = (total_down.to(see.device), total_across[left:right].to(see.device))
-        weight = (weight_down[:, None] * weight_across).to(see.device)
+        buffer = torch.zeros((classes, down, right - left), device=forward.device)  # of rows `top` and below
+        scale = (total_down.to(forward.device), total_across[left:right].to(forward.device))
+        weight = (weight_down[:, None] * weight_across).to(forward.device)
         for top, below in zip(tops, [*tops[1:], height], strict=True):
             for some in range(0, len(columns), inference.batch):
                 chosen = columns[some : some + inference.batch]
-                answers = see(torch.stack([image[:, top : top + down, x : x + across] for x in chosen]))
+                answers = forward(torch.stack([image[:, top : top + down, x : x + across] for x in chosen]))
                 for x, answer in zip(chosen, answers, strict=True):
                     inside = slice(max(left - x, 0), min(right - x, across))
                     place = slice(x + inside.start - left, x + inside.stop - left)

@@ -30,7 +30,7 @@ from rmt.model.checkpoints import checked_args
 from rmt.model.pretrained import describe_source, filter_state_dict
 from rmt.model.rmt import RMT
 
-NAR, MID, WIDE = (2, 6), (2, 7), (2, 8)  # (a, b) of the decay
+NARROW, MID, WIDE = (2, 6), (2, 7), (2, 8)  # (a, b) of the decay
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "rmt_pico": dict(
@@ -39,7 +39,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         dims=(32, 64, 128, 192),
         num_heads=(2, 4, 4, 6),
         mlp_ratios=(3, 3, 3, 3),
-        decay_ranges=(NAR, NAR, NAR, NAR),
+        decay_ranges=(NARROW, NARROW, NARROW, NARROW),
         head_hidden_dim=256,
     ),
     "rmt_tiny": dict(
