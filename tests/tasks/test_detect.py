@@ -271,7 +271,7 @@ def test_a_classifier_of_ours_gives_the_backbone(tmp_path):
     said = []
     recipe = settle(tiny_recipe(weights=str(tmp_path / "classifier.safetensors"), model="auto"))
     module = prepare(recipe, fresh=True, say=said.append)
-    assert recipe.model == "rmt_pico" and any("backbone from" in line for line in said)
+    assert recipe.model == "rmt_pico" and any("from the backbone in" in line for line in said)
     ours = module.model.pyramid.backbone.state_dict()
     assert all(torch.equal(value, classifier.state_dict()[name]) for name, value in ours.items())
 

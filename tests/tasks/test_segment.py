@@ -276,7 +276,7 @@ def test_starting_weights_are_a_classifier_s_backbone_or_a_whole_segmenter(tmp_p
     assert torch.equal(module.model.pyramid.backbone.stem[0].weight, classifier.stem[0].weight)
     assert "the head and the pyramid norms are new" in said[-1]
     whole = prepare(tiny(weights=str(finished())), fresh=True, say=said.append)
-    assert "the whole segmenter" in said[-1]
+    assert "the whole semantic_fpn" in said[-1]
     trained = rmt.load(finished(), device="cpu").model
     assert torch.equal(whole.model.head.classifier.weight, trained.head.classifier.weight)
     other = make_segments(tmp_path / "other")

@@ -2,6 +2,7 @@
 
 from rmt.model.attention import ManhattanSelfAttention
 from rmt.model.checkpoints import (
+    describe_weights,
     load_checkpoint,
     load_model,
     load_official,
@@ -21,6 +22,7 @@ __all__ = [
     "count_macs",
     "create_model",
     "deploy",
+    "describe_weights",
     "list_models",
     "load_checkpoint",
     "load_model",

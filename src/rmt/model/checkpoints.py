@@ -140,19 +140,37 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         RMTError: not a model file of ours, or of a newer format.
     """
     path = resolve_checkpoint(path)
+    metadata = describe_weights(path)
+    if metadata is None:
+        ours = "has no `rmt` metadata, so it is not a model file of ours"
+        problem = ours if is_safetensors(path) else "is not a safetensors file"
+        raise RMTError(f"{path} {problem}; rmt convert makes a model file of the authors' .pth files")
+    return metadata
+
+
+def describe_weights(path: str | Path) -> dict[str, Any] | None:
+    """As `read_metadata`, but None where the file says nothing of itself: anyone's weights, in whatever format.
+
+    What a file is, its content says, whatever it is called.
+
+    Raises:
+        RMTError: no such file, or a model file of ours that is damaged or of a newer format.
+    """
+    path = resolve_checkpoint(path)
     if not path.is_file():
         raise RMTError(f"no checkpoint at {path}")
-    hint = "rmt convert makes a model file of the authors' .pth files"
     if not is_safetensors(path):
-        raise RMTError(f"{path} is not a safetensors file; {hint}")
+        return None
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("rmt")
-        metadata = json.loads(text) if text is not None else None
+        if text is None:
+            return None
+        metadata = json.loads(text)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise RMTError(f"{path} is not a readable model file: {one_line(error)}") from error
     if not isinstance(metadata, dict):
-        raise RMTError(f"{path} has no `rmt` metadata, so it is not a model file of ours; {hint}")
+        raise RMTError(f"{path} is not a readable model file: its `rmt` metadata are no JSON object")
     if metadata.get("format") != FORMAT:
         raise RMTError(f"{path} is of format {metadata.get('format')!r}, this version reads format {FORMAT}")
     for key, kind in dict(task=str, model=str, model_args=dict, classes=list, preprocessing=dict).items():

@@ -96,13 +96,12 @@ def _pyramid_of_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' names to ours (METHOD 8). State dicts under our names come back as they are."""
+    """The authors' names to ours (METHOD 8), without a pyramid's norms. Other names come back as they are."""
+    state = {name: value for name, value in state.items() if not _NOT_THE_BACKBONE.match(name)}
     if not any(name.startswith(("patch_embed.", "layers.")) for name in state):
-        return dict(state)
+        return state
     ours = {}
     for name, value in state.items():
-        if _NOT_THE_BACKBONE.match(name):
-            continue
         for pattern, replacement in _OFFICIAL:
             renamed, hits = re.subn(f"^{pattern}", replacement, name)
             if hits:

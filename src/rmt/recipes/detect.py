@@ -95,10 +95,10 @@ COCO: dict[str, Callable[[], DetectRecipe]] = dict(
 def finetune_detect() -> DetectRecipe:
     """Your own images in COCO format: a COCO folder, or `--images FOLDER --annotations FILE`.
 
-    Mask R-CNN from a classifier's or a detector's weights; `--no-masks` for data that have boxes alone. Without
-    `--val-annotations` a fifth of the images is held out. Network: that of the weights; without weights rmt_tiny on a
-    GPU and rmt_pico on a CPU. As many epochs as make about 2,000 updates, the rate divided by 10 after two thirds and
-    after eleven twelfths of them.
+    Mask R-CNN from a classifier's weights, or a detector's, which is taken whole where sizes and classes are the same.
+    `--no-masks` is for data that have boxes alone. Without `--val-annotations` a fifth of the images is held out.
+    Network: that of the weights; without weights rmt_tiny on a GPU and rmt_pico on a CPU. As many epochs as make about
+    2,000 updates, the rate divided by 10 after two thirds and after eleven twelfths of them.
 
     Cost: depends on the images: 2,000 updates of 4. Accuracy: not stated; it depends on the data and the weights.
     Command: rmt train finetune-detect --data FOLDER [--weights FILE]

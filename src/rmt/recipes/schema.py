@@ -31,7 +31,8 @@ class Recipe:
     model: str = "rmt_tiny"
     """The network, by its registered name (`rmt info` lists them); `auto` chooses (see the recipe)."""
     weights: str = ""
-    """A `.safetensors` file or run folder to start from; without it training starts from scratch."""
+    """What to start from: a `.safetensors` or `.pth` file, ours or the authors', or a run folder. The head is taken too
+    where kind, sizes and classes are the same, else the backbone alone. Without it training starts from scratch."""
 
     batch_size: int = 128
     """Images per step on one device."""

@@ -127,7 +127,7 @@ def finetune_segment() -> SegmentRecipe:
     """Your own images and masks (`images`, `masks`, `classes.txt`), by Semantic FPN, from weights or from scratch.
 
     The network is that of the weights; without weights rmt_tiny on a GPU, rmt_pico on a CPU. Weights are a classifier's
-    (ours or the authors'), or a segmenter's, whose head stays where head and classes are the same.
+    (ours or the authors'), or a segmenter's, which is taken whole where head and classes are the same.
 
     Cost: depends on the photos and on --crop-size; docs/segmentation.md has measured runs. Accuracy: not stated.
     Command: rmt train finetune-segment --data FOLDER [--weights FILE]

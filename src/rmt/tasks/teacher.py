@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rmt.errors import RMTError
-from rmt.model import list_models, load_model, read_metadata, resolve_checkpoint
+from rmt.model import describe_weights, list_models, load_model, resolve_checkpoint
 from rmt.model.state_dicts import read_state_dict
 
 
@@ -44,7 +44,7 @@ def load_teacher(name: str, weights: str = "") -> Teacher:
     Raises RMTError for an unknown name, or for weights of another network.
     """
     path = Path(resolve_checkpoint(weights)) if weights else None
-    metadata = _metadata(path)
+    metadata = None if path is None else describe_weights(path)
     model: nn.Module
     if path is not None and metadata is not None:
         model, _ = load_model(path)
@@ -99,18 +99,6 @@ def _token_grid(model: nn.Module, tokens: int, images: Tensor) -> tuple[int, int
     if rows < 1 or tokens % rows:
         raise RMTError(f"{type(model).__name__}: {tokens} tokens of a {height}×{width} image are no grid")
     return rows, tokens // rows
-
-
-def _metadata(path: Path | None) -> dict | None:
-    """What a file of ours says of itself; None for another's."""
-    if path is None or path.suffix != ".safetensors":
-        return None
-    try:
-        return read_metadata(path)
-    except RMTError:
-        if not path.is_file():
-            raise
-        return None
 
 
 def _with_weights(name: str, path: Path | None) -> nn.Module:

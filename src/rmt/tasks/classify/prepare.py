@@ -3,37 +3,33 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from rmt.errors import RMTError
-from rmt.model import create_model, load_checkpoint, read_metadata, resolve_checkpoint
+from rmt.model import create_model, describe_weights, load_checkpoint
 from rmt.recipes.schema import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData, class_weights
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.classify.token_labelling import TokenLabelModule
+from rmt.tasks.starting import other_classes, settle_model
 from rmt.tasks.task import Say
-from rmt.training.machine import choose_device
 from rmt.training.optimizer import peak_lr
 
 
 def settle(recipe: ClassifyRecipe) -> ClassifyRecipe:
     """The recipe with `model="auto"` and zeros that ask for a choice replaced by what they come to on this machine.
 
-    - model: that of the weights; without weights rmt_tiny on a GPU, and rmt_pico on a CPU, where rmt_tiny takes hours;
-    - image_size: that of the weights; without weights 224, and 96 for rmt_pico;
+    - model: see `settle_model`;
+    - image_size: that of the weights, if they are a classifier's of ours; else 224, and 96 for rmt_pico;
     - lr and layer_decay: 5e-4 and 0.75 to adapt trained weights gently, 2e-3 and 1 to learn from scratch.
     """
     if not recipe.data:
         raise RMTError("--data is missing: a folder with one folder of images per class, e.g. --data photos")
-    own = _own_metadata(recipe.weights)
-    if recipe.model == "auto":
-        if own is None and recipe.weights:
-            raise RMTError(f"{recipe.weights} does not say which network it is for: name it, e.g. --model rmt_tiny")
-        by_device = "rmt_pico" if choose_device(recipe.device).type == "cpu" else "rmt_tiny"
-        recipe = replace(recipe, model=own["model"] if own else by_device)
+    recipe = settle_model(recipe)
     if not recipe.image_size:
+        own = _classifier(recipe.weights)
         size = own["preprocessing"]["size"][0] if own else 96 if recipe.model == "rmt_pico" else 224
         recipe = replace(recipe, image_size=int(size))
     if not recipe.lr:
@@ -74,19 +70,16 @@ def start_from(model: nn.Module, weights: str, classes: Sequence[str], say: Say)
     Raises RMTError when the file is for another network.
     """
     kept = load_checkpoint(model, weights, new_head=True)
-    own = _own_metadata(weights)
-    known = tuple(own["classes"]) if own else ()
-    if not kept and known and known != tuple(classes):  # as many classes, but others: their rows mean nothing here
+    own = _classifier(weights)
+    if not kept and own is not None and other_classes(own, classes):  # as many, whose rows mean nothing here
         model.reset_classifier(len(classes))  # type: ignore[operator]
         kept = ["classifier"]
     if kept:
-        before = f"{len(known)} other classes" if known else "other classes"
+        before = f"{len(own['classes'])} other classes" if own is not None and own["classes"] else "others, or none"
         say(f"new classifier for {len(classes)} classes: the weights know {before}")
 
 
-def _own_metadata(weights: str) -> dict | None:
-    """What a file of ours says of itself; None for no file, or one of the authors'."""
-    if not weights:
-        return None
-    path = resolve_checkpoint(weights)
-    return read_metadata(path) if Path(path).suffix == ".safetensors" else None
+def _classifier(weights: str) -> dict[str, Any] | None:
+    """What a classifier's file of ours says of itself; None for any other file, or none."""
+    own = describe_weights(weights) if weights else None
+    return own if own is not None and own["task"] == "classify" else None

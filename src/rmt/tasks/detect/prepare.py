@@ -7,12 +7,11 @@ from typing import Any
 from rmt.errors import RMTError
 from rmt.heads import detector
 from rmt.heads.detection import MaskRCNN, RetinaNet
-from rmt.model import read_metadata, resolve_checkpoint
 from rmt.recipes.detect_schema import DetectRecipe
 from rmt.tasks.detect.data import DetectData
 from rmt.tasks.detect.module import DetectModule
+from rmt.tasks.starting import settle_model, start_with_head
 from rmt.tasks.task import Say
-from rmt.training.machine import choose_device
 from rmt.training.optimizer import peak_lr
 
 _UPDATES = 2000  # of a run that leaves its epochs open
@@ -20,16 +19,10 @@ _PRE_NMS, _TEST_PROPOSALS = 2000, 1000
 
 
 def settle(recipe: DetectRecipe) -> DetectRecipe:
-    """The recipe with `model="auto"` replaced: that of the weights, else rmt_tiny on a GPU and rmt_pico on a CPU."""
+    """The recipe with `model="auto"` replaced, see `settle_model`."""
     if not recipe.data and not recipe.annotations:
         raise RMTError("--data is missing: a COCO folder; or give --images FOLDER --annotations FILE.json")
-    if recipe.model == "auto":
-        path = resolve_checkpoint(recipe.weights) if recipe.weights else None
-        if path is not None and path.suffix != ".safetensors":
-            raise RMTError(f"{recipe.weights} does not say which network it is for: name it, e.g. --model rmt_tiny")
-        by_device = "rmt_pico" if choose_device(recipe.device).type == "cpu" else "rmt_tiny"
-        recipe = replace(recipe, model=read_metadata(path)["model"] if path else by_device)
-    return recipe
+    return settle_model(recipe)
 
 
 def prepare(recipe: DetectRecipe, *, fresh: bool, say: Say) -> DetectModule:
@@ -39,8 +32,7 @@ def prepare(recipe: DetectRecipe, *, fresh: bool, say: Say) -> DetectModule:
         say(line)
     model = build(recipe, len(data.classes))
     if recipe.weights and fresh:
-        fresh_norms = model.load_backbone(resolve_checkpoint(recipe.weights))
-        say(f"backbone from {recipe.weights}" + ("; it has no pyramid norms" if fresh_norms else ""))
+        start_with_head(model, recipe.weights, data.classes, say)
     recipe = replace(recipe, batch_size=data.batch_size)  # as it runs: never more than there are images
     recipe = settle_length(recipe, data.batches_per_epoch // recipe.accumulate)
     return DetectModule(model, recipe, replace(data, recipe=recipe), lr=peak_lr(recipe))
