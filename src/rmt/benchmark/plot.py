@@ -80,17 +80,31 @@ def _accuracy_against_speed(results: list[dict], content: dict[str, Any], path: 
     for label, points in series.items():
         x, y = [r["images_per_second"] for r in points], [ACCURACY[r["model"]] for r in points]
         axes.plot(x, y, "o" if label.startswith("timm") else "s-", label=label)
-    for name, accuracy in ACCURACY.items():  # named once, at the right
-        rates = [r["images_per_second"] for points in series.values() for r in points if r["model"] == name]
-        if rates:
-            label, place = name.split("_patch")[0], (max(rates), accuracy)
-            axes.annotate(label, place, fontsize=7, xytext=(5, -3), textcoords="offset points")
     axes.margins(x=0.12)
+    drawn = sorted((r["images_per_second"], ACCURACY[r["model"]], r["model"]) for rs in series.values() for r in rs)
+    _name_points(axes, {name.split("_patch")[0]: place for *place, name in drawn}, [place for *place, _ in drawn])
     axes.set(xlabel="images per second, 224²", ylabel="published top-1 accuracy, %", title=_title(content))
     axes.legend(fontsize=7)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=130)
     return path
+
+
+def _name_points(axes, named: dict[str, list[float]], points: list[list[float]]) -> None:
+    """Each name to the right of its point, or above or below that where another name or a point is."""
+    from matplotlib.transforms import Bbox
+
+    axes.figure.canvas.draw()  # settles the axes' limits, and with them what overlaps
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in axes.transData.transform(points)]
+    for name, place in named.items():
+        for rise in (-3, 6, -12, -3):  # points; in a crowd, the first
+            text = axes.annotate(name, place, fontsize=7, xytext=(7, rise), textcoords="offset points")
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+            text.set_visible(False)
+        text.set_visible(True)
+        taken.append(box)
 
 
 def _cost_per_pixel(results: list[dict], content: dict[str, Any], path: Path) -> Path:
