@@ -10,7 +10,7 @@ from segment_data import CLASSES, make_segments, picture
 
 from rmt.data.images import BadImage
 from rmt.data.loader import BatchLoader
-from rmt.data.segmentation import Pair, open_all_segmentation, open_segmentation
+from rmt.data.segmentation import Pair, open_judged_segmentation, open_segmentation
 from rmt.data.segmentation_views import SegmentationView, WholeImages, distorted, fitted, listed, stack
 from rmt.errors import RMTError
 
@@ -37,7 +37,7 @@ def replaced(view, **changes):
 def test_both_layouts_give_the_same_pairs(tmp_path, ade):
     data = str(make_segments(tmp_path / "data", ade=ade))
     train, val, _ = open_segmentation(data, zero_is_ignored=ade)
-    assert (len(train), len(val), len(open_all_segmentation(data, zero_is_ignored=ade))) == (12, 4, 4)
+    assert (len(train), len(val), len(open_judged_segmentation(data, zero_is_ignored=ade).images)) == (12, 4, 4)
     assert train.classes.names == CLASSES
     pixels, mask = picture(100)
     pair = val.load(0)

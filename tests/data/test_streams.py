@@ -16,7 +16,7 @@ import pytest
 import torch
 from image_sets import ANT_OR_BEE, encode, picture, row, write_tar
 
-from rmt.data import ImageLoader, eval_transform, hold_out, open_all, open_splits
+from rmt.data import ImageLoader, eval_transform, hold_out, open_judged, open_splits
 from rmt.data.order import EpochPlan, Streamed
 from rmt.data.remote import list_folder
 from rmt.data.shards import ShardSet
@@ -223,7 +223,7 @@ def test_shards_at_an_http_address(shards, serve, choice):
     found = open_splits(address, stream=choice).train
     assert isinstance(found, StreamSet) == (choice == "yes")
     assert_same_images(found, expected)
-    assert len(open_all(address)) == 2
+    assert len(open_judged(address).images) == 2
 
 
 def test_an_index_stands_in_for_a_listing(shards, serve):

@@ -89,7 +89,15 @@ def test_evaluation_of_the_file_gives_the_run_s_scores():
     text = describe(result, per_class=True)
     assert "AP per class" in text[26] and any(line.startswith("never") for line in text)
     assert not any("per class" in line for line in describe(result))
-    assert set(result) == {"images", "figures", "per_class", "notes", "unreadable", "results"}  # and no way of showing
+    assert set(result) == {
+        "images",
+        "figures",
+        "per_class",
+        "notes",
+        "unreadable",
+        "judged",
+        "results",
+    }  # no way of showing
     apart = evaluate_checkpoint(
         finished_run(),
         "",
@@ -299,6 +307,20 @@ def test_mistakes_are_one_line(changes, complaint):
     with pytest.raises(RMTError, match=complaint) as caught:
         rmt.train(tiny_recipe(**changes))
     assert "\n" not in str(caught.value)
+
+
+def test_annotations_that_the_run_divided_are_judged_by_what_it_held_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("rmt.tasks.detect.report.draw_report", lambda *args: None)
+    images, annotations = data() / "train2017", data() / "annotations/instances_train2017.json"
+    places = dict(images=images, annotations=annotations)
+    own = {key: str(place) for key, place in places.items()}
+    recipe = tiny_recipe(output=str(tmp_path), data="", **own, holdout=0.3, seed=5, epochs=1, lr_steps=())
+    best = rmt.train(recipe).metrics["best"]["val"]
+    result = evaluate_checkpoint(tmp_path, "", **places, workers=0)
+    assert (result["images"], result["judged"]["part"]) == (3, "held out")
+    assert 100 * result["figures"]["box"]["ap"] == pytest.approx(best["box_ap"])
+    val = dict(images=data() / "val2017", annotations=data() / "annotations/instances_val2017.json")
+    assert evaluate_checkpoint(tmp_path, "", **val, workers=0)["judged"]["part"] == "listed"
 
 
 def test_evaluation_wants_one_set():

@@ -309,6 +309,24 @@ def test_evaluation_by_an_obvious_histogram():
     assert json.loads((finished() / "metrics.json").read_text())["best"]["val"]["miou"] == result["miou"]
 
 
+def test_what_the_run_held_out_is_judged_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("rmt.tasks.segment.report.draw_report", lambda *args: None)
+    whole = make_segments(tmp_path / "whole", train=10, val=0)
+    for side in ("images", "masks"):
+        for file in (whole / side / "train").iterdir():
+            file.rename(whole / side / file.name)
+        for split in ("train", "val"):
+            (whole / side / split).rmdir()
+    changes = dict(iterations=2, warmup_iterations=1, accumulate=1, holdout=0.3, seed=3)
+    recipe = tiny(output=str(tmp_path / "run"), data=str(whole), **changes)
+    best = rmt.train(recipe).metrics["best"]["val"]
+    result = evaluate_checkpoint(tmp_path / "run", str(whole), device="cpu", workers=0)
+    assert (result["images"], result["judged"]["part"]) == (3, "held out")
+    assert (result["miou"], result["pixels"]) == (best["miou"], best["pixels"])
+    result = evaluate_checkpoint(finished(), str(whole), device="cpu", workers=0)  # not the data of that run
+    assert (result["images"], result["judged"]["part"]) == (10, "all")
+
+
 def test_evaluate_and_predict_on_the_command_line(tmp_path, capsys):
     assert main(["evaluate", str(finished()), "--data", data(), "--workers", "0", "--device", "cpu", "--flip"]) == 0
     said = capsys.readouterr().out

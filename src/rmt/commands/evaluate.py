@@ -33,7 +33,8 @@ def run(
 
     Args:
         checkpoint: A `.safetensors` file, or a run folder (meaning its best weights).
-        data: What to score, as in training. Its validation split is taken, or all of it if there is none.
+        data: What to score, as in training. Its validation split is taken; where there is none, the images that the run
+            held out of the same data, else all of them.
         images: Detectors: the folder of the images that `annotations` lists, instead of `data`.
         annotations: Detectors: a COCO-format JSON to score on, instead of `data`.
         per_class: Detectors: show AP per class, too, which JSON has in any case.
@@ -52,6 +53,7 @@ def run(
     """
     from rmt.atomic import write_text
     from rmt.errors import RMTError
+    from rmt.tasks.judged import judged_line
     from rmt.tasks.task import options_for, task_of_checkpoint
 
     _, task = task_of_checkpoint(checkpoint)
@@ -69,5 +71,5 @@ def run(
     if json:
         print(json_module.dumps({key: value for key, value in result.items() if key not in task.bulky}))
         return
-    for line in task.describe(result, **shown):
+    for line in [*task.describe(result, **shown), judged_line(result["judged"], result["images"])]:
         print(line)

@@ -11,7 +11,7 @@ from PIL import Image
 from rmt.data.images import EXTENSIONS, read_image
 from rmt.data.label_masks import IGNORE, ClassList, read_mask
 from rmt.data.randomness import HOLD_OUT, permutation
-from rmt.data.sets import Splits, listed
+from rmt.data.sets import HoldOut, Judged, Splits, listed
 from rmt.data.splits import NAMES, Split
 from rmt.errors import RMTError
 
@@ -92,23 +92,40 @@ def open_segmentation(
         missing = "val" if learn else "train"
         raise RMTError(f"{images}: no folder for {missing}; expected one of {', '.join(NAMES[missing])}")
     everything = _pairs(images, masks, listing)
-    count = round(holdout * len(everything))
-    if not 1 <= count < len(everything):
-        raise RMTError(
-            f"{data}: no validation split, and --holdout {holdout:g} of {len(everything)} images leaves one side empty"
-        )
-    held = set(permutation(len(everything), HOLD_OUT, seed)[:count].tolist())
-    rest = everything.subset([i for i in range(len(everything)) if i not in held])
-    return Splits(rest, everything.subset(sorted(held)), {"train and val": everything.skipped})
+    rest, held = _hold_out(everything, holdout, seed, data)
+    return Splits(rest, held, {"train and val": everything.skipped})
 
 
-def open_all_segmentation(data: str, classes: str = "", *, zero_is_ignored: bool = False) -> SegmentationSet:
-    """What an evaluation should score: the validation split where there is one, else every pair. Raises `RMTError`."""
+def open_judged_segmentation(
+    data: str, classes: str = "", *, zero_is_ignored: bool = False, held: HoldOut | None = None
+) -> Judged[SegmentationSet]:
+    """What an evaluation should score: the validation split where there is one.
+
+    Else the pairs that a run held out, if `held` says how it divided `data`; else every pair. Raises `RMTError`.
+    """
     root = _folder(data)
     listing = _class_list(root, classes, zero_is_ignored)
     images, masks = _side(root, IMAGES, "images"), _side(root, MASKS, "masks")
-    part = _split_folders(images, masks, "val") or (images, masks)
-    return _pairs(part[0], part[1], listing)
+    if judge := _split_folders(images, masks, "val"):
+        return Judged(_pairs(*judge, listing), "val")
+    everything = _pairs(images, masks, listing)
+    if held:
+        return Judged(_hold_out(everything, held.fraction, held.seed, data)[1], "held out")
+    return Judged(everything, "all")
+
+
+def _hold_out(
+    everything: SegmentationSet, fraction: float, seed: int, data: str
+) -> tuple[SegmentationSet, SegmentationSet]:
+    """(rest, held), both in order. Raises `RMTError` when one of them would be empty."""
+    count = round(fraction * len(everything))
+    if not 1 <= count < len(everything):
+        raise RMTError(
+            f"{data}: no validation split, and --holdout {fraction:g} of {len(everything)} images leaves one side empty"
+        )
+    held = set(permutation(len(everything), HOLD_OUT, seed)[:count].tolist())
+    rest = everything.subset([i for i in range(len(everything)) if i not in held])
+    return rest, everything.subset(sorted(held))
 
 
 def _folder(data: str) -> Path:

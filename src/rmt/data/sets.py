@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -23,6 +23,25 @@ class Splits(NamedTuple, Generic[S]):
     train: S
     val: S
     skipped: SkipReport
+
+
+class HoldOut(NamedTuple):
+    """How data without a validation split were divided: the held-out fraction, and the seed it was drawn from."""
+
+    fraction: float
+    seed: int
+
+
+Part = Literal["val", "held out", "listed", "train", "all"]
+"""Which images an evaluation scores: the validation split, those a run held out, those of a file that lists them, the
+very ones learned from, or all, for want of knowing."""
+
+
+class Judged(NamedTuple, Generic[S]):
+    """The images an evaluation scores, and which part of the data they are."""
+
+    images: S
+    part: Part
 
 
 def skip_lines(skipped: SkipReport) -> list[str]:

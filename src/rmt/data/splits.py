@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 from rmt.data.fit import BUFFER, Reading, fetch_all
 from rmt.data.folders import FolderSet, class_folders
 from rmt.data.remote import RemoteFile, is_address, list_folder
-from rmt.data.sets import ImageSet, Splits, hold_out, listed
+from rmt.data.sets import HoldOut, ImageSet, Judged, Splits, hold_out, listed
 from rmt.data.shards import ShardSet, TableSet, complete
 from rmt.data.streams import StreamSet
 from rmt.data.tars import TarSet
@@ -50,10 +50,18 @@ def open_splits(
     return Splits(*hold_out(whole, float(holdout), seed), {"train and val": whole.skipped})
 
 
-def open_all(data: str) -> ImageSet:
-    """The images an evaluation should score: the validation split where there is one, else every image of `data`."""
+def open_judged(data: str, held: HoldOut | None = None) -> Judged[ImageSet]:
+    """The images an evaluation should score: the validation split where there is one.
+
+    Else those that a run held out, if `held` says how it divided `data`; else every image.
+    """
     parts = _parts(data, needs_train=False)
-    return _open(parts.get("val", parts.get("train")), Reading())
+    if "val" in parts:
+        return Judged(_open(parts["val"], Reading()), "val")
+    whole = _open(parts["train"], Reading())
+    if held:
+        return Judged(hold_out(whole, held.fraction, held.seed)[1], "held out")
+    return Judged(whole, "all")
 
 
 def open_undivided(data: str) -> ImageSet:

@@ -94,9 +94,9 @@ class Recorder(Callback):
         )
         self.display.epoch(epoch, loss, scores, lr, pace, progress.epoch_seconds, better)
         networks = pl_module.networks()
-        self._save("last", networks["raw"], epoch, raw)
+        self._save("last", networks["raw"], epoch, raw, weights="raw")
         if "ema" in networks:
-            self._save("last-ema", networks["ema"], epoch, scores["ema"])
+            self._save("last-ema", networks["ema"], epoch, scores["ema"], weights="ema")
         if better:
             self._save("best", networks[kind], epoch, scores[kind], weights=kind)
         if not progress.warned_of_chance and (line := pl_module.remark(epoch, loss)):

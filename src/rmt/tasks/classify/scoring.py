@@ -5,11 +5,12 @@ from typing import Any
 
 from rmt.data.image_batches import ImageLoader
 from rmt.data.sets import with_classes
-from rmt.data.splits import open_all
+from rmt.data.splits import open_judged
 from rmt.data.transforms import eval_transform
 from rmt.errors import RMTError
 from rmt.tasks.classify.evaluate import evaluate
 from rmt.tasks.classify.predictor import load
+from rmt.tasks.judged import judged, own_hold_out
 from rmt.tasks.task import unreadable_lines
 
 
@@ -23,15 +24,16 @@ def evaluate_checkpoint(
     precision: str = "auto",
     workers: int = 2,
 ) -> dict[str, Any]:
-    """Accuracy of a checkpoint on the validation split of `data`, or on all of it.
+    """Accuracy of a checkpoint on the validation split of `data`, else on what its run held out of it, else on all.
 
     The data's classes are matched with the checkpoint's by name. Returns loss, top1 and top5 (percent), images,
-    confusion (K lists of K counts, a row per true class) and unreadable (name -> reason). Raises RMTError.
+    confusion (K lists of K counts, a row per true class), unreadable (name -> reason), and judged (see
+    `judged`). Raises RMTError.
     """
     if batch_size < 1 or workers < 0:
         raise RMTError(f"--batch-size must be at least 1 and --workers at least 0, not {batch_size} and {workers}")
     predictor = load(checkpoint, device=device, precision=precision, image_size=image_size)
-    images = open_all(data)
+    images, part = open_judged(data, own_hold_out(predictor.metadata, data=data))
     if predictor.classes:
         images = with_classes(images, predictor.classes)
     elif len(images.classes) != predictor.num_classes:
@@ -55,6 +57,7 @@ def evaluate_checkpoint(
         "classes": list(images.classes),
         "confusion": seen.confusion("model").tolist(),
         "unreadable": seen.unread,
+        "judged": judged(checkpoint, predictor.metadata, data, part),
     }
 
 

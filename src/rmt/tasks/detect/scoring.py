@@ -7,11 +7,13 @@ import torch
 
 from rmt.data.coco import CocoSet, find_split, open_coco
 from rmt.data.loader import BatchLoader
+from rmt.data.sets import Part
 from rmt.errors import RMTError
 from rmt.heads.detection import MaskRCNN, RetinaNet
 from rmt.tasks.detect.average_precision import Gathering, table
 from rmt.tasks.detect.data import eval_loader
 from rmt.tasks.detect.predictor import load
+from rmt.tasks.judged import judged, own_hold_out
 from rmt.tasks.task import unreadable_lines
 from rmt.training.machine import arithmetic
 
@@ -48,15 +50,20 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """COCO's figures of a checkpoint: on the validation split of the COCO folder `data`, or on `annotations`.
 
-    The data's classes are matched with the checkpoint's by name. Returns figures (kind -> name -> 0…1, see `FIGURES`),
-    per_class (kind -> class -> AP), images, notes, unreadable (name -> reason), and results, COCO's
-    results format. Raises RMTError.
+    Of annotations that its run divided, the held-out images are scored. The data's classes are matched with the
+    checkpoint's by name. Returns figures (kind -> name -> 0…1, see `FIGURES`), per_class (kind -> class -> AP), images,
+    notes, unreadable (name -> reason), judged (see `judged`), and results, COCO's results format. Raises RMTError.
     """
     if bool(images) != bool(annotations) or bool(data) == bool(annotations):
         raise RMTError("give --data COCO_FOLDER, or --images FOLDER with --annotations FILE.json")
     predictor = load(checkpoint, device=device, precision=precision, image_size=image_size)
     folder, file = (images, annotations) if images and annotations else find_split(Path(data), "val")
-    found = open_coco(folder, file, with_masks=predictor.masks).with_classes(predictor.classes)
+    found = open_coco(folder, file, with_masks=predictor.masks)
+    part: Part = "val" if data else "listed"
+    if held := own_hold_out(predictor.metadata, images=folder, annotations=file):
+        divided = not predictor.metadata["recipe"].get("val_annotations")
+        found, part = (found.hold_out(*held)[1], "held out") if divided else (found, "train")
+    found = found.with_classes(predictor.classes)
     loader = eval_loader(found, predictor.preprocessing, workers)
     gathering, unread = evaluate(predictor.model, found, loader, device=predictor.device, precision=predictor.precision)
     loader.close()
@@ -67,6 +74,7 @@ def evaluate_checkpoint(
         "per_class": scores.per_class,
         "notes": found.notes,
         "unreadable": unread,
+        "judged": judged(checkpoint, predictor.metadata, data or file, part),
         "results": gathering.results(),
     }
 

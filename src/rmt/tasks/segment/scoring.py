@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from rmt.data.segmentation import open_all_segmentation
+from rmt.data.segmentation import open_judged_segmentation
 from rmt.errors import RMTError
 from rmt.heads.inference import Inference, segment
+from rmt.tasks.judged import judged, own_hold_out
 from rmt.tasks.segment.data import whole_loader
 from rmt.tasks.segment.predictor import Mode, inference_from, load
 from rmt.tasks.task import unreadable_lines
@@ -82,7 +83,9 @@ def evaluate_checkpoint(
     precision: str = "auto",
     workers: int = 2,
 ) -> dict[str, Any]:
-    """Scores a segmenter on the validation split of `data`, or on all of it; classes are matched by name.
+    """Scores a segmenter on the validation split of `data`, else on what its run held out of it, else on all.
+
+    Classes are matched by name.
 
     Returns miou, macc, aacc (percent), pixels, images, the per-class table, the confusion matrix (a row per true
     class), unreadable images (name -> reason), the scores of naming the most frequent class always, and where there is
@@ -93,7 +96,12 @@ def evaluate_checkpoint(
     predictor = load(checkpoint, device=device, precision=precision, short_side=short_side)
     settings = inference_from(predictor.metadata, batch_size, inference, flip, scales)
     preprocessing = predictor.preprocessing
-    images = open_all_segmentation(data, classes, zero_is_ignored=preprocessing.get("zero_is_ignored", False))
+    images, part = open_judged_segmentation(
+        data,
+        classes,
+        zero_is_ignored=preprocessing.get("zero_is_ignored", False),
+        held=own_hold_out(predictor.metadata, data=data),
+    )
     images = images.with_classes(predictor.classes)
     loader = whole_loader(images, preprocessing["long_side"], preprocessing["short_side"], workers=workers)
     seen = evaluate(
@@ -112,6 +120,7 @@ def evaluate_checkpoint(
         "images": len(images) - len(seen.unread),
         "skipped_files": images.skipped,
         "unreadable": seen.unread,
+        "judged": judged(checkpoint, predictor.metadata, data, part),
     }
 
 
