@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rmt._timm import register_models
 from rmt._version import __version__
 from rmt.errors import RMTError
+from rmt.extras import missing
 
 if TYPE_CHECKING:
     from rmt.heads import detector, segmenter
@@ -48,7 +49,11 @@ def __getattr__(name: str):
         raise AttributeError(f"module 'rmt' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_WHERE[name]), name)
+    try:
+        module = import_module(_WHERE[name])
+    except ModuleNotFoundError as error:
+        raise missing(f"rmt.{name}", error) or error from None
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

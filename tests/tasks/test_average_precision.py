@@ -161,5 +161,5 @@ def test_a_model_in_another_order_of_classes_scores_alike(images):
 def test_without_the_package_the_remedy_is_named(images, monkeypatch):
     gathering = guesses(images)
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    with pytest.raises(RMTError, match=re.escape("faster-coco-eval: pip install 'rmt-vision[detect]'")):
+    with pytest.raises(RMTError, match=re.escape("faster-coco-eval: pip install '.[detect]' in a checkout")):
         gathering.score()

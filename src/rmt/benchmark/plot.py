@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rmt.errors import RMTError
+from rmt.extras import missing
 
 # Published top-1 accuracy on ImageNet-1k at 224², in percent: from the networks' own papers, and from timm for its own
 # maxvit_tiny_rw_224.
@@ -51,7 +52,7 @@ def _figure():
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise RMTError("plots need matplotlib: pip install 'rmt-vision[train]', then plot the JSON again") from error
+        raise missing("drawing the plots", error) or error from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

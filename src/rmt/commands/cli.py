@@ -11,21 +11,9 @@ from collections.abc import Sequence
 
 from rmt._version import __version__
 from rmt.errors import RMTError
+from rmt.extras import missing
 
 COMMANDS = ("train", "evaluate", "predict", "info", "convert", "recipes", "token-labels", "shard", "bench")
-
-_EXTRAS = {
-    "lightning",
-    "tyro",
-    "torchvision",
-    "datasets",
-    "torchmetrics",
-    "matplotlib",
-    "tensorboard",
-    "PIL",
-    "numpy",
-    "rich",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,13 +43,13 @@ def _exit_code(args: list[str], *, show_traceback: bool) -> int:
 
 
 def _dispatch(args: list[str]) -> int:
-    import tyro
-
     if args[:1] == ["--version"]:
         print(f"rmt {__version__}")
         return 0
     if args[:1] == ["train"]:  # its options depend on the recipe
         return importlib.import_module("rmt.commands.train").main(args[1:])
+    import tyro
+
     runs = {name: importlib.import_module(f"rmt.commands.{name.replace('-', '_')}").run for name in COMMANDS}
     description = (
         f"RMT {__version__}: train, judge and use Retentive Networks for vision.\n\nFirst steps: rmt train quickstart"
@@ -75,8 +63,8 @@ def _dispatch(args: list[str]) -> int:
 def _one_line(error: Exception) -> str:
     if isinstance(error, RMTError):
         text = str(error)
-    elif isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _EXTRAS:
-        text = f"this command needs the package {error.name}: pip install 'rmt-vision[train]'"
+    elif isinstance(error, ModuleNotFoundError) and (remedy := missing("this command", error)):
+        text = str(remedy)
     elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         text = f"{where}{error.strerror or error}"

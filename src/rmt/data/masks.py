@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from rmt.errors import RMTError
+from rmt.extras import missing
 
 
 def api() -> Any:
     """faster-coco-eval's mask functions. Raises `RMTError` when the package is missing."""
     try:
         from faster_coco_eval.core import mask
-    except ModuleNotFoundError:
-        raise RMTError("masks need the package faster-coco-eval: pip install 'rmt-vision[detect]'") from None
+    except ModuleNotFoundError as error:
+        raise missing("reading masks", error) or error from None
     return mask
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from rmt.data.coco import CocoSet
 from rmt.data.masks import encode
 from rmt.errors import RMTError
+from rmt.extras import missing
 from rmt.training import processes
 
 KINDS = {"bbox": "box", "segm": "mask"}
@@ -119,8 +120,8 @@ def score(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kinds:
     """
     try:
         from faster_coco_eval import COCO, COCOeval_faster
-    except ModuleNotFoundError:
-        raise RMTError("scoring needs the package faster-coco-eval: pip install 'rmt-vision[detect]'") from None
+    except ModuleNotFoundError as error:
+        raise missing("scoring", error) or error from None
     figures, per_class = {}, {}
     names = {category["id"]: category["name"] for category in truth["categories"]}
     known = COCO(dict(truth))

@@ -1,0 +1,53 @@
+"""What works on a bare `pip install .`, and what the rest says there."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from rmt.extras import EXTRAS, missing
+
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+MODULES = {"pillow": "PIL", "faster-coco-eval": "faster_coco_eval"}  # where a package is imported by another name
+WITH_TIMM = {"torchvision", "numpy", "PIL"}  # timm requires torchvision, which requires the others
+
+
+def modules(requirements: list[str]) -> set[str]:
+    names = {re.split(r"[\[<>=]", requirement)[0] for requirement in requirements}
+    return {MODULES.get(name, name) for name in names - {PROJECT["name"]}}
+
+
+def on_a_bare_installation(code: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Runs code where the packages of the extras cannot be imported."""
+    absent = (EXTRAS["train"] | EXTRAS["detect"]) - WITH_TIMM
+    block = f"import sys; sys.modules.update(dict.fromkeys({sorted(absent)}))\n"
+    return subprocess.run([sys.executable, "-c", block + code, *args], capture_output=True, text=True)
+
+
+def test_the_extras_are_those_of_the_package():
+    assert {extra: modules(PROJECT["optional-dependencies"][extra]) for extra in EXTRAS} == EXTRAS
+    assert not modules(PROJECT["dependencies"]) & {name for names in EXTRAS.values() for name in names}
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [("--help", "token-labels"), ("--version", "rmt "), ("info rmt_pico", "multiply-adds"), ("recipes", "quickstart")],
+)
+def test_commands_that_need_no_extra(words, part):
+    done = on_a_bare_installation("from rmt.commands.cli import main; sys.exit(main(sys.argv[1:]))", *words.split())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert part in done.stdout
+
+
+def test_what_needs_one_says_how_to_get_it():
+    done = on_a_bare_installation("import rmt\ntry: rmt.load('x')\nexcept rmt.RMTError as error: print(error)")
+    assert done.stdout.startswith("rmt.load needs the package "), done.stderr
+    assert "pip install '.[train]' in a checkout" in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+def test_a_module_of_no_extra_is_not_explained_away():
+    assert missing("this", ModuleNotFoundError("no rmt.typo", name="rmt.typo")) is None
