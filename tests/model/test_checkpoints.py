@@ -159,6 +159,9 @@ def test_a_run_folder_means_its_best_weights(tmp_path):
     (tmp_path / "best.safetensors").unlink()
     with pytest.raises(RMTError, match=r"without best\.safetensors"):
         load_model(tmp_path)
+    (tmp_path / "recipe.json").write_text("{}")  # what a run writes first
+    with pytest.raises(RMTError, match=f"not judged once: `rmt train --resume {tmp_path}`"):
+        load_model(tmp_path)
 
 
 def test_failed_write_leaves_the_old_file_whole(file, monkeypatch):

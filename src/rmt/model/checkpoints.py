@@ -123,12 +123,14 @@ def model_arguments(model: nn.Module) -> dict[str, Any]:
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
-    """A file itself; of a run folder its `best.safetensors`."""
+    """A file itself; of a run folder its `best.safetensors`. Raises RMTError for a folder without."""
     path = Path(path)
     if not path.is_dir():
         return path
     best = path / "best.safetensors"
     if not best.is_file():
+        if (path / "recipe.json").is_file():  # a run, stopped before there was a best
+            raise RMTError(f"{path} has no weights yet, for its run was not judged once: `rmt train --resume {path}`")
         raise RMTError(f"{path} is a folder without best.safetensors; give a run folder or a model file")
     return best
 
