@@ -2,7 +2,7 @@
 
 They take all GPUs of the machine. The effective batch is 1,024 on eight; on another number the learning rate follows
 it. "Published" are the paper's figures: the best epoch's, of raw or averaged weights, chosen on the validation images
-themselves.
+themselves. The multiply-adds are the paper's, too; `rmt info` counts both attention products and gets more.
 """
 
 from dataclasses import replace
@@ -64,7 +64,7 @@ def _token_labelled(name: str, model: str, drop_path: float) -> ClassifyRecipe:
 
 
 def imagenet_tiny() -> ClassifyRecipe:
-    """RMT-T on ImageNet-1k: 14.3 M parameters, 2.5 G multiply-adds.
+    """RMT-T on ImageNet-1k: 14.3 M parameters, 2.5 G multiply-adds (the paper's count).
 
     Cost: 300 epochs; GPU-hours not measured. Accuracy: published 82.4 % top-1 (best epoch); last epoch not published.
     Command: rmt train imagenet-tiny --data IMAGENET
@@ -73,7 +73,7 @@ def imagenet_tiny() -> ClassifyRecipe:
 
 
 def imagenet_small() -> ClassifyRecipe:
-    """RMT-S on ImageNet-1k: 27.0 M parameters, 4.5 G multiply-adds.
+    """RMT-S on ImageNet-1k: 27.0 M parameters, 4.5 G multiply-adds (the paper's count).
 
     Cost: 300 epochs; GPU-hours not measured. Accuracy: published 84.1 % top-1 (best epoch, the authors' log has 84.10
     at epoch 261); last epoch 83.95 % in the same log.
@@ -83,7 +83,7 @@ def imagenet_small() -> ClassifyRecipe:
 
 
 def imagenet_base() -> ClassifyRecipe:
-    """RMT-B on ImageNet-1k: 54.2 M parameters, 9.7 G multiply-adds.
+    """RMT-B on ImageNet-1k: 54.2 M parameters, 9.7 G multiply-adds (the paper's count).
 
     Cost: 300 epochs; GPU-hours not measured. Accuracy: published 85.0 % top-1 (best epoch); last epoch not published.
     Command: rmt train imagenet-base --data IMAGENET
@@ -92,7 +92,7 @@ def imagenet_base() -> ClassifyRecipe:
 
 
 def imagenet_large() -> ClassifyRecipe:
-    """RMT-L on ImageNet-1k: 95.5 M parameters, 18.2 G multiply-adds.
+    """RMT-L on ImageNet-1k: 95.5 M parameters, 18.2 G multiply-adds (the paper's count).
 
     Cost: 300 epochs; GPU-hours not measured. Accuracy: published 85.5 % top-1 (best epoch); last epoch not published.
     Command: rmt train imagenet-large --data IMAGENET
