@@ -135,7 +135,15 @@ def _fit(
     up_to = None if state is None else step
     history = History(folder.metrics_csv, measure, up_to_step=up_to) if processes.is_main() else NoHistory()
     batches, done = data.batches_per_epoch, step * recipe.accumulate
-    display = Display(module.epochs, batches, measure, done=done, iterations=module.iterations, console=console)
+    display = Display(
+        module.epochs,
+        batches,
+        measure,
+        done=done,
+        iterations=module.iterations,
+        ema=recipe.ema_decay > 0,
+        console=console,
+    )
     profile = StepProfile(display.say)
     checkpoint = StateCheckpoint(
         folder.state, recipe.checkpoint_minutes, before_save=history.sync, say=display.say, saving=profile.saving
