@@ -1,6 +1,7 @@
 """`rmt convert` and `rmt info`, as typed."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import rmt
 from rmt.commands.cli import main
 from rmt.heads import save_model
 from rmt.model import load_model, read_metadata
+from rmt.model.variants import PAPER_TOP1
 
 
 @pytest.fixture
@@ -92,6 +94,21 @@ def test_another_network_of_no_name(tmp_path, capsys):
     torch.save(official_weights("tiny"), tmp_path / "odd.pth")
     assert main(["convert", str(tmp_path / "odd.pth"), str(tmp_path / "x.safetensors")]) == 1
     assert "fits none of rmt_pico" in capsys.readouterr().err
+
+
+def test_info_alone_lists_the_networks(capsys):
+    assert main(["info"]) == 0
+    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line}
+    assert set(rmt.list_models()) < set(lines)
+    assert lines["rmt_small"] == ["26,967,240", "224²", "84.1", "%"]
+    assert lines["rmt_pico"][1:] == ["32²", "–"]
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    for name, top1 in PAPER_TOP1.items():  # in the README's table, forms with and without tokens in one row
+        (row,) = [row for row in readme.splitlines() if row.startswith("|") and f"`{name}`" in row]
+        assert f"{top1:.1f}" in row.split("|")[-2]
+    assert main(["info", "--json"]) == 0
+    assert [about["model"] for about in json.loads(capsys.readouterr().out)] == rmt.list_models()
+    assert main(["info", "--image-size", "64"]) == 1
 
 
 def test_info_as_json(capsys):

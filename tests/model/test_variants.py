@@ -110,6 +110,34 @@ def test_all_names_are_registered():
     assert set(MAX_DROP_PATH) >= {*PARAMETERS, *ABOUT, "rmt_pico"}
 
 
+def test_names_are_filtered_as_timm_does_it():
+    for arguments in (
+        ("rmt_s*",),
+        ("*_tl",),
+        (["rmt_t*", "rmt_pico"],),
+        ("rmt_tiny",),
+        ("none",),
+        ("", "*_tl"),
+        ("rmt_s*", ["*swin*"]),
+    ):
+        pattern, *rest = arguments
+        theirs = timm.list_models(pattern or "rmt_*", exclude_filters=rest[0] if rest else "")
+        assert sorted(rmt.list_models(*arguments)) == sorted(theirs), arguments
+
+
+def test_a_size_to_build_for_is_refused_in_one_line():
+    with pytest.raises(rmt.RMTError, match="img_size: leave it out; the network takes images of any height and width"):
+        rmt.create_model("rmt_small", img_size=384)
+
+
+def test_the_least_that_a_training_step_takes():
+    network = rmt.create_model("rmt_pico").train()
+    assert network(torch.zeros(2, 3, 20, 20)).shape == network(torch.zeros(2, 3, 33, 20)).shape
+    assert network(torch.zeros(1, 3, 33, 20)).shape == (1, 1000)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        network(torch.zeros(1, 3, 32, 32))
+
+
 def test_unknown_name_is_one_line():
     with pytest.raises(rmt.RMTError, match="no network named 'rmt_huge'; choose one of rmt_pico, "):
         rmt.create_model("rmt_huge")

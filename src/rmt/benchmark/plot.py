@@ -8,14 +8,11 @@ from typing import Any
 
 from rmt.errors import RMTError
 from rmt.extras import missing
+from rmt.model.variants import PAPER_TOP1
 
 # Published top-1 accuracy on ImageNet-1k at 224², in percent: from the networks' own papers, and from timm for its own
 # maxvit_tiny_rw_224.
-ACCURACY = {
-    "rmt_tiny": 82.4,
-    "rmt_small": 84.1,
-    "rmt_base": 85.0,
-    "rmt_large": 85.5,
+ACCURACY = PAPER_TOP1 | {
     "swin_tiny_patch4_window7_224": 81.3,
     "convnext_tiny": 82.1,
     "caformer_s18": 83.6,

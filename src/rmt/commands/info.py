@@ -1,19 +1,19 @@
-"""`rmt info MODEL`: what a network is and costs."""
+"""`rmt info [MODEL]`: which networks there are, or what one is and costs."""
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 
 def run(
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL]")] = "",
     *,
     image_size: int = 0,
     json: bool = False,
 ) -> None:
-    """Describe a network: its stages, parameters, cost, and how far each head sees.
+    """Describe a network: its stages, parameters, cost, and how far each head sees. Without one, list the networks.
 
     Args:
         model: A network's name (`rmt_small`), a `.safetensors` file, or a run folder.
@@ -26,6 +26,12 @@ def run(
 
     if image_size and image_size < 32:
         raise RMTError(f"--image-size {image_size}: a network needs at least 32 pixels a side")
+    if not model:
+        if image_size:
+            raise RMTError("--image-size: name a network, whose cost at that size is counted then")
+        networks = _networks()
+        print(json_module.dumps(networks, indent=2) if json else _list(networks))
+        return
     metadata, whole = None, None
     if model in list_models():
         network = create_model(model, device="meta")
@@ -49,6 +55,28 @@ def run(
     if whole is not None and metadata is not None:
         about |= dict(head=metadata["head"], parameters_with_head=sum(p.numel() for p in whole.parameters()))
     print(json_module.dumps(about, indent=2) if json else _text(about))
+
+
+def _networks() -> list[dict[str, Any]]:
+    """Every network in brief. Multiply-adds are left out: they take seconds to count, for all of them."""
+    from rmt.model import create_model, list_models
+    from rmt.model.variants import PAPER_TOP1
+
+    found = []
+    for name in list_models():
+        network = create_model(name, device="meta")
+        size, parameters = network.pretrained_cfg["input_size"][1:], sum(p.numel() for p in network.parameters())
+        found.append(dict(model=name, image_size=size, parameters=parameters, paper_top1=PAPER_TOP1.get(name)))
+    return found
+
+
+def _list(networks: list[dict[str, Any]]) -> str:
+    lines = [f"{'network':<16}{'parameters':>12}{'made for':>10}{'top-1 in the paper':>21}"]
+    for about in networks:
+        top1 = f"{about['paper_top1']:.1f} %" if about["paper_top1"] else "–"
+        size = f"{about['image_size'][0]}²"
+        lines.append(f"{about['model']:<16}{about['parameters']:>12,}{size:>10}{top1:>21}")
+    return "\n".join([*lines, "", "`rmt info NAME` shows stages, multiply-adds and each head's decay."])
 
 
 def _text(about: dict) -> str:

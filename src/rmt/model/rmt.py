@@ -80,7 +80,8 @@ class Head(nn.Module):
 class RMT(nn.Module):
     """The backbone and its classifier, with the methods timm's users know.
 
-    Sequences have one entry per stage; the defaults are RMT-S, the family's small one.
+    Sequences have one entry per stage; the defaults are RMT-S, the family's small one. In training mode BatchNorm
+    needs two values per channel, so a batch of one image needs a side of 33 px or more.
 
     Args:
         depths, dims, num_heads, mlp_ratios: blocks, channels, heads and feed-forward ratio.

@@ -17,7 +17,8 @@ products, without norms and other elementwise work.
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import timm
@@ -108,6 +109,17 @@ MAX_DROP_PATH = {
 }
 """Stochastic depth in the paper's training. The networks themselves default to 0, as timm's do."""
 
+PAPER_TOP1 = {
+    "rmt_tiny": 82.4,
+    "rmt_small": 84.1,
+    "rmt_base": 85.0,
+    "rmt_large": 85.5,
+    "rmt_small_tl": 84.8,
+    "rmt_base_tl": 85.6,
+    "rmt_large_tl": 86.1,
+}
+"""Accuracy on ImageNet-1k at 224² in percent, as the authors published it; none of ours."""
+
 
 def _cfg(name: str) -> dict[str, Any]:
     pico = name.startswith("rmt_pico")
@@ -134,6 +146,8 @@ ARGUMENTS = frozenset(inspect.signature(RMT).parameters)
 
 def _create(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
     """Build variant `name`; kwargs are those of `RMT` and of timm's `create_model`."""
+    if "img_size" in kwargs:  # many of timm's networks are built for one size
+        raise RMTError("img_size: leave it out; the network takes images of any height and width when it is called")
     overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
     device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
     if pretrained:
@@ -167,9 +181,18 @@ for _name in ARCHITECTURES:
     _register(_name)
 
 
-def list_models() -> list[str]:
-    """The names `create_model` takes."""
-    return list(ARCHITECTURES)
+def list_models(filter: str | Sequence[str] = "", exclude_filters: str | Sequence[str] = "") -> list[str]:
+    """The names `create_model` takes, by default all.
+
+    As `timm.list_models` does it: `filter` is a shell pattern or several, of which a name matches one ("rmt_s*");
+    `exclude_filters` leaves names out again.
+    """
+    names = [name for name in ARCHITECTURES if not filter or _matches(name, filter)]
+    return [name for name in names if not _matches(name, exclude_filters)]
+
+
+def _matches(name: str, patterns: str | Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns))
 
 
 def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:

@@ -2,7 +2,8 @@
 
 They take all GPUs of the machine. The effective batch is 1,024 on eight; on another number the learning rate follows
 it. "Published" are the paper's figures: the best epoch's, of raw or averaged weights, chosen on the validation images
-themselves. The multiply-adds are the paper's, too; `rmt info` counts both attention products and gets more.
+themselves. The multiply-adds are the paper's, too; `rmt info` counts convolutions, linear layers and attention products
+and gets more.
 """
 
 from dataclasses import replace
