@@ -11,6 +11,7 @@ from runs import finished_run, photos, tiny_recipe
 
 import rmt
 from rmt.commands import cli
+from rmt.recipes import RECIPES
 from rmt.tasks.task import task_named
 
 
@@ -45,11 +46,31 @@ def test_help_names_every_command(capsys):
     assert all(command in out for command in cli.COMMANDS)
 
 
-def test_recipes_are_described(capsys):
+def test_recipes_are_listed_in_a_line_each(capsys):
     code, out, _ = run(capsys, "recipes")
     assert code == 0
-    for text in ("quickstart", "rmt train finetune --data FOLDER"):
-        assert text in out
+    lines = out.partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    finetune = next(line for line in lines if line.startswith("finetune "))
+    assert finetune.endswith("from weights or from scratch.")  # the sentence's second line is there
+
+
+def test_a_recipe_is_described(capsys):
+    code, out, _ = run(capsys, "recipes", "finetune")
+    assert code == 0
+    assert "Command: rmt train finetune --data FOLDER" in out and "Cost:" in out
+
+
+def test_values_that_cannot_be_are_refused_at_once_with_the_remedy():
+    code = (
+        "import sys; from rmt.commands import cli; code = cli.main(sys.argv[1:])\n"
+        "sys.exit('torch in the way' if 'torch' in sys.modules else code)"
+    )
+    words = ["train", "finetune-segment", "--data", "x", "--iterations", "60"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "--validate-every 500 does not divide --iterations 60: take 60" in done.stderr
+    assert "--warmup-iterations 200 leaves none of --iterations 60: take 6 or so" in done.stderr
 
 
 @pytest.mark.parametrize(

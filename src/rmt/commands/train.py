@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from rmt.commands.recipe_choice import choose_recipe
-from rmt.recipes import RECIPES, Recipe
+from rmt.commands.recipes import recipe_lines
+from rmt.errors import RMTError
+from rmt.recipes import Recipe
 
 _USAGE = """usage: rmt train RECIPE [--field value]…      (rmt train RECIPE --help lists the fields)
        rmt train --resume RUN [--field value]… [--accept-changes]
@@ -27,8 +29,8 @@ def main(args: list[str]) -> int:
 
     if not args or args[0] in ("-h", "--help"):
         print(_USAGE)
-        for name, make in RECIPES.items():
-            print(f"  {name:<12} {(make.__doc__ or '').strip().splitlines()[0]}")
+        for line in recipe_lines():
+            print(f"  {line}")
         return 0
     if args[0].startswith("--resume"):
         return _resume(args)
@@ -37,6 +39,8 @@ def main(args: list[str]) -> int:
         return 2
     recipe, description = choose_recipe(args[0])
     chosen = tyro.cli(type(recipe), default=recipe, args=args[1:], prog=f"rmt train {args[0]}", description=description)
+    if problems := chosen.problems():  # refused before torch is imported, which takes a while
+        raise RMTError("; ".join(problems))
     from rmt.tasks import train
 
     train(chosen)

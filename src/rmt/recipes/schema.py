@@ -232,7 +232,10 @@ class ClassifyRecipe(Recipe):
         if 0 < self.lr < self.min_lr:
             found.append(f"--min-lr {self.min_lr:g} is above the peak --lr {self.lr:g}")
         if 0 < self.epochs < self.warmup_epochs:
-            found.append(f"--warmup-epochs {self.warmup_epochs:g} is longer than the whole run of {self.epochs} epochs")
+            found.append(
+                f"--warmup-epochs {self.warmup_epochs:g} is longer than the whole run of --epochs {self.epochs}: "
+                f"take 0 to {self.epochs}"
+            )
         if 0 < self.epochs <= self.cooldown_epochs:
             found.append(f"--cooldown-epochs {self.cooldown_epochs} leaves none of the {self.epochs} epochs")
         if self.image_size and self.image_size < 32:

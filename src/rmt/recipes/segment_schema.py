@@ -81,10 +81,17 @@ class SegmentRecipe(Recipe):
         found += no_share(self, "holdout", "warmup_start", "flip", "distortion")
         if self.head == "semantic_fpn":
             found += without_effect(self, "with --head semantic_fpn", "aux_weight")
-        if self.validate_every > 0 and self.iterations % self.validate_every:
-            found.append(f"--validate-every {self.validate_every} does not divide --iterations {self.iterations}")
+        if self.validate_every > 0 and self.iterations > 0 and self.iterations % self.validate_every:
+            most = min(self.validate_every, self.iterations)
+            fitting = next(count for count in range(most, 0, -1) if self.iterations % count == 0)
+            found.append(
+                f"--validate-every {self.validate_every} does not divide --iterations {self.iterations}: take {fitting}"
+            )
         if self.warmup_iterations >= self.iterations > 0:
-            found.append(f"--warmup-iterations {self.warmup_iterations} leaves none of {self.iterations} iterations")
+            found.append(
+                f"--warmup-iterations {self.warmup_iterations} leaves none of --iterations {self.iterations}: "
+                f"take {self.iterations // 10} or so"
+            )
         if 0 < self.lr < self.min_lr:
             found.append(f"--min-lr {self.min_lr:g} is above the peak --lr {self.lr:g}")
         if self.crop_size < 32:
