@@ -9,6 +9,7 @@ import rmt
 from rmt.model.decay import decay_rates
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import Answers
+from rmt.tasks.classify.finish import summary
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.classify.report import draw_report, heads_by_stage
 from rmt.training.history import History
@@ -26,6 +27,11 @@ METRICS = {
     "machine": {"device": "cpu", "precision": "fp32"},
     "last": {"epoch": 1, "raw": {"val": SCORES, "test": SCORES}},
     "best": {"epoch": 1, "weights": "raw", "val": SCORES, "test": SCORES},
+    "best_chosen_on": "12 images",
+    "test_is_val": True,
+    "unreadable": {},
+    "skipped_files": {},
+    "images_per_s": 10.0,
 }
 
 
@@ -43,6 +49,16 @@ def draw(folder: Path, model: str, classes: int = 3) -> Image.Image:
     with Image.open(folder / "report.png") as picture:
         picture.load()
         return picture
+
+
+def test_the_closing_table_shows_no_set_of_images_twice(tmp_path):
+    one, two = (summary(METRICS | {"test_is_val": flag}, RunFolder(tmp_path)) for flag in (True, False))
+    assert one[1].split() == ["val", "top-1", "val", "top-5", "val", "loss"]
+    assert two[1].split() == ["val", "top-1", "test", "top-1", "test", "top-5", "test", "loss"]
+    assert one[2].split()[-5:] == ["80.00", "%", "99.00", "%", "0.5000"]
+    for lines in (one, two):
+        assert {len(line) for line in lines[1:4]} == {len(lines[1])}
+    assert "there are no test images apart" in one[4] and "the test images were read once" in two[4]
 
 
 @pytest.mark.parametrize("model", ["rmt_pico", "rmt_large", "rmt_deit_small"])

@@ -100,7 +100,8 @@ def accuracy_panel(
     for curve, color, name in ((raw, RAW, "raw"), (ema, EMA, "EMA")):
         if curve[0]:
             ax.plot(*curve, color=color, linewidth=2, marker=_dot(curve), label=f"{name}: last {curve[1][-1]:.2f}")
-    ax.plot(*best, "o", markersize=12, markerfacecolor="none", markeredgecolor=INK, label=f"best: {best[1]:.2f}")
+    ring: Any = dict(markersize=12, markerfacecolor="none", markeredgecolor=INK, clip_on=False)  # whole at 100 %, too
+    ax.plot(*best, "o", **ring, label=f"best: {best[1]:.2f}")
     ax.set_xlabel(unit, color=MUTED, fontsize=9)
     values = [*raw[1], *ema[1]]
     if values:
@@ -131,7 +132,7 @@ def confusion_panel(ax: Axes, confusion: np.ndarray, classes: Sequence[str]) -> 
     """Percent of each true class (row) that was called each class (column). confusion: (K, K) counts."""
     shares = 100 * confusion / confusion.sum(1, keepdims=True).clip(min=1)
     size = len(classes)
-    heading(ax, "Confusion", "% of each true class (row); best weights, test images")
+    heading(ax, "Confusion", "% of each true class (row); best weights")
     ax.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=10)  # the root shows the rare mistakes too
     ax.tick_params(colors=INK, labelsize=9 if size <= 12 else 7, length=0)
     for side in ax.spines.values():

@@ -30,6 +30,7 @@ def finish(module: ClassifyModule, trained: Trained) -> dict[str, Any]:
     metrics = facts(module, trained, seen.results(), judged_on="test")
     metrics["images"] = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
     metrics["best_chosen_on"] = data.chosen_on
+    metrics["test_is_val"] = data.val is data.test
     metrics["unreadable"] = {"train and val": module.progress.bad_images, "test": seen.unread}
     metrics["recall_percent"] = _recall(data.classes, confusion)
     write(module, trained, metrics, best)
@@ -39,13 +40,16 @@ def finish(module: ClassifyModule, trained: Trained) -> dict[str, Any]:
 
 def summary(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
     """The closing table: last and best apart, raw and averaged apart; then what was left out, and where things lie."""
-    lines = ["", f"{'':24}{'val top-1':>12}{'test top-1':>12}{'test top-5':>12}{'test loss':>11}"]
+    one_set = metrics.get("test_is_val", False)  # then the same images would stand there twice
+    part = "val" if one_set else "test"
+    heads = [*([] if one_set else ["val top-1"]), f"{part} top-1", f"{part} top-5"]
+    lines = ["", " " * 24 + "".join(f"{head:>12}" for head in heads) + f"{f'{part} loss':>11}"]
     for name, entry in judged_rows(metrics):
-        val, test = entry["val"], entry["test"]
-        lines.append(
-            f"{name:24}{val['top1']:>10.2f} %{test['top1']:>10.2f} %{test['top5']:>10.2f} %{test['loss']:>11.4f}"
-        )
-    lines.append(f"best was chosen on {metrics['best_chosen_on']}; the test images were read once, at the end")
+        chosen = "" if one_set else f"{entry['val']['top1']:>10.2f} %"
+        test = entry["test"]
+        lines.append(f"{name:24}{chosen}{test['top1']:>10.2f} %{test['top5']:>10.2f} %{test['loss']:>11.4f}")
+    rest = "there are no test images apart" if one_set else "the test images were read once, at the end"
+    lines.append(f"best was chosen on {metrics['best_chosen_on']}; {rest}")
     return lines + closing_lines(metrics, folder)
 
 

@@ -85,7 +85,8 @@ def _title(figure: Any, metrics: dict[str, Any]) -> None:
         f"({machine['precision']}) · seed {metrics['seed']}"
     )
     scores = [(what, f"{value:.2f} %") for what, value in figures]
-    panels.title(figure, metrics["recipe"], facts, scores, f"test top-1 on {images['test']:,} images")
+    part = "validation" if metrics["test_is_val"] else "test"
+    panels.title(figure, metrics["recipe"], facts, scores, f"{part} top-1 on {images['test']:,} images")
 
 
 def _curves(figure: Any, data: ClassifyData, history: History, metrics: dict[str, Any]) -> None:
@@ -99,7 +100,7 @@ def _curves(figure: Any, data: ClassifyData, history: History, metrics: dict[str
     panels.loss_panel(left, curve("train_loss", "step"), curve("train_loss"), curve("val_loss"), curve("ema_val_loss"))
     best = metrics["best"]
     note = f"on {metrics['images']['val']:,} " + (
-        "test images" if data.val is data.test else "images held out of train"
+        "validation images" if data.val is data.test else "images held out of train"
     )
     panels.accuracy_panel(middle, curve("val_top1"), curve("ema_val_top1"), (best["epoch"], best["val"]["top1"]), note)
     panels.rate_panel(right, curve("lr", "step"), curve("images_per_s"))
@@ -111,7 +112,10 @@ def _samples(figure: Any, data: ClassifyData, answers: Answers) -> None:
     wrong = np.flatnonzero(answers.predicted != answers.label)
     rows = [
         ("Drawn at random", draw.permutation(len(answers.label))[:_SAMPLES]),
-        ("Surest mistakes", wrong[np.argsort(-answers.probability[wrong], kind="stable")][:_SAMPLES]),
+        (
+            "Surest mistakes" if len(wrong) else "No mistakes",
+            wrong[np.argsort(-answers.probability[wrong], kind="stable")][:_SAMPLES],
+        ),
     ]
     for part, (name, chosen) in zip(figure.subfigures(2, 1), rows, strict=True):
         grid = part.subplots(2, _SAMPLES // 2).ravel()
