@@ -6,6 +6,7 @@ import torch
 from rmt.errors import RMTError
 from rmt.model import ManhattanSelfAttention
 from rmt.model.backends import BACKENDS, Form, attend, plain, use_backend
+from rmt.model.backends.form import KNOWS_EXPORT
 from rmt.model.decay import spatial_prior
 from rmt.model.depthwise import depthwise, fuses_gelu, gelu_depthwise
 
@@ -168,6 +169,8 @@ def test_without_a_compiler_there_is_a_reason(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", ["plain", "sdpa", "native"])
 def test_compiles_whole(name):
     """No graph break, forward and backward; by the backend that stops before code is generated, to be quick."""
+    if name == "native" and not KNOWS_EXPORT:
+        pytest.skip("PyTorch 2.6: what is compiled may be an export, and holds no operator of ours")
     attn = ManhattanSelfAttention(32, 2)
     x = torch.randn(1, 5, 6, 32, requires_grad=True)
     with use_backend(name):

@@ -20,13 +20,19 @@ class Form(NamedTuple):
 
 
 def being_exported() -> bool:
-    """Whether `torch.export` or `torch.jit.trace` is recording; `torch.compile` is not meant."""
-    return torch.jit.is_tracing() or _exporting()
+    """Whether `torch.export` or `torch.jit.trace` is recording; `torch.compile` is not meant.
+
+    PyTorch 2.6 does not tell the two apart: there, `torch.compile` counts too.
+    """
+    if torch.jit.is_tracing():
+        return True
+    return _exporting() if KNOWS_EXPORT else torch.compiler.is_compiling()
+
+
+KNOWS_EXPORT = hasattr(torch.compiler, "is_exporting")
 
 
 @torch.compiler.assume_constant_result
 def _exporting() -> bool:
     """Asked by the tracing compiler, not traced: PyTorch 2.11's takes `is_exporting` for true in every compile."""
-    if hasattr(torch.compiler, "is_exporting"):
-        return torch.compiler.is_exporting()
-    return torch.compiler.is_compiling()
+    return torch.compiler.is_exporting()

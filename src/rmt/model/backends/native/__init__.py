@@ -6,7 +6,7 @@ of PyTorch, so that `torch.compile(fullgraph=True)` passes; exported programs us
 
 import ctypes
 import math
-from collections.abc import Sequence
+import typing
 
 import torch
 from torch import Tensor
@@ -70,7 +70,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> 
     return _attend(q, k, v, prior.sin, prior.cos, *rest)
 
 
-def _gammas(heads: int, decay_range: Sequence[float]) -> list[float]:
+def _gammas(heads: int, decay_range: typing.Sequence[float]) -> list[float]:
     return decay_rates(heads, (decay_range[0], decay_range[1])) if decay_range else [1.0] * heads
 
 
@@ -83,7 +83,7 @@ def _attend(
     cos: Tensor,
     decomposed: bool,
     half_split: bool,
-    decay_range: Sequence[float],
+    decay_range: typing.Sequence[float],
     scale: float,
     tolerance: float,
     spread: float,
@@ -111,7 +111,7 @@ def _attend_backward(
     cos: Tensor,
     decomposed: bool,
     half_split: bool,
-    decay_range: Sequence[float],
+    decay_range: typing.Sequence[float],
     scale: float,
     tolerance: float,
     spread: float,
