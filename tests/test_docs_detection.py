@@ -52,5 +52,6 @@ def test_the_learned_figures():
         last = run["last"]["raw"]
         names = ("box_ap", "box_ap50", "mask_ap", "mask_ap50")
         cells = [f"{last[name]:.1f}" if name in last else "–" for name in names]
-        row = f"| `{run['recipe']}` | {run['seed']} | {' | '.join(cells)} | {run['cpu_seconds'] / 60:.1f} min |"
+        time = f"{run['cpu_seconds'] / 60:.1f} min" if run["cpu_seconds"] else "–"
+        row = f"| `{run['recipe']}` | {run['seed']} | {' | '.join(cells)} | {time} |"
         assert row in PAGE
