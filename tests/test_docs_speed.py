@@ -127,3 +127,9 @@ def test_gpu_kernels():
             ", ".join(f"{entry['plain_seconds'] * 1e6:,.0f}" for entry in both),
         ]
     assert all(entry["error"] < 5e-3 and entry["repeats"] for entry in kernels.values())
+
+
+def test_launch_time():
+    content = json.loads((ROOT / "benchmarks" / "launch-time.json").read_text(encoding="utf-8"))
+    own, direct = (content["medians"][name] - content["medians"]["nothing"] for name in ("triton_itself", "directly"))
+    assert f"{own:.0f} → {direct:.0f} µs of the host per launch" in PAGE
