@@ -12,7 +12,7 @@ from rmt.errors import RMTError
 from rmt.heads.detection import MaskRCNN, RetinaNet, detector
 from rmt.heads.segmenter import Segmenter, segmenter
 from rmt.model import read_metadata, resolve_checkpoint, save_checkpoint
-from rmt.model.checkpoints import building_from, checked_args, model_arguments
+from rmt.model.checkpoints import building_from, checked_args, load_meta_model, model_arguments
 from rmt.model.state_dicts import check_fit
 from rmt.model.variants import rebuild
 
@@ -75,5 +75,5 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[Mo
         arguments = checked_args(metadata.get("head_args") or {})
         model: nn.Module = _BUILDERS[metadata["task"]](str(metadata.get("head")), backbone, arguments)
     check_fit(model.state_dict(), state, str(path))
-    model.load_state_dict(state, assign=True)
+    load_meta_model(model, state)
     return model.to(device).eval(), metadata  # type: ignore[return-value]

@@ -198,7 +198,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[RM
     if not any(HEAD.match(key) for key in state):  # a backbone alone, as `rmt convert` makes it of a detector
         model.prune_intermediate_layers([len(model.stages) - 1])
     check_fit(model.state_dict(), state, str(path))
-    model.load_state_dict(state, assign=True)
+    load_meta_model(model, state)
     return model.to(device).eval(), metadata
 
 
@@ -213,6 +213,15 @@ def building_from(path: Path) -> Iterator[None]:
             yield
     except (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
         raise RMTError(f"{path} describes a network that cannot be built: {one_line(error)}") from error
+
+
+def load_meta_model(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a model on the meta device the weights of `state`, each in memory of its own.
+
+    Tensors of a safetensors file lie at any address in one buffer, and matrix libraries sum in another order where
+    memory is not aligned (seen with MKL on AVX-512): a loaded model would differ in the last bit from the saved one.
+    """
+    model.load_state_dict({name: value.clone() for name, value in state.items()}, assign=True)
 
 
 COUNTS = {"depths", "convs", "box_convs", "box_fcs", "mask_convs", "octave_scales"}

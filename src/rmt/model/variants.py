@@ -3,6 +3,7 @@
 | name | paper | parameters | MACs at 224² | maximum drop path in the paper's training |
 |---|---|---|---|---|
 | rmt_pico | – (ours, for small images and tests) | 1.0 M (10 classes) | 0.005 G at 32² | 0 |
+| rmt_test | – (for tests of anything that trains a network) | 0.02 M (10 classes) | 0.0003 G at 32² | 0 |
 | rmt_tiny | RMT-T | 14,334,216 | 2.64 G | 0.1 |
 | rmt_small | RMT-S | 26,967,240 | 4.78 G | 0.15 |
 | rmt_base | RMT-B | 54,154,896 | 10.37 G | 0.4 |
@@ -43,6 +44,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         decay_ranges=(NARROW, NARROW, NARROW, NARROW),
         head_hidden_dim=256,
     ),
+    # One narrow block per stage: what a test of a run is about does not depend on the network's size, its time does.
+    "rmt_test": dict(depths=(1, 1, 1, 1), dims=(8, 16, 16, 16), num_heads=(2, 2, 2, 2), head_hidden_dim=16),
     "rmt_tiny": dict(
         depths=(2, 2, 8, 2),
         mlp_ratios=(3, 3, 3, 3),
@@ -95,6 +98,7 @@ ARCHITECTURES |= {
 
 MAX_DROP_PATH = {
     "rmt_pico": 0.0,
+    "rmt_test": 0.0,
     "rmt_tiny": 0.1,
     "rmt_small": 0.15,
     "rmt_base": 0.4,
@@ -122,7 +126,7 @@ PAPER_TOP1 = {
 
 
 def _cfg(name: str) -> dict[str, Any]:
-    pico = name.startswith("rmt_pico")
+    pico = name.startswith(("rmt_pico", "rmt_test"))
     return dict(
         num_classes=1000,
         input_size=(3, 32, 32) if pico else (3, 224, 224),
