@@ -14,7 +14,7 @@ install: .venv/.installed
 	@touch $@
 
 quickstart: install
-	$(BIN)/rmt train quickstart
+	$(BIN)/rmt train quickstart $(ARGS)  # make quickstart ARGS='--seed 1'
 
 test: install
 	$(BIN)/ruff check .

@@ -2,10 +2,10 @@
 
 import torch
 
-from rmt.model.backends import Form, triton
-from rmt.model.decay import spatial_prior
-from rmt.model.depthwise import depthwise, gelu_depthwise
-from rmt.model.norm import LayerNorm
+from rmt.ops import Form, triton
+from rmt.ops.decay import spatial_prior
+from rmt.ops.depthwise import depthwise, gelu_depthwise
+from rmt.ops.layer_norm import LayerNorm
 
 GRIDS = [
     (13, 9, 20, True),

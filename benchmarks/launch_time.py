@@ -21,7 +21,7 @@ from triton.backends.driver import DriverBase
 from triton.compiler import CompiledKernel
 
 from rmt.benchmark.machine import describe
-from rmt.model.backends.triton import attention_ops, launch
+from rmt.ops.triton import attention_ops, launch
 
 ROUNDS, CALLS = 15, 300
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rmt.data.coco import CocoSet, find_split, open_coco
-from rmt.tasks.detect.average_precision import Found, Gathering
+from rmt.data.detection.coco import CocoSet, find_split, open_coco
+from rmt.tasks.detect.metrics import Found, Gathering
 
 ROUNDS = 50
 

@@ -22,10 +22,10 @@ import torch
 from PIL import Image
 
 from rmt.data.images import EXTENSIONS, read_image
-from rmt.data.label_maps import INDEX, About, LabelMaps, fingerprint, write_shard
 from rmt.data.randomness import ORDER, permutation, seed_everything, words
+from rmt.data.token_labels.label_maps import INDEX, About, LabelMaps, fingerprint, write_shard
+from rmt.data.token_labels.transforms import TokenLabelTransform
 from rmt.data.transforms import eval_transform, train_transform
-from rmt.data.views import TokenLabelTransform
 
 
 def made_up_jpeg(seed: int, width: int = 500, height: int = 375) -> bytes:

@@ -15,7 +15,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from rmt.heads.inference import Inference, segment
+from rmt.heads.segmentation.sliding import Inference, segment
 
 
 class PixelWise(nn.Module):

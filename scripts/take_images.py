@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rmt.data.coco import find_split
+from rmt.data.detection.coco import find_split
 
 
 def repeated(content: dict[str, Any], count: int, repeat: int) -> dict[str, Any]:

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from image_sets import without_privileges
+from helpers.image_sets import without_privileges
 
 from rmt.cache import cache_folder
 from rmt.errors import RMTError
-from rmt.model.backends.native import build
+from rmt.ops.cpu import build
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import tyro
 
 from rmt.commands import evaluate, predict, shard, token_labels
 from rmt.commands.recipe_choice import choose_recipe
-from rmt.data.label_maps import About
+from rmt.data.token_labels.label_maps import About
 from rmt.recipes import IMAGENET, RECIPES, Recipe
-from rmt.tasks.run import refuse_problems
+from rmt.training.run import refuse_problems
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "training.md").read_text(encoding="utf-8")

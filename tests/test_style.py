@@ -13,7 +13,7 @@ def test_a_run_folder_in_the_checkout_changes_no_import_s_place(tmp_path):
     (tmp_path / "src" / "rmt").mkdir(parents=True)
     (tmp_path / "tests").mkdir()
     file = tmp_path / "tests" / "test_something.py"
-    file.write_text("import pytest\nfrom runs import photos\n\nimport rmt\n\nprint(photos, pytest, rmt)\n")
+    file.write_text("import pytest\nfrom helpers.runs import photos\n\nimport rmt\n\nprint(photos, pytest, rmt)\n")
     for left_behind in (None, "runs"):
         if left_behind:
             (tmp_path / left_behind).mkdir()

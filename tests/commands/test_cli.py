@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import finished_run, photos, tiny_recipe
+from helpers.runs import finished_run, photos, tiny_recipe
 
 import rmt
 from rmt.commands import cli
 from rmt.recipes import RECIPES
-from rmt.tasks.task import task_named
+from rmt.training.task import task_named
 
 
 def run(capsys, *args):

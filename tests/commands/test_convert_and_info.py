@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import PARITY, official_weights
+from helpers.networks import PARITY, official_weights
 
 import rmt
 from rmt.commands.cli import main

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from image_sets import picture
+from helpers.image_sets import picture
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.image_sets import encode, picture, without_privileges
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_sets import encode, picture, without_privileges
 from PIL import Image
 
 from rmt.data import BadImage, read_image

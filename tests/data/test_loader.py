@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from image_sets import MemorySet
+from helpers.image_sets import MemorySet
 from PIL import Image
 
 from rmt.data import Batch, ImageLoader, open_splits, subset, train_transform

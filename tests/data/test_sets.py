@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from helpers.image_sets import MemorySet
 from hypothesis import given
 from hypothesis import strategies as st
-from image_sets import MemorySet
 
 from rmt.data import hold_out, subset, with_classes
 from rmt.errors import RMTError

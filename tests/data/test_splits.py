@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from image_sets import ANT_OR_BEE, picture, row
+from helpers.image_sets import ANT_OR_BEE, picture, row
 
 from rmt.data import ImageSet, open_judged, open_splits, splits
 from rmt.data.sets import skip_lines

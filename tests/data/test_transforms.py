@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import timm.data
 import torch
+from helpers.image_sets import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_sets import picture
 from PIL import Image
 
 from rmt.data import eval_transform, train_transform

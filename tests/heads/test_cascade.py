@@ -3,14 +3,14 @@
 import pytest
 import torch
 import torchvision.models.detection as tv
-from boxes import decode, random_boxes
-from detectors import scene, scenes, tiny
+from helpers.boxes import decode, random_boxes
+from helpers.detectors import scene, scenes, tiny
 from torch import nn
 from torchvision.ops import box_iou
 
 import rmt
 from rmt.heads.detection import CascadeMaskRCNNOptions, MaskRCNNOptions, RetinaNetOptions
-from rmt.training.sync_batchnorm import CPUSyncBatchNorm2d, synchronise_batchnorm
+from rmt.training.distributed.sync_batchnorm import CPUSyncBatchNorm2d, synchronise_batchnorm
 
 STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 SHAPE = (70, 90)

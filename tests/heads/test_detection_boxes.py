@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from boxes import random_boxes
-from detectors import tiny
+from helpers.boxes import random_boxes
+from helpers.detectors import tiny
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 

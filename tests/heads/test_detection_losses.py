@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from boxes import decode, encode, random_boxes
-from detectors import tiny
+from helpers.boxes import decode, encode, random_boxes
+from helpers.detectors import tiny
 
 from rmt.heads.detection.box_head import BoxHead
 from rmt.heads.detection.masks import mask_loss, mask_targets, paste

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from detectors import HEADS, scene, scenes, tiny
+from helpers.detectors import HEADS, scene, scenes, tiny
 from torch import nn
 
 import rmt

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 import rmt
 from rmt.model import RMT
-from rmt.model.backends import dispatch
+from rmt.ops import dispatch
 
 
 class Largest(TorchDispatchMode):

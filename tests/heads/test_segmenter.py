@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import TINY, official_weights
+from helpers.networks import TINY, official_weights
 from torch import nn
 
 import rmt
 from rmt.heads import Pyramid, segmenter
-from rmt.heads.semantic_fpn import SemanticFPN
-from rmt.heads.upernet import UPerNet
+from rmt.heads.segmentation.semantic_fpn import SemanticFPN
+from rmt.heads.segmentation.upernet import UPerNet
 from rmt.model import RMT
 
 CHANNELS = [4, 6, 8, 10]

@@ -19,7 +19,7 @@ openmmlab = pytest.mark.openmmlab
 @openmmlab
 @pytest.mark.parametrize("head", DETECTORS)
 def test_stock_mmdet_configs(head):
-    from detectors import scenes
+    from helpers.detectors import scenes
 
     model = build("mmdet", config("mmdet", DETECTORS[head]))
     assert type(model.backbone).__name__ == "RMTBackbone"

@@ -5,7 +5,7 @@ The configs are the stock ones with METHOD 6's changes. Samplers take everything
 
 import pytest
 import torch
-from detectors import scene, scenes, tiny
+from helpers.detectors import scene, scenes, tiny
 from integrations.openmmlab_configs import DETECTORS, build, config, mmdet_batch
 
 pytestmark = pytest.mark.openmmlab

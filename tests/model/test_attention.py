@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmt.model import ManhattanSelfAttention
-from rmt.model.backends.plain import attention_weights
-from rmt.model.decay import decay_rates, log_decay, rotary_phases, rotate
+from rmt.ops.decay import decay_rates, log_decay, rotary_phases, rotate
+from rmt.ops.plain import attention_weights
 
 
 def slow_attention(attn: ManhattanSelfAttention, x: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from networks import TINY, official, official_weights, pico
+from helpers.networks import TINY, official, official_weights, pico
 
 import rmt
 from rmt.heads import load_model as load_with_head

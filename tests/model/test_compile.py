@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import TINY
+from helpers.networks import TINY
 
 from rmt.model import RMT, ManhattanSelfAttention
 

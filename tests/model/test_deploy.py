@@ -5,8 +5,8 @@ import copy
 import pytest
 import timm
 import torch
-from networks import TINY
-from parity_fill import fill, image
+from helpers.networks import TINY
+from helpers.parity_fill import fill, image
 from timm.layers import LayerScale
 from torch import nn
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import official, pico
+from helpers.networks import official, pico
 
 pytestmark = pytest.mark.optional
 

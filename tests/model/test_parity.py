@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from networks import PARITY, TINY, official_weights
-from parity_fill import image
+from helpers.networks import PARITY, TINY, official_weights
+from helpers.parity_fill import image
 
 from rmt.model import RMT, create_model, load_official
 

@@ -10,9 +10,9 @@ import zipfile
 import pytest
 import safetensors.torch
 import torch
+from helpers.networks import official, pico
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from networks import official, pico
 
 import rmt
 from rmt.heads import load_model as load_with_head

@@ -194,7 +194,7 @@ class TestContract:
         ):
             assert isinstance(model.get_submodule(key), nn.Conv2d | nn.Linear)
         config = timm.data.resolve_model_data_config(model)
-        assert config["input_size"] == ((3, 32, 32) if name.startswith("rmt_pico") else (3, 224, 224))
+        assert config["input_size"] == ((3, 32, 32) if name.startswith(("rmt_pico", "rmt_test")) else (3, 224, 224))
         assert config["interpolation"] == "bicubic"
 
     def test_layer_groups_cover_every_block(self, name):

@@ -7,7 +7,7 @@ import torch
 
 from rmt.model import MAX_DROP_PATH
 from rmt.recipes import COCO, DetectRecipe
-from rmt.tasks.detect.prepare import build
+from rmt.tasks.detect.build import build
 
 PUBLISHED = [
     *(f"coco-retinanet-{size}-1x" for size in ("tiny", "small", "base", "large")),
@@ -90,7 +90,8 @@ def test_every_field_explains_itself_on_the_command_line():
     import inspect
     from dataclasses import fields
 
-    from rmt.recipes import detect_schema, schema
+    from rmt.recipes import detect_recipe as detect_schema
+    from rmt.recipes import recipe as schema
 
     source = inspect.getsource(schema) + inspect.getsource(detect_schema)
     for field in fields(DetectRecipe):

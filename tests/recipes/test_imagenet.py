@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pictures import make_folder
+from helpers.pictures import make_folder
 
 from rmt.model import MAX_DROP_PATH, create_model
 from rmt.recipes import IMAGENET
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.training.optimizer import CosineSchedule, build_optimizer, peak_lr
+from rmt.training.optimizers import CosineSchedule, build_optimizer, peak_lr
 
 #: METHOD 5's text for every row of the table
 PAPER = dict(

@@ -97,7 +97,7 @@ def test_mixing_needs_pairs():
 def test_every_field_explains_itself_on_the_command_line():
     import inspect
 
-    from rmt.recipes import schema
+    from rmt.recipes import recipe as schema
 
     source = inspect.getsource(schema)
     for field in fields(ClassifyRecipe):

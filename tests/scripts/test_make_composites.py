@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.scripts_under_test import script as load_script
 from PIL import Image, ImageDraw
-from scripts_under_test import script as load_script
 
 script = load_script("make_composites")
 

@@ -7,10 +7,10 @@ import zipfile
 
 import numpy as np
 import pytest
+from helpers.scripts_under_test import script
 from PIL import Image
-from scripts_under_test import script
 
-from rmt.data.coco import find_split, open_coco
+from rmt.data.detection.coco import find_split, open_coco
 
 make_trees = script("make_trees")
 

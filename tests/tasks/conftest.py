@@ -1,5 +1,5 @@
 import pytest
-from runs import shrink_networks
+from helpers.runs import shrink_networks
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from runs import tiny_recipe
+from helpers.runs import tiny_recipe
 
 import rmt
 from rmt.recipes import COCO, SEGMENT
 from rmt.training.batch import effective_batch, refuse_large_batch, settle_batch
-from rmt.training.optimizer import peak_lr
+from rmt.training.optimizers import peak_lr
 
 PAPER = [make() for make in (*COCO.values(), *SEGMENT.values()) if make().name != "finetune-segment"]
 

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from networks import pico
-from runs import tiny_recipe
+from helpers.networks import pico
+from helpers.runs import tiny_recipe
 from torch import nn
 
 import rmt
+from rmt.training.distributed.sync_batchnorm import synchronise_batchnorm
 from rmt.training.network import adapt
-from rmt.training.sync_batchnorm import synchronise_batchnorm
 
 CPU = torch.device("cpu")
 

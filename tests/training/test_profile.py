@@ -4,11 +4,11 @@ import re
 import time
 
 import pytest
-from runs import shrink_networks, tiny_recipe
+from helpers.runs import shrink_networks, tiny_recipe
 
 import rmt
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.training.checkpoint_io import AtomicCheckpointIO
+from rmt.training.checkpoints.io import AtomicCheckpointIO
 from rmt.training.profile import PARTS
 
 EACH_UPDATE = 1e-9  # checkpoint_minutes: save after every update

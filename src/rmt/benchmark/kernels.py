@@ -21,11 +21,11 @@ from rmt.benchmark.machine import describe
 from rmt.benchmark.measure import cuda_seconds
 from rmt.benchmark.prepare import captured, matrix_product
 from rmt.errors import RMTError
-from rmt.model.backends import BACKENDS, Form, plain, use_backend
-from rmt.model.backends.axes import along_rows
-from rmt.model.decay import SpatialPrior, spatial_prior
-from rmt.model.depthwise import depthwise, gelu_depthwise
-from rmt.model.norm import LayerNorm
+from rmt.ops import BACKENDS, Form, plain, use_backend
+from rmt.ops.decay import SpatialPrior, spatial_prior
+from rmt.ops.depthwise import depthwise, gelu_depthwise
+from rmt.ops.layer_norm import LayerNorm
+from rmt.ops.lines import along_rows
 
 CACHE_BYTES = 200e6  # what the inputs of one replay have to outgrow
 DECAY_RANGE = (2.0, 6.0)
@@ -66,7 +66,7 @@ def row_pass(grid: tuple[int, int, int], heads: int, channels: int, dtype: torch
     """One axis pass alone."""
 
     def call(q: Tensor):
-        from rmt.model.backends.triton.attention_ops import Attention
+        from rmt.ops.triton.attention_ops import Attention
 
         prior = _prior(q, form)
         return Attention(q, prior.cos, prior.sin, prior.log_gamma, None, form.half_split, True, form.scale)

@@ -12,7 +12,7 @@ from torch import nn
 from rmt.benchmark.cases import Case, Options
 from rmt.errors import RMTError
 from rmt.model import create_model, deploy, list_models
-from rmt.model.backends import use_backend
+from rmt.ops import use_backend
 
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from rmt.errors import RMTError
 from rmt.model import create_model
-from rmt.model.backends.window import reach
-from rmt.model.decay import decay_rates
+from rmt.ops.decay import decay_rates
+from rmt.ops.windows import reach
 
 
 def reach_table(model_name: str, image_size: int, tolerances: list[float], spread: float) -> str:

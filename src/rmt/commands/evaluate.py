@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from rmt.recipes.schema import Device, Precision
+from rmt.recipes.recipe import Device, Precision
 
 
 def run(
@@ -53,8 +53,8 @@ def run(
     """
     from rmt.atomic import write_text
     from rmt.errors import RMTError
-    from rmt.tasks.judged import judged_line
-    from rmt.tasks.task import options_for, task_of_checkpoint
+    from rmt.training.evaluated import judged_line
+    from rmt.training.task import options_for, task_of_checkpoint
 
     _, task = task_of_checkpoint(checkpoint)
     if not data and annotations is None:

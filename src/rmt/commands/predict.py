@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from rmt.recipes.schema import Device, Precision
+from rmt.recipes.recipe import Device, Precision
 
 
 def run(
@@ -53,8 +53,8 @@ def run(
     """
     from rmt.data.images import BadImage
     from rmt.errors import RMTError
-    from rmt.tasks.answers import Answer, PredictionFolder
-    from rmt.tasks.task import of_no_use, options_for, task_of_checkpoint
+    from rmt.inference.predictions import Answer, PredictionFolder
+    from rmt.training.task import of_no_use, options_for, task_of_checkpoint
 
     if not images:
         raise RMTError("name at least one image: rmt predict CHECKPOINT IMAGE…")

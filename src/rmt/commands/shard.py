@@ -28,7 +28,7 @@ def run(
         seed: What that order follows from.
         workers: Processes that pack; 0 takes one per core.
     """
-    from rmt.tasks.sharding import pack
+    from rmt.data.sources.packing import pack
 
     packed = pack(folder, output, shard_images=shard_images, shuffle=shuffle, seed=seed, workers=workers)
     print(f"{output}: {packed.images:,} images, {packed.bytes / 1e6:,.1f} MB, {packed.written} shards written now")

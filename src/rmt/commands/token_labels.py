@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from rmt.recipes.schema import Device, Precision
+from rmt.recipes.recipe import Device, Precision
 
 
 def run(
@@ -44,8 +44,8 @@ def run(
         workers: Processes that read images.
     """
     from rmt.errors import RMTError
-    from rmt.tasks.teacher import load_teacher
-    from rmt.tasks.token_labels import make_token_labels
+    from rmt.tasks.classify.teacher import load_teacher
+    from rmt.tasks.classify.token_labels import make_token_labels
 
     if not teacher and not weights:
         raise RMTError("--teacher is missing: a network's name in timm, or --weights with a model file of ours")

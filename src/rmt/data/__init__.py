@@ -1,6 +1,6 @@
 """Readers, augmentation and batches. Imports nothing of ours but the error class."""
 
-from rmt.data.image_batches import Batch, ImageLoader
+from rmt.data.image_loader import Batch, ImageLoader
 from rmt.data.images import BadImage, read_image
 from rmt.data.sets import ImageSet, hold_out, subset, with_classes
 from rmt.data.splits import open_judged, open_splits

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from rmt.data.fit import BUFFER, Reading, fetch_all
-from rmt.data.folders import FolderSet, class_folders
-from rmt.data.remote import RemoteFile, is_address, list_folder
 from rmt.data.sets import HoldOut, ImageSet, Judged, Splits, hold_out, listed
-from rmt.data.shards import ShardSet, TableSet, complete
-from rmt.data.streams import StreamSet
-from rmt.data.tars import TarSet
+from rmt.data.sources.fit import BUFFER, Reading, fetch_all
+from rmt.data.sources.folders import FolderSet, class_folders
+from rmt.data.sources.remote import RemoteFile, is_address, list_folder
+from rmt.data.sources.shards import ShardSet, TableSet, complete
+from rmt.data.sources.streams import StreamSet
+from rmt.data.sources.tars import TarSet
 from rmt.errors import RMTError
 
 SAMPLE = Path(__file__).parent / "sample"

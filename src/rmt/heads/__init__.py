@@ -1,9 +1,9 @@
 """What sits on the stages: pyramid norms, detectors, segmentation heads."""
 
 from rmt.heads.detection import detector
-from rmt.heads.files import file_facts, load_model, save_model
+from rmt.heads.model_files import file_facts, load_model, save_model
 from rmt.heads.pyramid import Pyramid, build_pyramid
-from rmt.heads.segmenter import Segmenter, segmenter
+from rmt.heads.segmentation.segmenter import Segmenter, segmenter
 
 __all__ = [
     "Pyramid",

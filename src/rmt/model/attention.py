@@ -4,10 +4,10 @@ from typing import get_args
 
 from torch import Tensor, nn
 
-from rmt.model.backends import Decay, Form, attend
-from rmt.model.decay import SpatialPrior, spatial_prior
-from rmt.model.depthwise import depthwise
-from rmt.model.linear import Linear
+from rmt.ops import Decay, Form, attend
+from rmt.ops.decay import SpatialPrior, spatial_prior
+from rmt.ops.depthwise import depthwise
+from rmt.ops.linear import Linear
 
 
 class ManhattanSelfAttention(nn.Module):

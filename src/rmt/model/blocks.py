@@ -9,10 +9,10 @@ from timm.layers import DropPath, LayerScale
 from torch import Tensor, nn
 
 from rmt.model.attention import ManhattanSelfAttention
-from rmt.model.decay import SpatialPrior
-from rmt.model.depthwise import depthwise, gelu_depthwise
-from rmt.model.linear import Linear
-from rmt.model.norm import LayerNorm
+from rmt.ops.decay import SpatialPrior
+from rmt.ops.depthwise import depthwise, gelu_depthwise
+from rmt.ops.layer_norm import LayerNorm
+from rmt.ops.linear import Linear
 
 
 def nchw(x: Tensor) -> Tensor:

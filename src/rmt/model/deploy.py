@@ -22,12 +22,12 @@ from timm.layers import LayerScale
 from torch import Tensor, nn
 
 from rmt.model.attention import ManhattanSelfAttention
-from rmt.model.backends import attend
 from rmt.model.blocks import Block, FeedForward, PatchMerging
-from rmt.model.decay import SpatialPrior, spatial_prior
-from rmt.model.depthwise import depthwise, fuses_gelu, gelu_depthwise
-from rmt.model.norm import layer_norm
 from rmt.model.rmt import RMT, Head
+from rmt.ops import attend
+from rmt.ops.decay import SpatialPrior, spatial_prior
+from rmt.ops.depthwise import depthwise, fuses_gelu, gelu_depthwise
+from rmt.ops.layer_norm import layer_norm
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from rmt.recipes.classify import finetune, quickstart
 from rmt.recipes.detect import COCO, finetune_detect
 from rmt.recipes.detect_demos import demo_composites, demo_overfit, demo_trees
-from rmt.recipes.detect_schema import DetectRecipe
+from rmt.recipes.detect_recipe import DetectRecipe
 from rmt.recipes.imagenet import IMAGENET
-from rmt.recipes.schema import ClassifyRecipe, Recipe
+from rmt.recipes.recipe import ClassifyRecipe, Recipe
 from rmt.recipes.segment import SEGMENT
-from rmt.recipes.segment_schema import SegmentRecipe
+from rmt.recipes.segment_recipe import SegmentRecipe
 from rmt.recipes.stored import changes, from_dict
 
 #: The named recipes of `rmt train NAME`.

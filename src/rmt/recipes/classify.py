@@ -1,6 +1,6 @@
 """The named classification recipes. Each docstring states cost, expected accuracy and the exact command."""
 
-from rmt.recipes.schema import ClassifyRecipe
+from rmt.recipes.recipe import ClassifyRecipe
 
 
 def quickstart() -> ClassifyRecipe:

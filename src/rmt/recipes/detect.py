@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from textwrap import fill
 
-from rmt.recipes.detect_schema import DetectRecipe, Head
+from rmt.recipes.detect_recipe import DetectRecipe, Head
 
 #: The variants and their stochastic depth: the variant's maximum (METHOD 6).
 _DROP_PATH = {"tiny": 0.1, "small": 0.15, "base": 0.4, "large": 0.5}

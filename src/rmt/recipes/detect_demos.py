@@ -5,7 +5,7 @@ docs/detection.md has the figures, and the commands that make the data.
 
 from dataclasses import replace
 
-from rmt.recipes.detect_schema import DetectRecipe
+from rmt.recipes.detect_recipe import DetectRecipe
 
 
 def demo_composites() -> DetectRecipe:

@@ -9,7 +9,7 @@ and gets more.
 from dataclasses import replace
 from typing import Any
 
-from rmt.recipes.schema import ClassifyRecipe
+from rmt.recipes.recipe import ClassifyRecipe
 
 
 def _paper(name: str, model: str, drop_path: float, **changes: Any) -> ClassifyRecipe:

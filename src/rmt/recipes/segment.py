@@ -4,7 +4,7 @@ Published figures are the paper's mIoU on ADE20K's 2,000 validation images; we k
 "not at hand".
 """
 
-from rmt.recipes.segment_schema import SegmentRecipe
+from rmt.recipes.segment_recipe import SegmentRecipe
 
 _DROP_PATH = {"rmt_tiny": 0.1, "rmt_small": 0.15, "rmt_base": 0.4, "rmt_large": 0.5}  # METHOD 4
 

@@ -3,9 +3,9 @@
 from dataclasses import fields
 from typing import Any
 
-from rmt.recipes.detect_schema import DetectRecipe
-from rmt.recipes.schema import ClassifyRecipe, Recipe
-from rmt.recipes.segment_schema import SegmentRecipe
+from rmt.recipes.detect_recipe import DetectRecipe
+from rmt.recipes.recipe import ClassifyRecipe, Recipe
+from rmt.recipes.segment_recipe import SegmentRecipe
 
 _TASKS: dict[str, type[Recipe]] = {kind.task: kind for kind in (ClassifyRecipe, DetectRecipe, SegmentRecipe)}
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from rmt.errors import RMTError
-from rmt.recipes.schema import Recipe
-from rmt.training.processes import world_size
+from rmt.recipes.recipe import Recipe
+from rmt.training.distributed.processes import world_size
 
 R = TypeVar("R", bound=Recipe)
 

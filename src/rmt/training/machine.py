@@ -10,10 +10,10 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from rmt.errors import RMTError
-from rmt.recipes.schema import Recipe
-from rmt.training.checkpoint_io import AtomicCheckpointIO
-from rmt.training.processes import world_size
-from rmt.training.sharded import ShardedStrategy
+from rmt.recipes.recipe import Recipe
+from rmt.training.checkpoints.io import AtomicCheckpointIO
+from rmt.training.distributed.fsdp import ShardedStrategy
+from rmt.training.distributed.processes import world_size
 
 _LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 _DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -74,7 +74,7 @@ def build_trainer(
 
 
 class Joined(LightningEnvironment):
-    """Processes that have found each other already (`rmt.training.launch`); leaves the environment's words alone."""
+    """Processes that have found each other already (`distributed.launch`); leaves the environment's words alone."""
 
     def teardown(self) -> None:
         pass

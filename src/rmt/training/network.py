@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from rmt.model.rmt import RMT
-from rmt.recipes.schema import Recipe
-from rmt.training.processes import world_size
-from rmt.training.sync_batchnorm import synchronise_batchnorm
+from rmt.recipes.recipe import Recipe
+from rmt.training.distributed.processes import world_size
+from rmt.training.distributed.sync_batchnorm import synchronise_batchnorm
 
 
 def adapt(model: nn.Module, recipe: Recipe, device: torch.device) -> None:

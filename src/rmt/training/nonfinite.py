@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rmt.atomic import write_text
 from rmt.errors import RMTError
-from rmt.training import processes
+from rmt.training.distributed import processes
 
 FILE = "nonfinite.json"
 MOST_IN_A_ROW = 20

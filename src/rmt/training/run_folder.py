@@ -9,7 +9,7 @@ from pathlib import Path
 from rmt.atomic import write_text
 from rmt.errors import RMTError
 from rmt.output_folder import make, refuse_used, unused
-from rmt.recipes.schema import Recipe
+from rmt.recipes.recipe import Recipe
 from rmt.recipes.stored import from_dict
 
 

@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from rmt.data.image_batches import ImageLoader
-from rmt.data.label_maps import LabelMaps
+from rmt.data.image_loader import ImageLoader
 from rmt.data.sets import ImageSet, SkipReport, hold_out
 from rmt.data.splits import open_splits, settle_stream
+from rmt.data.token_labels.label_maps import LabelMaps
+from rmt.data.token_labels.transforms import TokenLabelTransform
 from rmt.data.transforms import eval_transform, train_transform
-from rmt.data.views import TokenLabelTransform
-from rmt.recipes.schema import ClassifyRecipe
+from rmt.recipes.recipe import ClassifyRecipe
 from rmt.training.batch import refuse_large_batch
-from rmt.training.processes import from_main, world_size
+from rmt.training.distributed.processes import from_main, world_size
 
 _EVAL_BATCH = 2  # evaluation keeps no gradients: twice the training batch fits easily
 

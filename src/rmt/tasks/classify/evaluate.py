@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rmt.errors import RMTError
+from rmt.tasks.classify.metrics import Scores
 from rmt.training.machine import arithmetic
-from rmt.training.scores import Scores
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import numpy as np
 
 from rmt.tasks.classify.evaluate import evaluate
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.tasks.outcome import best_of, closing_lines, facts, judged_rows, write
-from rmt.tasks.task import Trained
+from rmt.training.results import best_of, closing_lines, facts, judged_rows, write
 from rmt.training.run_folder import RunFolder
+from rmt.training.task import Trained
 
 
 def finish(module: ClassifyModule, trained: Trained) -> dict[str, Any]:

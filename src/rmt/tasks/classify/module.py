@@ -8,14 +8,14 @@ from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
 from rmt.errors import RMTError
-from rmt.recipes.schema import ClassifyRecipe
-from rmt.tasks.classify.chance import MajorityBaseline, chance_warning
+from rmt.recipes.recipe import ClassifyRecipe
+from rmt.tasks.classify.baseline import MajorityBaseline, chance_warning
 from rmt.tasks.classify.data import ClassifyData
-from rmt.tasks.module import TrainingModule
+from rmt.tasks.classify.metrics import Scores
 from rmt.training.batch import batch_in_words
-from rmt.training.measure import Measure
-from rmt.training.optimizer import CosineSchedule, build_optimizer
-from rmt.training.scores import Scores
+from rmt.training.metric_columns import Measure
+from rmt.training.module import TrainingModule
+from rmt.training.optimizers import CosineSchedule, build_optimizer
 
 
 class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):

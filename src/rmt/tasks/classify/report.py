@@ -14,11 +14,11 @@ from torch import nn
 from rmt.atomic import replacing
 from rmt.data.images import BadImage
 from rmt.model.attention import ManhattanSelfAttention
-from rmt.model.decay import decay_rates
+from rmt.ops.decay import decay_rates
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import Answers
-from rmt.training import panels
-from rmt.training.history import History
+from rmt.training.logging import plots as panels
+from rmt.training.logging.history import History
 from rmt.training.run_folder import RunFolder
 
 _SAMPLES = 8  # pictures of each kind

@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from rmt.data.image_batches import ImageLoader
+from rmt.data.image_loader import ImageLoader
 from rmt.data.sets import with_classes
 from rmt.data.splits import open_judged
 from rmt.data.transforms import eval_transform
 from rmt.errors import RMTError
+from rmt.inference.classify import load
 from rmt.tasks.classify.evaluate import evaluate
-from rmt.tasks.classify.predictor import load
-from rmt.tasks.judged import judged, own_hold_out
-from rmt.tasks.task import unreadable_lines
+from rmt.training.evaluated import judged, own_hold_out
+from rmt.training.task import unreadable_lines
 
 
 def evaluate_checkpoint(

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from rmt.tasks.answers import Answer
+from rmt.inference.classify import Predictor, load
+from rmt.inference.predictions import Answer
+from rmt.tasks.classify.build import prepare, settle
 from rmt.tasks.classify.finish import finish, summary
-from rmt.tasks.classify.predictor import Predictor, load
-from rmt.tasks.classify.prepare import prepare, settle
 from rmt.tasks.classify.scoring import describe, evaluate_checkpoint
-from rmt.tasks.task import Task
+from rmt.training.task import Task
 
 
 def answer(network: Predictor, image: Path, *, top_k: int = 5) -> Answer:

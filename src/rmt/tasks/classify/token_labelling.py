@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rmt.errors import RMTError
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.training.token_targets import (
+from rmt.tasks.classify.token_targets import (
     STEM_TOKENS_PER_CELL,
     Rectangle,
     dense_maps,

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from rmt.data.coco import CocoSet, find_split, open_coco_splits
-from rmt.data.detection_views import DetectionView, EvalView, as_lists, train_pipeline
+from rmt.data.detection.coco import CocoSet, find_split, open_coco_splits
+from rmt.data.detection.transforms import DetectionView, EvalView, as_lists, train_pipeline
 from rmt.data.loader import BatchLoader
 from rmt.data.sets import SkipReport
-from rmt.recipes.detect_schema import DetectRecipe
+from rmt.recipes.detect_recipe import DetectRecipe
 from rmt.training.batch import refuse_large_batch
-from rmt.training.processes import world_size
+from rmt.training.distributed.processes import world_size
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from typing import Any
 
 from rmt.tasks.detect.module import DetectModule
 from rmt.tasks.detect.scoring import evaluate
-from rmt.tasks.outcome import best_of, closing_lines, facts, judged_rows, write
-from rmt.tasks.task import Trained
+from rmt.training.results import best_of, closing_lines, facts, judged_rows, write
 from rmt.training.run_folder import RunFolder
+from rmt.training.task import Trained
 
 
 def finish(module: DetectModule, trained: Trained) -> dict[str, Any]:

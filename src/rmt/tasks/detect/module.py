@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rmt.recipes.detect_schema import DetectRecipe
-from rmt.tasks.detect.average_precision import Gathering
+from rmt.recipes.detect_recipe import DetectRecipe
 from rmt.tasks.detect.data import DetectData
-from rmt.tasks.module import TrainingModule
+from rmt.tasks.detect.metrics import Gathering
 from rmt.training.batch import batch_in_words
-from rmt.training.measure import Measure
-from rmt.training.optimizer import build_adamw
+from rmt.training.metric_columns import Measure
+from rmt.training.module import TrainingModule
+from rmt.training.optimizers import build_adamw
 from rmt.training.schedules import UpdateSchedule, step, warm_up
 
 _BOX = Measure(columns=("box_ap", "box_ap50"), best="box_ap", label="box AP")
@@ -73,6 +73,6 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
         return UpdateSchedule(optimizer, factor)
 
     def file_facts(self) -> dict[str, Any]:
-        from rmt.heads.files import file_facts
+        from rmt.heads.model_files import file_facts
 
         return file_facts(self.model)  # type: ignore[arg-type]

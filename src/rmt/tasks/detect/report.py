@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 
 from rmt.atomic import replacing
 from rmt.data.images import BadImage
-from rmt.tasks.detect.average_precision import Gathering, Scores
+from rmt.inference.boxes import draw, found, side_by_side, truth
 from rmt.tasks.detect.data import DetectData
-from rmt.tasks.detect.drawing import draw, found, side_by_side, truth
-from rmt.tasks.task import Trained
-from rmt.training import panels
+from rmt.tasks.detect.metrics import Gathering, Scores
+from rmt.training.logging import plots as panels
+from rmt.training.task import Trained
 
 _PICTURES = 6
 

@@ -5,17 +5,17 @@ from typing import Any
 
 import torch
 
-from rmt.data.coco import CocoSet, find_split, open_coco
+from rmt.data.detection.coco import CocoSet, find_split, open_coco
 from rmt.data.loader import BatchLoader
 from rmt.data.sets import Part
 from rmt.errors import RMTError
 from rmt.heads.detection import MaskRCNN, RetinaNet
-from rmt.tasks.detect.average_precision import Gathering, table
+from rmt.inference.detect import load
 from rmt.tasks.detect.data import eval_loader
-from rmt.tasks.detect.predictor import load
-from rmt.tasks.judged import judged, own_hold_out
-from rmt.tasks.task import unreadable_lines
+from rmt.tasks.detect.metrics import Gathering, table
+from rmt.training.evaluated import judged, own_hold_out
 from rmt.training.machine import arithmetic
+from rmt.training.task import unreadable_lines
 
 
 @torch.inference_mode()

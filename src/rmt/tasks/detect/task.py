@@ -6,13 +6,13 @@ from typing import Any
 
 from rmt.data.images import read_image
 from rmt.errors import RMTError
-from rmt.tasks.answers import Answer
-from rmt.tasks.detect.drawing import SURE, draw, found
+from rmt.inference.boxes import SURE, draw, found
+from rmt.inference.detect import DetectionPredictor, load
+from rmt.inference.predictions import Answer
+from rmt.tasks.detect.build import prepare, settle
 from rmt.tasks.detect.finish import finish, summary
-from rmt.tasks.detect.predictor import DetectionPredictor, load
-from rmt.tasks.detect.prepare import prepare, settle
 from rmt.tasks.detect.scoring import describe, evaluate_checkpoint
-from rmt.tasks.task import Task
+from rmt.training.task import Task
 
 
 def answer(network: DetectionPredictor, image: Path, *, threshold: float = SURE) -> Answer:

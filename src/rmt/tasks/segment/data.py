@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from rmt.data.loader import BatchLoader
-from rmt.data.segmentation import SegmentationSet, open_segmentation
-from rmt.data.segmentation_views import SegmentationView, WholeImages, listed, stack
+from rmt.data.segmentation.dataset import SegmentationSet, open_segmentation
+from rmt.data.segmentation.transforms import SegmentationView, WholeImages, listed, stack
 from rmt.data.sets import SkipReport
-from rmt.recipes.segment_schema import SegmentRecipe
+from rmt.recipes.segment_recipe import SegmentRecipe
 from rmt.training.batch import refuse_large_batch
 
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from rmt.tasks.outcome import best_of, closing_lines, facts, judged_rows, write
 from rmt.tasks.segment.module import SegmentModule
 from rmt.tasks.segment.scoring import evaluate, results
-from rmt.tasks.task import Trained
+from rmt.training.results import best_of, closing_lines, facts, judged_rows, write
 from rmt.training.run_folder import RunFolder
+from rmt.training.task import Trained
 
 _SHORT = ("miou", "macc", "aacc", "pixels")
 

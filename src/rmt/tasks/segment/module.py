@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from rmt.data.sets import skip_lines
 from rmt.errors import RMTError
 from rmt.heads import Segmenter, file_facts
-from rmt.heads.inference import segment
-from rmt.recipes.segment_schema import SegmentRecipe
-from rmt.tasks.module import TrainingModule
+from rmt.heads.segmentation.sliding import segment
+from rmt.inference.segment import inference_from
+from rmt.recipes.segment_recipe import SegmentRecipe
 from rmt.tasks.segment.data import SegmentData
-from rmt.tasks.segment.predictor import inference_from
+from rmt.tasks.segment.metrics import Confusion
 from rmt.training.batch import batch_in_words
-from rmt.training.confusion import Confusion
-from rmt.training.measure import Measure
-from rmt.training.optimizer import build_adamw
+from rmt.training.metric_columns import Measure
+from rmt.training.module import TrainingModule
+from rmt.training.optimizers import build_adamw
 from rmt.training.schedules import UpdateSchedule, poly, warm_up
 
 

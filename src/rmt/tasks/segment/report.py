@@ -12,12 +12,12 @@ from torch import nn
 
 from rmt.atomic import replacing
 from rmt.data.images import BadImage
-from rmt.data.segmentation_views import fit
-from rmt.heads.inference import segment
+from rmt.data.segmentation.transforms import fit
+from rmt.heads.segmentation.sliding import segment
+from rmt.inference.overlay import overlay
 from rmt.tasks.segment.module import SegmentModule
-from rmt.tasks.segment.overlay import overlay
-from rmt.tasks.task import Trained
-from rmt.training import panels
+from rmt.training.logging import plots as panels
+from rmt.training.task import Trained
 
 _SAMPLES = 6
 _MOST_CLASSES = 40  # bars in the panel of classes

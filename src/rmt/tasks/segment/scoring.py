@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from rmt.data.segmentation import open_judged_segmentation
+from rmt.data.segmentation.dataset import open_judged_segmentation
 from rmt.errors import RMTError
-from rmt.heads.inference import Inference, segment
-from rmt.tasks.judged import judged, own_hold_out
+from rmt.heads.segmentation.sliding import Inference, segment
+from rmt.inference.segment import Mode, inference_from, load
 from rmt.tasks.segment.data import whole_loader
-from rmt.tasks.segment.predictor import Mode, inference_from, load
-from rmt.tasks.task import unreadable_lines
-from rmt.training.confusion import Confusion, always, overall, per_class, table
+from rmt.tasks.segment.metrics import Confusion, always, overall, per_class, table
+from rmt.training.evaluated import judged, own_hold_out
 from rmt.training.machine import arithmetic
+from rmt.training.task import unreadable_lines
 
 BACKGROUND = "background"
 

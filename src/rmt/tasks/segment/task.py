@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from rmt.data.images import read_image
-from rmt.tasks.answers import Answer
+from rmt.inference.overlay import class_shares, pictures
+from rmt.inference.predictions import Answer
+from rmt.inference.segment import Mode, SegmentPredictor, inference_from, load
+from rmt.tasks.segment.build import prepare, settle
 from rmt.tasks.segment.finish import finish, summary
-from rmt.tasks.segment.overlay import class_shares, pictures
-from rmt.tasks.segment.predictor import Mode, SegmentPredictor, inference_from, load
-from rmt.tasks.segment.prepare import prepare, settle
 from rmt.tasks.segment.scoring import describe, evaluate_checkpoint
-from rmt.tasks.task import Task
+from rmt.training.task import Task
 
 
 def answer(

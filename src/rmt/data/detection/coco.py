@@ -1,0 +1,261 @@
+"""Images with boxes and masks, from a COCO folder as downloaded or from any COCO-format JSON."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rmt.data.detection import rle as masks
+from rmt.data.detection.coco_json import CocoTable, read_coco
+from rmt.data.images import BadImage, read_image
+from rmt.data.randomness import HOLD_OUT, permutation
+from rmt.data.sets import Splits, listed
+from rmt.errors import RMTError
+
+NO_FILE = "image whose file is missing"
+NO_MASK = "object without a mask"
+EMPTY = "image without an object"
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What one image shows, crowd regions left out."""
+
+    boxes: np.ndarray  # (n, 4) float32: left, top, right, bottom in pixels, clipped to the image
+    labels: np.ndarray  # (n,) int64
+    masks: np.ndarray | None  # (n, height, width) uint8, or None where they are not asked for
+
+
+@dataclass(frozen=True)
+class CocoSet:
+    """Some images of a COCO-format file, with random access; see `open_coco`."""
+
+    folder: Path
+    table: CocoTable
+    classes: tuple[str, ...]  # label k is classes[k]; a trained network's may stand in another order than the file's
+    with_masks: bool
+    usable: np.ndarray  # (M,) bool: objects of the table that count
+    indices: np.ndarray  # (N,) int64: the images, as places in the table
+    dropped: Mapping[str, int]  # images left out, by reason
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """Everything passed over when the set was opened, by reason."""
+        return self.table.troubles.counts() | dict(self.dropped)
+
+    @property
+    def notes(self) -> list[str]:
+        """The same in words, one line per kind of trouble."""
+        left_out = [f"{self.table.troubles.source}: {n:,} × {kind}, left out" for kind, n in self.dropped.items()]
+        return self.table.troubles.lines() + left_out
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(N, 2) int64: height and width of each image, in pixels."""
+        return self.table.sizes[self.indices]
+
+    @property
+    def groups(self) -> np.ndarray:
+        """(N,) int64: 0 for upright images, 1 for wide ones; batches of one kind need little padding."""
+        return (self.sizes[:, 1] >= self.sizes[:, 0]).astype(np.int64)
+
+    @property
+    def image_ids(self) -> np.ndarray:
+        """(N,) int64: the file's own numbers of the images."""
+        return self.table.image_ids[self.indices]
+
+    @property
+    def category_ids(self) -> list[int | None]:
+        """Per label of `classes` the file's category id; None for a class the file does not have."""
+        place = {name: int(number) for name, number in zip(self.table.classes, self.table.category_ids, strict=True)}
+        return [place.get(name) for name in self.classes]
+
+    def name(self, index: int) -> str:
+        return str(self.folder / str(self.table.files[self.indices[index]]))
+
+    def load(self, index: int) -> Image.Image:
+        """Image number `index`, upright 8-bit RGB. Raises `BadImage`, also for a size that is not the listed one."""
+        image = read_image(Path(self.name(index)), self.name(index))
+        height, width = self.table.sizes[self.indices[index]].tolist()
+        if image.size != (width, height):
+            found = f"{image.width}×{image.height} pixels, the annotations say {width}×{height}"
+            raise BadImage(self.name(index), found)
+        return image
+
+    def objects(self, index: int) -> Objects:
+        """What image number `index` shows, for training: boxes clipped to the image, no crowd regions."""
+        place = int(self.indices[index])
+        numbers = self._numbers(place)
+        numbers = numbers[~self.table.crowd[numbers]]
+        height, width = self.table.sizes[place].tolist()
+        corners = self.table.boxes[numbers].copy()  # (n, 4): x, y, width, height
+        corners[:, 2:] += corners[:, :2]
+        corners = corners.clip(0, [width, height, width, height]).astype(np.float32)
+        found = None
+        if self.with_masks:
+            found = np.zeros((len(numbers), height, width), dtype=np.uint8)
+            for row, number in enumerate(numbers.tolist()):
+                found[row] = masks.decode(self.table.shape(number), height, width)
+        return Objects(corners, self._label_of[self.table.labels[numbers]], found)
+
+    def ground_truth(self, places: Sequence[int] | None = None) -> dict[str, Any]:
+        """The images (all, or those at `places`) with all objects, crowd included, as a COCO-format dictionary.
+
+        Boxes, areas and ids are the file's own, so that the evaluator answers as it does for the file itself.
+        """
+        chosen = self.indices if places is None else self.indices[list(places)]
+        table, images, annotations = self.table, [], []
+        for place in chosen.tolist():
+            height, width = table.sizes[place].tolist()
+            number = int(table.image_ids[place])
+            images.append({"id": number, "file_name": str(table.files[place]), "height": height, "width": width})
+            for item in self._numbers(place).tolist():
+                annotation = {
+                    "id": item + 1,  # never 0, which COCO's matching takes for "none"
+                    "image_id": number,
+                    "category_id": int(table.category_ids[table.labels[item]]),
+                    "bbox": table.boxes[item].tolist(),
+                    "area": float(table.areas[item]),
+                    "iscrowd": int(table.crowd[item]),
+                }
+                if self.with_masks:
+                    annotation["segmentation"] = table.shape(item)
+                annotations.append(annotation)
+        pairs = zip(table.category_ids.tolist(), table.classes, strict=True)
+        categories = [{"id": number, "name": name} for number, name in pairs]
+        return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+
+    def with_classes(self, classes: Sequence[str]) -> "CocoSet":
+        """The set with labels that count in `classes`, matched by name. Raises `RMTError` naming unknown ones."""
+        unknown = [name for name in self.table.classes if name not in set(classes)]
+        if unknown:
+            raise RMTError(f"{self.table.troubles.source} has classes that the model does not know: {listed(unknown)}")
+        return replace(self, classes=tuple(classes))
+
+    def hold_out(self, fraction: float, seed: int) -> "tuple[CocoSet, CocoSet]":
+        """(rest, held): `held` has that fraction of the images, drawn from the seed; both keep the order."""
+        count = round(fraction * len(self))
+        if not 1 <= count < len(self):
+            raise RMTError(
+                f"cannot hold out {fraction:g} of {len(self):,} images for validation: give --val-annotations, or "
+                "another --holdout"
+            )
+        held = np.zeros(len(self), dtype=bool)
+        held[permutation(len(self), HOLD_OUT, seed)[:count]] = True
+        return replace(self, indices=self.indices[~held]), replace(self, indices=self.indices[held])
+
+    def without_empty(self) -> "CocoSet":
+        """The images that show an object (crowd regions do not count). Raises `RMTError` when none does."""
+        learnable = self.usable & ~self.table.crowd
+        counts = np.add.reduceat(np.append(learnable, False), self.table.starts[:-1], dtype=np.int64)
+        counts[np.diff(self.table.starts) == 0] = 0  # reduceat gives the next image's first object there
+        full = counts[self.indices] > 0
+        if not full.any():
+            raise RMTError(f"{self.table.troubles.source}: no image shows an object")
+        dropped = {} if full.all() else {EMPTY: int((~full).sum())}
+        return replace(self, indices=self.indices[full], dropped=dict(self.dropped) | dropped)
+
+    @property
+    def _label_of(self) -> np.ndarray:
+        """(K of the file,) int64: label in `classes` of each of the file's classes."""
+        place = {name: label for label, name in enumerate(self.classes)}
+        return np.array([place[name] for name in self.table.classes], dtype=np.int64)
+
+    def _numbers(self, place: int) -> np.ndarray:
+        """The usable objects of an image, as places in the table's arrays."""
+        start, end = self.table.starts[place : place + 2]
+        return start + np.flatnonzero(self.usable[start:end])
+
+
+def open_coco(images: Path, annotations: Path, *, with_masks: bool) -> CocoSet:
+    """The images below `images` that the COCO-format file `annotations` lists.
+
+    Images whose file is missing are left out, and with `with_masks` objects without a mask; both are counted. Raises
+    `RMTError` when no image is there, or no mask.
+    """
+    table = read_coco(annotations)
+    if len(set(table.classes)) < len(table.classes):
+        twice = [name for name in set(table.classes) if table.classes.count(name) > 1]
+        raise RMTError(f"{annotations}: categories of the same name: {listed(sorted(twice))}")
+    present = _present(images, table)
+    if not present.any():
+        raise RMTError(f"{images}: none of the {len(present):,} images that {annotations.name} lists is there")
+    usable = table.has_masks if with_masks else np.ones(len(table.labels), dtype=bool)
+    if len(usable) and not usable.any():
+        raise RMTError(f"{annotations} has no masks: train a detector without them (--no-masks)")
+    dropped = {} if usable.all() else {NO_MASK: int((~usable).sum())}
+    return CocoSet(images, table, table.classes, with_masks, usable, np.flatnonzero(present), dropped)
+
+
+def open_coco_splits(
+    train: tuple[Path, Path],
+    val: tuple[Path, Path] | None,
+    *,
+    with_masks: bool,
+    empty_images: bool,
+    holdout: float = 0.0,
+    seed: int = 0,
+) -> Splits[CocoSet]:
+    """Both splits, labels of `val` counting in the classes of `train`.
+
+    Args:
+        train, val: (image folder, annotation file); without `val` images are held out of `train`.
+        with_masks: see `open_coco`.
+        empty_images: learn from images that show no object, too.
+        holdout, seed: see `CocoSet.hold_out`.
+    Raises:
+        RMTError: as `open_coco`, `hold_out`, `with_classes` and `without_empty` do.
+    """
+    learn = open_coco(*train, with_masks=with_masks)
+    if val is None:
+        learn, judge = learn.hold_out(holdout, seed)
+    else:
+        judge = open_coco(*val, with_masks=with_masks).with_classes(learn.classes)
+    if not empty_images:
+        learn = learn.without_empty()
+    if val is None:  # both have the whole file's report
+        return Splits(learn, judge, {"train and val": learn.skipped})
+    return Splits(learn, judge, {"train": learn.skipped, "val": judge.skipped})
+
+
+def _present(images: Path, table: CocoTable) -> np.ndarray:
+    """(N,) bool: which listed files are there; each folder is read once, which is quick for 100,000 files."""
+    folders: dict[str, frozenset[str]] = {}
+    present = np.zeros(len(table.files), dtype=bool)
+    for place, file in enumerate(table.files.tolist()):
+        parent, base = os.path.split(file)
+        if parent not in folders:
+            try:
+                folders[parent] = frozenset(os.listdir(images / parent))
+            except OSError as error:
+                if not parent:
+                    raise RMTError(f"{images}: the image folder cannot be read ({error.strerror})") from None
+                folders[parent] = frozenset()
+        present[place] = base in folders[parent]
+        if not present[place]:
+            table.troubles.add(NO_FILE, file)
+    return present
+
+
+def find_split(root: Path, split: str) -> tuple[Path, Path]:
+    """(image folder, annotation file) of a split of a COCO folder: `train2017` and its `instances_train2017.json`.
+
+    `split` is "train" or "val". Raises `RMTError` when the split is missing, or there are several.
+    """
+    folder = root / "annotations"
+    if not folder.is_dir():
+        raise RMTError(
+            f"{root}: no COCO folder, annotations/ is missing; other layouts: --images FOLDER --annotations FILE"
+        )
+    found = sorted(folder.glob(f"instances_{split}*.json"))
+    if len(found) != 1:
+        what = f"several files ({listed([file.name for file in found])})" if found else "no file"
+        raise RMTError(f"{folder}: {what} called instances_{split}….json; name one: --annotations FILE --images FOLDER")
+    return root / found[0].stem.removeprefix("instances_"), found[0]

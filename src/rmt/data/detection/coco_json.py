@@ -1,0 +1,222 @@
+"""A COCO-format JSON, checked line by line and packed into flat arrays.
+
+The rules, one per kind of trouble. Refused, by one line: a file that is not whole JSON, or not of this format; image,
+annotation or category ids that stand twice. Passed over, counted and named in `Troubles`: boxes without area, boxes
+outside the image, masks that miss their box or are of another size, annotations whose image or category is not listed.
+Named only: boxes that reach over the edge (clipped for training), categories that no image has.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rmt.data.detection.rle import mask_box
+from rmt.data.sets import listed
+from rmt.errors import RMTError
+
+NO_AREA = "box of zero or negative size"
+OUTSIDE = "box outside its image"
+MASK_ELSEWHERE = "mask that misses its box"
+BAD_MASK = "mask that cannot be read"
+NO_IMAGE = "annotation whose image is not listed"
+NO_CATEGORY = "annotation of a category that is not listed"
+OVER_EDGE = "box that reaches over the edge (clipped)"
+UNUSED = "category that no image has"
+_KEPT = (OVER_EDGE, UNUSED)
+_ROUNDING = 1.0
+"""Boxes may reach so many pixels over the edge without being mentioned: COCO's own do, by rounding."""
+
+
+@dataclass
+class Troubles:
+    """What was found wrong in a file, by kind, with the names of the first few."""
+
+    source: str
+    found: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, name: str) -> None:
+        self.found.setdefault(kind, []).append(name)
+
+    def counts(self) -> dict[str, int]:
+        """How many of each kind."""
+        return {kind: len(names) for kind, names in self.found.items()}
+
+    def lines(self) -> list[str]:
+        """One line per kind: how many, what became of them, which."""
+        return [
+            f"{self.source}: {len(names):,} × {kind}{'' if kind in _KEPT else ', passed over'}: {listed(names)}"
+            for kind, names in self.found.items()
+        ]
+
+
+@dataclass(frozen=True)
+class CocoTable:
+    """Images and objects of one file as flat arrays, which forked workers share.
+
+    Objects stand in the order of their images: those of image i are `starts[i]:starts[i + 1]`.
+    """
+
+    classes: tuple[str, ...]  # by ascending category id; label k is classes[k]
+    category_ids: np.ndarray  # (K,) int64
+    image_ids: np.ndarray  # (N,) int64
+    files: np.ndarray  # (N,) str, relative to the image folder
+    sizes: np.ndarray  # (N, 2) int64: height, width
+    starts: np.ndarray  # (N + 1,) int64
+    boxes: np.ndarray  # (M, 4) float64: x, y, width, height in pixels, as in the file
+    labels: np.ndarray  # (M,) int64
+    areas: np.ndarray  # (M,) float64, pixels
+    crowd: np.ndarray  # (M,) bool
+    shapes: bytes  # the segmentations as JSON, one after the other
+    shape_ends: np.ndarray  # (M + 1,) int64: segmentation j is shapes[shape_ends[j]:shape_ends[j + 1]]
+    troubles: Troubles
+
+    def shape(self, number: int) -> Any:
+        """The segmentation of object `number`: polygons or RLE as in the file; None where there is none."""
+        start, end = self.shape_ends[number : number + 2]
+        return json.loads(self.shapes[start:end])
+
+    @property
+    def has_masks(self) -> np.ndarray:
+        """(M,) bool: which objects come with a mask."""
+        return np.diff(self.shape_ends) > len("null")
+
+
+def read_coco(path: Path) -> CocoTable:
+    """Reads and checks a COCO-format JSON. Raises `RMTError` for one that has to be refused."""
+    content = _read_json(path)
+    parts = ("images", "annotations", "categories")
+    images, annotations, categories = (_records(content, part, path) for part in parts)
+    troubles = Troubles(path.name)
+    for part, records in (("image", images), ("annotation", annotations), ("category", categories)):
+        _refuse_duplicates(records, part, path)
+    if not images or not categories:
+        raise RMTError(f"{path}: lists no {'categories' if images else 'images'}")
+    categories = sorted(categories, key=lambda record: record["id"])
+    label_of = {record["id"]: label for label, record in enumerate(categories)}
+    sizes = np.array([_image_size(record, path) for record in images], dtype=np.int64).reshape(-1, 2)
+    place_of = {record["id"]: place for place, record in enumerate(images)}
+
+    kept: list[list[tuple[dict, list[float]]]] = [[] for _ in images]
+    for annotation in annotations:
+        place, name = place_of.get(annotation.get("image_id")), f"annotation {annotation['id']}"
+        if place is None:
+            troubles.add(NO_IMAGE, f"{name} (image {annotation.get('image_id')})")
+        elif annotation.get("category_id") not in label_of:
+            troubles.add(NO_CATEGORY, f"{name} (category {annotation.get('category_id')})")
+        elif (box := _checked(annotation, sizes[place], name, troubles)) is not None:
+            kept[place].append((annotation, box))
+    objects = [pair for of_image in kept for pair in of_image]
+    labels = np.array([label_of[a["category_id"]] for a, _ in objects], dtype=np.int64)
+    for label in np.flatnonzero(np.bincount(labels, minlength=len(categories)) == 0):
+        troubles.add(UNUSED, str(categories[label].get("name", categories[label]["id"])))
+    shapes = [json.dumps(a.get("segmentation") or None, separators=(",", ":")).encode() for a, _ in objects]
+    return CocoTable(
+        classes=tuple(str(record.get("name", record["id"])) for record in categories),
+        category_ids=np.array([record["id"] for record in categories], dtype=np.int64),
+        image_ids=np.array([record["id"] for record in images], dtype=np.int64),
+        files=np.array([_file_name(record, path) for record in images]),
+        sizes=sizes,
+        starts=_ends(len(of_image) for of_image in kept),
+        boxes=np.array([box for _, box in objects], dtype=np.float64).reshape(-1, 4),
+        labels=labels,
+        areas=np.array([_area(a, box) for a, box in objects], dtype=np.float64),
+        crowd=np.array([bool(a.get("iscrowd")) for a, _ in objects], dtype=bool),
+        shapes=b"".join(shapes),
+        shape_ends=_ends(map(len, shapes)),
+        troubles=troubles,
+    )
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise RMTError(f"{path}: no such file") from None
+    except OSError as error:
+        raise RMTError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
+        where = f"at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "in its encoding"
+        raise RMTError(f"{path}: not a whole JSON file (broken {where}); download or write it again") from None
+    if not isinstance(content, Mapping):
+        raise RMTError(f"{path}: not in COCO format: an object with images, annotations and categories is expected")
+    return content
+
+
+def _records(content: Mapping[str, Any], part: str, path: Path) -> list[dict[str, Any]]:
+    records = content.get(part)
+    if not isinstance(records, list):
+        raise RMTError(f"{path}: not in COCO format: it has no list {part!r}")
+    for number, record in enumerate(records):
+        if not isinstance(record, dict) or not _whole(record.get("id")):
+            raise RMTError(f"{path}: {part}[{number}] is no object with a whole number as its id")
+    return records
+
+
+def _refuse_duplicates(records: Sequence[dict[str, Any]], part: str, path: Path) -> None:
+    ids = np.array([record["id"] for record in records], dtype=np.int64)
+    unique, counts = np.unique(ids, return_counts=True)
+    if len(unique) < len(ids):
+        twice = listed([str(number) for number in unique[counts > 1]])
+        raise RMTError(f"{path}: {part} ids that stand more than once: {twice}; number them uniquely")
+
+
+def _image_size(record: Mapping[str, Any], path: Path) -> tuple[int, int]:
+    height, width = record.get("height", 0), record.get("width", 0)
+    if not (_whole(height) and _whole(width) and height > 0 and width > 0):
+        raise RMTError(f"{path}: image {record['id']} has no positive whole height and width")
+    return height, width
+
+
+def _file_name(record: Mapping[str, Any], path: Path) -> str:
+    name = record.get("file_name")
+    if not isinstance(name, str) or not name:
+        raise RMTError(f"{path}: image {record['id']} has no file_name")
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise RMTError(f"{path}: image {record['id']} lies outside the image folder ({name})")
+    return name
+
+
+def _checked(annotation: Mapping[str, Any], size: np.ndarray, name: str, troubles: Troubles) -> list[float] | None:
+    """The box (x, y, width, height) of an annotation that can be used, else None, the reason added to `troubles`."""
+    box = annotation.get("bbox")
+    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
+    if not numbers or not all(map(math.isfinite, box)) or box[2] <= 0 or box[3] <= 0:  # type: ignore[arg-type, index]
+        troubles.add(NO_AREA, name)
+        return None
+    assert isinstance(box, list)
+    x, y, w, h = map(float, box)
+    height, width = int(size[0]), int(size[1])
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        troubles.add(OUTSIDE, name)
+        return None
+    if shape := annotation.get("segmentation"):
+        around = mask_box(shape, height, width)
+        if around is None:
+            troubles.add(BAD_MASK, name)
+            return None
+        left, top, right, bottom = around
+        if min(right, x + w) <= max(left, x) or min(bottom, y + h) <= max(top, y):
+            troubles.add(MASK_ELSEWHERE, name)
+            return None
+    if x < -_ROUNDING or y < -_ROUNDING or x + w > width + _ROUNDING or y + h > height + _ROUNDING:
+        troubles.add(OVER_EDGE, name)
+    return [x, y, w, h]
+
+
+def _area(annotation: Mapping[str, Any], box: Sequence[float]) -> float:
+    """The file's own area, which the evaluator sorts objects into small, medium and large by; else the box's."""
+    area = annotation.get("area")
+    return float(area) if isinstance(area, int | float) and area > 0 else box[2] * box[3]
+
+
+def _ends(lengths: Iterable[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(list(lengths), dtype=np.int64)]).astype(np.int64)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

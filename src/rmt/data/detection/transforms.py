@@ -1,0 +1,108 @@
+"""How a detector sees an image: the pipelines of METHOD 6, on torchvision's transforms v2.
+
+Boxes and masks travel with the pixels. Every draw comes from torch's global generator, which the loader seeds for each
+sample.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from rmt.data.detection.coco import CocoSet
+
+CROP_SHORT_SIDES = (400, 500, 600)
+"""3×+MS: half of the images are first resized to one of these short sides …"""
+CROP_SIDES = (384, 600)
+"""… and cropped to sides between these."""
+_NO_LIMIT = 4200
+"""Longest side before the crop, as in the paper's framework."""
+
+
+class RandomSidesCrop(v2.Transform):
+    """Crop to a height and a width drawn from `smallest`…`largest` pixels each, at a random place.
+
+    A side shorter than that stays whole. The image may lose all its objects.
+    """
+
+    def __init__(self, smallest: int, largest: int):
+        super().__init__()
+        self.smallest, self.largest = smallest, largest
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = F.get_size(flat_inputs[0])
+        rows, columns = self._side(height), self._side(width)
+        return {
+            "top": int(torch.randint(0, height - rows + 1, ())),
+            "left": int(torch.randint(0, width - columns + 1, ())),
+            "height": rows,
+            "width": columns,
+        }
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return self._call_kernel(F.crop, inpt, **params)
+
+    def _side(self, side: int) -> int:
+        return int(torch.randint(min(side, self.smallest), min(side, self.largest) + 1, ()))
+
+
+def train_pipeline(
+    short_sides: Sequence[int], long_side: int, *, flip: float = 0.5, random_crop: bool = False
+) -> v2.Transform:
+    """1× with one short side, multi-scale with several; with `random_crop` half of the images pass the crop of 3×+MS.
+
+    The size follows the drawn short side, and never has a longer side than `long_side`.
+    """
+    resize = v2.RandomShortestSize(list(short_sides), max_size=long_side)
+    steps: list[Any] = [v2.RandomHorizontalFlip(flip)]
+    if random_crop:
+        first = v2.RandomShortestSize(list(CROP_SHORT_SIDES), max_size=_NO_LIMIT)
+        steps.append(v2.RandomApply([first, RandomSidesCrop(*CROP_SIDES)], p=0.5))
+    return v2.Compose([*steps, resize, v2.SanitizeBoundingBoxes(min_size=1)])
+
+
+class DetectionView:
+    """Images of `images` as a detector learns from them: uint8 (3, H, W), each with its targets.
+
+    Targets: `boxes` float32 (n, 4) as left, top, right, bottom in pixels of the tensor, `labels` int64 (n,), counted
+    from 0, and `masks` uint8 (n, H, W) if the set has them.
+    """
+
+    def __init__(self, images: CocoSet, pipeline: v2.Transform):
+        self.images = images
+        self.pipeline = pipeline
+
+    def __call__(self, image: Image.Image, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """RGB image number `index` and its targets."""
+        objects = self.images.objects(index)
+        box_format: Any = tv_tensors.BoundingBoxFormat.XYXY
+        canvas = (image.height, image.width)
+        target: dict[str, Any] = {
+            "boxes": tv_tensors.BoundingBoxes(torch.from_numpy(objects.boxes), format=box_format, canvas_size=canvas),
+            "labels": torch.from_numpy(objects.labels),
+        }
+        if objects.masks is not None:
+            target["masks"] = tv_tensors.Mask(torch.from_numpy(objects.masks))
+        pixels, target = self.pipeline(F.to_image(image), target)
+        return pixels.as_subclass(Tensor), {key: value.as_subclass(Tensor) for key, value in target.items()}
+
+
+class EvalView:
+    """An image at short side `short_side`, long side at most `long_side`, uint8 (3, H, W); nothing is random."""
+
+    def __init__(self, short_side: int, long_side: int):
+        self.resize = v2.RandomShortestSize([short_side], max_size=long_side)
+
+    def __call__(self, image: Image.Image, index: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+        """The picture alone: the evaluation holds the targets."""
+        return self.resize(F.to_image(image)).as_subclass(Tensor), {}
+
+
+def as_lists(entries: list[tuple[Tensor, dict[str, Tensor]]], indices: list[int]) -> dict[str, Any]:
+    """A batch of images that differ in size: `image` and `target`, lists in the order of the entries."""
+    return {"image": [image for image, _ in entries], "target": [target for _, target in entries]}

@@ -1,0 +1,1 @@
+"""Where images come from: folders, parquet and tar shards, local or at an address."""

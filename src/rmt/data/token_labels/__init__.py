@@ -1,0 +1,1 @@
+"""Dense label maps for token labelling."""

@@ -1,0 +1,1 @@
+"""Semantic segmentation: Semantic FPN, UPerNet, inference by sliding windows."""

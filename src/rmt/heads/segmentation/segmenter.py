@@ -1,0 +1,88 @@
+"""A semantic segmenter: pyramid and head, and its loss."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rmt.errors import RMTError
+from rmt.heads.pyramid import Pyramid, build_pyramid
+from rmt.heads.segmentation.layers import resize
+from rmt.heads.segmentation.semantic_fpn import SemanticFPN
+from rmt.heads.segmentation.upernet import UPerNet
+from rmt.model import RMT
+
+HEADS: dict[str, type[nn.Module]] = {"semantic_fpn": SemanticFPN, "upernet": UPerNet}
+IGNORE = 255
+"""The label of pixels that count neither in training nor in scoring."""
+
+
+class Segmenter(nn.Module):
+    """Images (B, 3, H, W) to logits (B, K, H, W), any H and W from 32 up.
+
+    Args:
+        pyramid: the normalised stages.
+        head: maps to a list of logits: the head's own, then auxiliary ones in training.
+        aux_weight: of each auxiliary loss.
+    """
+
+    head_name: str  # set by `segmenter`, for model files
+    head_args: dict[str, Any]
+
+    def __init__(self, pyramid: Pyramid, head: nn.Module, num_classes: int, aux_weight: float = 0.4) -> None:
+        super().__init__()
+        self.pyramid = pyramid
+        self.head = head
+        self.num_classes = num_classes
+        self.aux_weight = aux_weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return resize(self.head(self.pyramid(x))[0], x.shape[2:])
+
+    def loss(self, x: Tensor, masks: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy at the masks' size, averaged over all pixels, ignored ones included in the count.
+
+        Args:
+            x: images (B, 3, H, W).
+            masks: class indices (B, H, W), int64; 255 is ignored.
+        Returns:
+            `loss`, the weighted sum, and its parts `main` and `aux` (in training, where the head has one). A mask in
+            which everything is ignored gives 0, not NaN.
+        """
+        logits = self.head(self.pyramid(x))
+        parts = [
+            F.cross_entropy(resize(part, masks.shape[1:]), masks, ignore_index=IGNORE, reduction="none").mean()
+            for part in logits
+        ]
+        total = parts[0] + self.aux_weight * torch.stack(parts[1:]).sum() if len(parts) > 1 else parts[0]
+        return {"loss": total} | dict(zip(("main", "aux"), parts, strict=False))
+
+
+def segmenter(
+    head: str,
+    backbone: str | RMT = "rmt_small",
+    num_classes: int = 150,
+    *,
+    drop_path_rate: float = 0.0,
+    head_args: dict[str, Any] | None = None,
+    **backbone_args: Any,
+) -> Segmenter:
+    """Build a segmenter: `rmt.segmenter("upernet", backbone="rmt_base", num_classes=150)`.
+
+    Args:
+        head: "semantic_fpn" or "upernet".
+        backbone: a network's name, or the network; its classifier is dropped.
+        num_classes: K.
+        drop_path_rate: stochastic depth of a backbone given by name.
+        head_args: widths and dropout, see `SemanticFPN` and `UPerNet`.
+        backbone_args: more keywords for a backbone given by name.
+    Raises:
+        RMTError: no such head or network.
+    """
+    if head not in HEADS:
+        raise RMTError(f"no segmentation head named {head!r}; choose one of {', '.join(HEADS)}")
+    pyramid = build_pyramid(backbone, drop_path_rate=drop_path_rate, **backbone_args)
+    model = Segmenter(pyramid, HEADS[head](pyramid.channels, num_classes, **(head_args or {})), num_classes)
+    model.head_name, model.head_args = head, dict(head_args or {})
+    return model

@@ -1,6 +1,0 @@
-"""Manhattan attention by several means, all equal to `plain` within a stated tolerance; `attend` picks one."""
-
-from rmt.model.backends.dispatch import BACKENDS, attend, use_backend
-from rmt.model.backends.form import Decay, Form
-
-__all__ = ["BACKENDS", "Decay", "Form", "attend", "use_backend"]

@@ -1,0 +1,1 @@
+"""Manhattan attention by PyTorch's own means: exact, any device."""

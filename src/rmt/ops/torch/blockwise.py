@@ -1,0 +1,93 @@
+"""MaSA a block of queries at a time, in plain PyTorch: exact, any device and dtype, memory linear in the pixels.
+
+The decay of a block is cut from the axes' tables or added from two of their rows, never stored for all pairs of tokens.
+The backward pass computes the scores of each block again, so that none are kept. Equal to `plain` to 1e-5 in float32
+and 1e-12 in float64, forward and gradients.
+"""
+
+import torch
+from torch import Tensor
+
+from rmt.ops.decay import SpatialPrior
+from rmt.ops.form import Form
+from rmt.ops.lines import as_one_line, rows_then_columns
+from rmt.ops.plain import rotate_pairs
+
+BLOCK_SCORES = 2**20  # at a time: 4 MiB in float32, small beside any activation of an image that needs blocks
+
+
+def unusable(q: Tensor, form: Form, needs_grad: bool) -> str | None:
+    """Why this backend cannot serve such a call; None if it can."""
+    if form.decay == "paper":
+        return "it has no decay after the softmax"
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return "its loop over blocks would be unrolled into the captured graph"
+    return None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> Tensor:
+    """As `plain.attend`."""
+    q, k = rotate_pairs(q, k, prior, form)
+    tables = (prior.log_decay_h, prior.log_decay_w)
+    if form.decay == "none":
+        tables = tuple(torch.zeros_like(table) for table in tables)  # type: ignore[assignment]
+    if form.decomposed:
+        return rows_then_columns(_attend_lines, q, k, v, tables[1], tables[0])
+    return as_one_line(lambda q, k, v: _Blocks.apply(q, k, v, *tables), q, k, v)
+
+
+def _attend_lines(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
+    """Attention over (L, n, length, d): grids of one row."""
+    one_row = log_decay.new_zeros(log_decay.shape[0], 1, 1)
+    return _Blocks.apply(q, k, v, one_row, log_decay)
+
+
+class _Blocks(torch.autograd.Function):
+    """softmax(q·kᵀ + decay)·v over (L, n, tokens, d), the tokens filling rows as long as the second table's side."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, decay_h, decay_w):
+        ctx.save_for_backward(q, k, v, decay_h, decay_w)
+        out = torch.empty_like(v, memory_format=torch.contiguous_format)
+        for lines, queries in _blocks(q, k):
+            weights = _weights(q[lines, :, queries], k[lines], decay_h, decay_w, queries)
+            out[lines, :, queries] = weights @ v[lines]
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        q, k, v, decay_h, decay_w = ctx.saved_tensors
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for lines, queries in _blocks(q, k):
+            part, upstream = q[lines, :, queries], grad[lines, :, queries]
+            weights = _weights(part, k[lines], decay_h, decay_w, queries)
+            dv[lines] += weights.mT @ upstream
+            dscores = upstream @ v[lines].mT
+            dscores = (dscores - (dscores * weights).sum(-1, keepdim=True)) * weights
+            dq[lines, :, queries] = dscores @ k[lines]
+            dk[lines] += dscores.mT @ part
+        return dq, dk, dv, None, None
+
+
+def _blocks(q: Tensor, k: Tensor):
+    """Slices of lines and of queries with about BLOCK_SCORES scores each: whole lines, or parts of one."""
+    lines, heads, tokens, keys = *q.shape[:3], k.shape[2]
+    per_line = heads * tokens * keys
+    if per_line <= BLOCK_SCORES:
+        step = max(1, BLOCK_SCORES // per_line)
+        for i in range(0, lines, step):
+            yield slice(i, i + step), slice(0, tokens)
+        return
+    step = max(1, BLOCK_SCORES // (heads * keys))
+    for i in range(lines):
+        for j in range(0, tokens, step):
+            yield slice(i, i + 1), slice(j, min(j + step, tokens))
+
+
+def _weights(q: Tensor, k: Tensor, decay_h: Tensor, decay_w: Tensor, queries: slice) -> Tensor:
+    """Softmax over all keys for a block of queries, (lines, n, queries, keys), in the dtype of q."""
+    width = decay_w.shape[-1]
+    position = torch.arange(queries.start, queries.stop, device=q.device)
+    # (n, queries, rows, 1) + (n, queries, 1, width): D²ᵈ = Dᴴ ⊗ Dᵂ for these queries alone
+    decay = (decay_h[:, position // width, :, None] + decay_w[:, position % width, None, :]).flatten(2)
+    return (q @ k.mT).to(decay.dtype).add_(decay).softmax(-1).to(q.dtype)

@@ -1,0 +1,79 @@
+"""How the kernels of `norm.py` are launched.
+
+For eager calls alone: PyTorch's compiler writes a LayerNorm as well, and fuses it with its neighbours.
+"""
+
+import torch
+from torch import Tensor
+
+from rmt.ops.triton.launch import directly
+from rmt.ops.triton.norm import layer_norm, layer_norm_backward
+
+# Numbers that a program holds at a time, and its warps, forward and backward; measured on an H100.
+FORWARD = (2048, 4)
+BACKWARD = (1024, 1)
+PROGRAMS = 1056  # among which the sums over tokens are divided
+
+
+def _tile(channels: int, numbers: int) -> tuple[int, int]:
+    """Tokens and channels that a program holds: all channels, padded to a power of two."""
+    wide = 1 << max(4, (channels - 1).bit_length())
+    return max(1, numbers // wide), wide
+
+
+def normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
+    """LayerNorm over the last dimension of x, any shape, in `dtype`; computed in float32."""
+    x = x.contiguous()
+    out = torch.empty_like(x, dtype=dtype)
+    channels = x.shape[-1]
+    tokens = x.numel() // channels
+    if not tokens:
+        return out
+    (held, wide), warps = _tile(channels, FORWARD[0]), FORWARD[1]
+    scale, shift = (x, x) if weight is None or bias is None else (weight, bias)
+    directly(
+        layer_norm,
+        (-(-tokens // held),),
+        *(x, scale, shift, out, tokens, channels),
+        EPS=eps,
+        AFFINE=weight is not None,
+        TOKENS=held,
+        CHANNELS=wide,
+        num_warps=warps,
+    )
+    return out
+
+
+class LayerNorm(torch.autograd.Function):
+    """`normalise` and its gradients. Mean and variance are computed again: x alone is kept."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps, dtype):
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        return normalise(x, weight, bias, eps, dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dout):
+        x, weight = ctx.saved_tensors
+        x, dout = x.contiguous(), dout.contiguous()
+        dx = torch.empty_like(x)
+        channels = x.shape[-1]
+        tokens = x.numel() // channels
+        if not tokens:
+            return dx, torch.zeros_like(weight), torch.zeros_like(weight), None, None
+        (held, wide), warps = _tile(channels, BACKWARD[0]), BACKWARD[1]
+        programs = min(PROGRAMS, -(-tokens // held))
+        parts = torch.empty((2, programs, channels), dtype=torch.float32, device=x.device)
+        directly(
+            layer_norm_backward,
+            (programs,),
+            *(x, weight, dout, dx, parts, tokens, channels),
+            EPS=ctx.eps,
+            TOKENS=held,
+            CHANNELS=wide,
+            num_warps=warps,
+        )
+        dweight, dbias = parts.sum(1).to(weight.dtype)
+        return dx, dweight, dbias, None, None

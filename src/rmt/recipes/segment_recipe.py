@@ -1,0 +1,110 @@
+"""What a run of semantic segmentation is: a recipe by iterations, with METHOD 7's augmentation."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from rmt.recipes.recipe import Recipe, below, negative, no_share, option, without_effect
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentRecipe(Recipe):
+    """Semantic segmentation: the common fields, the head, the schedule by iterations, and how images are shown."""
+
+    task: ClassVar[str] = "segment"
+
+    data: str = ""
+    """A folder with `images/{training,validation}` and `annotations/…` (ADE20K as downloaded), or `images` and `masks`
+    of your own, with a class list."""
+    classes: str = ""
+    """The class list, one per line (`NAME`, or `NAME R G B` for masks that are coded by colour); without it
+    `classes.txt` or ADE20K's `objectInfo150.txt` in the data's folder."""
+    zero_is_ignored: bool = False
+    """Mask value 0 is ignored and the classes count from 1, as in ADE20K; without it they count from 0."""
+    holdout: float = 0.2
+    """Fraction of the images held out for validation when the data come without a validation split."""
+
+    head: Literal["semantic_fpn", "upernet"] = "semantic_fpn"
+    """What sits on the backbone."""
+    head_width: int = 0
+    """Channels of the head; 0: 128 for Semantic FPN (on a pyramid of twice that), 512 for UPerNet (half of it for the
+    auxiliary head)."""
+    aux_weight: float = 0.4
+    """Weight of UPerNet's auxiliary loss."""
+
+    batch_size: int = 16
+    """Crops per step on one device."""
+    iterations: int = 80_000
+    """Weight updates."""
+    validate_every: int = 8_000
+    """Weight updates from one evaluation to the next; must divide `iterations`."""
+    lr: float = 1e-4
+    """Peak learning rate for an effective batch of `lr_base_batch` images."""
+    lr_base_batch: int = 16
+    """The peak learning rate is lr x effective batch / lr_base_batch; 0 takes `lr` as it stands."""
+    min_lr: float = 0.0
+    """Where the learning rate ends, whatever the batch."""
+    poly_power: float = 1.0
+    """The rate falls as (1 - iteration / iterations) to this power."""
+    warmup_iterations: int = 0
+    """Iterations of linear warm-up, counted within `iterations`."""
+    warmup_start: float = 1e-6
+    """Where the warm-up starts, as a part of the learning rate."""
+    weight_decay: float = 1e-4
+    """AdamW's weight decay."""
+    decay_norms: bool = True
+    """Decay the weights and biases of norms too."""
+
+    crop_size: int = 512
+    """Side in pixels of the training crops, and of the windows of `sliding`."""
+    long_side: int = 2048
+    """Images are resized to fit long_side x short_side, either way round, with the aspect kept; 0: not at all."""
+    short_side: int = 512
+    """See `long_side`."""
+    min_ratio: float = 0.5
+    """In training both sides are multiplied by a factor drawn from min_ratio…max_ratio."""
+    max_ratio: float = 2.0
+    """See `min_ratio`."""
+    max_class_share: float = 0.75
+    """One class fills at most this part of a crop, if one of ten draws has that; 1: any crop will do."""
+    flip: float = 0.5
+    """Chance of a horizontal flip."""
+    distortion: float = 0.5
+    """Chance of each of four changes: brightness, contrast, saturation, hue."""
+    sliding: bool = False
+    """Judge by sliding windows of `crop_size` instead of whole images."""
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        found += below(self, 1, "iterations", "validate_every")
+        found += negative(self, "head_width", "aux_weight", "min_lr", "poly_power", "warmup_iterations")
+        found += negative(self, "long_side", "short_side")
+        found += no_share(self, "holdout", "warmup_start", "flip", "distortion")
+        if self.head == "semantic_fpn":
+            found += without_effect(self, "with --head semantic_fpn", "aux_weight")
+        if self.validate_every > 0 and self.iterations > 0 and self.iterations % self.validate_every:
+            most = min(self.validate_every, self.iterations)
+            fitting = next(count for count in range(most, 0, -1) if self.iterations % count == 0)
+            found.append(
+                f"--validate-every {self.validate_every} does not divide --iterations {self.iterations}: take {fitting}"
+            )
+        if self.warmup_iterations >= self.iterations > 0:
+            found.append(
+                f"--warmup-iterations {self.warmup_iterations} leaves none of --iterations {self.iterations}: "
+                f"take {self.iterations // 10} or so"
+            )
+        if 0 < self.lr < self.min_lr:
+            found.append(f"--min-lr {self.min_lr:g} is above the peak --lr {self.lr:g}")
+        if self.crop_size < 32:
+            found.append(f"--crop-size must be at least 32, not {self.crop_size}")
+        for name in ("long_side", "short_side"):
+            if 0 < getattr(self, name) < 32:
+                found.append(f"--{option(name)} must be at least 32, or 0 to leave sizes; it is {getattr(self, name)}")
+        if not self.long_side and not self.short_side and (self.min_ratio, self.max_ratio) != (1, 1):
+            found.append("--min-ratio and --max-ratio must be 1 where images are not resized (--long-side 0)")
+        if bool(self.long_side) != bool(self.short_side):
+            found.append("--long-side and --short-side are 0 together, or neither is")
+        if not 0 < self.min_ratio <= self.max_ratio:
+            found.append(f"--min-ratio {self.min_ratio:g} must be positive and at most --max-ratio {self.max_ratio:g}")
+        if not 0 < self.max_class_share <= 1:
+            found.append(f"--max-class-share must lie in (0, 1], not {self.max_class_share:g}")
+        return found

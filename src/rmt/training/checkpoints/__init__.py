@@ -1,0 +1,1 @@
+"""The resumable state of a run."""

@@ -1,0 +1,112 @@
+"""Nothing lost: when the resumable state is saved, and how Ctrl-C and SIGTERM end a run.
+
+A state is saved at every epoch's end, and inside an epoch once `checkpoint_minutes` have passed. A signal only sets a
+flag: the step under way is finished, the state saved, and the run ends. States are saved between weight updates only,
+since gradients that are still being accumulated are no part of a state.
+"""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from rmt.training.distributed import processes
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(BaseException):
+    """The run was stopped by a signal. `saved`: whether its state was saved at the last step."""
+
+    def __init__(self, signal_number: int, saved: bool) -> None:
+        super().__init__(signal_number, saved)
+        self.signal_number = signal_number
+        self.saved = saved
+
+
+class StateCheckpoint(Checkpoint):
+    """Saves the state by time, at epoch ends and on signals.
+
+    Args:
+        path: the file to save to.
+        minutes: time between states inside an epoch; 0 saves at epoch ends only.
+        before_save: called first, e.g. to bring `metrics.csv` to the disk.
+        say: prints one line.
+        saving: around each save inside an epoch, e.g. to measure its time.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        minutes: float,
+        before_save: Callable[[], None],
+        say: Callable[[str], None] = print,
+        saving: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+    ) -> None:
+        self.path = path
+        self.seconds = minutes * 60 or float("inf")
+        self.before_save = before_save
+        self.say = say
+        self.saving = saving
+        self.signal_number = 0
+        self._saved_at = time.monotonic()
+        self._step_before = 0
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Answers Ctrl-C and SIGTERM inside, and puts the handlers back afterwards."""
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        try:
+            self._listen()
+            yield
+        finally:
+            for number, handler in before.items():
+                with contextlib.suppress(ValueError):
+                    signal.signal(number, handler)
+
+    def _listen(self) -> None:
+        for number in _SIGNALS:
+            with contextlib.suppress(ValueError):  # not in the main thread: signals are somebody else's business
+                signal.signal(number, self._on_signal)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_at = time.monotonic()
+        # Again, since `fit` sets a handler for SIGTERM that would end the run inside an accumulation.
+        self._listen()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._step_before = trainer.global_step
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self.signal_number:  # the second one: at once
+            raise Interrupted(number, saved=False)
+        self.signal_number = number
+        self.say("stopping after this step … (once more to stop at once)")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        updated = trainer.global_step > self._step_before
+        # After an epoch's last batch the evaluation follows; the state is saved behind it, with the epoch complete.
+        if not updated or trainer.is_last_batch:
+            return
+        due = processes.is_main() and time.monotonic() - self._saved_at >= self.seconds
+        if any(processes.largest(self.signal_number, int(due))):  # all processes save, or none
+            with self.saving():
+                self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        self.before_save()
+        trainer.save_checkpoint(self.path, weights_only=False)
+        self._saved_at = time.monotonic()
+        (signal_number,) = processes.largest(self.signal_number)
+        if signal_number:
+            raise Interrupted(signal_number, saved=True)

@@ -1,0 +1,54 @@
+"""The weights that a run starts from (`--weights`): which network they are for, and how much of them is taken."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+
+from rmt.errors import RMTError
+from rmt.model import describe_weights, resolve_checkpoint
+from rmt.training.machine import choose_device
+from rmt.training.task import RecipeT, Say
+
+if TYPE_CHECKING:  # classification has no use for detectors and what they import
+    from rmt.heads.model_files import Model
+
+
+def settle_model(recipe: RecipeT) -> RecipeT:
+    """The recipe with `model="auto"` replaced: that of the weights, or without any what suits the device.
+
+    That is rmt_tiny on a GPU, and rmt_pico on a CPU, where rmt_tiny takes hours. Raises RMTError where the weights do
+    not say whose they are, as those of other people's files do not.
+    """
+    if recipe.model != "auto":
+        return recipe
+    if not recipe.weights:
+        return replace(recipe, model="rmt_pico" if choose_device(recipe.device).type == "cpu" else "rmt_tiny")
+    own = describe_weights(recipe.weights)
+    if own is None:
+        raise RMTError(f"{recipe.weights} does not say which network it is for: name it, e.g. --model rmt_tiny")
+    return replace(recipe, model=own["model"])
+
+
+def other_classes(own: dict[str, Any], classes: Sequence[str]) -> bool:
+    """Whether a file of ours names other classes than these: as many outputs would mean something else."""
+    return bool(own["classes"]) and tuple(own["classes"]) != tuple(classes)
+
+
+def start_with_head(model: "Model", weights: str, classes: Sequence[str], say: Say) -> None:
+    """Loads weights into a detector or segmenter: all of them where head and classes match, else the backbone.
+
+    The pyramid's norms come with the backbone of any detector or segmenter. What was taken is said in one line. Raises
+    RMTError where the backbone is another network's.
+    """
+    path = resolve_checkpoint(weights)
+    own = describe_weights(path)
+    if own is not None and own.get("head") == model.head_name and not other_classes(own, classes):
+        found, state = safetensors.torch.load_file(path), model.state_dict()
+        if found.keys() == state.keys() and all(found[name].shape == value.shape for name, value in state.items()):
+            model.load_state_dict(found)
+            say(f"starting from the whole {model.head_name} in {path}")
+            return
+    fresh_norms = model.pyramid.load_official(path)
+    say(f"starting from the backbone in {path}; the head{' and the pyramid norms are' if fresh_norms else ' is'} new")

@@ -1,0 +1,141 @@
+"""What a person sees while a run goes: a bar for the steps, one table line per epoch.
+
+The bar shows loss, learning rate, images per second and the time left; it is drawn on a terminal only. Elsewhere a line
+says the same now and then, when nothing else has been printed for a while. The table and all notes are plain lines, so
+that a log file holds them too.
+"""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from rmt.training.metric_columns import Measure
+
+_WIDTHS = (9, 10, 9, 9, 9, 9, 9, 8)
+_EMA = 4  # the column of the averaged weights
+SILENCE = 30.0  # seconds without a line after which a log that is no terminal gets one
+SHORT = 60.0  # seconds left that need no estimate
+
+
+class Display:
+    """Draws bar and table of `epochs` with `steps` batches each; a resumed run has `done` batches behind it.
+
+    A run by iterations passes their number: it is counted in them instead of epochs. Without `ema` the table has no
+    column for averaged weights.
+    """
+
+    def __init__(
+        self,
+        epochs: int,
+        steps: int,
+        measure: Measure,
+        *,
+        done: int = 0,
+        iterations: int = 0,
+        ema: bool = True,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.epochs, self.steps, self.done, self.iterations = epochs, steps, done, iterations
+        self.measure, self.ema = measure, ema
+        self._clock = clock
+        self._said = clock()  # when the last line was printed
+        self._estimated = False
+        self._widths = (max(_WIDTHS[0], 2 * len(f"{iterations:,}") + 1), *_WIDTHS[1:])
+        self._began = clock()
+        self._behind = done
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=steps, completed=done % steps if steps else 0, facts="")
+
+    def start(self) -> None:
+        label = self.measure.label
+        unit = "iteration" if self.iterations else "epoch"
+        self._row(unit, "train loss", "val loss", f"val {label}", f"EMA {label}", "LR", "images/s", "time")
+        self._began = self._clock()
+        self._bar.start()
+
+    def stop(self) -> None:
+        """Removes the bar; may be called twice."""
+        self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bar."""
+        self.console.print(line, markup=False)
+        self._said = self._clock()
+
+    def step(self, epoch: int, batch: int, loss: float, lr: float, images_per_s: float) -> None:
+        """One batch more. `epoch` and `batch` count from 0."""
+        self.done += 1
+        part = "part" if self.iterations else "epoch"
+        facts = f"loss {loss:.3f}  LR {lr:.2e}  {images_per_s:,.0f} images/s  {duration(self.time_left())} left"
+        at = f"{part} {epoch + 1}/{self.epochs}"
+        self._bar.update(self._task, description=at, completed=batch + 1, facts=facts)
+        if not self.console.is_terminal and self._clock() - self._said >= SILENCE:
+            self.say(f"{at}, step {batch + 1:,}/{self.steps:,}  {facts}")
+
+    def judging(self) -> None:
+        """The evaluation at the end of an epoch has begun."""
+        self._bar.update(self._task, facts="evaluating …")
+
+    def epoch(
+        self,
+        epoch: int,
+        train_loss: float,
+        scores: dict[str, dict[str, float]],
+        lr: float,
+        images_per_s: float,
+        seconds: float,
+        best: bool,
+    ) -> None:
+        """The table's line for an epoch, counted from 1; a star marks the best so far."""
+        raw, ema = scores["raw"], scores.get("ema")
+        at = f"{epoch}/{self.epochs}"
+        if self.iterations:
+            at = f"{epoch * self.iterations // self.epochs:,}/{self.iterations:,}"
+        self._row(
+            at,
+            f"{train_loss:.4f}",
+            f"{raw['loss']:.4f}" if "loss" in raw else "–",
+            f"{self.measure.of(raw):.2f} %",
+            "–" if ema is None else f"{self.measure.of(ema):.2f} %",
+            f"{lr:.2e}",
+            f"{images_per_s:,.0f}",
+            duration(seconds),
+            *(["*"] if best else []),
+        )
+        if not self._estimated and (left := self.time_left()) >= SHORT:
+            shorter = "--iterations" if self.iterations else "--epochs"
+            self.say(f"about {duration(left)} left; fewer {shorter}, or --early-stopping N, make it shorter")
+        self._estimated = True  # once: the bar and the lines of a log go on with it
+
+    def _row(self, *cells: str) -> None:
+        """A line of the table: cells for each of `_WIDTHS`, and a mark behind them."""
+        columns = list(zip(cells, (*self._widths, 1), strict=False))
+        if not self.ema:
+            del columns[_EMA]
+        self.say("  ".join(cell.rjust(width) for cell, width in columns))
+
+    def time_left(self) -> float:
+        """Seconds until the last step, at the pace since the start, evaluations included."""
+        advanced = self.done - self._behind
+        if not advanced:
+            return 0.0
+        return (self._clock() - self._began) / advanced * (self.epochs * self.steps - self.done)
+
+
+def duration(seconds: float) -> str:
+    """1:02:03, or 2:03 below an hour."""
+    text = str(timedelta(seconds=round(seconds)))
+    return text.removeprefix("0:").removeprefix("0") if text.startswith("0:") else text

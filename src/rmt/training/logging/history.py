@@ -1,0 +1,101 @@
+"""What a run measured over time: `metrics.csv` for people and programs, the same numbers as TensorBoard events.
+
+A row belongs to a weight update (`step`): every few steps one with the loss, at the end of each epoch one with the
+accuracies. A resumed run cuts the rows after the state it goes on from, so that no step appears twice.
+"""
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from rmt.atomic import plain_disk_errors, write_text
+from rmt.training.metric_columns import Measure
+
+
+def columns(measure: Measure) -> tuple[str, ...]:
+    """The columns of a task's `metrics.csv`; the kind of a row is "step" or "epoch"."""
+    scores = [f"{prefix}_{name}" for prefix in ("val", "ema_val") for name in measure.columns]
+    return ("kind", "step", "epoch", "lr", "train_loss", *scores, "images_per_s", "seconds")
+
+
+class History:
+    """Appends rows to `metrics.csv` and mirrors them into TensorBoard's events in the same folder."""
+
+    def __init__(self, path: Path, measure: Measure, *, up_to_step: int | None = None) -> None:
+        """Starts a new file; with `up_to_step` keeps the rows of an earlier one up to that step."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path, self.columns = path, columns(measure)
+        rows = [] if up_to_step is None or not path.exists() else _read_whole_rows(path)
+        self.rows = [row for row in rows if int(row["step"]) <= (up_to_step or 0)]
+        write_text(path, _as_csv(self.columns, self.rows, header=True))
+        with plain_disk_errors(path):
+            self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 - open for the whole run
+            purge = None if up_to_step is None else up_to_step + 1
+            self._events = SummaryWriter(log_dir=str(path.parent), purge_step=purge)
+
+    def add(self, kind: str, step: int, **values: Any) -> None:
+        """Appends a row; `values` are named as the columns, others stay blank. Raises RMTError on a full disk."""
+        row = {"kind": kind, "step": str(step)} | {key: _text(value) for key, value in values.items()}
+        self.rows.append(row)
+        with plain_disk_errors(self.path):
+            self._file.write(_as_csv(self.columns, [row]))
+            self._file.flush()
+            for key, value in values.items():
+                if value is not None and key != "epoch":
+                    self._events.add_scalar(f"{kind}/{key}", value, step)
+
+    def sync(self) -> None:
+        """Brings the rows to the disk; called before a state that counts on them is saved."""
+        with plain_disk_errors(self.path):
+            os.fsync(self._file.fileno())
+            self._events.flush()
+
+    def column(self, name: str, kind: str) -> tuple[list[int], list[float]]:
+        """(steps, values) of one column, rows of one kind, blanks left out."""
+        rows = [row for row in self.rows if row["kind"] == kind and row.get(name)]
+        return [int(row["step"]) for row in rows], [float(row[name]) for row in rows]
+
+    def close(self) -> None:
+        with plain_disk_errors(self.path):
+            self._file.close()
+            self._events.close()
+
+
+class NoHistory(History):
+    """That of the processes besides the main one, which alone writes."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, str]] = []
+
+    def add(self, kind: str, step: int, **values: Any) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def _read_whole_rows(path: Path) -> list[dict[str, str]]:
+    """The complete rows of the file; a last line that a kill cut short is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = "".join(line for line in lines if line.endswith("\n"))
+    return [row for row in csv.DictReader(io.StringIO(whole)) if (row.get("step") or "").isdigit()]
+
+
+def _as_csv(columns: tuple[str, ...], rows: list[dict[str, str]], header: bool = False) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _text(value: Any) -> str:
+    """Numbers with enough digits to read them back unchanged."""
+    return "" if value is None else repr(value) if isinstance(value, float) else str(value)

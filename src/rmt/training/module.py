@@ -1,0 +1,239 @@
+"""What every task's LightningModule shares: seeded steps, averaged weights, loaders, scores, the state of a run."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from lightning.pytorch import LightningModule
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from rmt.data.loader import BatchLoader
+from rmt.data.randomness import seed_process
+from rmt.data.sets import SkipReport
+from rmt.errors import RMTError
+from rmt.recipes.recipe import Recipe
+from rmt.training.distributed import processes
+from rmt.training.distributed.fsdp import ShardedStrategy, gather_for_evaluation, shard, whole
+from rmt.training.metric_columns import Measure
+from rmt.training.nonfinite import MOST_IN_A_ROW, NonFiniteLoss, keep_statistics, no_loss
+from rmt.training.progress import Progress
+
+
+class TrainingData(Protocol):
+    """The data of one run, opened."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the network's answers."""
+
+    @property
+    def skipped(self) -> SkipReport:
+        """What was passed over when the data were opened."""
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What a weight file says of the images the network expects."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Of one device: a whole number of weight updates. In a run by iterations, those between two evaluations."""
+
+    def train_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
+        """Shuffled and augmented; every batch is a dict with `index` (B,) and `bad`."""
+
+    def val_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
+        """What each epoch is judged on, in order."""
+
+
+RecipeT = TypeVar("RecipeT", bound=Recipe)
+DataT = TypeVar("DataT", bound=TrainingData)
+
+
+class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
+    """Trains `model` as the recipe says; with `ema_decay` an averaged copy is kept beside it and evaluated like it.
+
+    A task gives it the loss of a batch, the evaluation, the optimiser and the schedule.
+
+    Args:
+        model: the network.
+        recipe: what to do, nothing left open.
+        data: what to learn from.
+        lr: peak learning rate, scaled with the effective batch already.
+    """
+
+    measure: Measure  # a task's, or a recipe's: set by __init__ then
+
+    def __init__(self, model: nn.Module, recipe: RecipeT, data: DataT, *, lr: float) -> None:
+        super().__init__()
+        self.model = model
+        self.ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
+        if self.ema is not None:
+            self.ema.requires_grad_(False)
+        self.recipe = recipe
+        self.data = data
+        self.lr = lr
+        self.devices = processes.world_size()
+        self.progress = Progress()
+        self.say: Callable[[str], None] = print
+        self._useful = False  # whether a batch of the update under way gave gradients
+        self._train_loader: BatchLoader | None = None
+        self._val_loader: BatchLoader | None = None
+
+    @abstractmethod
+    def batch_loss(self, batch: dict[str, Any]) -> Tensor:
+        """The loss to train on, of one batch of the training loader."""
+
+    @abstractmethod
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Scores every one of `networks()` on a batch of the validation loader, which may be empty."""
+
+    @abstractmethod
+    def take_scores(self) -> dict[str, dict[str, float]]:
+        """The evaluation's results per set of weights ("raw", "ema"); clears the counters for the next one."""
+
+    @abstractmethod
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """With the peak learning rate `lr`."""
+
+    @abstractmethod
+    def build_schedule(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Something with `step_update(update)` that sets the rate by the update's number alone."""
+
+    @property
+    @abstractmethod
+    def epochs(self) -> int:
+        """How often the network is judged, once every `data.batches_per_epoch`."""
+
+    @property
+    def iterations(self) -> int:
+        """Updates of a run that is counted in them; 0 for one that is counted in epochs."""
+        return 0
+
+    @abstractmethod
+    def introduction(self) -> list[str]:
+        """What is about to happen, in lines after the first (network, machine, folder)."""
+
+    def file_facts(self) -> dict[str, Any]:
+        """What `save_checkpoint` cannot read off the network: task, head and their arguments."""
+        return {}
+
+    def remark(self, epoch: int, train_loss: float) -> str:
+        """Called after each epoch, counted from 1: a line that warns of a run that does not learn, once; or ""."""
+        return ""
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return self.data.batches_per_epoch // self.recipe.accumulate
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks to judge: the raw weights, and their average if there is one."""
+        return {"raw": self.model} | ({} if self.ema is None else {"ema": self.ema.module})
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, ShardedStrategy):
+            assert self.device_mesh is not None
+            for network in self.networks().values():
+                shard(network, self.device_mesh["data_parallel"])
+            if self.ema is not None:
+                self.ema.foreach = False  # there are no such kernels for divided tensors
+
+    def on_validation_start(self) -> None:
+        for network in self.networks().values():
+            gather_for_evaluation(network, True)
+
+    def on_validation_end(self) -> None:
+        for network in self.networks().values():
+            gather_for_evaluation(network, False)
+
+    def make_whole(self) -> None:
+        """After training: networks divided among processes are put together, in the main one; all must call it."""
+        self.model = whole(self.model)
+        if self.ema is not None:
+            self.ema.module = whole(self.ema.module)
+
+    def train_dataloader(self) -> BatchLoader:
+        self._train_loader = self.data.train_loader(self.global_rank, self.trainer.world_size)
+        # Lightning asks for the iterator before its first hook, and `current_epoch` lags behind then after a resume.
+        self._train_loader.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+        return self._train_loader
+
+    def val_dataloader(self) -> BatchLoader:
+        self._val_loader = self.data.val_loader(self.global_rank, self.trainer.world_size)
+        return self._val_loader
+
+    def on_train_epoch_start(self) -> None:
+        assert self._train_loader is not None
+        self._train_loader.set_epoch(self.current_epoch)
+
+    def close_loaders(self) -> None:
+        """Ends the processes that read images."""
+        for loader in (self._train_loader, self._val_loader):
+            if loader is not None:
+                loader.close()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        # Drop path, dropout and mixing draw from the global generators: seeded here, they repeat after a resume.
+        seed = (self.recipe.seed, self.current_epoch, batch_idx, self.global_rank)
+        skips = self.recipe.on_nan == "skip"
+        restore = keep_statistics(self.model) if skips else None
+        seed_process(*seed)
+        loss = self.batch_loss(batch)
+        value = processes.mean(loss.item())  # every process must come to the same conclusion
+        self.progress.bad_images.update(batch["bad"])
+        if math.isfinite(value):
+            self.progress.add_loss(value)
+            self.progress.skipped_in_a_row = 0
+            self._useful = True
+            return loss
+        trouble = self._look_into(batch, value, seed)
+        if restore is None:
+            raise trouble.stop()
+        restore()
+        self.progress.skipped_batches += 1
+        self.progress.skipped_in_a_row += 1
+        if self.progress.skipped_in_a_row >= MOST_IN_A_ROW:
+            raise RMTError(f"{MOST_IN_A_ROW} batches in a row were skipped; {trouble.stop()}")
+        if self.global_rank == 0:
+            self.say(f"skipped batch {self.progress.skipped_batches}: {trouble}")
+        return no_loss(self.model)
+
+    def _look_into(self, batch: dict[str, Any], loss: float, seed: tuple[int, ...]) -> NonFiniteLoss:
+        def again() -> Tensor:
+            seed_process(*seed)
+            return self.batch_loss(batch)
+
+        assert self._train_loader is not None
+        trouble = NonFiniteLoss.found(self, batch, loss, self._train_loader.samples.name, again)
+        trouble.record(Path(self.trainer.default_root_dir))
+        return trouble
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if not self._useful:  # AdamW passes over weights without a gradient: nothing decays, no moment changes
+            optimizer.zero_grad(set_to_none=True)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.build_optimizer()
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.build_schedule(optimizer), "interval": "step"},
+        }
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        scheduler.step_update(self.global_step)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None and self._useful:
+            self.ema.update(self.model)
+        self._useful = False
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.progress.bad_images = processes.union(self.progress.bad_images)
+        checkpoint["rmt"] = {"recipe": self.recipe.as_dict(), "progress": self.progress.state_dict()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.progress = Progress.from_state_dict(checkpoint["rmt"]["progress"])

@@ -1,0 +1,120 @@
+"""Around the steps of a run: rows of metrics, the weights after each epoch, early stopping."""
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from rmt.training.distributed.fsdp import whole_state
+from rmt.training.logging.display import Display
+from rmt.training.logging.history import History
+from rmt.training.module import TrainingModule
+from rmt.training.weight_files import WeightFiles
+
+ROWS_PER_EPOCH = 20  # of kind "step" in metrics.csv, at most
+
+
+class Recorder(Callback):
+    """Writes rows and weights, draws the display, stops early.
+
+    Args:
+        history: takes the rows.
+        display: shows them.
+        files: where the weights go after each epoch.
+    """
+
+    def __init__(self, history: History, display: Display, files: WeightFiles) -> None:
+        self.history = history
+        self.display = display
+        self.files = files
+        self._since = 0.0
+        self._lr = 0.0  # of the last update: by an update's end the schedule has set the next one's
+
+    def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
+        updates = trainer.num_training_batches // trainer.accumulate_grad_batches
+        self._row_every = max(1, updates // ROWS_PER_EPOCH)
+        # A run that stopped early and was killed before its report has only that left.
+        trainer.should_stop = pl_module.progress.lost_patience(pl_module.recipe.early_stopping)
+        self._lr = _highest_rate(trainer.optimizers[0])
+        self.display.start()
+        self._since = time.monotonic()
+
+    def on_before_optimizer_step(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: TrainingModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self._lr = _highest_rate(optimizer)
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: dict[str, Any], batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        progress = pl_module.progress
+        progress.add_time(now - self._since, len(batch["index"]) * trainer.world_size)
+        self._since = now
+        self.display.step(trainer.current_epoch, batch_idx, progress.loss, self._lr, progress.pace)
+        step = trainer.global_step
+        updated = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if updated and step % self._row_every == 0:
+            self.history.add(
+                "step",
+                step,
+                epoch=trainer.current_epoch + 1,
+                lr=self._lr,
+                train_loss=progress.take_row_loss(),
+                images_per_s=round(progress.pace, 1),
+                seconds=round(progress.seconds, 3),
+            )
+
+    def on_validation_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
+        self.display.judging()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
+        progress, epoch = pl_module.progress, trainer.current_epoch + 1
+        scores = progress.val = pl_module.take_scores()
+        loss, lr, pace = progress.loss, self._lr, progress.pace
+        measure = pl_module.measure
+        before = progress.best_of_all()[1].score
+        progress.judged = epoch
+        for name, score in scores.items():
+            progress.best[name].offer(measure.of(score), epoch)
+        kind, best = progress.best_of_all()
+        better = best.score > before
+        raw, ema = scores["raw"], scores.get("ema", {})
+        self.history.add(
+            "epoch",
+            trainer.global_step,
+            epoch=epoch,
+            lr=lr,
+            train_loss=loss,
+            **measure.row("val", raw),
+            **measure.row("ema_val", ema),
+            images_per_s=round(pace, 1),
+            seconds=round(progress.seconds, 3),
+        )
+        self.display.epoch(epoch, loss, scores, lr, pace, progress.epoch_seconds, better)
+        networks = pl_module.networks()
+        self._save("last", networks["raw"], epoch, raw, weights="raw")
+        if "ema" in networks:
+            self._save("last-ema", networks["ema"], epoch, scores["ema"], weights="ema")
+        if better:
+            self._save("best", networks[kind], epoch, scores[kind], weights=kind)
+        if not progress.warned_of_chance and (line := pl_module.remark(epoch, loss)):
+            progress.warned_of_chance = True
+            self.display.say(line)
+        patience = pl_module.recipe.early_stopping
+        if progress.lost_patience(patience):
+            self.display.say(
+                f"stopping early: no better {measure.label} than epoch {best.epoch}'s in {patience} epochs"
+            )
+            trainer.should_stop = True
+        progress.start_epoch()
+        self._since = time.monotonic()
+
+    def _save(self, name: str, network: torch.nn.Module, epoch: int, scores: dict[str, float], **facts: Any) -> None:
+        self.files.save(name, whole_state(network), {"epoch": epoch, **facts, "val": scores})
+
+
+def _highest_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate of the layers that `layer_decay` leaves alone."""
+    return max(group["lr"] for group in optimizer.param_groups)

@@ -1,0 +1,109 @@
+"""What all tasks report of a finished run in one way: `metrics.json`, the weight files' scores, closing lines."""
+
+import json
+from copy import deepcopy
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from rmt.atomic import write_text
+from rmt.data.sets import skip_lines
+from rmt.model import read_metadata
+from rmt.training.batch import effective_batch
+from rmt.training.logging.display import duration
+from rmt.training.module import TrainingModule
+from rmt.training.run_folder import RunFolder
+from rmt.training.task import Trained
+
+
+def best_of(module: TrainingModule, folder: RunFolder) -> nn.Module:
+    """The network with the weights of `best.safetensors`."""
+    best = deepcopy(module.model)
+    best.load_state_dict(load_file(folder.best))
+    return best
+
+
+def facts(
+    module: TrainingModule, trained: Trained, results: dict[str, dict[str, float]], *, judged_on: Literal["val", "test"]
+) -> dict[str, Any]:
+    """The part of `metrics.json` that is alike for all tasks.
+
+    `results`: the final scores of each of `networks()` and of "best". `judged_on`: of the validation images once more,
+    or of test images, whose scores stand beside those.
+    """
+    progress, recipe = module.progress, module.recipe
+    epochs = max(int(row["epoch"]) for row in trained.history.rows if row["kind"] == "epoch")
+    measure = module.measure.best
+    return {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "model": recipe.model,
+        "parameters": sum(p.numel() for p in module.model.parameters()),
+        "classes": len(module.data.classes),
+        "effective_batch": effective_batch(recipe, module.devices),
+        "peak_lr": module.lr,
+        "last": {
+            "epoch": epochs,
+            **{kind: {"val": progress.val[kind], judged_on: results[kind]} for kind in module.networks()},
+        },
+        "best": {**read_metadata(trained.folder.best)["metrics"], judged_on: results["best"]},
+        "best_val": {kind: {measure: b.score, "epoch": b.epoch} for kind, b in progress.best.items() if b.epoch},
+        "skipped_files": module.data.skipped,
+        "skipped_batches": progress.skipped_batches,
+        "training_seconds": round(progress.seconds, 1),
+        "images_per_s": _pace(module, epochs),
+        "machine": {
+            "device": str(trained.device),
+            "devices": module.devices,
+            "precision": trained.precision,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        },
+    }
+
+
+def _pace(module: TrainingModule, epochs: int) -> float:
+    images = epochs * module.updates_per_epoch * effective_batch(module.recipe, module.devices)
+    return round(images / max(module.progress.seconds, 1e-9), 1)
+
+
+def write(module: TrainingModule, trained: Trained, metrics: dict[str, Any], best: nn.Module) -> None:
+    """Writes `metrics.json`, and the weight files once more, now with their final scores."""
+    last = metrics["last"]
+    for kind, network in module.networks().items():
+        scores = {"epoch": last["epoch"], "weights": kind, **last[kind]}
+        trained.files.save("last" if kind == "raw" else f"last-{kind}", network.state_dict(), scores)
+    trained.files.save("best", best.state_dict(), metrics["best"])
+    write_text(trained.folder.metrics_json, json.dumps(metrics, indent=2) + "\n")
+
+
+def judged_rows(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(name, entry) of the closing table: last and best apart, raw and averaged apart."""
+    last, best = metrics["last"], metrics["best"]
+    rows = [(f"last epoch ({last['epoch']}), raw", last["raw"])]
+    if "ema" in last:
+        rows.append((f"last epoch ({last['epoch']}), EMA", last["ema"]))
+    rows.append((f"best epoch ({best['epoch']}), {'EMA' if best['weights'] == 'ema' else 'raw'}", best))
+    return rows
+
+
+def closing_lines(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
+    """What was left out (`unreadable`, `skipped_files`), the pace, and where things lie."""
+    lines = [
+        f"{len(bad)} unreadable images passed over in {where}: {_some(bad)}"
+        for where, bad in metrics["unreadable"].items()
+        if bad
+    ]
+    if skipped := metrics.get("skipped_batches"):
+        lines.append(f"{skipped} batches skipped, whose loss was not finite")
+    lines += skip_lines(metrics["skipped_files"])
+    pace = f"{duration(metrics['training_seconds'])} of training, {metrics['images_per_s']:,.0f} images/s"
+    return [*lines, f"{pace}; everything is in {folder.path} (see {folder.report.name})"]
+
+
+def _some(bad: dict[str, str], most: int = 3) -> str:
+    """The first few names with their reasons."""
+    listed = "; ".join(f"{name} ({reason})" for name, reason in list(bad.items())[:most])
+    return listed + (f"; and {len(bad) - most} more (metrics.json)" if len(bad) > most else "")

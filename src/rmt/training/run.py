@@ -1,0 +1,212 @@
+"""`rmt.train(recipe)`: from a recipe to a run folder, and the way back into an interrupted run."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import Callback
+from rich.console import Console
+
+from rmt.data.randomness import seed_process
+from rmt.errors import RMTError
+from rmt.recipes.recipe import Precision, Recipe
+from rmt.recipes.stored import changes, from_dict
+from rmt.training.batch import settle_batch
+from rmt.training.checkpoints.callback import Interrupted, StateCheckpoint
+from rmt.training.checkpoints.io import newest_good_state
+from rmt.training.distributed import processes
+from rmt.training.distributed.launch import joined, settle_devices
+from rmt.training.logging.display import Display
+from rmt.training.logging.history import History, NoHistory
+from rmt.training.logging.warnings import quiet_libraries
+from rmt.training.machine import build_trainer, choose_device, choose_precision
+from rmt.training.module import TrainingModule
+from rmt.training.network import adapt
+from rmt.training.profile import OptimiserMark, StepProfile
+from rmt.training.recorder import Recorder
+from rmt.training.run_folder import RunFolder
+from rmt.training.task import Trained, task_named
+from rmt.training.weight_files import WeightFiles
+
+#: Fields that may differ on resume without a word, since the result does not depend on them.
+HARMLESS = {"name", "output", "workers", "checkpoint_minutes", "profile"}
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended the run; the text says how to go on."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run: its folder, and the content of its `metrics.json`."""
+
+    folder: Path
+    metrics: dict[str, Any]
+
+
+def refuse_problems(recipe: Recipe) -> None:
+    """Raises RMTError that names every value of the recipe that cannot be."""
+    problems = recipe.problems()
+    if problems:
+        raise RMTError("; ".join(problems))
+
+
+def train(recipe: Recipe) -> TrainResult:
+    """Trains as the recipe says, in a new run folder.
+
+    Raises RMTError for anything the user can mend, TrainingStopped on Ctrl-C or SIGTERM (with the state saved).
+    """
+    recipe = _placed(recipe)
+    with joined(recipe):
+        processes.from_main(lambda: RunFolder.refuse_used(recipe))  # before the data are read, which may take a while
+        fitted = _fit(task_named(recipe.task).settle(recipe), None, _console())
+    return _finish(*fitted)
+
+
+def resume(run: Path | str, recipe: Recipe | None = None, *, accept_changes: bool = False) -> TrainResult:
+    """Goes on with an interrupted run, exactly where its last state was saved.
+
+    `recipe` is the one in the folder unless another is given. When it differs from the one the run began with in
+    anything that changes the result, RMTError says in what, unless `accept_changes`. Raises as `train` does.
+    """
+    folder = RunFolder.open(Path(run))
+    recipe = folder.read_recipe() if recipe is None else recipe
+    recipe = _placed(recipe)
+    with joined(recipe):
+        console = _console()
+        state, complaint = processes.main_first(lambda: newest_good_state(folder.state))
+        if complaint:
+            console.print(f"warning: {complaint}", markup=False)
+        began = folder.read_recipe() if state is None else from_dict(state["rmt"]["recipe"])
+        # What is left open now is what it came to then.
+        recipe = replace(recipe, **{key: old for key, (old, new) in changes(began, recipe).items() if new == "auto"})
+        changed = {key: pair for key, pair in changes(began, recipe).items() if key not in HARMLESS}
+        if changed:
+            said = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items())
+            if not accept_changes:
+                raise RMTError(f"the recipe is not the one {run} began with: {said}; --accept-changes goes on with it")
+            console.print(f"recipe changed: {said}", markup=False)
+        elif folder.metrics_json.exists():
+            metrics = json.loads(folder.metrics_json.read_text(encoding="utf-8"))
+            for line in ["this run is complete", *task_named(recipe.task).summary(metrics, folder)]:
+                console.print(line, markup=False)
+            return TrainResult(folder.path, metrics)
+        if state is None:
+            console.print("no state was saved yet: starting from the beginning", markup=False)
+        recipe = replace(recipe, output=str(run))
+        processes.from_main(lambda: folder.write_recipe(recipe))
+        fitted = _fit(recipe, state, console, folder)
+    return _finish(*fitted)
+
+
+def _placed(recipe: Recipe) -> Recipe:
+    """The recipe with its devices and their share of the batch settled. Raises RMTError for values that cannot be."""
+    refuse_problems(recipe)
+    recipe = settle_batch(settle_devices(recipe))
+    refuse_problems(recipe)  # again, since the batch of a device may have come out just now
+    return recipe
+
+
+def _fit(
+    recipe: Recipe, state: dict[str, Any] | None, console: Console, folder: RunFolder | None = None
+) -> tuple[TrainingModule, Trained]:
+    """Builds everything and trains, onwards from `state` if there is one; in every process of the run."""
+    quiet_libraries()
+    device = choose_device(recipe.device)
+    precision = choose_precision(recipe.precision, device)
+    # Settled like the rest: else a run begun on a GPU would go on in fp32 on a CPU.
+    recipe = replace(recipe, precision=cast(Precision, precision))
+    seed_process(recipe.seed)
+    task = task_named(recipe.task)
+    module = task.prepare(recipe, fresh=state is None, say=lambda line: console.print(line, markup=False))
+    recipe, data, measure = module.recipe, module.data, module.measure
+    adapt(module.model, recipe, device)
+
+    folder = folder or RunFolder(processes.from_main(lambda: RunFolder.create(recipe).path))
+    if processes.is_main():
+        folder.remove_drafts()
+    files = WeightFiles(folder.path, module.model, data.classes, data.preprocessing, recipe, facts=module.file_facts())
+    step = 0 if state is None else int(state["global_step"])
+    up_to = None if state is None else step
+    history = History(folder.metrics_csv, measure, up_to_step=up_to) if processes.is_main() else NoHistory()
+    batches, done = data.batches_per_epoch, step * recipe.accumulate
+    display = Display(
+        module.epochs,
+        batches,
+        measure,
+        done=done,
+        iterations=module.iterations,
+        ema=recipe.ema_decay > 0,
+        console=console,
+    )
+    profile = StepProfile(display.say)
+    checkpoint = StateCheckpoint(
+        folder.state, recipe.checkpoint_minutes, before_save=history.sync, say=display.say, saving=profile.saving
+    )
+    callbacks: list[Callback] = [Recorder(history, display, files), checkpoint]
+    if recipe.profile:
+        callbacks = [OptimiserMark(profile), *callbacks, profile]
+    trainer = build_trainer(
+        recipe,
+        epochs=module.epochs,
+        batches_per_epoch=batches,
+        callbacks=callbacks,
+        folder=folder.path,
+    )
+
+    module.say = display.say
+    for line in _introduction(module, f"{device.type} {precision}", folder):
+        console.print(line, markup=False)
+    try:
+        with checkpoint.listening():
+            trainer.fit(module, ckpt_path=None if state is None else str(folder.state), weights_only=True)
+        module.make_whole()
+    except Interrupted as stop:
+        raise TrainingStopped(_how_to_go_on(folder, stop, trainer.global_step), stop.signal_number) from None
+    finally:
+        display.stop()
+        history.close()
+        module.close_loaders()
+    return module, Trained(folder, history, files, device, precision, console)
+
+
+def _finish(module: TrainingModule, trained: Trained) -> TrainResult:
+    """Judges and reports; in the main process alone, so that every image is counted once whatever the task."""
+    task = task_named(module.recipe.task)
+    metrics = task.finish(module, trained)
+    for line in task.summary(metrics, trained.folder):
+        trained.console.print(line, markup=False)
+    return TrainResult(trained.folder.path, metrics)
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True, quiet=not processes.is_main())
+
+
+def _introduction(module: TrainingModule, machine: str, folder: RunFolder) -> list[str]:
+    """What is about to happen: network, machine and folder in a line, and the task's own lines."""
+    recipe = module.recipe
+    parameters = sum(p.numel() for p in module.model.parameters()) / 1e6
+    return [
+        f"{recipe.model} ({parameters:.2f} M parameters) {_at(module)} on {machine}, into {folder.path}",
+        *module.introduction(),
+    ]
+
+
+def _at(module: TrainingModule) -> str:
+    """The size of the images: a square's side, or where images keep their shape the limits of both sides."""
+    short, long = module.data.preprocessing["size"]
+    return f"at {short}²" if short == long else f"at a short side of {short} px, a long side of at most {long}"
+
+
+def _how_to_go_on(folder: RunFolder, stop: Interrupted, step: int) -> str:
+    if stop.saved:
+        return f"stopped after update {step}, state saved; go on with: rmt train --resume {folder.path}"
+    if folder.state.exists():
+        return f"stopped at once; go on from the last saved state with: rmt train --resume {folder.path}"
+    return f"stopped before the first state was saved; start again with: rmt train --resume {folder.path}"

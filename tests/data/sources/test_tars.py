@@ -1,0 +1,66 @@
+"""WebDataset tars as a data set with random access."""
+
+import pickle
+
+import numpy as np
+import pytest
+from helpers.image_sets import encode, picture, write_tar
+
+from rmt.data import open_splits
+from rmt.data.sources.tars import TarSet
+from rmt.errors import RMTError
+
+
+def sample(number):
+    return {"png": encode(picture(number), "PNG"), "cls": str(number % 3).encode()}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_tar(tmp_path / "train-0000.tar", {f"{i:04d}": sample(i) for i in range(5)})
+    write_tar(tmp_path / "train-0001.tar", {f"{i:04d}": sample(i) for i in range(5, 9)})
+    write_tar(tmp_path / "val-0000.tar", {f"{i:04d}": sample(i) for i in range(3)})
+    return tmp_path
+
+
+def test_every_sample_in_order(folder):
+    images = open_splits(str(folder)).train
+    assert len(images) == 9 and images.classes == ("0", "1", "2")
+    assert images.labels.tolist() == [i % 3 for i in range(9)]
+    travelled = pickle.loads(pickle.dumps(images))
+    for i in (8, 0, 5):
+        assert np.array_equal(np.asarray(images.load(i)), np.asarray(picture(i)))
+        assert np.array_equal(np.asarray(travelled.load(i)), np.asarray(picture(i)))
+    assert images.name(6).endswith("train-0001.tar[0006]")
+    assert len(open_splits(str(folder)).val) == 3
+
+
+def test_class_names_beside_the_tars(folder):
+    (folder / "classes.txt").write_text("ant\nbee\ncat\n")
+    assert open_splits(str(folder)).val.classes == ("ant", "bee", "cat")
+    (folder / "classes.txt").write_text("ant\nbee\n")
+    with pytest.raises(RMTError, match="label 2, but only 2 classes"):
+        open_splits(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ({"a": {"png": b"x", "pth": b"code"}}, "a.pth is of a kind not read here"),
+        ({"a": {"png": b"x", "txt": b"a caption"}}, "one image and a .cls"),
+        ({"a": {"cls": b"1", "txt": b"a caption"}}, "one image and a .cls"),
+        ({"a": {"png": b"x", "cls": b"cat"}}, "cannot be read"),
+    ],
+    ids=["code", "no label", "no image", "a word for a label"],
+)
+def test_other_contents_are_refused(tmp_path, samples, message):
+    with pytest.raises(RMTError, match=message) as error:
+        TarSet([write_tar(tmp_path / "train.tar", samples)])
+    assert "\n" not in str(error.value)
+
+
+def test_a_tar_that_was_cut_off_is_named(folder):
+    path = folder / "train-0001.tar"
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(RMTError, match=r"train-0001\.tar: not a whole tar"):
+        open_splits(str(folder))

@@ -1,0 +1,1 @@
+"""What tests of several folders share: small data, small networks, short runs."""

@@ -1,0 +1,91 @@
+"""Small training runs that tests of many parts share."""
+
+import csv
+import functools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from helpers.pictures import make_folder
+from rmt.recipes import ClassifyRecipe
+
+_KEPT = tempfile.TemporaryDirectory(prefix="rmt-tests-")  # removed when the interpreter ends
+# One block per stage: what the runs are about does not depend on the network's size, their time does.
+SMALL = dict(depths=(1, 1, 1, 1), dims=(8, 16, 16, 16), num_heads=(2, 2, 2, 2), head_hidden_dim=16)
+TIMES = {"images_per_s", "seconds"}  # what no two runs agree in
+
+
+def shrink_networks() -> None:
+    """Makes `rmt.train` build its networks as SMALL ones, in this process, from now on."""
+    import rmt.tasks.classify.build
+    import rmt.tasks.detect.build
+    from rmt.heads import detector
+    from rmt.model import create_model
+
+    rmt.tasks.classify.build.create_model = functools.partial(create_model, **SMALL)
+    rmt.tasks.detect.build.detector = functools.partial(detector, backbone_args=SMALL)
+
+
+@functools.cache
+def photos() -> str:
+    """An image folder of three colours: 24 images to train on, 12 to judge."""
+    return str(make_folder(Path(_KEPT.name) / "photos"))
+
+
+def tiny_recipe(**changes: Any) -> ClassifyRecipe:
+    """Three epochs of three updates with everything on that has a state: accumulation, EMA, drop path, mixing."""
+    values: dict[str, Any] = dict(
+        name="tiny",
+        data=photos(),
+        model="rmt_pico",
+        image_size=32,
+        epochs=3,
+        batch_size=4,
+        accumulate=2,
+        lr=2e-3,
+        lr_base_batch=0,
+        warmup_epochs=1,
+        drop_path=0.2,
+        ema_decay=0.8,
+        mixup=0.2,
+        cutmix=0.2,
+        random_erasing=0.2,
+        min_crop=0.5,
+        device="cpu",
+        workers=0,
+        checkpoint_minutes=0,
+    )
+    return ClassifyRecipe(**values | changes)
+
+
+@functools.cache
+def finished_run() -> Path:
+    """The folder of a finished run of `tiny_recipe`. Not to be written to."""
+    from rmt.tasks import train
+
+    shrink_networks()
+    return train(tiny_recipe(output=str(Path(_KEPT.name) / "finished"))).folder
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the run's three weight files, as FILE/NAME."""
+    files = ("last", "last-ema", "best")
+    return {f"{file}/{k}": v for file in files for k, v in load_file(run / f"{file}.safetensors").items()}
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """metrics.csv without its timings."""
+    with open(run / "metrics.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    """Both ended with bit-equal weights (raw, averaged, best) and wrote the same metrics."""
+    ours, theirs = weights(run), weights(other)
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert not different, f"{len(different)} of {len(ours)} tensors differ, e.g. {different[:3]}"
+    assert rows(run) == rows(other)

@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.runs import tiny_recipe
+from PIL import Image
+
+import rmt
+from rmt.ops.decay import decay_rates
+from rmt.tasks.classify.data import ClassifyData
+from rmt.tasks.classify.evaluate import Answers
+from rmt.tasks.classify.finish import summary
+from rmt.tasks.classify.module import ClassifyModule
+from rmt.tasks.classify.report import draw_report, heads_by_stage
+from rmt.training.logging.history import History
+from rmt.training.run_folder import RunFolder
+
+SCORES = {"loss": 0.5, "top1": 80.0, "top5": 99.0, "images": 12}
+METRICS = {
+    "recipe": "tiny",
+    "seed": 0,
+    "model": "rmt",
+    "parameters": 1_000_000,
+    "classes": 3,
+    "images": {"train": 24, "val": 12, "test": 12},
+    "training_seconds": 60.0,
+    "machine": {"device": "cpu", "precision": "fp32"},
+    "last": {"epoch": 1, "raw": {"val": SCORES, "test": SCORES}},
+    "best": {"epoch": 1, "weights": "raw", "val": SCORES, "test": SCORES},
+    "best_chosen_on": "12 images",
+    "test_is_val": True,
+    "unreadable": {},
+    "skipped_files": {},
+    "images_per_s": 10.0,
+}
+
+
+def draw(folder: Path, model: str, classes: int = 3) -> Image.Image:
+    recipe = tiny_recipe()
+    data = ClassifyData.open(recipe, {"mean": (0.5,) * 3, "std": (0.5,) * 3})
+    history = History(folder / "metrics.csv", ClassifyModule.measure)
+    history.add("step", 1, lr=1e-3, train_loss=1.0)
+    history.add("epoch", 1, lr=1e-3, train_loss=1.0, val_loss=1.0, val_top1=80.0, images_per_s=3.0)
+    history.close()
+    label = np.arange(12) // 4
+    answers = Answers(np.arange(12), label, np.roll(label, 2), np.full(12, 0.7, np.float32))
+    network = rmt.create_model(model, num_classes=3, device="meta")
+    draw_report(RunFolder(folder), data, history, METRICS, np.ones((classes, classes), np.int64), answers, network)
+    with Image.open(folder / "report.png") as picture:
+        picture.load()
+        return picture
+
+
+def test_the_closing_table_shows_no_set_of_images_twice(tmp_path):
+    one, two = (summary(METRICS | {"test_is_val": flag}, RunFolder(tmp_path)) for flag in (True, False))
+    assert one[1].split() == ["val", "top-1", "val", "top-5", "val", "loss"]
+    assert two[1].split() == ["val", "top-1", "test", "top-1", "test", "top-5", "test", "loss"]
+    assert one[2].split()[-5:] == ["80.00", "%", "99.00", "%", "0.5000"]
+    for lines in (one, two):
+        assert {len(line) for line in lines[1:4]} == {len(lines[1])}
+    assert "there are no test images apart" in one[4] and "the test images were read once" in two[4]
+
+
+@pytest.mark.parametrize("model", ["rmt_pico", "rmt_large", "rmt_deit_small"])
+def test_a_page_is_drawn_for_any_network(tmp_path, model):
+    picture = draw(tmp_path, model)
+    assert picture.width == 1600
+    pixels = np.asarray(picture.convert("RGB"))
+    assert (pixels != 255).any(axis=(1, 2)).mean() > 0.5  # something on most lines
+
+
+def test_the_heads_drawn_are_the_network_s():
+    stages = heads_by_stage(rmt.create_model("rmt_tiny", device="meta"), image_size=224)
+    assert [stage.grid for stage in stages] == [(56, 56), (28, 28), (14, 14), (7, 7)]
+    assert [len(stage.rates) for stage in stages] == [4, 4, 8, 16]
+    assert [stage.decomposed for stage in stages] == [True, True, False, False]
+    assert stages[0].rates == decay_rates(4, (2, 6))

@@ -1,0 +1,206 @@
+"""Every field of a detection recipe has an effect, with every head, or is refused."""
+
+import functools
+import json
+import math
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.coco_sets import write_json
+from helpers.detect_runs import data, tiny_recipe
+from helpers.runs import SMALL
+
+import rmt
+from rmt.recipes import DetectRecipe
+from rmt.tasks.detect.build import prepare
+from rmt.tasks.detect.data import DetectData
+from rmt.training.machine import build_trainer
+
+FORMS: dict[str, dict[str, Any]] = {
+    "retinanet": dict(head="retinanet", masks=False),
+    "mask_rcnn": dict(head="mask_rcnn"),
+    "mask_rcnn without masks": dict(head="mask_rcnn", masks=False),
+    "cascade_mask_rcnn": dict(head="cascade_mask_rcnn"),
+    "cascade_mask_rcnn without masks": dict(head="cascade_mask_rcnn", masks=False),
+}
+#: of the detector: field -> a value that must make a difference to what `observe` sees, whatever the head …
+OF_THE_HEAD: dict[str, Any] = {
+    "fpn_channels": 12,
+    "head_convs": 2,
+    "head_width": 12,
+    "box_width": 24,
+    "rois_per_image": 8,
+    "proposals": 16,
+    "anchor_scale": 2.0,
+}
+#: … but for these, which a head has no use for
+REFUSED = {
+    "retinanet": {"head_width", "box_width", "rois_per_image", "proposals"},
+    "mask_rcnn without masks": {"head_convs", "head_width"},
+}
+#: of the run, alike for all heads
+CHANGES: dict[str, Any] = {
+    "model": "rmt_tiny",
+    "weights": "a classifier",
+    "head": "cascade_mask_rcnn",
+    "masks": False,
+    "short_side": 48,
+    "long_side": 66,
+    "train_short_sides": (32, 40),
+    "random_crop": True,
+    "flip": 0.0,
+    "epochs": 3,
+    "batch_size": 1,
+    "accumulate": 1,
+    "lr": 1e-3,
+    "lr_base_batch": 2,
+    "lr_steps": (2,),
+    "warmup_iterations": 4,
+    "warmup_factor": 0.5,
+    "weight_decay": 0.3,
+    "decay_norms": True,
+    "clip_grad": 1.0,
+    "drop_path": 0.5,
+    "ema_decay": 0.5,
+    "precision": "bf16",
+    "seed": 1,
+}
+#: field -> where its effect is tested instead
+ELSEWHERE = {
+    "name": "test_run_folder.py",
+    "output": "test_run_folder.py",
+    "data": "test_detect.py",
+    "images": "below",
+    "annotations": "below",
+    "val_images": "below",
+    "val_annotations": "below",
+    "holdout": "below",
+    "empty_images": "below",
+    "effective_batch": "training/test_batch.py",
+    "early_stopping": "test_train.py",
+    "checkpoint_minutes": "test_detect.py",
+    "workers": "data/test_detection_views.py",
+    "device": "test_fields.py",
+    "devices": "test_detect_processes.py",
+    "nodes": "training/test_launch.py",
+    "strategy": "test_detect_processes.py",
+    "on_nan": "test_nonfinite.py",
+    "grad_checkpointing": "training/test_network.py",
+    "compile": "training/test_network.py",
+    "profile": "training/test_profile.py",
+    "sync_batchnorm": "test_processes.py",
+    "freeze_batchnorm": "training/test_network.py",
+}
+
+
+def observe(recipe: DetectRecipe) -> dict[str, Any]:
+    """Everything a run's outcome hangs on, as plain values: data, detector, optimiser, schedule, trainer."""
+    torch.manual_seed(recipe.seed)
+    module = prepare(recipe, fresh=True, say=lambda line: None)
+    optimizer = module.build_optimizer()
+    schedule = module.build_schedule(optimizer)
+    trainer = build_trainer(recipe, epochs=module.epochs, batches_per_epoch=1, callbacks=[], folder=Path())
+    batch, judged = next(iter(module.data.train_loader())), next(iter(module.data.val_loader()))
+    seen: dict[str, Any] = {
+        "images": [image.tolist() for image in batch["image"]],
+        "targets": [sorted(target) for target in batch["target"]],
+        "judged": [image.shape for image in judged["image"]],
+        "model": module.file_facts()["model_name"],
+        "options": asdict(module.model.options),
+        "parameters": [p.shape for p in module.model.parameters()],
+        "weight": next(module.model.parameters()).tolist(),
+        "drop path": str(module.model.pyramid.backbone.stages),
+        "groups": [(g["weight_decay"], len(g["params"]), g["fused"]) for g in optimizer.param_groups],
+        "length": (module.epochs, module.updates_per_epoch, module.data.batches_per_epoch),
+        "trainer": (trainer.accumulate_grad_batches, trainer.gradient_clip_val, trainer.precision),
+        "ema": recipe.ema_decay and module.ema.decay,
+        "rates": [],
+    }
+    for update in range(8):
+        schedule.step_update(update)
+        seen["rates"].append(optimizer.param_groups[0]["lr"])
+    return seen
+
+
+@functools.cache
+def base(form: str) -> dict[str, Any]:
+    return observe(tiny_recipe(**FORMS[form]))
+
+
+def differs(form: str, **changes: Any) -> bool:
+    changed = observe(replace(tiny_recipe(**FORMS[form]), **changes))
+    return any(str(seen) != str(changed[key]) for key, seen in base(form).items())
+
+
+def test_every_field_is_listed():
+    listed = [*OF_THE_HEAD, *CHANGES, *ELSEWHERE]
+    assert sorted(listed) == sorted(field.name for field in fields(DetectRecipe))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_observing_twice_sees_the_same(form):
+    assert tiny_recipe(**FORMS[form]).problems() == []
+    assert not differs(form)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("field", OF_THE_HEAD)
+def test_a_field_of_the_detector_has_an_effect_or_is_refused(field, form):
+    value = OF_THE_HEAD[field]
+    problems = replace(tiny_recipe(**FORMS[form]), **{field: value}).problems()
+    if field in REFUSED.get(form, ()):
+        (problem,) = problems
+        assert f"--{field.replace('_', '-')} has no effect" in problem
+    else:
+        assert problems == []
+        assert differs(form, **{field: value})
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_a_field_of_the_run_has_an_effect(field, tmp_path):
+    value = CHANGES[field]
+    if field == "weights":
+        value = str(tmp_path / "classifier.safetensors")
+        rmt.save_checkpoint(rmt.create_model("rmt_pico", **SMALL), value, model_name="rmt_pico")
+    assert differs("mask_rcnn", **{field: value})
+
+
+def test_images_and_annotations_of_one_s_own(tmp_path):
+    """Each of the fields for data in another layout than COCO's changes which files are opened."""
+    folder, content = data() / "train2017", json.loads((data() / "annotations/instances_train2017.json").read_text())
+    lonely = content["images"][0]["id"]
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] != lonely]
+    annotations = write_json(tmp_path / "mine.json", content)
+
+    def opened(**changes: Any) -> tuple[list[str], list[str]]:
+        recipe = replace(tiny_recipe(), data="", images=str(folder), annotations=str(annotations), **changes)
+        assert recipe.problems() == []
+        found = DetectData.open(recipe)
+        train, judge = ([images.name(i) for i in range(len(images))] for images in (found.train, found.val))
+        return train, judge
+
+    train, judge = opened(holdout=0.25)
+    assert {Path(name).parent for name in train + judge} == {folder}
+    assert len(judge) == 2
+    assert len(opened(holdout=0.5)[1]) > len(judge)
+    listed = dict(val_annotations=str(data() / "annotations/instances_val2017.json"))
+    train, judge = opened(**listed)
+    assert (len(train), len(judge)) == (8, 4) and Path(judge[0]).parent == folder
+    assert Path(opened(**listed, val_images=str(data() / "val2017"))[1][0]).parent == data() / "val2017"
+    assert len(opened(**listed, empty_images=True)[0]) == 9
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(holdout=0.5), "--holdout has no effect"),
+        (dict(val_images="photos"), "--val-images goes with --val-annotations"),
+        (dict(lr=math.nan), "--lr must be a number, not nan"),
+        (dict(flip=math.inf), "--flip must be a number, not inf"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(changes, said):
+    assert said in "; ".join(replace(tiny_recipe(), **changes).problems())

@@ -1,0 +1,142 @@
+"""`--weights`, alike for all tasks: files known by their content, whole models where they match, else backbones."""
+
+import functools
+
+import pytest
+import safetensors.torch
+import torch
+from helpers import detect_runs, runs
+from helpers.runs import SMALL
+from helpers.segment_data import make_segments
+
+import rmt
+from rmt.heads import detector, save_model
+from rmt.model import create_model, describe_weights
+from rmt.recipes import SegmentRecipe
+from rmt.tasks.classify.teacher import load_teacher
+from rmt.training.task import task_named
+
+TASKS = ("classify", "detect", "segment")
+FILES = ("ours.safetensors", "ours.bin", "plain.safetensors", "plain.bin", "plain.pth")
+
+
+@pytest.fixture(autouse=True)
+def small_networks(monkeypatch):
+    for task in ("classify", "segment"):
+        monkeypatch.setattr(f"rmt.tasks.{task}.build.create_model", functools.partial(create_model, **SMALL))
+    monkeypatch.setattr("rmt.tasks.detect.build.detector", functools.partial(detector, backbone_args=SMALL))
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """recipe(task, field=value, …): a small recipe of each task."""
+
+    def make(task, **changes):
+        if task == "classify":
+            return runs.tiny_recipe(**changes)
+        if task == "detect":
+            return detect_runs.tiny_recipe(**changes)
+        data = tmp_path / "pairs"
+        data = data if data.exists() else make_segments(data, train=4, val=1)
+        values = dict(name="s", data=str(data), head_width=8, batch_size=4, crop_size=32, device="cpu", workers=0)
+        return SegmentRecipe(**{"iterations": 2, "validate_every": 2, "model": "rmt_pico", **values} | changes)
+
+    return make
+
+
+def prepared(recipe):
+    """The network, what was said of its weights, and the classes of the data."""
+    said: list[str] = []
+    module = task_named(recipe.task).prepare(recipe, fresh=True, say=said.append)
+    return module.model, [line for line in said if ".json: " not in line], module.data.classes
+
+
+def backbone(model):
+    return model.pyramid.backbone if hasattr(model, "pyramid") else model
+
+
+@pytest.fixture
+def files(tmp_path):
+    """One classifier in every format, under names that lie."""
+    torch.manual_seed(3)
+    model = create_model("rmt_pico", num_classes=3, **SMALL)
+    state = model.state_dict()
+    for name in FILES:
+        if name.startswith("ours"):
+            rmt.save_checkpoint(model, tmp_path / name, classes=("blue", "green", "red"))
+        elif name == "plain.bin":
+            torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / name)
+        else:
+            safetensors.torch.save_file(state, tmp_path / name, metadata={"format": "pt"})
+    torch.save(state, tmp_path / "plain.pth")
+    return model, tmp_path
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("task", TASKS)
+def test_a_file_is_what_it_holds(files, recipe, task, name):
+    given, folder = files
+    chosen = recipe(task, weights=str(folder / name), model="auto")
+    if name.startswith("ours"):
+        chosen = task_named(task).settle(chosen)
+        assert chosen.model == "rmt_pico"
+    else:
+        with pytest.raises(rmt.RMTError, match=f"{name} does not say which network it is for: name it") as error:
+            task_named(task).settle(chosen)
+        assert "\n" not in str(error.value)
+        chosen = task_named(task).settle(recipe(task, weights=str(folder / name), model="rmt_pico"))
+    model, said, _ = prepared(chosen)
+    state = given.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in backbone(model).state_dict().items())
+    assert said == [] if task == "classify" else "starting from the backbone in" in said[-1] and len(said) == 1
+
+
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_a_whole_model_is_taken_where_head_and_classes_match(recipe, tmp_path, task):
+    torch.manual_seed(1)
+    first, _, classes = prepared(recipe(task))
+    for name, known in (("same", classes), ("unnamed", ()), ("others", [f"not {name}" for name in classes])):
+        save_model(first, tmp_path / name, classes=known)
+        torch.manual_seed(2)
+        model, said, _ = prepared(recipe(task, weights=str(tmp_path / name)))
+        equal = {key: torch.equal(value, first.state_dict()[key]) for key, value in model.state_dict().items()}
+        assert all(same for key, same in equal.items() if "pyramid" in key)
+        assert all(equal.values()) == (name != "others")
+        line = "starting from the backbone in" if name == "others" else f"starting from the whole {first.head_name} in"
+        assert len(said) == 1 and line in said[0] and said[0].endswith("; the head is new") == (name == "others")
+
+
+def test_a_narrower_head_leaves_the_backbone(recipe, tmp_path):
+    first, _, _ = prepared(recipe("detect", box_width=12))
+    save_model(first, tmp_path / "narrow")
+    model, said, _ = prepared(recipe("detect", weights=str(tmp_path / "narrow")))
+    assert "starting from the backbone in" in said[0] and said[0].endswith("; the head is new")
+    assert torch.equal(model.pyramid.norms[0].weight, first.pyramid.norms[0].weight)
+
+
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_a_classifier_starts_from_the_backbone_of_any(recipe, tmp_path, task):
+    first, _, _ = prepared(recipe(task))
+    save_model(first, tmp_path / "w.safetensors", classes=("a", "b"), preprocessing=dict(size=[800, 1333]))
+    settled = task_named("classify").settle(recipe("classify", weights=str(tmp_path / "w.safetensors"), image_size=0))
+    assert settled.image_size == 96  # not the detector's
+    model, said, _ = prepared(settled)
+    assert torch.equal(model.stages[2].blocks[0].attn.q.weight, backbone(first).stages[2].blocks[0].attn.q.weight)
+    assert said == ["new classifier for 3 classes: the weights know others, or none"]
+
+
+def test_a_teacher_of_ours_by_any_name(files):
+    given, folder = files
+    teacher = load_teacher("", str(folder / "ours.bin"))
+    assert teacher.name == "rmt_pico" and teacher.classes == ("blue", "green", "red")
+    assert torch.equal(teacher.model.head.fc.weight, given.head.fc.weight)
+
+
+def test_what_a_file_says_of_itself(files, tmp_path):
+    assert describe_weights(tmp_path / "ours.bin")["model"] == "rmt_pico"
+    assert describe_weights(tmp_path / "plain.safetensors") is describe_weights(tmp_path / "plain.bin") is None
+    (tmp_path / "cut").write_bytes((tmp_path / "ours.bin").read_bytes()[:2000])
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "odd", metadata={"rmt": "[1]"})
+    for name, words in (("none", "no checkpoint at"), ("cut", "cut is not a readable"), ("odd", "no JSON object")):
+        with pytest.raises(rmt.RMTError, match=words):
+            describe_weights(tmp_path / name)
