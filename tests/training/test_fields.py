@@ -11,11 +11,12 @@ from helpers.runs import finished_run, photos, tiny_recipe
 
 import rmt
 from rmt.data.randomness import seed_process
+from rmt.device import choose_device
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.build import settle, start_from
 from rmt.tasks.classify.data import ClassifyData, class_weights
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.training.machine import build_trainer, choose_device
+from rmt.training.machine import build_trainer
 from rmt.training.optimizers import CosineSchedule, peak_lr
 
 #: field -> a value that must make a difference to what `observe` sees

@@ -11,9 +11,9 @@ from torch import nn
 
 from rmt.data.images import read_image
 from rmt.data.transforms import eval_transform
+from rmt.device import autocast, choose_device, choose_precision
 from rmt.errors import RMTError
 from rmt.model import load_model
-from rmt.training.machine import arithmetic, choose_device, choose_precision
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Predictor:
         for start in range(0, len(several), batch_size):
             loaded = [_opened(image) for image in several[start : start + batch_size]]
             batch = torch.stack([transform(image) for image in loaded]).to(self.device)  # (B, 3, H, W)
-            with arithmetic(self.precision, self.device):
+            with autocast(self.precision, self.device):
                 logits = self.model(batch)  # (B, K)
             top = logits.float().softmax(1).topk(min(top_k, logits.shape[1]))
             for shares, indices in zip(top.values.tolist(), top.indices.tolist(), strict=True):

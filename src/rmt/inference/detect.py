@@ -9,11 +9,11 @@ from PIL import Image
 
 from rmt.data.detection.transforms import EvalView
 from rmt.data.images import read_image
+from rmt.device import autocast, choose_device, choose_precision
 from rmt.errors import RMTError
 from rmt.heads import load_model
 from rmt.heads.detection import MaskRCNN, RetinaNet
 from rmt.tasks.detect.metrics import Found
-from rmt.training.machine import arithmetic, choose_device, choose_precision
 
 
 class DetectionPredictor:
@@ -57,7 +57,7 @@ class DetectionPredictor:
         for image in several:  # one at a time: padding for a neighbour would change the answer
             picture = image.convert("RGB") if isinstance(image, Image.Image) else read_image(Path(image))
             tensor, _ = view(picture)
-            with arithmetic(self.precision, self.device):
+            with autocast(self.precision, self.device):
                 (answer,) = self.model([tensor.to(self.device)], sizes=[(picture.height, picture.width)])
             answers.append(Found.of(answer))
         return answers

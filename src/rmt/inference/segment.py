@@ -9,11 +9,11 @@ from PIL import Image
 
 from rmt.data.images import read_image
 from rmt.data.segmentation.transforms import fit
+from rmt.device import autocast, choose_device, choose_precision
 from rmt.errors import RMTError
 from rmt.heads import Segmenter, load_model
 from rmt.heads.segmentation.sliding import Inference, segment
 from rmt.inference.colours import palette
-from rmt.training.machine import arithmetic, choose_device, choose_precision
 
 Mode = Literal["whole", "sliding"]
 
@@ -51,7 +51,7 @@ class SegmentPredictor:
             mean=self.preprocessing["mean"],
             std=self.preprocessing["std"],
             inference=inference or inference_from(self.metadata),
-            arithmetic=functools.partial(arithmetic, self.precision, self.device),
+            arithmetic=functools.partial(autocast, self.precision, self.device),
         )
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 
+from rmt.device import choose_device
 from rmt.errors import RMTError
 from rmt.model import describe_weights, resolve_checkpoint
-from rmt.training.machine import choose_device
 from rmt.training.task import RecipeT, Say
 
 if TYPE_CHECKING:  # classification has no use for detectors and what they import

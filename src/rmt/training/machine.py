@@ -1,51 +1,19 @@
-"""From a recipe's words to a device, an arithmetic and a Lightning Trainer."""
+"""From a recipe's words to a Lightning Trainer."""
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
-from rmt.errors import RMTError
+from rmt.device import choose_device, choose_precision
 from rmt.recipes.recipe import Recipe
 from rmt.training.checkpoints.io import AtomicCheckpointIO
 from rmt.training.distributed.fsdp import ShardedStrategy
 from rmt.training.distributed.processes import world_size
 
 _LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def choose_device(device: str) -> torch.device:
-    """`auto` to what there is. Raises RMTError when the named device is not there."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise RMTError("--device cuda: PyTorch sees no CUDA device here; use --device cpu")
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise RMTError("--device mps: PyTorch sees no Apple GPU here; use --device cpu")
-    if device not in ("cpu", "cuda", "mps"):
-        raise RMTError(f"--device {device!r} is none of auto, cpu, cuda, mps")
-    return torch.device(device)
-
-
-def choose_precision(precision: str, device: torch.device) -> str:
-    """`auto` to bf16 on CUDA, fp32 elsewhere. Raises RMTError for fp16 on a CPU, which has no arithmetic for it."""
-    if precision == "auto":
-        return "bf16" if device.type == "cuda" else "fp32"
-    if precision == "fp16" and device.type == "cpu":
-        raise RMTError("--precision fp16 needs a GPU; use bf16 or fp32 on the CPU")
-    return precision
-
-
-def arithmetic(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
-    """The context a forward pass outside the Trainer runs in."""
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=_DTYPE[precision])
 
 
 def build_trainer(

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 from rich.console import Console
 
 from rmt.data.randomness import seed_process
+from rmt.device import choose_device, choose_precision
 from rmt.errors import RMTError
 from rmt.recipes.recipe import Precision, Recipe
 from rmt.recipes.stored import changes, from_dict
@@ -20,7 +21,7 @@ from rmt.training.distributed.launch import joined, settle_devices
 from rmt.training.logging.display import Display
 from rmt.training.logging.history import History, NoHistory
 from rmt.training.logging.warnings import quiet_libraries
-from rmt.training.machine import build_trainer, choose_device, choose_precision
+from rmt.training.machine import build_trainer
 from rmt.training.module import TrainingModule
 from rmt.training.network import adapt
 from rmt.training.profile import OptimiserMark, StepProfile

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rmt.device import autocast
 from rmt.errors import RMTError
 from rmt.tasks.classify.metrics import Scores
-from rmt.training.machine import arithmetic
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def evaluate(
             continue
         images = batch["image"].to(device, non_blocking=True)
         for name, network in networks.items():
-            with arithmetic(precision, device):
+            with autocast(precision, device):
                 logits = network(images)  # (B, K)
             done.scores[name].update(logits, labels)
         probability, predicted = logits.float().softmax(1).max(1)

@@ -19,10 +19,10 @@ from rmt.data.sets import ImageSet, subset
 from rmt.data.splits import open_undivided
 from rmt.data.token_labels.label_maps import INDEX, About, Arrays, fingerprint, unfinished, write_shard
 from rmt.data.transforms import Normalize
+from rmt.device import autocast, choose_device, choose_precision
 from rmt.errors import RMTError
 from rmt.output_folder import claim
 from rmt.tasks.classify.teacher import Teacher, dense_logits
-from rmt.training.machine import arithmetic, choose_device, choose_precision
 
 
 @dataclass
@@ -136,7 +136,7 @@ class _Labeller:
             loader.close()
 
     def _label(self, batch: Mapping[str, Any], images: Sequence[int], filling: dict[int, Arrays]) -> None:
-        with arithmetic(self.precision, self.device):
+        with autocast(self.precision, self.device):
             top = self.teacher.top(batch["image"].to(self.device, non_blocking=True), self.about.top_k)
         scores, classes = (part.cpu() for part in top)
         self.report.agree += int((pooled_top(scores, classes, self.about.num_classes) == batch["label"]).sum())

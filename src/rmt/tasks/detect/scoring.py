@@ -8,13 +8,13 @@ import torch
 from rmt.data.detection.coco import CocoSet, find_split, open_coco
 from rmt.data.loader import BatchLoader
 from rmt.data.sets import Part
+from rmt.device import autocast
 from rmt.errors import RMTError
 from rmt.heads.detection import MaskRCNN, RetinaNet
 from rmt.inference.detect import load
 from rmt.tasks.detect.data import eval_loader
 from rmt.tasks.detect.metrics import Gathering, table
 from rmt.training.evaluated import judged, own_hold_out
-from rmt.training.machine import arithmetic
 from rmt.training.task import unreadable_lines
 
 
@@ -31,7 +31,7 @@ def evaluate(
         if not len(places):  # every image of the batch was unreadable
             continue
         sizes = [tuple(size) for size in images.sizes[places].tolist()]
-        with arithmetic(precision, device):
+        with autocast(precision, device):
             answers = model([image.to(device) for image in batch["image"]], sizes=sizes)
         gathering.add(batch["index"], answers)
     return gathering, unread

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from rmt.data.segmentation.dataset import open_judged_segmentation
+from rmt.device import autocast
 from rmt.errors import RMTError
 from rmt.heads.segmentation.sliding import Inference, segment
 from rmt.inference.segment import Mode, inference_from, load
 from rmt.tasks.segment.data import whole_loader
 from rmt.tasks.segment.metrics import Confusion, always, overall, per_class, table
 from rmt.training.evaluated import judged, own_hold_out
-from rmt.training.machine import arithmetic
 from rmt.training.task import unreadable_lines
 
 BACKGROUND = "background"
@@ -60,7 +60,7 @@ def evaluate(
                     mean=preprocessing["mean"],
                     std=preprocessing["std"],
                     inference=inference,
-                    arithmetic=functools.partial(arithmetic, precision, device),
+                    arithmetic=functools.partial(autocast, precision, device),
                 )
                 scores[name].update(found, mask)
     counts = {name: score.counts.numpy() for name, score in scores.items()}

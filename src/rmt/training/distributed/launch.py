@@ -18,11 +18,11 @@ from typing import TypeVar, cast
 import torch
 import torch.distributed as dist
 
+from rmt.device import choose_device
 from rmt.errors import RMTError
 from rmt.recipes.recipe import Device, Recipe
 from rmt.training.distributed import processes
 from rmt.training.distributed.watch import MainWatch, OtherWatch
-from rmt.training.machine import choose_device
 
 R = TypeVar("R", bound=Recipe)
 
