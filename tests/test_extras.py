@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rmt.extras import EXTRAS, missing
+from rmt.extras import EXTRAS, missing_extra
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 MODULES = {"pillow": "PIL", "faster-coco-eval": "faster_coco_eval"}  # where a package is imported by another name
@@ -50,4 +50,4 @@ def test_what_needs_one_says_how_to_get_it():
 
 
 def test_a_module_of_no_extra_is_not_explained_away():
-    assert missing("this", ModuleNotFoundError("no rmt.typo", name="rmt.typo")) is None
+    assert missing_extra("this", ModuleNotFoundError("no rmt.typo", name="rmt.typo")) is None

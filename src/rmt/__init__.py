@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 from rmt._timm import register_models
 from rmt._version import __version__
 from rmt.errors import RMTError
-from rmt.extras import missing
+from rmt.extras import missing_extra
 
 if TYPE_CHECKING:
     from rmt.heads import detector, segmenter
     from rmt.model import create_model, deploy, list_models, load_checkpoint, load_official, save_checkpoint
     from rmt.tasks import load, train
 
-_WHERE = {
+_MODULES = {
     "create_model": "rmt.model",
     "deploy": "rmt.model",
     "detector": "rmt.heads",
@@ -44,15 +44,15 @@ register_models()
 
 
 def __getattr__(name: str):
-    """Import the heavy half on first use: `rmt --help` answers without torch."""
-    if name not in _WHERE:
+    """Import what needs torch on first use, so that `rmt --help` answers without it."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'rmt' has no attribute {name!r}")
     from importlib import import_module
 
     try:
-        module = import_module(_WHERE[name])
+        module = import_module(_MODULES[name])
     except ModuleNotFoundError as error:
-        raise missing(f"rmt.{name}", error) or error from None
+        raise missing_extra(f"rmt.{name}", error) or error from None
     return getattr(module, name)
 
 

@@ -1,7 +1,7 @@
-"""Registers our networks with timm at the moment timm is imported, so that `import rmt` itself stays cheap.
+"""Register the networks with timm when timm is imported, so that `import rmt` itself stays fast.
 
-timm has no plug-in entry point, so somebody has to import us; and `rmt --help` must answer without loading torch,
-which importing timm does. Hence: register at once if timm is loaded already, else as soon as it has been.
+timm has no plug-in entry point, and importing it loads torch, which `rmt --help` must not. So the networks are
+registered at once if timm is loaded already, and otherwise by an import hook as soon as it is.
 """
 
 import importlib.abc
@@ -12,7 +12,7 @@ from types import ModuleType
 
 
 class _AfterTimm(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds timm as Python would, and imports `rmt.model` once timm's own module body has run."""
+    """Import hook: load timm as usual, then import `rmt.model`."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "timm":
@@ -28,7 +28,7 @@ class _AfterTimm(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return self.timm_loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__loader__ = self.timm_loader  # leave no trace of ourselves
+        module.__loader__ = self.timm_loader  # as if the hook had not been there
         if module.__spec__ is not None:
             module.__spec__.loader = self.timm_loader
         self.timm_loader.exec_module(module)
@@ -36,6 +36,7 @@ class _AfterTimm(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def register_models() -> None:
+    """Register with timm now, or when it is imported."""
     if "timm" in sys.modules:
         import rmt.model  # noqa: F401
     else:

@@ -1,8 +1,9 @@
-"""Files that are whole or absent: written beside the target, flushed to the disk, then renamed over it."""
+"""Write files atomically: under a temporary name first, flushed to disk, then renamed to the target."""
 
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,8 @@ _REMEDY = {
 
 
 @contextlib.contextmanager
-def plain_disk_errors(path: Path) -> Iterator[None]:
-    """Turns what the disk refuses while `path` is written into one line (RMTError)."""
+def readable_disk_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError raised while writing `path` into an RMTError of one line."""
     try:
         yield
     except OSError as error:
@@ -29,26 +30,30 @@ def plain_disk_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a name beside `path` to write to; on success that file takes `path`'s place, on failure it is removed.
+def replace_file(path: Path) -> Iterator[Path]:
+    """Context manager that yields a temporary path in the same folder; write the new content there.
 
-    A kill at any moment leaves the old `path` whole. Raises RMTError where the disk refuses.
+    On success the temporary file replaces `path`; on failure it is deleted. If the process is killed at any moment,
+    the old `path` is still complete.
+
+    Raises:
+        RMTError: the file cannot be written.
     """
-    draft = path.with_name(f".{path.name}.writing-{os.getpid()}")
-    with plain_disk_errors(path):
+    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}-{threading.get_ident()}")
+    with readable_disk_errors(path):
         try:
-            yield draft
-            with open(draft, "rb+") as file:
+            yield temporary
+            with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(draft, path)
-            sync_folder(path.parent)
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
         finally:
             with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes a rename inside `folder` survive a power cut; a file system that cannot do it is left alone."""
+def _sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut, on file systems that support it."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -58,11 +63,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file atomically. Raises RMTError where the disk refuses."""
-    with replacing(path) as draft:
-        draft.write_bytes(data)
+    """Write a file atomically. Raises RMTError if it cannot be written."""
+    with replace_file(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, in UTF-8, atomically. Raises RMTError where the disk refuses."""
+    """Write a UTF-8 text file atomically. Raises RMTError if it cannot be written."""
     write_bytes(path, text.encode())

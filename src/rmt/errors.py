@@ -1,8 +1,8 @@
-"""The one exception for a user's mistake."""
+"""The exception for mistakes that the user can fix."""
 
 
 class RMTError(Exception):
-    """Something the user can mend: its text is one line that names the file or option and the remedy.
+    """An error that the user can fix. Its message is one line that names the file or option and the remedy.
 
-    The command line prints that line on stderr and exits with code 1; everything else that escapes is our bug.
+    The command line prints that line on stderr and exits with code 1. Any other exception that escapes is a bug.
     """

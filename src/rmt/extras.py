@@ -1,8 +1,8 @@
-"""What a bare installation lacks: the extras that bring it, and how to install them. One place says so."""
+"""Optional dependencies: which extra installs which package."""
 
 from rmt.errors import RMTError
 
-#: Extra -> modules that it brings (top-level names, as they are imported).
+#: Extra -> modules that it installs (top-level names, as they are imported).
 EXTRAS = {
     "train": {
         "torchvision",
@@ -20,10 +20,10 @@ EXTRAS = {
 }
 
 
-def missing(what: str, error: ModuleNotFoundError) -> RMTError | None:
-    """What to tell the user when `what` could not import a module: the extra that brings it, and how to get that.
+def missing_extra(what: str, error: ModuleNotFoundError) -> RMTError | None:
+    """Return the error to raise when `what` could not import a module: it names the extra to install.
 
-    None where the module belongs to no extra, so that its absence is a fault of ours or of the installation.
+    Returns None if the module belongs to no extra; then its absence is a bug or a broken installation.
     """
     module = (error.name or "").partition(".")[0]
     for extra, modules in EXTRAS.items():

@@ -1,13 +1,13 @@
-"""Folders that one run or command fills: a name nobody has, nothing of anybody else's inside, one description."""
+"""Create the folder that a run or a command writes to, without touching files that were there before."""
 
 from pathlib import Path
 
-from rmt.atomic import plain_disk_errors, write_text
+from rmt.atomic import readable_disk_errors, write_text
 from rmt.errors import RMTError
 
 
-def unused(path: Path) -> Path:
-    """The path, or with -2, -3, … behind it the first that does not exist."""
+def unused_path(path: Path) -> Path:
+    """Return `path`, or the first of `path-2`, `path-3`, … that does not exist."""
     candidate, number = path, 1
     while candidate.exists():
         number += 1
@@ -15,38 +15,52 @@ def unused(path: Path) -> Path:
     return candidate
 
 
-def refuse_used(path: Path, otherwise: str = "") -> None:
-    """Raises RMTError when `path`, given as --output, is a file or a folder that holds something.
+def require_empty(path: Path, otherwise: str = "") -> None:
+    """Check that `path`, given as --output, does not exist or is an empty folder.
 
-    `otherwise`: what else to do than to choose another folder.
+    Args:
+        path: the folder.
+        otherwise: appended to the error, an alternative to choosing another folder.
+    Raises:
+        RMTError: it is a file or contains files.
     """
     if not path.exists():
         return
     if not path.is_dir():
         raise RMTError(f"--output {path} is a file, not a folder")
-    with plain_disk_errors(path):
-        inside = next(path.iterdir(), None)
-    if inside is not None:
-        raise RMTError(f"--output {path} is not empty (it holds {inside.name}): choose another folder{otherwise}")
+    if name := _first_file(path):
+        raise RMTError(f"--output {path} is not empty (it holds {name}): choose another folder{otherwise}")
 
 
-def make(path: Path) -> None:
-    """Makes the folder, and those above it. Raises RMTError where the disk refuses."""
-    with plain_disk_errors(path):
+def create_folder(path: Path) -> None:
+    """Create the folder and its parents. Raises RMTError if that is not possible."""
+    with readable_disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
-def claim(path: Path, index: str, content: str, what: str) -> bool:
-    """Makes the folder for `what`, described by its file `index`; True when it was described before, by whatever.
+def create_or_reopen(path: Path, index: str, content: str, what: str) -> bool:
+    """Create a folder that is described by a file in it, or find one that was created before.
 
-    A new or empty folder gets `content` as its description. Raises RMTError when it holds files but no description.
+    Args:
+        path: the folder.
+        index: name of the file that describes it.
+        content: text of that file, written if the folder is new or empty.
+        what: what the folder will contain, for the error.
+    Returns:
+        True if the folder had an `index` already (whatever is in it).
+    Raises:
+        RMTError: the folder contains files but no `index`.
     """
-    make(path)
+    create_folder(path)
     if (path / index).exists():
         return True
-    with plain_disk_errors(path):
-        used = next((file.name for file in path.iterdir() if not file.name.startswith(".")), "")
-    if used:
-        raise RMTError(f"{path}: it holds {used} but no {index}; choose another folder for the {what}")
+    if name := _first_file(path, hidden=False):
+        raise RMTError(f"{path}: it holds {name} but no {index}; choose another folder for the {what}")
     write_text(path / index, content)
     return False
+
+
+def _first_file(path: Path, *, hidden: bool = True) -> str:
+    """Name of any file in the folder, "" if there is none."""
+    with readable_disk_errors(path):
+        return next((file.name for file in path.iterdir() if hidden or not file.name.startswith(".")), "")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rmt.errors import RMTError
-from rmt.extras import missing
+from rmt.extras import missing_extra
 from rmt.model.variants import PAPER_TOP1
 
 # Published top-1 accuracy on ImageNet-1k at 224², in percent: from the networks' own papers, and from timm for its own
@@ -49,7 +49,7 @@ def _figure():
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise missing("drawing the plots", error) or error from None
+        raise missing_extra("drawing the plots", error) or error from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

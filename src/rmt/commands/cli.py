@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rmt._version import __version__
 from rmt.errors import RMTError
-from rmt.extras import missing
+from rmt.extras import missing_extra
 
 COMMANDS = ("train", "evaluate", "predict", "info", "convert", "recipes", "token-labels", "shard", "bench")
 
@@ -63,7 +63,7 @@ def _dispatch(args: list[str]) -> int:
 def _one_line(error: Exception) -> str:
     if isinstance(error, RMTError):
         text = str(error)
-    elif isinstance(error, ModuleNotFoundError) and (remedy := missing("this command", error)):
+    elif isinstance(error, ModuleNotFoundError) and (remedy := missing_extra("this command", error)):
         text = str(remedy)
     elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""

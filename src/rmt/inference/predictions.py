@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from rmt.atomic import replacing, write_text
-from rmt.output_folder import make, refuse_used, unused
+from rmt.atomic import replace_file, write_text
+from rmt.output_folder import create_folder, require_empty, unused_path
 
 FOLDER = Path("predictions")
 """Where pictures go unless another folder is asked for."""
@@ -43,24 +43,24 @@ class PredictionFolder:
     """
 
     def __init__(self, output: Path | None, images: Sequence[Path]) -> None:
-        self.path = unused(FOLDER) if output is None else output
-        refuse_used(self.path)
+        self.path = unused_path(FOLDER) if output is None else output
+        require_empty(self.path)
         self.stems = distinct([image.stem for image in images])
 
     def write(self, number: int, pictures: dict[str, Image.Image]) -> dict[str, str]:
         """Writes the pictures of image `number` as STEM-KIND.png, or STEM.png where there is one kind; kind to path."""
-        make(self.path)
+        create_folder(self.path)
         written = {}
         for kind, picture in pictures.items():
             name = f"{self.stems[number]}-{kind}.png" if len(pictures) > 1 else f"{self.stems[number]}.png"
-            with replacing(self.path / name) as draft:
+            with replace_file(self.path / name) as draft:
                 picture.save(draft, format="PNG")
             written[kind] = str(self.path / name)
         return written
 
     def write_document(self, content: dict[str, Any]) -> None:
         """Writes what there is to say of all images together, as `predictions.json`."""
-        make(self.path)
+        create_folder(self.path)
         write_text(self.path / DOCUMENT, json.dumps(content) + "\n")
 
 

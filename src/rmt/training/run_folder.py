@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rmt.atomic import write_text
 from rmt.errors import RMTError
-from rmt.output_folder import make, refuse_used, unused
+from rmt.output_folder import create_folder, require_empty, unused_path
 from rmt.recipes.recipe import Recipe
 from rmt.recipes.stored import from_dict
 
@@ -55,7 +55,7 @@ class RunFolder:
     def refuse_used(recipe: Recipe) -> None:
         """Raises RMTError when the recipe's `output` is a file or a folder that holds something."""
         if recipe.output:
-            refuse_used(Path(recipe.output), f", or go on with the run in it by `rmt train --resume {recipe.output}`")
+            require_empty(Path(recipe.output), f", or go on with the run in it by `rmt train --resume {recipe.output}`")
 
     @classmethod
     def create(cls, recipe: Recipe) -> "RunFolder":
@@ -66,8 +66,9 @@ class RunFolder:
         cls.refuse_used(recipe)
         name = re.sub(r"[^\w.-]+", "-", recipe.name) or "run"
         # The second of two runs that start within one second gets a number behind its name.
-        path = Path(recipe.output) if recipe.output else unused(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
-        make(path)
+        default = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+        path = Path(recipe.output) if recipe.output else unused_path(default)
+        create_folder(path)
         folder = cls(path)
         folder.write_recipe(recipe)
         return folder

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rmt.extras import missing
+from rmt.extras import missing_extra
 
 
 def api() -> Any:
@@ -14,7 +14,7 @@ def api() -> Any:
     try:
         from faster_coco_eval.core import mask
     except ModuleNotFoundError as error:
-        raise missing("reading masks", error) or error from None
+        raise missing_extra("reading masks", error) or error from None
     return mask
 
 

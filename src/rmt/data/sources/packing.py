@@ -16,14 +16,14 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rmt.atomic import replacing, write_text
+from rmt.atomic import replace_file, write_text
 from rmt.data.images import BadImage, read_image
 from rmt.data.randomness import PACK, permutation
 from rmt.data.sources.folders import FolderSet
 from rmt.data.sources.remote import INDEX
 from rmt.data.splits import split_folders
 from rmt.errors import RMTError
-from rmt.output_folder import claim
+from rmt.output_folder import create_or_reopen
 
 PLAN = "rmt-shard.json"
 _ROW_GROUP = 100  # rows that a streaming reader fetches at a time, about 11 MB of ImageNet
@@ -124,7 +124,7 @@ def _fingerprint(images: FolderSet) -> str:
 
 def _keep_to(plan: dict, out: Path) -> None:
     """Writes the plan, or makes sure that the one that is there is the same."""
-    if not claim(out, PLAN, json.dumps(plan, indent=2) + "\n", "shards"):
+    if not create_or_reopen(out, PLAN, json.dumps(plan, indent=2) + "\n", "shards"):
         return
     path = out / PLAN
     try:
@@ -174,7 +174,7 @@ def write_shard(job: Job) -> Packed:
     table = pa.Table.from_pydict({"image": rows, "label": labels}, schema=schema)
     facts = {"sha256": _checksum(table), **asdict(packed), "written": 0}
     table = table.replace_schema_metadata({**schema.metadata, b"rmt": json.dumps(facts).encode()})
-    with replacing(job.target) as draft:
+    with replace_file(job.target) as draft:
         # Images are compressed already, and no two are alike.
         pq.write_table(
             table, draft, compression="none", use_dictionary=False, write_statistics=False, row_group_size=_ROW_GROUP

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import nn
 
-from rmt.atomic import replacing
+from rmt.atomic import replace_file
 from rmt.data.images import BadImage
 from rmt.model.attention import ManhattanSelfAttention
 from rmt.ops.decay import decay_rates
@@ -46,7 +46,7 @@ def draw_report(
     panels.confusion_panel(left.subplots(), confusion, data.classes)
     _samples(right, data, answers)
     _decay(bottom, stages)
-    with replacing(folder.report) as draft:
+    with replace_file(folder.report) as draft:
         page.savefig(draft, dpi=100, format="png")
 
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
 
-from rmt.atomic import replacing
+from rmt.atomic import replace_file
 from rmt.data.image_loader import ImageLoader
 from rmt.data.sets import ImageSet, subset
 from rmt.data.splits import open_undivided
@@ -21,7 +21,7 @@ from rmt.data.token_labels.label_maps import INDEX, About, Arrays, fingerprint, 
 from rmt.data.transforms import Normalize
 from rmt.device import autocast, choose_device, choose_precision
 from rmt.errors import RMTError
-from rmt.output_folder import claim
+from rmt.output_folder import create_or_reopen
 from rmt.tasks.classify.teacher import Teacher, dense_logits
 
 
@@ -84,7 +84,7 @@ def make_token_labels(
         task = bar.add_task("", total=sum(len(about.rows(number)) for number in todo))
         labeller = _Labeller(teacher, root, about, report, where, kind, batch_size, workers)
         for number, arrays in labeller.shards(todo, done=lambda images: bar.update(task, completed=images)):
-            with replacing(folder / about.shard(number)) as draft:
+            with replace_file(folder / about.shard(number)) as draft:
                 write_shard(draft, arrays)
     sizes = [path.stat().st_size for path in map(folder.joinpath, _names(about)) if path.exists()]
     report.bytes, report.missing = sum(sizes), about.shards - len(sizes)
@@ -194,7 +194,7 @@ def _about(teacher: Teacher, root: ImageSet, top_k: int, shard_images: int, devi
 
 def _keep_to(about: About, folder: Path) -> None:
     """Writes the description, or makes sure that the one that is there says the same."""
-    if not claim(folder, INDEX, about.as_json(), "label maps"):
+    if not create_or_reopen(folder, INDEX, about.as_json(), "label maps"):
         return
     before = About.read(folder)
     if before != about:

@@ -10,7 +10,7 @@ from torch import Tensor
 from rmt.data.detection.coco import CocoSet
 from rmt.data.detection.rle import encode
 from rmt.errors import RMTError
-from rmt.extras import missing
+from rmt.extras import missing_extra
 from rmt.training.distributed import processes
 
 KINDS = {"bbox": "box", "segm": "mask"}
@@ -121,7 +121,7 @@ def score(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kinds:
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ModuleNotFoundError as error:
-        raise missing("scoring", error) or error from None
+        raise missing_extra("scoring", error) or error from None
     figures, per_class = {}, {}
     names = {category["id"]: category["name"] for category in truth["categories"]}
     known = COCO(dict(truth))

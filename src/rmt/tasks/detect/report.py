@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib.figure import Figure
 
-from rmt.atomic import replacing
+from rmt.atomic import replace_file
 from rmt.data.images import BadImage
 from rmt.inference.boxes import draw, found, side_by_side, truth
 from rmt.tasks.detect.data import DetectData
@@ -44,7 +44,7 @@ def draw_report(
         ax.set_title(
             "truth (left), found at a score of 0.5 or more (right)", fontsize=9, color=panels.MUTED, loc="left"
         )
-    with replacing(trained.folder.report) as draft:
+    with replace_file(trained.folder.report) as draft:
         page.savefig(draft, dpi=100, format="png")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import nn
 
-from rmt.atomic import replacing
+from rmt.atomic import replace_file
 from rmt.data.images import BadImage
 from rmt.data.segmentation.transforms import fit
 from rmt.heads.segmentation.sliding import segment
@@ -33,7 +33,7 @@ def draw_report(module: SegmentModule, trained: Trained, metrics: dict[str, Any]
     _curves(parts[1], module, trained, metrics)
     _classes(parts[2].subplots(), rows)
     _samples(parts[3], module, trained, model)
-    with replacing(trained.folder.report) as draft:
+    with replace_file(trained.folder.report) as draft:
         page.savefig(draft, dpi=100, format="png")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
-from rmt.atomic import replacing
+from rmt.atomic import replace_file
 from rmt.errors import RMTError
 
 _MARK = b"RMT-SHA256:"
@@ -31,7 +31,7 @@ class AtomicCheckpointIO(CheckpointIO):
         """Writes the state atomically. Raises RMTError when the disk refuses; the file before stays as it was."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as draft:
+        with replace_file(target) as draft:
             with open(draft, "wb") as file:  # an own handle, since torch hides why writing to a path failed
                 torch.save(checkpoint, file)
             digest = _digest(draft)
