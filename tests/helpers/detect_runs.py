@@ -7,7 +7,6 @@ from pathlib import Path
 
 import rmt
 from helpers.coco_sets import make_coco
-from helpers.runs import shrink_networks
 from rmt.recipes.detect_recipe import DetectRecipe
 
 _KEPT = tempfile.TemporaryDirectory(prefix="rmt-tests-")  # removed when the interpreter ends
@@ -25,7 +24,7 @@ def tiny_recipe(**changes) -> DetectRecipe:
     values = dict(
         name="tiny-detect",
         data=str(data()),
-        model="rmt_pico",
+        model="rmt_test",
         short_side=64,
         long_side=96,
         train_short_sides=(48, 64),
@@ -54,5 +53,4 @@ def tiny_recipe(**changes) -> DetectRecipe:
 @functools.cache
 def finished_run() -> Path:
     """The folder of a finished run. Not to be written to."""
-    shrink_networks()
     return rmt.train(tiny_recipe(output=str(Path(_KEPT.name) / "finished"))).folder

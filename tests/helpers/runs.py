@@ -13,20 +13,7 @@ from helpers.pictures import make_folder
 from rmt.recipes import ClassifyRecipe
 
 _KEPT = tempfile.TemporaryDirectory(prefix="rmt-tests-")  # removed when the interpreter ends
-# One block per stage: what the runs are about does not depend on the network's size, their time does.
-SMALL = dict(depths=(1, 1, 1, 1), dims=(8, 16, 16, 16), num_heads=(2, 2, 2, 2), head_hidden_dim=16)
 TIMES = {"images_per_s", "seconds"}  # what no two runs agree in
-
-
-def shrink_networks() -> None:
-    """Makes `rmt.train` build its networks as SMALL ones, in this process, from now on."""
-    import rmt.tasks.classify.build
-    import rmt.tasks.detect.build
-    from rmt.heads import detector
-    from rmt.model import create_model
-
-    rmt.tasks.classify.build.create_model = functools.partial(create_model, **SMALL)
-    rmt.tasks.detect.build.detector = functools.partial(detector, backbone_args=SMALL)
 
 
 @functools.cache
@@ -40,7 +27,7 @@ def tiny_recipe(**changes: Any) -> ClassifyRecipe:
     values: dict[str, Any] = dict(
         name="tiny",
         data=photos(),
-        model="rmt_pico",
+        model="rmt_test",
         image_size=32,
         epochs=3,
         batch_size=4,
@@ -66,7 +53,6 @@ def finished_run() -> Path:
     """The folder of a finished run of `tiny_recipe`. Not to be written to."""
     from rmt.tasks import train
 
-    shrink_networks()
     return train(tiny_recipe(output=str(Path(_KEPT.name) / "finished"))).folder
 
 

@@ -68,11 +68,9 @@ def _process(given: dict[str, Any], output: Path, function: Callable, args: tupl
 
 
 def rmt_command(*args: str, before: Callable[[], None] | None = None) -> int:
-    """The command line with small networks, in this process; `before` is called first, to break something."""
-    from helpers.runs import shrink_networks
+    """The command line, in this process; `before` is called first, to break something."""
     from rmt.commands import cli
 
-    shrink_networks()
     if before is not None:
         before()
     return cli.main(list(args))

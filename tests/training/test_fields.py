@@ -151,7 +151,7 @@ def test_every_field_is_listed():
 def test_a_field_has_an_effect(field, base, tmp_path):
     value = CHANGES[field]
     if field == "weights":
-        network = rmt.create_model("rmt_pico", num_classes=3)
+        network = rmt.create_model("rmt_test", num_classes=3)
         value = str(tmp_path / "start.safetensors")
         rmt.save_checkpoint(network, value, classes=("blue", "green", "red"))
     changed = observe(settle(replace(tiny_recipe(), **{field: value})))
@@ -193,7 +193,7 @@ def test_device_chooses_where_to_compute():
 
 def test_open_fields_are_settled_by_the_weights():
     recipe = settle(tiny_recipe(model="auto", image_size=0, weights=str(finished_run())))
-    assert (recipe.model, recipe.image_size) == ("rmt_pico", 32)
+    assert (recipe.model, recipe.image_size) == ("rmt_test", 32)
     recipe = settle(tiny_recipe(model="auto", image_size=0, device="cpu"))
     assert (recipe.model, recipe.image_size) == ("rmt_pico", 96)
 

@@ -1,16 +1,13 @@
 """`--weights`, alike for all tasks: files known by their content, whole models where they match, else backbones."""
 
-import functools
-
 import pytest
 import safetensors.torch
 import torch
 from helpers import detect_runs, runs
-from helpers.runs import SMALL
 from helpers.segment_data import make_segments
 
 import rmt
-from rmt.heads import detector, save_model
+from rmt.heads import save_model
 from rmt.model import create_model, describe_weights
 from rmt.recipes import SegmentRecipe
 from rmt.tasks.classify.teacher import load_teacher
@@ -18,13 +15,6 @@ from rmt.training.task import task_named
 
 TASKS = ("classify", "detect", "segment")
 FILES = ("ours.safetensors", "ours.bin", "plain.safetensors", "plain.bin", "plain.pth")
-
-
-@pytest.fixture(autouse=True)
-def small_networks(monkeypatch):
-    for task in ("classify", "segment"):
-        monkeypatch.setattr(f"rmt.tasks.{task}.build.create_model", functools.partial(create_model, **SMALL))
-    monkeypatch.setattr("rmt.tasks.detect.build.detector", functools.partial(detector, backbone_args=SMALL))
 
 
 @pytest.fixture
@@ -39,7 +29,7 @@ def recipe(tmp_path):
         data = tmp_path / "pairs"
         data = data if data.exists() else make_segments(data, train=4, val=1)
         values = dict(name="s", data=str(data), head_width=8, batch_size=4, crop_size=32, device="cpu", workers=0)
-        return SegmentRecipe(**{"iterations": 2, "validate_every": 2, "model": "rmt_pico", **values} | changes)
+        return SegmentRecipe(**{"iterations": 2, "validate_every": 2, "model": "rmt_test", **values} | changes)
 
     return make
 
@@ -59,7 +49,7 @@ def backbone(model):
 def files(tmp_path):
     """One classifier in every format, under names that lie."""
     torch.manual_seed(3)
-    model = create_model("rmt_pico", num_classes=3, **SMALL)
+    model = create_model("rmt_test", num_classes=3)
     state = model.state_dict()
     for name in FILES:
         if name.startswith("ours"):
@@ -79,12 +69,12 @@ def test_a_file_is_what_it_holds(files, recipe, task, name):
     chosen = recipe(task, weights=str(folder / name), model="auto")
     if name.startswith("ours"):
         chosen = task_named(task).settle(chosen)
-        assert chosen.model == "rmt_pico"
+        assert chosen.model == "rmt_test"
     else:
         with pytest.raises(rmt.RMTError, match=f"{name} does not say which network it is for: name it") as error:
             task_named(task).settle(chosen)
         assert "\n" not in str(error.value)
-        chosen = task_named(task).settle(recipe(task, weights=str(folder / name), model="rmt_pico"))
+        chosen = task_named(task).settle(recipe(task, weights=str(folder / name), model="rmt_test"))
     model, said, _ = prepared(chosen)
     state = given.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in backbone(model).state_dict().items())
@@ -119,7 +109,7 @@ def test_a_classifier_starts_from_the_backbone_of_any(recipe, tmp_path, task):
     first, _, _ = prepared(recipe(task))
     save_model(first, tmp_path / "w.safetensors", classes=("a", "b"), preprocessing=dict(size=[800, 1333]))
     settled = task_named("classify").settle(recipe("classify", weights=str(tmp_path / "w.safetensors"), image_size=0))
-    assert settled.image_size == 96  # not the detector's
+    assert settled.image_size == 224  # not the detector's
     model, said, _ = prepared(settled)
     assert torch.equal(model.stages[2].blocks[0].attn.q.weight, backbone(first).stages[2].blocks[0].attn.q.weight)
     assert said == ["new classifier for 3 classes: the weights know others, or none"]
@@ -128,12 +118,12 @@ def test_a_classifier_starts_from_the_backbone_of_any(recipe, tmp_path, task):
 def test_a_teacher_of_ours_by_any_name(files):
     given, folder = files
     teacher = load_teacher("", str(folder / "ours.bin"))
-    assert teacher.name == "rmt_pico" and teacher.classes == ("blue", "green", "red")
+    assert teacher.name == "rmt_test" and teacher.classes == ("blue", "green", "red")
     assert torch.equal(teacher.model.head.fc.weight, given.head.fc.weight)
 
 
 def test_what_a_file_says_of_itself(files, tmp_path):
-    assert describe_weights(tmp_path / "ours.bin")["model"] == "rmt_pico"
+    assert describe_weights(tmp_path / "ours.bin")["model"] == "rmt_test"
     assert describe_weights(tmp_path / "plain.safetensors") is describe_weights(tmp_path / "plain.bin") is None
     (tmp_path / "cut").write_bytes((tmp_path / "ours.bin").read_bytes()[:2000])
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "odd", metadata={"rmt": "[1]"})

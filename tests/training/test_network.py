@@ -95,7 +95,7 @@ def test_frozen_statistics_stay_through_training(tmp_path, monkeypatch):
         seen.append([b.clone() for name, b in self.model.named_buffers() if "running" in name])
 
     monkeypatch.setattr(ClassifyModule, "optimizer_step", look)
-    rmt.train(tiny_recipe(output=str(tmp_path), freeze_batchnorm=True, model="rmt_pico", epochs=2))
+    rmt.train(tiny_recipe(output=str(tmp_path), freeze_batchnorm=True, epochs=2))
     assert len(seen) == 6
     for statistics in seen:
         assert all(torch.equal(a, b) for a, b in zip(statistics, seen[0], strict=True))

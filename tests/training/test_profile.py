@@ -4,7 +4,7 @@ import re
 import time
 
 import pytest
-from helpers.runs import shrink_networks, tiny_recipe
+from helpers.runs import tiny_recipe
 
 import rmt
 from rmt.tasks.classify.module import ClassifyModule
@@ -16,7 +16,6 @@ EACH_UPDATE = 1e-9  # checkpoint_minutes: save after every update
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    shrink_networks()
     monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
 
 

@@ -263,7 +263,7 @@ def kill_at_random_moments(folder, moments):
     code = (
         "import sys, torch; torch.set_num_threads(int(sys.argv[1])); sys.path.insert(0, sys.argv[2])\n"
         "import os, rmt, rmt.tasks, rmt.tasks.classify.report as p; from helpers import runs\n"
-        "p.draw_report = lambda *a: None; runs.shrink_networks()\n"
+        "p.draw_report = lambda *a: None\n"
         "print('ready', flush=True)\n"
         f"recipe = rmt.recipes.ClassifyRecipe(**{values!r})\n"
         f"fresh = not os.path.exists({str(folder / 'recipe.json')!r})\n"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -10,7 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 from rmt.data.detection.coco import CocoSet
 from rmt.data.detection.rle import decode, encode
 from rmt.inference.colours import bright
-from rmt.tasks.detect.metrics import Found
+
+if TYPE_CHECKING:
+    from rmt.tasks.detect.metrics import Found
 
 SURE = 0.5
 """Objects that were found with less of a score are not drawn."""
@@ -37,7 +39,7 @@ def truth(images: CocoSet, place: int) -> list[Drawn]:
     return _drawn(objects.boxes, objects.labels, runs, order, images.classes, [""] * len(order))
 
 
-def found(answer: Found, classes: tuple[str, ...], threshold: float = SURE) -> list[Drawn]:
+def found(answer: "Found", classes: tuple[str, ...], threshold: float = SURE) -> list[Drawn]:
     """What was found with a score of `threshold` or more, best first."""
     order = np.flatnonzero(answer.scores >= threshold)
     scores = [f"{score:.2f}" for score in answer.scores]

@@ -69,7 +69,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 ARCHITECTURES |= {
     f"{name}_tl": ARCHITECTURES[name] | dict(aux_head=True)
-    for name in ("rmt_pico", "rmt_small", "rmt_base", "rmt_large")
+    for name in ("rmt_pico", "rmt_test", "rmt_small", "rmt_base", "rmt_large")
 }
 # DeiT's and Swin's macro design: patches for a stem, no CPE, no convolution in the feed-forward, a plain head.
 _plain = dict(conv_stem=False, cpe=False, ffn_conv=False, conv_downsample=False, head_hidden_dim=None)
@@ -104,6 +104,7 @@ MAX_DROP_PATH = {
     "rmt_base": 0.4,
     "rmt_large": 0.5,
     "rmt_pico_tl": 0.0,
+    "rmt_test_tl": 0.0,
     "rmt_small_tl": 0.15,
     "rmt_base_tl": 0.4,
     "rmt_large_tl": 0.5,

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.pictures import make_folder
-from helpers.runs import SMALL, tiny_recipe
+from helpers.runs import tiny_recipe
 
 import rmt
 from rmt.data.sources.folders import FolderSet
@@ -54,13 +54,13 @@ def data(tmp_path_factory):
 @pytest.fixture
 def recipe(data) -> ClassifyRecipe:
     return tiny_recipe(
-        data=str(data), model="rmt_pico_tl", image_size=64, token_labels=str(data / "maps"), mixup=0.0, cutmix=0.0
+        data=str(data), model="rmt_test_tl", image_size=64, token_labels=str(data / "maps"), mixup=0.0, cutmix=0.0
     )
 
 
 def task_of(recipe: ClassifyRecipe) -> tuple[TokenLabelModule, dict]:
     torch.manual_seed(0)
-    model = rmt.create_model(recipe.model, num_classes=3, **SMALL)
+    model = rmt.create_model(recipe.model, num_classes=3)
     for name, weight in model.named_parameters():
         if name in ("head.fc.weight", "aux_head.weight"):  # logits that differ, or no change of the targets shows
             torch.nn.init.normal_(weight)
@@ -139,7 +139,7 @@ def test_ground_truth_alone_is_the_usual_loss(recipe):
 
 def test_cooldown_stays_at_the_minimum(recipe):
     cooled = replace(recipe, epochs=13, cooldown_epochs=3, warmup_epochs=0.0, lr=1e-3, min_lr=1e-5)
-    model = rmt.create_model("rmt_pico", num_classes=3, **SMALL)
+    model = rmt.create_model("rmt_test", num_classes=3)
 
     def rates(chosen, steps):
         optimizer = build_optimizer(model, chosen, chosen.lr)
@@ -157,8 +157,8 @@ def test_what_cannot_go_together_is_refused(recipe, tmp_path):
     for name, value in dict(mixup=0.8, cutmix=1.0, pad_to=32, class_weights=True).items():
         (problem,) = replace(recipe, **{name: value}).problems()
         assert f"--{name.replace('_', '-')} must be off with --token-labels" in problem
-    with pytest.raises(RMTError, match="rmt_pico is not: take rmt_small_tl"):
-        task_of(replace(recipe, model="rmt_pico"))
+    with pytest.raises(RMTError, match="rmt_test is not: take rmt_small_tl"):
+        task_of(replace(recipe, model="rmt_test"))
     with pytest.raises(RMTError, match="no label maps there"):
         rmt.train(replace(recipe, token_labels=str(tmp_path), output=str(tmp_path / "run")))
     assert replace(recipe, cooldown_epochs=3).problems()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.coco_sets import write_json
 from helpers.detect_runs import data, finished_run, tiny_recipe
-from helpers.runs import SMALL, assert_same_run, rows
+from helpers.runs import assert_same_run, rows
 from PIL import Image
 
 import rmt
@@ -274,12 +274,12 @@ def _batch(module):
 
 
 def test_a_classifier_of_ours_gives_the_backbone(tmp_path):
-    classifier = rmt.create_model("rmt_pico", num_classes=4, **SMALL)
-    rmt.save_checkpoint(classifier, tmp_path / "classifier.safetensors", model_name="rmt_pico")
+    classifier = rmt.create_model("rmt_test", num_classes=4)
+    rmt.save_checkpoint(classifier, tmp_path / "classifier.safetensors", model_name="rmt_test")
     said = []
     recipe = settle(tiny_recipe(weights=str(tmp_path / "classifier.safetensors"), model="auto"))
     module = prepare(recipe, fresh=True, say=said.append)
-    assert recipe.model == "rmt_pico" and any("from the backbone in" in line for line in said)
+    assert recipe.model == "rmt_test" and any("from the backbone in" in line for line in said)
     ours = module.model.pyramid.backbone.state_dict()
     assert all(torch.equal(value, classifier.state_dict()[name]) for name, value in ours.items())
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from helpers.coco_sets import write_json
 from helpers.detect_runs import data, tiny_recipe
-from helpers.runs import SMALL
 
 import rmt
 from rmt.recipes import DetectRecipe
@@ -164,7 +163,7 @@ def test_a_field_of_the_run_has_an_effect(field, tmp_path):
     value = CHANGES[field]
     if field == "weights":
         value = str(tmp_path / "classifier.safetensors")
-        rmt.save_checkpoint(rmt.create_model("rmt_pico", **SMALL), value, model_name="rmt_pico")
+        rmt.save_checkpoint(rmt.create_model("rmt_test"), value, model_name="rmt_test")
     assert differs("mask_rcnn", **{field: value})
 
 

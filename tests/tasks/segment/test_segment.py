@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.runs import SMALL, assert_same_run, rows
+from helpers.runs import assert_same_run, rows
 from helpers.segment_data import CLASSES, make_segments, picture
 from helpers.together import recipe_file, together
 from PIL import Image
@@ -29,11 +29,6 @@ from rmt.training.optimizers import build_adamw
 _KEPT = tempfile.TemporaryDirectory(prefix="rmt-segment-")
 
 
-@pytest.fixture(autouse=True)
-def small_networks(monkeypatch):
-    monkeypatch.setattr("rmt.tasks.segment.build.create_model", functools.partial(create_model, **SMALL))
-
-
 @functools.cache
 def data() -> str:
     return str(make_segments(Path(_KEPT.name) / "data"))
@@ -44,7 +39,7 @@ def tiny(**changes: Any) -> SegmentRecipe:
     values: dict[str, Any] = dict(
         name="tiny-segment",
         data=data(),
-        model="rmt_pico",
+        model="rmt_test",
         head_width=8,
         iterations=6,
         validate_every=2,
@@ -119,7 +114,7 @@ def test_a_kill_anywhere_and_a_resume_are_bit_equal(tmp_path, monkeypatch, metho
 
 def test_it_learns_its_colours(tmp_path, monkeypatch):
     monkeypatch.setattr("rmt.tasks.segment.report.draw_report", lambda *args: None)
-    recipe = tiny(output=str(tmp_path), iterations=60, validate_every=60, accumulate=1, ema_decay=0.0, drop_path=0.0)
+    recipe = tiny(output=str(tmp_path), iterations=160, validate_every=160, accumulate=1, ema_decay=0.0, drop_path=0.0)
     result = rmt.train(replace(recipe, lr=5e-3, distortion=0.0, head_width=16, warmup_iterations=5))
     assert result.metrics["last"]["raw"]["val"]["miou"] > 70
     assert result.metrics["details"]["raw"]["most_frequent"]["miou"] < 30
@@ -255,7 +250,7 @@ def test_method_7_s_rates():
 
 
 def test_norms_decay_or_do_not():
-    model = rmt.segmenter("upernet", create_model("rmt_pico", **SMALL), 3, head_args=dict(channels=8))
+    model = rmt.segmenter("upernet", create_model("rmt_test"), 3, head_args=dict(channels=8))
     names = {id(p): name for name, p in model.named_parameters()}
     plain, spared = build_adamw(model, 1e-3, 0.01, decay_norms=False).param_groups
     assert (plain["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
@@ -270,7 +265,7 @@ def test_norms_decay_or_do_not():
 
 def test_starting_weights_are_a_classifier_s_backbone_or_a_whole_segmenter(tmp_path):
     said: list[str] = []
-    classifier = create_model("rmt_pico", **SMALL)
+    classifier = create_model("rmt_test")
     rmt.save_checkpoint(classifier, tmp_path / "c.safetensors", classes=("a", "b"))
     module = prepare(tiny(weights=str(tmp_path / "c.safetensors")), fresh=True, say=said.append)
     assert torch.equal(module.model.pyramid.backbone.stem[0].weight, classifier.stem[0].weight)
@@ -287,7 +282,7 @@ def test_starting_weights_are_a_classifier_s_backbone_or_a_whole_segmenter(tmp_p
 
 
 def test_auto_takes_the_network_of_the_weights():
-    assert settle(tiny(model="auto", weights=str(finished()))).model == "rmt_pico"
+    assert settle(tiny(model="auto", weights=str(finished()))).model == "rmt_test"
     assert settle(tiny(model="auto", device="cpu")).model == "rmt_pico"
     with pytest.raises(rmt.RMTError, match="--data is missing"):
         settle(tiny(data=""))
@@ -411,20 +406,13 @@ def test_preprocessing_follows_the_class_list(tmp_path):
     assert opened.preprocessing["zero_is_ignored"] is True
 
 
-def small_segmenters() -> None:
-    import rmt.tasks.segment.build
-    import rmt.tasks.segment.report
-
-    rmt.tasks.segment.build.create_model = functools.partial(create_model, **SMALL)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_judge_each_image_once(tmp_path, strategy):
     recipe = tiny(
         output=str(tmp_path / "run"), devices="auto", nodes=0, strategy=strategy, batch_size=2, sync_batchnorm=True
     )
-    together(tmp_path, recipe_file(tmp_path / "recipe.py", recipe), before=small_segmenters)
+    together(tmp_path, recipe_file(tmp_path / "recipe.py", recipe))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["effective_batch"] == 8
     last = metrics["last"]["raw"]

@@ -339,7 +339,7 @@ def test_started_plainly_a_script_s_rest_runs_once(tmp_path):
         f"import sys; sys.path[:0] = [{str(Path(__file__).parents[2])!r}, {str(tmp_path)!r}]\n"
         "import torch; torch.set_num_threads(1)\n"
         "import rmt, recipe; from helpers import runs, together\n"
-        "runs.shrink_networks(); together.without_report()\n"
+        "together.without_report()\n"
         "result = rmt.train(recipe.mine)\n"
         "print('behind the training', result.metrics['machine']['devices'])\n"
     )
