@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 
 from rmt.data.images import EXTENSIONS, read_image
-from rmt.data.randomness import ORDER, permutation, seed_everything, words
-from rmt.data.token_labels.label_maps import INDEX, About, LabelMaps, fingerprint, write_shard
+from rmt.data.randomness import ORDER, permutation, seed_sample, seed_words
+from rmt.data.token_labels.label_maps import INDEX, LabelMaps, LabelMapSpec, fingerprint, write_map_file
 from rmt.data.token_labels.transforms import TokenLabelTransform
 from rmt.data.transforms import eval_transform, train_transform
 
@@ -67,7 +67,7 @@ def seconds_each(work, count: int) -> float:
     work(0)
     start = time.process_time()
     for i in range(count):
-        seed_everything(words(1, i))
+        seed_sample(seed_words(1, i))
         work(i)
     return (time.process_time() - start) / count
 
@@ -76,7 +76,7 @@ def label_maps(folder: Path, data: list[bytes], grid: int) -> LabelMaps:
     """Maps for the photos, of random classes out of 1,000."""
     photos = Photos(data)
     photos.classes = tuple(map(str, range(1000)))
-    about = About(
+    about = LabelMapSpec(
         teacher="none",
         weights="none",
         image_size=(224, 224),
@@ -92,7 +92,7 @@ def label_maps(folder: Path, data: list[bytes], grid: int) -> LabelMaps:
     )
     arrays = about.empty(0)
     arrays["sizes"][:] = [read_image(jpeg).size for jpeg in data]
-    write_shard(folder / about.shard(0), arrays)
+    write_map_file(folder / about.file_name(0), arrays)
     (folder / INDEX).write_text(about.as_json())
     return LabelMaps(folder, photos)
 

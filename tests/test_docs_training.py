@@ -11,7 +11,7 @@ import tyro
 
 from rmt.commands import evaluate, predict, shard, token_labels
 from rmt.commands.recipe_choice import choose_recipe
-from rmt.data.token_labels.label_maps import About
+from rmt.data.token_labels.label_maps import LabelMapSpec
 from rmt.recipes import IMAGENET, RECIPES, Recipe
 from rmt.training.run import refuse_problems
 
@@ -84,7 +84,7 @@ def test_every_imagenet_recipe_is_in_the_table():
 
 def test_the_sizes_stated_are_those_on_disk():
     @dataclass(frozen=True, kw_only=True)
-    class Sized(About):
+    class Sized(LabelMapSpec):
         teacher: str = ""
         weights: str = ""
         image_size: tuple[int, int] = (224, 224)

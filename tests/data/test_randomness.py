@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rmt.data.randomness import AUGMENT, global_state_kept, seed_process, seed_sample, words
+from rmt.data.randomness import AUGMENT, preserve_rng_state, seed_process, seed_sample, seed_words
 
 
 def draws() -> tuple[float, float, float]:
@@ -16,7 +16,7 @@ def draws() -> tuple[float, float, float]:
 def test_known_draws_of_a_step_and_of_a_sample():
     seed_process(3, 1, 4, 1)
     step = draws()
-    seed_sample(words(AUGMENT, 3, 1, 4))
+    seed_sample(seed_words(AUGMENT, 3, 1, 4))
     sample = draws()
     assert step == pytest.approx((0.9301053290484268, 0.8294854487423389, 0.21175616979599), rel=1e-7)
     assert sample == pytest.approx((0.8779896659208147, 0.3520857742295316, 0.8179962635040283), rel=1e-7)
@@ -36,7 +36,7 @@ def test_a_sample_s_draws_leave_the_step_s_alone():
     seed_process(0)
     expected = draws()
     seed_process(0)
-    with global_state_kept():
-        seed_sample(words(AUGMENT, 0, 0, 0))
+    with preserve_rng_state():
+        seed_sample(seed_words(AUGMENT, 0, 0, 0))
         draws()
     assert draws() == expected

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.image_sets import ANT_OR_BEE, picture, row
 
-from rmt.data import ImageSet, open_judged, open_splits, splits
+from rmt.data import ImageSet, open_evaluation_split, open_splits, splits
 from rmt.data.sets import skip_lines
 from rmt.errors import RMTError
 from rmt.recipes import ClassifyRecipe
@@ -27,7 +27,7 @@ def test_folder_with_both_splits(make_folder: Make, val: str):
     train, held, _ = open_splits(str(root))
     assert (len(train), len(held)) == (5, 2)
     assert train.classes == held.classes == ("ant", "bee")
-    assert names(open_judged(str(root)).images) == names(held)
+    assert names(open_evaluation_split(str(root)).images) == names(held)
 
 
 def test_val_is_preferred_to_test(make_folder: Make):
@@ -44,14 +44,14 @@ def test_folder_without_validation_is_divided(make_folder: Make, layout: str):
     assert len(names(train) | names(held)) == 30
     assert names(open_splits(str(root), holdout=0.2, seed=3).val) == names(held)
     assert names(open_splits(str(root), holdout=0.2, seed=4).val) != names(held)
-    assert len(open_judged(str(root)).images) == 30
+    assert len(open_evaluation_split(str(root)).images) == 30
     with pytest.raises(RMTError, match="no fraction"):
         open_splits(str(root), holdout=0.0)
 
 
 def test_only_a_validation_split_can_be_evaluated_but_not_trained_on(make_folder: Make):
     root = make_folder({"val/ant": 1, "val/bee": 1})
-    assert len(open_judged(str(root)).images) == 2
+    assert len(open_evaluation_split(str(root)).images) == 2
     with pytest.raises(RMTError, match="no training split"):
         open_splits(str(root))
 
@@ -80,7 +80,7 @@ def test_shards_of_both_splits(tmp_path: Path, pattern: str):
     write(tmp_path / f"{pattern.format('train')}.parquet", 6)
     write(tmp_path / f"{pattern.format('validation')}.parquet", 4)
     assert len(open_splits(str(tmp_path)).train) == 6
-    assert len(open_splits(str(tmp_path)).val) == len(open_judged(str(tmp_path)).images) == 4
+    assert len(open_splits(str(tmp_path)).val) == len(open_evaluation_split(str(tmp_path)).images) == 4
 
 
 def test_what_is_passed_over_is_reported_once_for_each_source(make_folder: Make):
@@ -124,7 +124,7 @@ def test_shards_without_split_names_are_divided(tmp_path: Path):
 
 def test_sample_is_read_by_the_same_reader():
     train, held, _ = open_splits("sample")
-    assert (len(train), len(held), len(open_judged("sample").images)) == (8000, 2000, 2000)
+    assert (len(train), len(held), len(open_evaluation_split("sample").images)) == (8000, 2000, 2000)
     assert type(train).__name__ == "ShardSet"
 
 

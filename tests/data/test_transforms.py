@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rmt.data import eval_transform, train_transform
-from rmt.data.randomness import seed_sample, words
+from rmt.data.randomness import seed_sample, seed_words
 from rmt.data.transforms import MAX_ASPECT, LimitAspect
 from rmt.errors import RMTError
 
@@ -23,7 +23,7 @@ def drawn(transform, image: Image.Image, draws: int = 8) -> torch.Tensor:
     """The image transformed with each of a few seeds, (draws, 3, H, W)."""
     made = []
     for i in range(draws):
-        seed_sample(words(9, i))
+        seed_sample(seed_words(9, i))
         made.append(transform(image))
     return torch.stack(made)
 

@@ -82,4 +82,4 @@ def run(
     if len(report.unreadable) > 5:
         print(f"… {len(report.unreadable)} unreadable images in all")
     if report.missing:
-        print(f"{report.missing} of {about.shards} shards are still to be made by the other parts")
+        print(f"{report.missing} of {about.files} shards are still to be made by the other parts")

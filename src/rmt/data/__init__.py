@@ -3,7 +3,7 @@
 from rmt.data.image_loader import Batch, ImageLoader
 from rmt.data.images import BadImage, read_image
 from rmt.data.sets import ImageSet, hold_out, subset, with_classes
-from rmt.data.splits import open_judged, open_splits
+from rmt.data.splits import open_evaluation_split, open_splits
 from rmt.data.transforms import eval_transform, train_transform
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "ImageSet",
     "eval_transform",
     "hold_out",
-    "open_judged",
+    "open_evaluation_split",
     "open_splits",
     "read_image",
     "subset",

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rmt.data.images import BadImage
 from rmt.data.order import EpochPlan, Key, Streamed, Stretches
-from rmt.data.randomness import AUGMENT, REPLACE, global_state_kept, seed_sample, words
+from rmt.data.randomness import AUGMENT, REPLACE, preserve_rng_state, seed_sample, seed_words
 from rmt.errors import RMTError
 
 MAX_REPLACEMENTS = 20
@@ -238,7 +238,7 @@ class _BatchMaker(Dataset):
         kept: list[int] = []
         bad: list[tuple[str, str]] = []
         try:
-            with global_state_kept():
+            with preserve_rng_state():
                 for position, sample in zip(positions.tolist(), samples.tolist(), strict=True):
                     found = self._prepared(epoch, position, sample, bad)
                     if found is not None:
@@ -253,13 +253,13 @@ class _BatchMaker(Dataset):
         for attempt in range(MAX_REPLACEMENTS):
             try:
                 loaded = self.samples.load(sample)
-                seed_sample(words(AUGMENT, self.seed, epoch, position))
+                seed_sample(seed_words(AUGMENT, self.seed, epoch, position))
                 return self.prepare(loaded, sample), sample
             except BadImage as error:
                 bad.append((error.name, error.reason))
                 if not self.replace_bad:
                     return None
-            draw = words(REPLACE, self.seed, epoch, position, attempt, count=2)
+            draw = seed_words(REPLACE, self.seed, epoch, position, attempt, count=2)
             sample = int(draw.view(np.uint64)[0] % len(self.samples))
         name, reason = bad[-1]
         raise RMTError(f"{MAX_REPLACEMENTS} images in a row could not be read, the last one {name}: {reason}")

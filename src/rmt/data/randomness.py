@@ -23,7 +23,7 @@ from numpy.random import PCG64, SeedSequence
 ORDER, AUGMENT, REPLACE, HOLD_OUT, PACK = range(5)
 
 
-def words(purpose: int, *keys: int, count: int = 7) -> np.ndarray:
+def seed_words(purpose: int, *keys: int, count: int = 7) -> np.ndarray:
     """`count` uint32 words that depend on the purpose and on non-negative integer keys only."""
     return SeedSequence((purpose, *keys)).generate_state(count)
 
@@ -52,7 +52,7 @@ def _seed_python_and_numpy(python: int, numpy: int) -> None:
 
 
 @contextmanager
-def global_state_kept() -> Iterator[None]:
+def preserve_rng_state() -> Iterator[None]:
     """Put the global generators back where they were, whatever happens inside."""
     kept = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
     try:

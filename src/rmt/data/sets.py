@@ -37,7 +37,7 @@ Part = Literal["val", "held out", "listed", "train", "all"]
 very ones learned from, or all, for want of knowing."""
 
 
-class Judged(NamedTuple, Generic[S]):
+class EvaluationSplit(NamedTuple, Generic[S]):
     """The images an evaluation scores, and which part of the data they are."""
 
     images: S
@@ -131,7 +131,7 @@ def with_classes(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:
     place = {name: label for label, name in enumerate(classes)}
     unknown = [name for name in image_set.classes if name not in place]
     if unknown:
-        raise RMTError(f"the data have classes that the model does not know: {listed(unknown)}")
+        raise RMTError(f"the data have classes that the model does not know: {preview(unknown)}")
     new_label = np.array([place[name] for name in image_set.classes], dtype=np.int64)
     return Relabelled(image_set, tuple(classes), new_label[image_set.labels])
 
@@ -179,7 +179,7 @@ def _quotas(sizes: np.ndarray, count: int, seed: int) -> np.ndarray:
     return quotas
 
 
-def listed(names: Sequence[str], most: int = 5) -> str:
+def preview(names: Sequence[str], most: int = 5) -> str:
     """The first few names, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from rmt.data.sets import HoldOut, ImageSet, Judged, Splits, hold_out, listed
+from rmt.data.sets import EvaluationSplit, HoldOut, ImageSet, Splits, hold_out, preview
 from rmt.data.sources.fit import BUFFER, Reading, fetch_all
 from rmt.data.sources.folders import FolderSet, class_folders
-from rmt.data.sources.remote import RemoteFile, is_address, list_folder
+from rmt.data.sources.remote import RemoteFile, is_url, list_folder
 from rmt.data.sources.shards import ShardSet, TableSet, complete
 from rmt.data.sources.streams import StreamSet
 from rmt.data.sources.tars import TarSet
@@ -50,26 +50,26 @@ def open_splits(
     return Splits(*hold_out(whole, float(holdout), seed), {"train and val": whole.skipped})
 
 
-def open_judged(data: str, held: HoldOut | None = None) -> Judged[ImageSet]:
+def open_evaluation_split(data: str, held: HoldOut | None = None) -> EvaluationSplit[ImageSet]:
     """The images an evaluation should score: the validation split where there is one.
 
     Else those that a run held out, if `held` says how it divided `data`; else every image.
     """
     parts = _parts(data, needs_train=False)
     if "val" in parts:
-        return Judged(_open(parts["val"], Reading()), "val")
+        return EvaluationSplit(_open(parts["val"], Reading()), "val")
     whole = _open(parts["train"], Reading())
     if held:
-        return Judged(hold_out(whole, held.fraction, held.seed)[1], "held out")
-    return Judged(whole, "all")
+        return EvaluationSplit(hold_out(whole, held.fraction, held.seed)[1], "held out")
+    return EvaluationSplit(whole, "all")
 
 
-def open_undivided(data: str) -> ImageSet:
+def open_train(data: str) -> ImageSet:
     """Every training image of `data`, those included that `open_splits` holds out for validation."""
     return _open(_parts(data)["train"], Reading())
 
 
-def settle_stream(data: str, stream: str) -> Literal["yes", "no"]:
+def resolve_stream(data: str, stream: str) -> Literal["yes", "no"]:
     """Whether shards are streamed, "yes" or "no": with "auto" when mapped copies of all would not fit the disk."""
     parts = _parts(data, needs_train=False).values()
     shards = [shard for part in parts if not isinstance(part, Path) for shard in part]
@@ -99,7 +99,7 @@ def _parts(data: str, needs_train: bool = True) -> dict[str, _Part]:
     """Where the splits of `data` lie: `train` and, if the data have one, `val`."""
     if not data:  # Path("") would be the folder we happen to be in
         raise RMTError("no data given; name an image folder, a folder of parquet shards, or sample")
-    if is_address(data):
+    if is_url(data):
         parts = _remote_parts(data)
     else:
         root = SAMPLE if data == "sample" else Path(data).expanduser()
@@ -175,9 +175,9 @@ def _check_classes(part: _Part, train: set[str], val: set[str]) -> None:
     """Raises `RMTError` unless both splits have the same classes; `part` says where."""
     wrong = []
     if train - val:
-        wrong.append(f"{listed(sorted(train - val))} only in train")
+        wrong.append(f"{preview(sorted(train - val))} only in train")
     if val - train:
-        wrong.append(f"{listed(sorted(val - train))} only in val")
+        wrong.append(f"{preview(sorted(val - train))} only in val")
     if wrong:
         where = part.parent if isinstance(part, Path) else str(part[0]).rpartition("/")[0]
         raise RMTError(f"{where}: train and val have different classes: {'; '.join(wrong)}")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from rmt.data.detection.transforms import EvalView
+from rmt.data.detection.transforms import DetectionEvalTransform
 from rmt.data.images import read_image
 from rmt.device import autocast, choose_device, choose_precision
 from rmt.errors import RMTError
@@ -52,7 +52,7 @@ class DetectionPredictor:
         cannot be read.
         """
         several = [images] if isinstance(images, str | Path | Image.Image) else list(images)
-        view = EvalView(*self.preprocessing["size"])
+        view = DetectionEvalTransform(*self.preprocessing["size"])
         answers = []
         for image in several:  # one at a time: padding for a neighbour would change the answer
             picture = image.convert("RGB") if isinstance(image, Image.Image) else read_image(Path(image))

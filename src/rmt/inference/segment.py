@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from rmt.data.images import read_image
-from rmt.data.segmentation.transforms import fit
+from rmt.data.segmentation.transforms import resize_to_fit
 from rmt.device import autocast, choose_device, choose_precision
 from rmt.errors import RMTError
 from rmt.heads import Segmenter, load_model
@@ -46,7 +46,7 @@ class SegmentPredictor:
         opened = image.convert("RGB") if isinstance(image, Image.Image) else read_image(Path(image))
         return segment(
             self.model,
-            fit(opened, self.preprocessing["long_side"], self.preprocessing["short_side"]),
+            resize_to_fit(opened, self.preprocessing["long_side"], self.preprocessing["short_side"]),
             (opened.height, opened.width),
             mean=self.preprocessing["mean"],
             std=self.preprocessing["std"],

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rmt.data.sets import HoldOut, Part
-from rmt.data.sources.remote import is_address
+from rmt.data.sources.remote import is_url
 from rmt.model import resolve_checkpoint
 
 
@@ -53,6 +53,6 @@ def judged_line(about: Mapping[str, Any], images: int) -> str:
 
 def _same(place: Any, other: str | Path) -> bool:
     """Whether two places are one, however written."""
-    if not isinstance(place, str) or not place or is_address(place) or is_address(str(other)):
+    if not isinstance(place, str) or not place or is_url(place) or is_url(str(other)):
         return bool(place) and place == str(other)
     return Path(place).expanduser().resolve() == Path(other).expanduser().resolve()

@@ -7,7 +7,13 @@ from helpers.coco_sets import annotation, make_coco, make_split, write_json
 from PIL import Image
 
 from rmt.data.detection.coco import find_split, open_coco
-from rmt.data.detection.transforms import DetectionView, EvalView, RandomSidesCrop, as_lists, train_pipeline
+from rmt.data.detection.transforms import (
+    DetectionEvalTransform,
+    DetectionTrainTransform,
+    RandomSidesCrop,
+    collate_lists,
+    train_augmentation,
+)
 from rmt.data.loader import BatchLoader
 
 SIDES_3X = tuple(range(480, 801, 32))
@@ -20,7 +26,7 @@ def images(tmp_path):
 
 def shown(images, pipeline, index, seed=0):
     torch.manual_seed(seed)
-    return DetectionView(images, pipeline)(images.load(index), index)
+    return DetectionTrainTransform(images, pipeline)(images.load(index), index)
 
 
 @pytest.mark.parametrize(
@@ -28,13 +34,13 @@ def shown(images, pipeline, index, seed=0):
 )
 def test_one_schedule_has_short_side_800_and_long_side_at_most_1333(size, expected):
     height, width = size
-    look = EvalView(800, 1333)
+    look = DetectionEvalTransform(800, 1333)
     found = look(Image.new("RGB", (width, height)))[0].shape[1:]
     assert all(abs(a - b) <= 1 for a, b in zip(found, expected, strict=True)), found
 
 
 def test_three_schedule_draws_every_short_side(images):
-    pipeline = train_pipeline(SIDES_3X, 1333)
+    pipeline = train_augmentation(SIDES_3X, 1333)
     short = {min(shown(images, pipeline, 0, seed)[0].shape[1:]) for seed in range(80)}
     assert {-(-side // 32) * 32 for side in short} == set(SIDES_3X)  # the resize rounds down
 
@@ -53,7 +59,7 @@ def test_half_of_the_images_of_three_schedule_are_cropped_between_384_and_600(tm
 
     kept, detection_views.RandomSidesCrop = detection_views.RandomSidesCrop, Spy
     try:
-        pipeline = train_pipeline(SIDES_3X, 1333, random_crop=True)
+        pipeline = train_augmentation(SIDES_3X, 1333, random_crop=True)
     finally:
         detection_views.RandomSidesCrop = kept
     shapes = []
@@ -83,7 +89,7 @@ def test_boxes_and_masks_follow_the_pixels(tmp_path, random_crop):
     images = open_coco(tmp_path, write_json(tmp_path / "some.json", content), with_masks=True)
     flips = set()
     for seed in range(12):
-        image, target = shown(images, train_pipeline((480, 640), 900, random_crop=random_crop), 0, seed)
+        image, target = shown(images, train_augmentation((480, 640), 900, random_crop=random_crop), 0, seed)
         assert image.dtype is torch.uint8
         red = image[0].int() - image[1].int() > 127
         if not len(target["boxes"]):
@@ -106,15 +112,15 @@ def test_an_image_may_lose_all_its_objects(tmp_path):
     images = open_coco(tmp_path, write_json(tmp_path / "some.json", content), with_masks=True)
     counts = {}
     for seed in range(30):
-        image, target = shown(images, train_pipeline((480,), 900, random_crop=True), 0, seed)
+        image, target = shown(images, train_augmentation((480,), 900, random_crop=True), 0, seed)
         counts[len(target["boxes"])] = target
         assert target["masks"].shape == (len(target["boxes"]), *image.shape[1:])
     assert set(counts) == {0, 1}
 
 
 def train_loader(images, **options):
-    view = DetectionView(images, train_pipeline((64, 96), 200))
-    return BatchLoader(images, view, as_lists, shuffle=True, seed=3, groups=images.groups, **options)
+    view = DetectionTrainTransform(images, train_augmentation((64, 96), 200))
+    return BatchLoader(images, view, collate_lists, shuffle=True, seed=3, groups=images.groups, **options)
 
 
 def test_batches_depend_on_seed_epoch_and_position_alone(images):
@@ -139,7 +145,7 @@ def test_batches_depend_on_seed_epoch_and_position_alone(images):
 
 def test_evaluation_batches_name_what_cannot_be_read(images, tmp_path):
     (tmp_path / "train2017/000106.png").write_bytes(b"not a picture")
-    loader = BatchLoader(images, EvalView(128, 400), as_lists, batch_size=4, shuffle=False)
+    loader = BatchLoader(images, DetectionEvalTransform(128, 400), collate_lists, batch_size=4, shuffle=False)
     first, second = loader
     assert first["index"].tolist() == [0, 1, 3] and second["index"].tolist() == [4, 5]
     assert "000106.png" in first["bad"][0][0] and first["target"] == [{}, {}, {}]

@@ -10,11 +10,18 @@ from PIL import Image
 
 from rmt.data.images import BadImage
 from rmt.data.loader import BatchLoader
-from rmt.data.segmentation.dataset import Pair, open_judged_segmentation, open_segmentation
-from rmt.data.segmentation.transforms import SegmentationView, WholeImages, distorted, fitted, listed, stack
+from rmt.data.segmentation.dataset import Pair, open_segmentation, open_segmentation_evaluation
+from rmt.data.segmentation.transforms import (
+    SegmentationEvalTransform,
+    SegmentationTrainTransform,
+    collate_crops,
+    collate_lists,
+    fitted_size,
+    photometric_distortion,
+)
 from rmt.errors import RMTError
 
-VIEW = SegmentationView(
+VIEW = SegmentationTrainTransform(
     crop=32,
     long_side=128,
     short_side=32,
@@ -37,7 +44,8 @@ def replaced(view, **changes):
 def test_both_layouts_give_the_same_pairs(tmp_path, ade):
     data = str(make_segments(tmp_path / "data", ade=ade))
     train, val, _ = open_segmentation(data, zero_is_ignored=ade)
-    assert (len(train), len(val), len(open_judged_segmentation(data, zero_is_ignored=ade).images)) == (12, 4, 4)
+    assert (len(train), len(val)) == (12, 4)
+    assert len(open_segmentation_evaluation(data, zero_is_ignored=ade).images) == 4
     assert train.classes.names == CLASSES
     pixels, mask = picture(100)
     pair = val.load(0)
@@ -113,13 +121,13 @@ def test_classes_are_matched_by_name(tmp_path):
     [((640, 480), (683, 512)), ((4000, 1000), (2048, 512)), ((6000, 1000), (2048, 341)), ((480, 640), (512, 683))],
 )
 def test_images_fit_2048_by_512_either_way_round(size, expected):
-    assert fitted(size, 2048, 512) == expected
-    assert fitted(size, 0, 0) == size
+    assert fitted_size(size, 2048, 512) == expected
+    assert fitted_size(size, 0, 0) == size
 
 
 def test_strips_and_single_pixels_keep_a_pixel():
-    assert fitted((1, 1), 2048, 512) == (512, 512)
-    assert fitted((1, 100_000), 2048, 512) == (1, 2048)
+    assert fitted_size((1, 1), 2048, 512) == (512, 512)
+    assert fitted_size((1, 100_000), 2048, 512) == (1, 2048)
     for size in ((1, 1), (1, 3000), (3000, 1)):
         pair = Pair(Image.new("RGB", size), np.zeros(size[::-1], dtype=np.uint8))
         shown = VIEW(pair, 0)
@@ -163,12 +171,12 @@ def test_one_class_fills_at_most_three_quarters_of_a_crop_where_that_can_be():
 
 def test_distortion_changes_each_of_four_things_and_zero_changes_nothing():
     image = Image.fromarray(np.random.default_rng(0).integers(256, size=(8, 8, 3)).astype(np.uint8))
-    assert all(distorted(image, 0.0).tobytes() == image.tobytes() for _ in range(5))
+    assert all(photometric_distortion(image, 0.0).tobytes() == image.tobytes() for _ in range(5))
     random.seed(0)
-    assert len({distorted(image, 1.0).tobytes() for _ in range(5)}) == 5
+    assert len({photometric_distortion(image, 1.0).tobytes() for _ in range(5)}) == 5
     grey = Image.new("RGB", (4, 4), (100, 100, 100))
     random.seed(1)
-    values = [np.asarray(distorted(grey, 1.0)) for _ in range(200)]
+    values = [np.asarray(photometric_distortion(grey, 1.0)) for _ in range(200)]
     assert all((v.max(2) - v.min(2) <= 2).all() for v in values)  # saturation and hue leave grey grey
     middle = [int(v[0, 0, 0]) for v in values]
     assert min(middle) < 60
@@ -182,7 +190,7 @@ def test_batches_repeat_whoever_makes_them(tmp_path):
     options = dict(batch_size=4, shuffle=True, drop_last=True, seed=3, steps_per_epoch=5)
     batches = {}
     for workers in (0, 2):
-        loader = BatchLoader(train, VIEW, stack, workers=workers, **options)
+        loader = BatchLoader(train, VIEW, collate_crops, workers=workers, **options)
         batches[workers] = list(loader)
         loader.close()
     assert len(batches[0]) == 5
@@ -198,10 +206,10 @@ def test_a_bad_pair_is_replaced_in_training_and_left_out_in_judging(tmp_path):
     Image.new("RGB", (48, 40)).save(data / "masks" / "train" / "0.png")
     Image.new("L", (5, 5)).save(data / "masks" / "val" / "1.png")
     train, val, _ = open_segmentation(str(data))
-    seen = list(BatchLoader(train, VIEW, stack, batch_size=12, shuffle=True))
+    seen = list(BatchLoader(train, VIEW, collate_crops, batch_size=12, shuffle=True))
     assert [len(batch["index"]) for batch in seen] == [12]
     assert "an RGB mask" in dict(seen[0]["bad"])[str(data / "masks" / "train" / "0.png")]
-    judged = list(BatchLoader(val, WholeImages(64, 32), listed, batch_size=1, shuffle=False))
+    judged = list(BatchLoader(val, SegmentationEvalTransform(64, 32), collate_lists, batch_size=1, shuffle=False))
     assert [len(batch["image"]) for batch in judged] == [1, 0, 1, 1]
     assert judged[0]["image"][0].shape == (3, 32, 38)  # 48×40 made to fit 64×32
     assert judged[0]["mask"][0].shape == (40, 48)

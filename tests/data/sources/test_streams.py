@@ -16,12 +16,12 @@ import pytest
 import torch
 from helpers.image_sets import ANT_OR_BEE, encode, picture, row, write_tar
 
-from rmt.data import ImageLoader, eval_transform, hold_out, open_judged, open_splits
+from rmt.data import ImageLoader, eval_transform, hold_out, open_evaluation_split, open_splits
 from rmt.data.order import EpochPlan, Streamed
 from rmt.data.sources.remote import list_folder
 from rmt.data.sources.shards import ShardSet
 from rmt.data.sources.streams import StreamSet, training_order
-from rmt.data.splits import settle_stream
+from rmt.data.splits import resolve_stream
 from rmt.errors import RMTError
 
 SIZES = (5, 3, 4, 6)
@@ -180,14 +180,14 @@ def test_a_shard_that_was_cut_off_is_named(shards, cut):
 
 def test_what_does_not_fit_the_disk_is_streamed(shards, monkeypatch):
     folder = str(shards[0].parent)
-    assert settle_stream(folder, "auto") == "no"
+    assert resolve_stream(folder, "auto") == "no"
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr("rmt.data.sources.fit.shutil.disk_usage", lambda path: usage._replace(free=1000))
-    assert settle_stream(folder, "auto") == "yes"
-    assert settle_stream(folder, "no") == "no"
+    assert resolve_stream(folder, "auto") == "yes"
+    assert resolve_stream(folder, "no") == "no"
     assert isinstance(open_splits(folder).train, StreamSet)
     with pytest.raises(RMTError, match="--stream must be auto, yes or no"):
-        settle_stream(folder, "perhaps")
+        resolve_stream(folder, "perhaps")
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -223,7 +223,7 @@ def test_shards_at_an_http_address(shards, serve, choice):
     found = open_splits(address, stream=choice).train
     assert isinstance(found, StreamSet) == (choice == "yes")
     assert_same_images(found, expected)
-    assert len(open_judged(address).images) == 2
+    assert len(open_evaluation_split(address).images) == 2
 
 
 def test_an_index_stands_in_for_a_listing(shards, serve):

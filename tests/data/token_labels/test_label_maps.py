@@ -11,18 +11,18 @@ from helpers.image_sets import MemorySet
 from rmt.data import subset
 from rmt.data.token_labels.label_maps import (
     INDEX,
-    About,
     LabelMaps,
-    check_shard,
+    LabelMapSpec,
     fingerprint,
+    incomplete_files,
+    read_map_file,
     root_of,
-    unfinished,
-    write_shard,
+    write_map_file,
 )
 from rmt.errors import RMTError
 
 
-def about(images: MemorySet, **changes) -> About:
+def about(images: MemorySet, **changes) -> LabelMapSpec:
     values = dict(
         teacher="none",
         weights="none",
@@ -37,7 +37,7 @@ def about(images: MemorySet, **changes) -> About:
         fingerprint=fingerprint(images),
         shard_images=4,
     )
-    return About(**values | changes)
+    return LabelMapSpec(**values | changes)
 
 
 @pytest.fixture
@@ -46,19 +46,19 @@ def stored(tmp_path):
     images = MemorySet(10)
     description = about(images)
     (tmp_path / INDEX).write_text(description.as_json())
-    for number in range(description.shards):
+    for number in range(description.files):
         arrays = description.empty(number)
         for row, image in enumerate(description.rows(number)):
             arrays["scores"][row] = image / 16
             arrays["classes"][row] = [0, 2]
             arrays["sizes"][row] = (0, 0) if image == 3 else (4, 4)
-        write_shard(tmp_path / description.shard(number), arrays)
+        write_map_file(tmp_path / description.file_name(number), arrays)
     return tmp_path, images, description
 
 
 def test_a_map_comes_back_for_each_image(stored):
     folder, images, description = stored
-    assert About.read(folder) == description and description.shards == 3
+    assert LabelMapSpec.read(folder) == description and description.files == 3
     maps = LabelMaps(folder, images)
     for image in (0, 4, 9):
         scores, classes = maps.load(image, (4, 4))
@@ -79,7 +79,7 @@ def test_maps_follow_parts_of_their_set_and_travel_to_other_processes(stored):
 def test_the_size_on_disk_is_as_stated(stored):
     folder, _, description = stored
     assert description.bytes_per_image == 2 * 4 * 2 * (2 + 2) + 8
-    data = [(folder / description.shard(n)).stat().st_size - len(description.rows(n)) * 72 for n in range(3)]
+    data = [(folder / description.file_name(n)).stat().st_size - len(description.rows(n)) * 72 for n in range(3)]
     assert all(0 < extra < 500 for extra in data)  # the header
 
 
@@ -113,7 +113,7 @@ def test_another_number_of_classes_is_refused(stored):
 @pytest.mark.parametrize("damage", ["cut", "altered", "missing", "other"])
 def test_a_damaged_shard_is_named(stored, damage):
     folder, images, description = stored
-    path = folder / description.shard(1)
+    path = folder / description.file_name(1)
     content = path.read_bytes()
     if damage == "cut":
         path.write_bytes(content[:-5])
@@ -122,13 +122,13 @@ def test_a_damaged_shard_is_named(stored, damage):
     elif damage == "missing":
         path.unlink()
     else:
-        path.write_bytes((folder / description.shard(2)).read_bytes())
+        path.write_bytes((folder / description.file_name(2)).read_bytes())
     with pytest.raises(RMTError, match=path.name) as error:
         LabelMaps(folder, images)
     assert "\n" not in str(error.value)
     with pytest.raises(RMTError, match=path.name):
-        check_shard(path, description, 1)
-    missing, complaints = unfinished(folder, description, range(3))
+        read_map_file(path, description, 1)
+    missing, complaints = incomplete_files(folder, description, range(3))
     assert missing == [1]
     assert len(complaints) == (damage != "missing")
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from rmt.commands.cli import main
 from rmt.data.sources.folders import FolderSet
-from rmt.data.token_labels.label_maps import About, check_shard
+from rmt.data.token_labels.label_maps import LabelMapSpec, read_map_file
 from rmt.tasks.classify.token_targets import dense_maps, pool_maps
 
 pytestmark = [
@@ -31,9 +31,9 @@ def test_the_pooled_maps_name_at_least_17_of_20_photos(tmp_path, capsys):
     command += ["--mean", *map(str, MEAN), "--std", *map(str, STD), "--device", "cpu", "--shard-images", "8"]
     assert main(command) == 0
 
-    about = About.read(tmp_path / "maps")
+    about = LabelMapSpec.read(tmp_path / "maps")
     assert (about.grid, about.top_k, about.num_classes) == ((8, 8), 5, 1000)
-    shards = [check_shard(tmp_path / "maps" / about.shard(i), about, i) for i in range(about.shards)]
+    shards = [read_map_file(tmp_path / "maps" / about.file_name(i), about, i) for i in range(about.files)]
     scores, classes = (torch.from_numpy(np.concatenate([s[key] for s in shards])) for key in ("scores", "classes"))
     whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(20, 4)
     _, pooled = pool_maps(dense_maps(scores, classes, 1000), whole, torch.zeros(20, dtype=torch.bool), (7, 7))

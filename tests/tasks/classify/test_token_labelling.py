@@ -11,7 +11,7 @@ from helpers.runs import tiny_recipe
 
 import rmt
 from rmt.data.sources.folders import FolderSet
-from rmt.data.token_labels.label_maps import INDEX, About, fingerprint, write_shard
+from rmt.data.token_labels.label_maps import INDEX, LabelMapSpec, fingerprint, write_map_file
 from rmt.errors import RMTError
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData
@@ -25,7 +25,7 @@ def data(tmp_path_factory):
     """Images of 64 pixels of three colours, and maps that give each image's left half its class, the right another."""
     root = make_folder(tmp_path_factory.mktemp("data"), classes=3, train=8, val=4, size=64)
     images = FolderSet(root / "train")
-    about = About(
+    about = LabelMapSpec(
         teacher="by hand",
         weights="none",
         image_size=(64, 64),
@@ -46,7 +46,7 @@ def data(tmp_path_factory):
     arrays["classes"][:, :, :2] = np.stack(np.broadcast_arrays(label, (label + 1) % 3), -1)
     arrays["classes"][:, :, 2:] = np.stack(np.broadcast_arrays((label + 2) % 3, label), -1)
     (root / "maps").mkdir()
-    write_shard(root / "maps" / about.shard(0), arrays)
+    write_map_file(root / "maps" / about.file_name(0), arrays)
     (root / "maps" / INDEX).write_text(about.as_json())
     return root
 

@@ -10,7 +10,7 @@ import rmt
 from rmt.commands.cli import main
 from rmt.data import open_splits
 from rmt.data.sources.folders import FolderSet
-from rmt.data.token_labels.label_maps import INDEX, About, LabelMaps, check_shard
+from rmt.data.token_labels.label_maps import INDEX, LabelMaps, LabelMapSpec, read_map_file
 from rmt.errors import RMTError
 from rmt.tasks.classify.teacher import dense_logits, load_teacher
 from rmt.tasks.classify.token_labels import make_token_labels
@@ -41,7 +41,7 @@ def make(teacher, photos, out, **options):
 def test_every_image_has_the_map_that_the_teacher_gives_it(teacher, photos, tmp_path):
     made = make(teacher, photos, tmp_path / "maps")
     about = made.about
-    assert (about.images, about.shards, about.grid, about.top_k) == (13, 4, (1, 1), 3)
+    assert (about.images, about.files, about.grid, about.top_k) == (13, 4, (1, 1), 3)
     assert (made.maps, made.missing) == (12, 0)
     assert [name.rpartition("/")[2] for name in made.unreadable] == ["3.png"]
     assert made.bytes_per_million == 1_000_000 * about.bytes_per_image == 1_000_000 * (1 * 3 * 4 + 8)
@@ -81,8 +81,8 @@ def test_only_what_is_missing_or_damaged_is_made_again(teacher, photos, tmp_path
     out = tmp_path / "maps"
     made = make(teacher, photos, out)
     whole = content(out)
-    (out / made.about.shard(0)).unlink()
-    damaged = out / made.about.shard(2)
+    (out / made.about.file_name(0)).unlink()
+    damaged = out / made.about.file_name(2)
     damaged.write_bytes(whole[damaged.name][:-3])
     again = make(teacher, photos, out)
     assert again.maps == 8 and content(out) == whole
@@ -95,20 +95,20 @@ def test_a_kill_leaves_whole_shards(teacher, photos, tmp_path, monkeypatch):
 
     calls = []
 
-    def write(path, arrays, real=module.write_shard):
+    def write(path, arrays, real=module.write_map_file):
         calls.append(path)
         real(path, arrays)
         if len(calls) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "write_shard", write)
+    monkeypatch.setattr(module, "write_map_file", write)
     with pytest.raises(KeyboardInterrupt):
         make(teacher, photos, tmp_path / "maps")
     monkeypatch.undo()
-    about = About.read(tmp_path / "maps")
-    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == [about.shard(0), about.shard(1), INDEX]
+    about = LabelMapSpec.read(tmp_path / "maps")
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == [about.file_name(0), about.file_name(1), INDEX]
     for number in range(2):
-        check_shard(tmp_path / "maps" / about.shard(number), about, number)
+        read_map_file(tmp_path / "maps" / about.file_name(number), about, number)
     assert make(teacher, photos, tmp_path / "maps").maps == 5
 
 

@@ -13,7 +13,7 @@ from rmt.data.detection import rle as masks
 from rmt.data.detection.coco_json import CocoTable, read_coco
 from rmt.data.images import BadImage, read_image
 from rmt.data.randomness import HOLD_OUT, permutation
-from rmt.data.sets import Splits, listed
+from rmt.data.sets import Splits, preview
 from rmt.errors import RMTError
 
 NO_FILE = "image whose file is missing"
@@ -136,7 +136,7 @@ class CocoSet:
         """The set with labels that count in `classes`, matched by name. Raises `RMTError` naming unknown ones."""
         unknown = [name for name in self.table.classes if name not in set(classes)]
         if unknown:
-            raise RMTError(f"{self.table.troubles.source} has classes that the model does not know: {listed(unknown)}")
+            raise RMTError(f"{self.table.troubles.source} has classes that the model does not know: {preview(unknown)}")
         return replace(self, classes=tuple(classes))
 
     def hold_out(self, fraction: float, seed: int) -> "tuple[CocoSet, CocoSet]":
@@ -183,7 +183,7 @@ def open_coco(images: Path, annotations: Path, *, with_masks: bool) -> CocoSet:
     table = read_coco(annotations)
     if len(set(table.classes)) < len(table.classes):
         twice = [name for name in set(table.classes) if table.classes.count(name) > 1]
-        raise RMTError(f"{annotations}: categories of the same name: {listed(sorted(twice))}")
+        raise RMTError(f"{annotations}: categories of the same name: {preview(sorted(twice))}")
     present = _present(images, table)
     if not present.any():
         raise RMTError(f"{images}: none of the {len(present):,} images that {annotations.name} lists is there")
@@ -256,6 +256,6 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
         )
     found = sorted(folder.glob(f"instances_{split}*.json"))
     if len(found) != 1:
-        what = f"several files ({listed([file.name for file in found])})" if found else "no file"
+        what = f"several files ({preview([file.name for file in found])})" if found else "no file"
         raise RMTError(f"{folder}: {what} called instances_{split}….json; name one: --annotations FILE --images FOLDER")
     return root / found[0].stem.removeprefix("instances_"), found[0]

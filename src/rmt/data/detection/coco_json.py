@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rmt.data.detection.rle import mask_box
-from rmt.data.sets import listed
+from rmt.data.sets import preview
 from rmt.errors import RMTError
 
 NO_AREA = "box of zero or negative size"
@@ -49,7 +49,7 @@ class Troubles:
     def lines(self) -> list[str]:
         """One line per kind: how many, what became of them, which."""
         return [
-            f"{self.source}: {len(names):,} × {kind}{'' if kind in _KEPT else ', passed over'}: {listed(names)}"
+            f"{self.source}: {len(names):,} × {kind}{'' if kind in _KEPT else ', passed over'}: {preview(names)}"
             for kind, names in self.found.items()
         ]
 
@@ -161,7 +161,7 @@ def _refuse_duplicates(records: Sequence[dict[str, Any]], part: str, path: Path)
     ids = np.array([record["id"] for record in records], dtype=np.int64)
     unique, counts = np.unique(ids, return_counts=True)
     if len(unique) < len(ids):
-        twice = listed([str(number) for number in unique[counts > 1]])
+        twice = preview([str(number) for number in unique[counts > 1]])
         raise RMTError(f"{path}: {part} ids that stand more than once: {twice}; number them uniquely")
 
 

@@ -51,7 +51,7 @@ class RandomSidesCrop(v2.Transform):
         return int(torch.randint(min(side, self.smallest), min(side, self.largest) + 1, ()))
 
 
-def train_pipeline(
+def train_augmentation(
     short_sides: Sequence[int], long_side: int, *, flip: float = 0.5, random_crop: bool = False
 ) -> v2.Transform:
     """1× with one short side, multi-scale with several; with `random_crop` half of the images pass the crop of 3×+MS.
@@ -66,7 +66,7 @@ def train_pipeline(
     return v2.Compose([*steps, resize, v2.SanitizeBoundingBoxes(min_size=1)])
 
 
-class DetectionView:
+class DetectionTrainTransform:
     """Images of `images` as a detector learns from them: uint8 (3, H, W), each with its targets.
 
     Targets: `boxes` float32 (n, 4) as left, top, right, bottom in pixels of the tensor, `labels` int64 (n,), counted
@@ -92,7 +92,7 @@ class DetectionView:
         return pixels.as_subclass(Tensor), {key: value.as_subclass(Tensor) for key, value in target.items()}
 
 
-class EvalView:
+class DetectionEvalTransform:
     """An image at short side `short_side`, long side at most `long_side`, uint8 (3, H, W); nothing is random."""
 
     def __init__(self, short_side: int, long_side: int):
@@ -103,6 +103,6 @@ class EvalView:
         return self.resize(F.to_image(image)).as_subclass(Tensor), {}
 
 
-def as_lists(entries: list[tuple[Tensor, dict[str, Tensor]]], indices: list[int]) -> dict[str, Any]:
+def collate_lists(entries: list[tuple[Tensor, dict[str, Tensor]]], indices: list[int]) -> dict[str, Any]:
     """A batch of images that differ in size: `image` and `target`, lists in the order of the entries."""
     return {"image": [image for image, _ in entries], "target": [target for _, target in entries]}

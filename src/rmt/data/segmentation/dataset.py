@@ -11,7 +11,7 @@ from PIL import Image
 from rmt.data.images import EXTENSIONS, read_image
 from rmt.data.randomness import HOLD_OUT, permutation
 from rmt.data.segmentation.masks import IGNORE, ClassList, read_mask
-from rmt.data.sets import HoldOut, Judged, Splits, listed
+from rmt.data.sets import EvaluationSplit, HoldOut, Splits, preview
 from rmt.data.splits import NAMES, Split
 from rmt.errors import RMTError
 
@@ -62,7 +62,7 @@ class SegmentationSet:
             return self
         unknown = [name for name in self.classes.names if name not in names]
         if unknown:
-            raise RMTError(f"the data have classes that the model does not know: {listed(unknown)}")
+            raise RMTError(f"the data have classes that the model does not know: {preview(unknown)}")
         return replace(self, labels=np.array([*(names.index(name) for name in self.classes.names), IGNORE]))
 
 
@@ -96,9 +96,9 @@ def open_segmentation(
     return Splits(rest, held, {"train and val": everything.skipped})
 
 
-def open_judged_segmentation(
+def open_segmentation_evaluation(
     data: str, classes: str = "", *, zero_is_ignored: bool = False, held: HoldOut | None = None
-) -> Judged[SegmentationSet]:
+) -> EvaluationSplit[SegmentationSet]:
     """What an evaluation should score: the validation split where there is one.
 
     Else the pairs that a run held out, if `held` says how it divided `data`; else every pair. Raises `RMTError`.
@@ -107,11 +107,11 @@ def open_judged_segmentation(
     listing = _class_list(root, classes, zero_is_ignored)
     images, masks = _side(root, IMAGES, "images"), _side(root, MASKS, "masks")
     if judge := _split_folders(images, masks, "val"):
-        return Judged(_pairs(*judge, listing), "val")
+        return EvaluationSplit(_pairs(*judge, listing), "val")
     everything = _pairs(images, masks, listing)
     if held:
-        return Judged(_hold_out(everything, held.fraction, held.seed, data)[1], "held out")
-    return Judged(everything, "all")
+        return EvaluationSplit(_hold_out(everything, held.fraction, held.seed, data)[1], "held out")
+    return EvaluationSplit(everything, "all")
 
 
 def _hold_out(

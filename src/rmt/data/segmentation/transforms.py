@@ -22,7 +22,7 @@ _CONTRAST = _SATURATION = (0.5, 1.5)
 _HUE = 18 / 180  # of the colour circle, to either side
 
 
-def fitted(size: tuple[int, int], long_side: float, short_side: float) -> tuple[int, int]:
+def fitted_size(size: tuple[int, int], long_side: float, short_side: float) -> tuple[int, int]:
     """The size (width, height) that fits into long_side × short_side, either way round, with the aspect kept.
 
     Sides of 0 leave the size. A strip keeps at least one pixel.
@@ -34,7 +34,7 @@ def fitted(size: tuple[int, int], long_side: float, short_side: float) -> tuple[
 
 
 @dataclass(frozen=True)
-class SegmentationView:
+class SegmentationTrainTransform:
     """A pair to a training crop: `prepare` of a `BatchLoader` over a `SegmentationSet`.
 
     In this order: resized to fit long_side × short_side, both times a ratio drawn from `ratios`; a crop in which one
@@ -56,7 +56,7 @@ class SegmentationView:
     def __call__(self, pair: Pair, index: int) -> dict[str, Tensor]:
         """`image` float32 (3, crop, crop) and `mask` uint8 (crop, crop)."""
         ratio = random.uniform(*self.ratios)
-        size = fitted(pair.image.size, self.long_side * ratio, self.short_side * ratio)
+        size = fitted_size(pair.image.size, self.long_side * ratio, self.short_side * ratio)
         image = pair.image.resize(size, Image.Resampling.BILINEAR)
         mask = np.asarray(Image.fromarray(pair.mask).resize(size, Image.Resampling.NEAREST))
         left, top = self._place(mask)
@@ -64,7 +64,7 @@ class SegmentationView:
         image = image.crop((left, top, left + mask.shape[1], top + mask.shape[0]))
         if random.random() < self.flip:
             image, mask = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), mask[:, ::-1]
-        pixels = normalised(to_tensor(distorted(image, self.distortion)), self.mean, self.std)
+        pixels = normalize(to_tensor(photometric_distortion(image, self.distortion)), self.mean, self.std)
         whole = torch.zeros(3, self.crop, self.crop)
         whole[:, : mask.shape[0], : mask.shape[1]] = pixels
         labels = torch.full((self.crop, self.crop), IGNORE, dtype=torch.uint8)
@@ -84,7 +84,7 @@ class SegmentationView:
         return left, top
 
 
-def stack(entries: list[dict[str, Tensor]], indices: list[int]) -> dict[str, Tensor]:
+def collate_crops(entries: list[dict[str, Tensor]], indices: list[int]) -> dict[str, Tensor]:
     """A batch of training crops: `image` float32 (B, 3, crop, crop), `mask` int64 (B, crop, crop)."""
     return {
         "image": torch.stack([entry["image"] for entry in entries]),
@@ -93,7 +93,7 @@ def stack(entries: list[dict[str, Tensor]], indices: list[int]) -> dict[str, Ten
 
 
 @dataclass(frozen=True)
-class WholeImages:
+class SegmentationEvalTransform:
     """A pair as the evaluation sees it: `prepare` of a `BatchLoader`; the image fits long_side × short_side."""
 
     long_side: int
@@ -101,21 +101,24 @@ class WholeImages:
 
     def __call__(self, pair: Pair, index: int) -> dict[str, Tensor]:
         """`image` uint8 (3, h, w), `mask` uint8 (H, W) of the original size."""
-        return {"image": fit(pair.image, self.long_side, self.short_side), "mask": torch.from_numpy(pair.mask.copy())}
+        return {
+            "image": resize_to_fit(pair.image, self.long_side, self.short_side),
+            "mask": torch.from_numpy(pair.mask.copy()),
+        }
 
 
-def fit(image: Image.Image, long_side: int, short_side: int) -> Tensor:
-    """uint8 (3, h, w): an RGB image made to fit long_side × short_side; see `fitted`."""
-    size = fitted(image.size, long_side, short_side)
+def resize_to_fit(image: Image.Image, long_side: int, short_side: int) -> Tensor:
+    """uint8 (3, h, w): an RGB image made to fit long_side × short_side; see `fitted_size`."""
+    size = fitted_size(image.size, long_side, short_side)
     return to_tensor(image if size == image.size else image.resize(size, Image.Resampling.BILINEAR))
 
 
-def listed(entries: list[dict[str, Tensor]], indices: list[int]) -> dict[str, list[Tensor]]:
+def collate_lists(entries: list[dict[str, Tensor]], indices: list[int]) -> dict[str, list[Tensor]]:
     """A batch of whole images, each of its own size: lists under `image` and `mask`."""
     return {key: [entry[key] for entry in entries] for key in ("image", "mask")}
 
 
-def distorted(image: Image.Image, chance: float) -> Image.Image:
+def photometric_distortion(image: Image.Image, chance: float) -> Image.Image:
     """Brightness, contrast (before or after the colours, at random), saturation and hue, each with that chance."""
     contrast_first = random.random() < 0.5
     image = _scaled_and_shifted(image, 1.0, random.uniform(-_BRIGHTNESS, _BRIGHTNESS) if _yes(chance) else 0.0)
@@ -150,7 +153,7 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def normalised(pixels: Any, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalize(pixels: Any, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 (…, 3, H, W) to float32 (x/255 − mean)/std."""
     shape = (-1, 1, 1)
     middle, spread = (torch.tensor(values, device=pixels.device).view(shape) for values in (mean, std))

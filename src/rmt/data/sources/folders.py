@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from rmt.data.images import EXTENSIONS, read_image
-from rmt.data.sets import listed
+from rmt.data.sets import preview
 from rmt.errors import RMTError
 
 
@@ -32,7 +32,7 @@ class FolderSet:
         self.skipped = dict(skipped)
         empty = [name for name, found in zip(self.classes, files, strict=True) if not found]
         if empty:
-            raise RMTError(f"{root}: no image in the class folder {listed(empty)}; remove the folder or fill it")
+            raise RMTError(f"{root}: no image in the class folder {preview(empty)}; remove the folder or fill it")
         self.labels = np.repeat(np.arange(len(files), dtype=np.int64), [len(found) for found in files])
         # One array instead of a million strings: forked workers share it, for nothing counts references inside.
         self._paths = np.array([path.removeprefix(prefix) for found in files for path in found])

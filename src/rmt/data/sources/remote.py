@@ -20,7 +20,7 @@ _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az":
 T = TypeVar("T")
 
 
-def is_address(data: str) -> bool:
+def is_url(data: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*://", data) is not None
 
 

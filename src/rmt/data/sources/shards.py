@@ -18,7 +18,7 @@ from PIL import Image
 
 from rmt.cache import VARIABLE, cache_folder
 from rmt.data.images import BadImage, read_image
-from rmt.data.sets import listed
+from rmt.data.sets import preview
 from rmt.data.sources.remote import RemoteFile
 from rmt.errors import RMTError
 
@@ -108,7 +108,7 @@ def checked_classes(labels: np.ndarray, classes: tuple[str, ...], where: str) ->
     if len(classes) < 2:
         raise RMTError(f"{where}: only one class; a classifier needs two or more")
     if empty := [classes[label] for label in np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)]:
-        raise RMTError(f"{where}: no image of class {listed(empty)}")
+        raise RMTError(f"{where}: no image of class {preview(empty)}")
     return classes
 
 
@@ -137,7 +137,7 @@ def complete(shards: Sequence[S]) -> Sequence[S]:
     for (stem, total, suffix), present in series.items():
         if missing := [f"{stem}-{i:05d}-of-{total:05d}{suffix}" for i in range(total) if i not in present]:
             where = str(shards[0]).rpartition("/")[0]
-            raise RMTError(f"{where}: {len(missing)} of {total} shards are missing: {listed(missing, 3)}")
+            raise RMTError(f"{where}: {len(missing)} of {total} shards are missing: {preview(missing, 3)}")
     return shards
 
 
@@ -150,7 +150,7 @@ def _rows(shard: Path) -> int:
         with pq.ParquetFile(shard) as file:
             absent = [name for name in COLUMNS if name not in file.schema_arrow.names]
             if absent:
-                found = listed(file.schema_arrow.names)
+                found = preview(file.schema_arrow.names)
                 raise RMTError(f"{shard}: no column {' or '.join(absent)}; it has {found}")
             return file.metadata.num_rows
     except FileNotFoundError:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rmt.cache import VARIABLE, cache_folder
-from rmt.data.sets import listed
+from rmt.data.sets import preview
 from rmt.data.sources.shards import TableSet, first_line, quiet_datasets
 from rmt.errors import RMTError
 
@@ -42,7 +42,7 @@ def _check(shard: Path) -> None:
                 kind = member.name.rpartition(".")[2].lower()
                 if member.isfile() and kind not in _SAFE:
                     raise RMTError(
-                        f"{shard}: {member.name} is of a kind not read here; there may be {listed(_SAFE, 20)}"
+                        f"{shard}: {member.name} is of a kind not read here; there may be {preview(_SAFE, 20)}"
                     )
     except (tarfile.TarError, OSError, EOFError) as error:
         raise RMTError(f"{shard}: not a whole tar ({first_line(error)}); copy it again") from None
@@ -66,7 +66,9 @@ def _open(shards: tuple[Path, ...]):
         raise RMTError(f"{shards[0].parent}: the tars cannot be read ({first_line(cause)})") from None
     images = [name for name, kind in found.features.items() if isinstance(kind, datasets.Image)]
     if len(images) != 1 or "cls" not in found.features:
-        raise RMTError(f"{shards[0]}: each sample needs one image and a .cls; there are {listed(list(found.features))}")
+        raise RMTError(
+            f"{shards[0]}: each sample needs one image and a .cls; there are {preview(list(found.features))}"
+        )
     if not str(getattr(found.features["cls"], "dtype", "")).startswith(("int", "uint")):
         raise RMTError(f"{shards[0]}: .cls must hold integers, not {found.features['cls']}")
     found = found.cast_column(images[0], datasets.Image(decode=False))

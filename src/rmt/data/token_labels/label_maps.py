@@ -32,7 +32,7 @@ Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
+class LabelMapSpec:
     """What the maps of one folder are of and how they were made."""
 
     teacher: str
@@ -50,12 +50,12 @@ class About:
     format: int = 1
 
     @property
-    def shards(self) -> int:
+    def files(self) -> int:
         return -(-self.images // self.shard_images)
 
-    def shard(self, number: int) -> str:
+    def file_name(self, number: int) -> str:
         """The file name of a shard."""
-        return f"maps-{number:05d}-of-{self.shards:05d}.safetensors"
+        return f"maps-{number:05d}-of-{self.files:05d}.safetensors"
 
     def rows(self, number: int) -> range:
         """The images whose maps a shard holds."""
@@ -80,7 +80,7 @@ class About:
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
-    def read(cls, folder: Path) -> "About":
+    def read(cls, folder: Path) -> "LabelMapSpec":
         """Raises RMTError when the folder holds no maps that this version can read."""
         path = folder / INDEX
         try:
@@ -111,12 +111,12 @@ def fingerprint(root: ImageSet) -> str:
     return digest.hexdigest()
 
 
-def write_shard(path: Path, arrays: Arrays) -> None:
+def write_map_file(path: Path, arrays: Arrays) -> None:
     """Write a shard with its checksum. Not atomic: give it a draft to rename."""
     save_file(arrays, path, metadata={"sha256": _checksum(arrays)})
 
 
-def check_shard(path: Path, about: About, number: int) -> Arrays:
+def read_map_file(path: Path, about: LabelMapSpec, number: int) -> Arrays:
     """Read a whole shard. Raises RMTError when it is missing, cut off, altered, or not what `about` says."""
     try:
         arrays = load_file(path)
@@ -150,7 +150,7 @@ class LabelMaps:
 
     def __init__(self, folder: str | Path, image_set: ImageSet, *, verify: bool = True):
         self.folder = Path(folder).expanduser()
-        self.about = About.read(self.folder)
+        self.about = LabelMapSpec.read(self.folder)
         root, self._places = root_of(image_set)
         if self.about.num_classes != len(root.classes):
             raise RMTError(
@@ -162,8 +162,8 @@ class LabelMaps:
                 f"({self.about.images:,} then, {len(root):,} now); make them from the data you train on"
             )
         if verify:
-            for number in range(self.about.shards):
-                check_shard(self.folder / self.about.shard(number), self.about, number)
+            for number in range(self.about.files):
+                read_map_file(self.folder / self.about.file_name(number), self.about, number)
         self._open: dict[int, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class LabelMaps:
 
     def _shard(self, number: int) -> Any:
         if number not in self._open:
-            path = self.folder / self.about.shard(number)
+            path = self.folder / self.about.file_name(number)
             try:
                 file = safe_open(path, framework="np")
             except (SafetensorError, OSError) as error:
@@ -201,13 +201,13 @@ class LabelMaps:
         return self._open[number]
 
 
-def unfinished(folder: Path, about: About, numbers: range | list[int]) -> tuple[list[int], list[str]]:
+def incomplete_files(folder: Path, about: LabelMapSpec, numbers: range | list[int]) -> tuple[list[int], list[str]]:
     """Which of the shards still have to be made, and one line on each that is there but damaged."""
     missing, complaints = [], []
     for number in numbers:
-        path = folder / about.shard(number)
+        path = folder / about.file_name(number)
         try:
-            check_shard(path, about, number)
+            read_map_file(path, about, number)
         except RMTError as error:
             missing.append(number)
             if path.exists():

@@ -8,7 +8,7 @@ import torch
 
 from rmt.data.image_loader import ImageLoader
 from rmt.data.sets import ImageSet, SkipReport, hold_out
-from rmt.data.splits import open_splits, settle_stream
+from rmt.data.splits import open_splits, resolve_stream
 from rmt.data.token_labels.label_maps import LabelMaps
 from rmt.data.token_labels.transforms import TokenLabelTransform
 from rmt.data.transforms import eval_transform, train_transform
@@ -39,7 +39,7 @@ class ClassifyData:
     @classmethod
     def open(cls, recipe: ClassifyRecipe, normalisation: dict[str, Any]) -> "ClassifyData":
         """Opens the recipe's data. `normalisation` holds the network's mean and std. Raises RMTError for bad data."""
-        stream = from_main(lambda: settle_stream(recipe.data, recipe.stream))
+        stream = from_main(lambda: resolve_stream(recipe.data, recipe.stream))
         recipe = replace(recipe, stream=stream)
         train, test, skipped = open_splits(
             recipe.data, holdout=recipe.holdout, seed=recipe.seed, stream=recipe.stream, buffer=recipe.stream_buffer

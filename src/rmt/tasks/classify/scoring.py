@@ -5,7 +5,7 @@ from typing import Any
 
 from rmt.data.image_loader import ImageLoader
 from rmt.data.sets import with_classes
-from rmt.data.splits import open_judged
+from rmt.data.splits import open_evaluation_split
 from rmt.data.transforms import eval_transform
 from rmt.errors import RMTError
 from rmt.inference.classify import load
@@ -33,7 +33,7 @@ def evaluate_checkpoint(
     if batch_size < 1 or workers < 0:
         raise RMTError(f"--batch-size must be at least 1 and --workers at least 0, not {batch_size} and {workers}")
     predictor = load(checkpoint, device=device, precision=precision, image_size=image_size)
-    images, part = open_judged(data, own_hold_out(predictor.metadata, data=data))
+    images, part = open_evaluation_split(data, own_hold_out(predictor.metadata, data=data))
     if predictor.classes:
         images = with_classes(images, predictor.classes)
     elif len(images.classes) != predictor.num_classes:

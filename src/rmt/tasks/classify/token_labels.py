@@ -16,8 +16,8 @@ from torch import Tensor
 from rmt.atomic import replace_file
 from rmt.data.image_loader import ImageLoader
 from rmt.data.sets import ImageSet, subset
-from rmt.data.splits import open_undivided
-from rmt.data.token_labels.label_maps import INDEX, About, Arrays, fingerprint, unfinished, write_shard
+from rmt.data.splits import open_train
+from rmt.data.token_labels.label_maps import INDEX, Arrays, LabelMapSpec, fingerprint, incomplete_files, write_map_file
 from rmt.data.transforms import Normalize
 from rmt.device import autocast, choose_device, choose_precision
 from rmt.errors import RMTError
@@ -29,7 +29,7 @@ from rmt.tasks.classify.teacher import Teacher, dense_logits
 class TokenLabelReport:
     """What `make_token_labels` did."""
 
-    about: About
+    about: LabelMapSpec
     bytes: int = 0  # on disk, of all shards that are there
     missing: int = 0  # shards that other parts have still to make
     maps: int = 0  # made in this call
@@ -69,14 +69,14 @@ def make_token_labels(
         raise RMTError("--batch-size, --shard-images and --top-k must be at least 1, and --workers at least 0")
     where = choose_device(device)
     kind = choose_precision(precision, where)
-    root = open_undivided(data)  # held-out images too: another run may hold out others
+    root = open_train(data)  # held-out images too: another run may hold out others
     teacher.model.to(where)
     folder, about = Path(out).expanduser(), _about(teacher, root, top_k, shard_images, where)
     _keep_to(about, folder)
     for line in _doubts(teacher, root, about):
         console.print(line, markup=False)
     report = TokenLabelReport(about)
-    todo, complaints = unfinished(folder, about, range(first, about.shards, parts))
+    todo, complaints = incomplete_files(folder, about, range(first, about.files, parts))
     for complaint in complaints:
         console.print(f"made again: {complaint}", markup=False)
     columns = (TextColumn("label maps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -84,10 +84,10 @@ def make_token_labels(
         task = bar.add_task("", total=sum(len(about.rows(number)) for number in todo))
         labeller = _Labeller(teacher, root, about, report, where, kind, batch_size, workers)
         for number, arrays in labeller.shards(todo, done=lambda images: bar.update(task, completed=images)):
-            with replace_file(folder / about.shard(number)) as draft:
-                write_shard(draft, arrays)
+            with replace_file(folder / about.file_name(number)) as draft:
+                write_map_file(draft, arrays)
     sizes = [path.stat().st_size for path in map(folder.joinpath, _names(about)) if path.exists()]
-    report.bytes, report.missing = sum(sizes), about.shards - len(sizes)
+    report.bytes, report.missing = sum(sizes), about.files - len(sizes)
     return report
 
 
@@ -97,7 +97,7 @@ class _Labeller:
 
     teacher: Teacher
     root: ImageSet
-    about: About
+    about: LabelMapSpec
     report: TokenLabelReport
     device: torch.device
     precision: str
@@ -172,11 +172,11 @@ def pooled_top(scores: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     return sums.argmax(1)
 
 
-def _about(teacher: Teacher, root: ImageSet, top_k: int, shard_images: int, device: torch.device) -> About:
+def _about(teacher: Teacher, root: ImageSet, top_k: int, shard_images: int, device: torch.device) -> LabelMapSpec:
     """What the maps will be; the teacher itself is asked for its grid and its number of classes."""
     with torch.inference_mode():
         _, *grid, num_classes = dense_logits(teacher.model, torch.zeros(1, 3, *teacher.size, device=device)).shape
-    return About(
+    return LabelMapSpec(
         teacher=teacher.name,
         weights=teacher.weights,
         image_size=teacher.size,
@@ -192,18 +192,18 @@ def _about(teacher: Teacher, root: ImageSet, top_k: int, shard_images: int, devi
     )
 
 
-def _keep_to(about: About, folder: Path) -> None:
+def _keep_to(about: LabelMapSpec, folder: Path) -> None:
     """Writes the description, or makes sure that the one that is there says the same."""
     if not create_or_reopen(folder, INDEX, about.as_json(), "label maps"):
         return
-    before = About.read(folder)
+    before = LabelMapSpec.read(folder)
     if before != about:
         ours, theirs = vars(about), vars(before)
         said = ", ".join(f"{key} {theirs[key]!r} -> {ours[key]!r}" for key in ours if ours[key] != theirs[key])
         raise RMTError(f"{folder}: it holds maps made otherwise ({said}); choose another folder or remove it")
 
 
-def _doubts(teacher: Teacher, root: ImageSet, about: About) -> list[str]:
+def _doubts(teacher: Teacher, root: ImageSet, about: LabelMapSpec) -> list[str]:
     """What may keep the maps from being of use."""
     if about.num_classes != len(root.classes):
         return [
@@ -215,8 +215,8 @@ def _doubts(teacher: Teacher, root: ImageSet, about: About) -> list[str]:
     return []
 
 
-def _names(about: About) -> list[str]:
-    return [about.shard(number) for number in range(about.shards)]
+def _names(about: LabelMapSpec) -> list[str]:
+    return [about.file_name(number) for number in range(about.files)]
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -7,7 +7,12 @@ from typing import Any
 import torch
 
 from rmt.data.detection.coco import CocoSet, find_split, open_coco_splits
-from rmt.data.detection.transforms import DetectionView, EvalView, as_lists, train_pipeline
+from rmt.data.detection.transforms import (
+    DetectionEvalTransform,
+    DetectionTrainTransform,
+    collate_lists,
+    train_augmentation,
+)
 from rmt.data.loader import BatchLoader
 from rmt.data.sets import SkipReport
 from rmt.recipes.detect_recipe import DetectRecipe
@@ -70,13 +75,13 @@ class DetectData:
     def train_loader(self, rank: int = 0, world_size: int = 1, workers: int | None = None) -> BatchLoader:
         """Shuffled, upright and wide images apart, augmented."""
         recipe = self.recipe
-        pipeline = train_pipeline(
+        pipeline = train_augmentation(
             recipe.train_short_sides, recipe.long_side, flip=recipe.flip, random_crop=recipe.random_crop
         )
         return BatchLoader(
             self.train,
-            DetectionView(self.train, pipeline),
-            as_lists,
+            DetectionTrainTransform(self.train, pipeline),
+            collate_lists,
             batch_size=self.batch_size,
             shuffle=True,
             drop_last=True,
@@ -98,8 +103,8 @@ def eval_loader(
     """One image at a time, in order: padding for a neighbour in the batch would change the answer."""
     return BatchLoader(
         images,
-        EvalView(*preprocessing["size"]),
-        as_lists,
+        DetectionEvalTransform(*preprocessing["size"]),
+        collate_lists,
         batch_size=1,
         shuffle=False,
         workers=workers,

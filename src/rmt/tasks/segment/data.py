@@ -7,7 +7,12 @@ import torch
 
 from rmt.data.loader import BatchLoader
 from rmt.data.segmentation.dataset import SegmentationSet, open_segmentation
-from rmt.data.segmentation.transforms import SegmentationView, WholeImages, listed, stack
+from rmt.data.segmentation.transforms import (
+    SegmentationEvalTransform,
+    SegmentationTrainTransform,
+    collate_crops,
+    collate_lists,
+)
 from rmt.data.sets import SkipReport
 from rmt.recipes.segment_recipe import SegmentRecipe
 from rmt.training.batch import refuse_large_batch
@@ -55,7 +60,7 @@ class SegmentData:
 
     def train_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
         recipe = self.recipe
-        view = SegmentationView(
+        view = SegmentationTrainTransform(
             crop=recipe.crop_size,
             long_side=recipe.long_side,
             short_side=recipe.short_side,
@@ -69,7 +74,7 @@ class SegmentData:
         return BatchLoader(
             self.train,
             view,
-            stack,
+            collate_crops,
             batch_size=recipe.batch_size,
             shuffle=True,
             drop_last=True,
@@ -90,4 +95,6 @@ class SegmentData:
 
 def whole_loader(images: SegmentationSet, long_side: int, short_side: int, **options: Any) -> BatchLoader:
     """Whole images, one by one, each fitted to long_side × short_side, with masks of their own size."""
-    return BatchLoader(images, WholeImages(long_side, short_side), listed, batch_size=1, shuffle=False, **options)
+    return BatchLoader(
+        images, SegmentationEvalTransform(long_side, short_side), collate_lists, batch_size=1, shuffle=False, **options
+    )

@@ -12,7 +12,7 @@ from torch import nn
 
 from rmt.atomic import replace_file
 from rmt.data.images import BadImage
-from rmt.data.segmentation.transforms import fit
+from rmt.data.segmentation.transforms import resize_to_fit
 from rmt.heads.segmentation.sliding import segment
 from rmt.inference.overlay import overlay
 from rmt.tasks.segment.module import SegmentModule
@@ -109,7 +109,7 @@ def _samples(figure: Any, module: SegmentModule, trained: Trained, model: nn.Mod
             continue
         answer = segment(
             model,
-            fit(pair.image, data.preprocessing["long_side"], data.preprocessing["short_side"]),
+            resize_to_fit(pair.image, data.preprocessing["long_side"], data.preprocessing["short_side"]),
             (pair.image.height, pair.image.width),
             mean=data.preprocessing["mean"],
             std=data.preprocessing["std"],

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rmt.data.segmentation.dataset import open_judged_segmentation
+from rmt.data.segmentation.dataset import open_segmentation_evaluation
 from rmt.device import autocast
 from rmt.errors import RMTError
 from rmt.heads.segmentation.sliding import Inference, segment
@@ -41,7 +41,7 @@ def evaluate(
     device: torch.device,
     precision: str,
 ) -> Evaluation:
-    """Runs every network over the same single pass of `batches` (lists of `image` and `mask`, see `WholeImages`).
+    """Runs every network over the same single pass of `batches` (lists, see `SegmentationEvalTransform`).
 
     All networks are on `device` and in eval mode afterwards. Raises RMTError when no image could be read.
     """
@@ -96,7 +96,7 @@ def evaluate_checkpoint(
     predictor = load(checkpoint, device=device, precision=precision, short_side=short_side)
     settings = inference_from(predictor.metadata, batch_size, inference, flip, scales)
     preprocessing = predictor.preprocessing
-    images, part = open_judged_segmentation(
+    images, part = open_segmentation_evaluation(
         data,
         classes,
         zero_is_ignored=preprocessing.get("zero_is_ignored", False),
