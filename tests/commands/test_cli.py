@@ -12,7 +12,7 @@ from helpers.runs import finished_run, photos, tiny_recipe
 import rmt
 from rmt.commands import cli
 from rmt.recipes import RECIPES
-from rmt.training.task import task_named
+from rmt.tasks import task_named
 
 
 def run(capsys, *args):

@@ -7,7 +7,7 @@ import torch
 
 from rmt.model import MAX_DROP_PATH
 from rmt.recipes import COCO, DetectRecipe
-from rmt.tasks.detect.build import build
+from rmt.tasks.detect.build import build_detector
 
 PUBLISHED = [
     *(f"coco-retinanet-{size}-1x" for size in ("tiny", "small", "base", "large")),
@@ -75,7 +75,7 @@ def test_each_head_builds_as_the_paper_s(head):
     name = next(name for name in reversed(PUBLISHED) if f"coco-{head}" in name)
     recipe = replace(COCO[name](), model="rmt_pico")
     with torch.device("meta"):
-        model = build(recipe, 80)
+        model = build_detector(recipe, 80)
     options = model.options
     if head == "retinanet":
         assert (options.octave_base, options.octave_scales, options.convs) == (4.0, 3, 4)

@@ -13,7 +13,7 @@ import rmt
 from rmt.data.randomness import seed_process
 from rmt.device import choose_device
 from rmt.recipes import ClassifyRecipe
-from rmt.tasks.classify.build import settle, start_from
+from rmt.tasks.classify.build import load_initial_weights, resolve
 from rmt.tasks.classify.data import ClassifyData, class_weights
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.training.machine import build_trainer
@@ -91,7 +91,7 @@ def observe(recipe: ClassifyRecipe) -> dict[str, Any]:
     data = ClassifyData.open(recipe, network.pretrained_cfg)
     network.reset_classifier(len(data.classes))
     if recipe.weights:
-        start_from(network, recipe.weights, data.classes, say=lambda line: None)
+        load_initial_weights(network, recipe.weights, data.classes, log=lambda line: None)
     weights = class_weights(np.array([0, 0, 0, 1, 2]), 3) if recipe.class_weights else None
     task = ClassifyModule(network, recipe, data, lr=peak_lr(recipe), class_weights=weights)
     trainer = build_trainer(
@@ -134,11 +134,11 @@ def same(a: Any, b: Any) -> bool:
 
 @pytest.fixture(scope="module")
 def base():
-    return observe(settle(tiny_recipe()))
+    return observe(resolve(tiny_recipe()))
 
 
 def test_observing_twice_sees_the_same(base):
-    again = observe(settle(tiny_recipe()))
+    again = observe(resolve(tiny_recipe()))
     assert [key for key in base if not same(base[key], again[key])] == []
 
 
@@ -154,7 +154,7 @@ def test_a_field_has_an_effect(field, base, tmp_path):
         network = rmt.create_model("rmt_test", num_classes=3)
         value = str(tmp_path / "start.safetensors")
         rmt.save_checkpoint(network, value, classes=("blue", "green", "red"))
-    changed = observe(settle(replace(tiny_recipe(), **{field: value})))
+    changed = observe(resolve(replace(tiny_recipe(), **{field: value})))
     assert [key for key in base if not same(base[key], changed[key])]
 
 
@@ -192,9 +192,9 @@ def test_device_chooses_where_to_compute():
 
 
 def test_open_fields_are_settled_by_the_weights():
-    recipe = settle(tiny_recipe(model="auto", image_size=0, weights=str(finished_run())))
+    recipe = resolve(tiny_recipe(model="auto", image_size=0, weights=str(finished_run())))
     assert (recipe.model, recipe.image_size) == ("rmt_test", 32)
-    recipe = settle(tiny_recipe(model="auto", image_size=0, device="cpu"))
+    recipe = resolve(tiny_recipe(model="auto", image_size=0, device="cpu"))
     assert (recipe.model, recipe.image_size) == ("rmt_pico", 96)
 
 

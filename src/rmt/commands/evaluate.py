@@ -52,9 +52,10 @@ def run(
         json: Print JSON instead of text.
     """
     from rmt.atomic import write_text
+    from rmt.commands.options import options_for
     from rmt.errors import RMTError
+    from rmt.tasks import task_of_checkpoint
     from rmt.training.evaluated import judged_line
-    from rmt.training.task import options_for, task_of_checkpoint
 
     _, task = task_of_checkpoint(checkpoint)
     if not data and annotations is None:

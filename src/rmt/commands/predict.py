@@ -51,10 +51,11 @@ def run(
         precision: Arithmetic of the forward pass.
         json: Print one JSON object per image instead of text.
     """
+    from rmt.commands.options import not_an_option, options_for
     from rmt.data.images import BadImage
     from rmt.errors import RMTError
     from rmt.inference.predictions import Answer, PredictionFolder
-    from rmt.training.task import of_no_use, options_for, task_of_checkpoint
+    from rmt.tasks import task_of_checkpoint
 
     if not images:
         raise RMTError("name at least one image: rmt predict CHECKPOINT IMAGE…")
@@ -64,7 +65,7 @@ def run(
     given |= {"flip": flip or None, "scales": scales, "batch_size": batch_size}
     own = options_for(task.answer, given, checkpoint)
     if output is not None and not task.draws:
-        raise of_no_use(["output"], checkpoint)
+        raise not_an_option(["output"], checkpoint)
     folder = PredictionFolder(output, images) if task.draws else None
     network = task.load(checkpoint, device=device, precision=precision, **loading)
     answers: list[tuple[Path, Answer]] = []

@@ -57,7 +57,12 @@ def _resume(args: list[str]) -> int:
     if not run or run.startswith("-"):
         print(f"rmt train: --resume needs the run's folder\n\n{_USAGE}", file=sys.stderr)
         return 2
-    recipe = RunFolder.open(Path(run)).read_recipe()
+    folder = RunFolder.open(Path(run))
+    if folder.task not in {recipe.task for recipe in Recipe.__subclasses__()}:  # the task's package defines its recipe
+        from rmt.tasks import task_named
+
+        task_named(folder.task)
+    recipe = folder.read_recipe()
     parsed: Any = tyro.cli(
         _resumption(type(recipe)),
         default=_resumption(type(recipe))(resume=run, recipe=recipe),

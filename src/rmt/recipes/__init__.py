@@ -7,10 +7,9 @@ from rmt.recipes.detect import COCO, finetune_detect
 from rmt.recipes.detect_demos import demo_composites, demo_overfit, demo_trees
 from rmt.recipes.detect_recipe import DetectRecipe
 from rmt.recipes.imagenet import IMAGENET
-from rmt.recipes.recipe import ClassifyRecipe, Recipe
+from rmt.recipes.recipe import ClassifyRecipe, Recipe, changes, from_dict
 from rmt.recipes.segment import SEGMENT
 from rmt.recipes.segment_recipe import SegmentRecipe
-from rmt.recipes.stored import changes, from_dict
 
 #: The named recipes of `rmt train NAME`.
 RECIPES: dict[str, Callable[[], Recipe]] = {

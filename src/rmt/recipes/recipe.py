@@ -16,11 +16,19 @@ OnNan = Literal["stop", "skip"]
 Stream = Literal["auto", "yes", "no"]
 
 
+#: The recipe class of each task. A class that sets `task` registers itself when it is defined.
+_CLASSES: dict[str, type["Recipe"]] = {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What every task's recipe holds: network, data, learning rate, machine. Each task adds its own fields."""
 
     task: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        if "task" in cls.__dict__:
+            _CLASSES[cls.task] = cls
 
     name: str
     """What the run is called: its folder is `runs/NAME-TIMESTAMP`."""
@@ -116,6 +124,25 @@ class Recipe:
         if self.on_nan == "skip" and (self.strategy == "fsdp" or self.precision == "fp16"):
             found.append("--on-nan skip works with neither --strategy fsdp nor --precision fp16: take ddp and bf16")
         return found
+
+
+def from_dict(values: dict[str, Any]) -> Recipe:
+    """The recipe that `as_dict` wrote. Raises ValueError on an unknown task or field, TypeError on a missing one."""
+    values = dict(values)
+    task = values.pop("task", None)
+    if task not in _CLASSES:
+        raise ValueError(f"task {task!r} is none of {', '.join(_CLASSES)}")
+    recipe_class: Any = _CLASSES[task]
+    unknown = set(values) - {field.name for field in fields(recipe_class)}
+    if unknown:
+        raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")
+    return recipe_class(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def changes(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two recipes differ: name -> (old, new)."""
+    before, after = old.as_dict(), new.as_dict()
+    return {key: (before.get(key), after.get(key)) for key in after if before.get(key) != after.get(key)}
 
 
 def below(recipe: Recipe, least: int, *names: str) -> list[str]:

@@ -1,7 +1,78 @@
-"""The tasks: `train` and `resume` run a recipe, `load` brings a trained network back."""
+"""The tasks, and what users call: `train` and `resume` run a recipe, `load` reads a trained network."""
 
+import importlib
+from pathlib import Path
+from typing import Any
+
+from rmt.errors import RMTError
 from rmt.inference.classify import Prediction, Predictor
-from rmt.training.run import TrainingStopped, TrainResult, resume, train
-from rmt.training.task import load
+from rmt.model import read_metadata
+from rmt.recipes.recipe import Recipe
+from rmt.training import run as trainer
+from rmt.training.run import TrainingStopped, TrainResult
+from rmt.training.run_folder import RunFolder
+from rmt.training.task import Task
 
-__all__ = ["Prediction", "Predictor", "TrainResult", "TrainingStopped", "load", "resume", "train"]
+#: The registry: a task's name, which its recipes and model files carry, and the package whose `TASK` it is.
+TASKS = {
+    "classify": "rmt.tasks.classify",
+    "detect": "rmt.tasks.detect",
+    "segment": "rmt.tasks.segment",
+}
+
+__all__ = [
+    "TASKS",
+    "Prediction",
+    "Predictor",
+    "TrainResult",
+    "TrainingStopped",
+    "load",
+    "resume",
+    "task_named",
+    "task_of_checkpoint",
+    "train",
+]
+
+
+def task_named(name: str) -> Task:
+    """Returns the task of that name, importing its package on first use. Raises RMTError when there is none."""
+    if name not in TASKS:
+        raise RMTError(f"no such task: {name!r}; there are {', '.join(TASKS)}")
+    return importlib.import_module(TASKS[name]).TASK
+
+
+def task_of_checkpoint(path: str | Path) -> tuple[str, Task]:
+    """Returns the name and the task of a model file or run folder."""
+    name = read_metadata(path)["task"]
+    return name, task_named(name)
+
+
+def train(recipe: Recipe) -> TrainResult:
+    """Trains as the recipe says, in a new run folder.
+
+    Raises RMTError for a mistake of the user, and TrainingStopped on Ctrl-C or SIGTERM, after the state was saved.
+    """
+    return trainer.train(recipe, task_named(recipe.task))
+
+
+def resume(run: Path | str, recipe: Recipe | None = None, *, accept_changes: bool = False) -> TrainResult:
+    """Continues an interrupted run exactly where its last state was saved.
+
+    Args:
+        run: the run's folder.
+        recipe: replaces the one in the folder. Fields that it leaves open keep the values of the run so far.
+        accept_changes: continue although `recipe` differs in something that changes the result.
+
+    Raises RMTError that names the changed fields when they are not accepted; otherwise raises as `train` does.
+    """
+    folder = RunFolder.open(Path(run))
+    return trainer.resume(folder, task_named(folder.task), recipe, accept_changes=accept_changes)
+
+
+def load(path: str | Path, **options: Any) -> Any:
+    """Returns the trained network in a `.safetensors` file, or the best one of a run folder, ready for images.
+
+    What is returned depends on the file's task: a `Predictor` for a classifier. `options` are those of that task's
+    `load`, `device` and `precision` among them. Raises RMTError when the file is not a model file of this package.
+    """
+    return task_of_checkpoint(path)[1].load(path, **options)

@@ -51,6 +51,12 @@ def judged_line(about: Mapping[str, Any], images: int) -> str:
     return ("warning: " if about["part"] in ("train", "all") else "") + f"{weights} on {on}"
 
 
+def unreadable_lines(bad: Mapping[str, str], most: int = 5) -> list[str]:
+    """Returns lines for the first few images that an evaluation could not read (name -> reason), and their number."""
+    lines = [f"passed over: {name} ({reason})" for name, reason in list(bad.items())[:most]]
+    return lines + ([f"… {len(bad)} unreadable images in all"] if len(bad) > most else [])
+
+
 def _same(place: Any, other: str | Path) -> bool:
     """Whether two places are one, however written."""
     if not isinstance(place, str) or not place or is_url(place) or is_url(str(other)):

@@ -9,13 +9,13 @@ import safetensors.torch
 from rmt.device import choose_device
 from rmt.errors import RMTError
 from rmt.model import describe_weights, resolve_checkpoint
-from rmt.training.task import RecipeT, Say
+from rmt.training.task import Log, RecipeT
 
 if TYPE_CHECKING:  # classification has no use for detectors and what they import
     from rmt.heads.model_files import Model
 
 
-def settle_model(recipe: RecipeT) -> RecipeT:
+def resolve_model(recipe: RecipeT) -> RecipeT:
     """The recipe with `model="auto"` replaced: that of the weights, or without any what suits the device.
 
     That is rmt_tiny on a GPU, and rmt_pico on a CPU, where rmt_tiny takes hours. Raises RMTError where the weights do
@@ -36,7 +36,7 @@ def other_classes(own: dict[str, Any], classes: Sequence[str]) -> bool:
     return bool(own["classes"]) and tuple(own["classes"]) != tuple(classes)
 
 
-def start_with_head(model: "Model", weights: str, classes: Sequence[str], say: Say) -> None:
+def load_backbone_or_all(model: "Model", weights: str, classes: Sequence[str], log: Log) -> None:
     """Loads weights into a detector or segmenter: all of them where head and classes match, else the backbone.
 
     The pyramid's norms come with the backbone of any detector or segmenter. What was taken is said in one line. Raises
@@ -48,7 +48,7 @@ def start_with_head(model: "Model", weights: str, classes: Sequence[str], say: S
         found, state = safetensors.torch.load_file(path), model.state_dict()
         if found.keys() == state.keys() and all(found[name].shape == value.shape for name, value in state.items()):
             model.load_state_dict(found)
-            say(f"starting from the whole {model.head_name} in {path}")
+            log(f"starting from the whole {model.head_name} in {path}")
             return
     fresh_norms = model.pyramid.load_official(path)
-    say(f"starting from the backbone in {path}; the head{' and the pyramid norms are' if fresh_norms else ' is'} new")
+    log(f"starting from the backbone in {path}; the head{' and the pyramid norms are' if fresh_norms else ' is'} new")

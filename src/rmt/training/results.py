@@ -15,7 +15,7 @@ from rmt.training.batch import effective_batch
 from rmt.training.logging.display import duration
 from rmt.training.module import TrainingModule
 from rmt.training.run_folder import RunFolder
-from rmt.training.task import Trained
+from rmt.training.task import FinishedRun
 
 
 def best_of(module: TrainingModule, folder: RunFolder) -> nn.Module:
@@ -26,7 +26,7 @@ def best_of(module: TrainingModule, folder: RunFolder) -> nn.Module:
 
 
 def facts(
-    module: TrainingModule, trained: Trained, results: dict[str, dict[str, float]], *, judged_on: Literal["val", "test"]
+    module: TrainingModule, run: FinishedRun, results: dict[str, dict[str, float]], *, judged_on: Literal["val", "test"]
 ) -> dict[str, Any]:
     """The part of `metrics.json` that is alike for all tasks.
 
@@ -34,7 +34,7 @@ def facts(
     or of test images, whose scores stand beside those.
     """
     progress, recipe = module.progress, module.recipe
-    epochs = max(int(row["epoch"]) for row in trained.history.rows if row["kind"] == "epoch")
+    epochs = max(int(row["epoch"]) for row in run.history.rows if row["kind"] == "epoch")
     measure = module.measure.best
     return {
         "recipe": recipe.name,
@@ -48,16 +48,16 @@ def facts(
             "epoch": epochs,
             **{kind: {"val": progress.val[kind], judged_on: results[kind]} for kind in module.networks()},
         },
-        "best": {**read_metadata(trained.folder.best)["metrics"], judged_on: results["best"]},
+        "best": {**read_metadata(run.folder.best)["metrics"], judged_on: results["best"]},
         "best_val": {kind: {measure: b.score, "epoch": b.epoch} for kind, b in progress.best.items() if b.epoch},
         "skipped_files": module.data.skipped,
         "skipped_batches": progress.skipped_batches,
         "training_seconds": round(progress.seconds, 1),
         "images_per_s": _pace(module, epochs),
         "machine": {
-            "device": str(trained.device),
+            "device": str(run.device),
             "devices": module.devices,
-            "precision": trained.precision,
+            "precision": run.precision,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         },
@@ -69,14 +69,14 @@ def _pace(module: TrainingModule, epochs: int) -> float:
     return round(images / max(module.progress.seconds, 1e-9), 1)
 
 
-def write(module: TrainingModule, trained: Trained, metrics: dict[str, Any], best: nn.Module) -> None:
+def write(module: TrainingModule, run: FinishedRun, metrics: dict[str, Any], best: nn.Module) -> None:
     """Writes `metrics.json`, and the weight files once more, now with their final scores."""
     last = metrics["last"]
     for kind, network in module.networks().items():
         scores = {"epoch": last["epoch"], "weights": kind, **last[kind]}
-        trained.files.save("last" if kind == "raw" else f"last-{kind}", network.state_dict(), scores)
-    trained.files.save("best", best.state_dict(), metrics["best"])
-    write_text(trained.folder.metrics_json, json.dumps(metrics, indent=2) + "\n")
+        run.files.save("last" if kind == "raw" else f"last-{kind}", network.state_dict(), scores)
+    run.files.save("best", best.state_dict(), metrics["best"])
+    write_text(run.folder.metrics_json, json.dumps(metrics, indent=2) + "\n")
 
 
 def judged_rows(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

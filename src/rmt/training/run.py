@@ -11,8 +11,7 @@ from rich.console import Console
 from rmt.data.randomness import seed_process
 from rmt.device import choose_device, choose_precision
 from rmt.errors import RMTError
-from rmt.recipes.recipe import Precision, Recipe
-from rmt.recipes.stored import changes, from_dict
+from rmt.recipes.recipe import Precision, Recipe, changes, from_dict
 from rmt.training.batch import settle_batch
 from rmt.training.checkpoints.callback import Interrupted, StateCheckpoint
 from rmt.training.checkpoints.io import newest_good_state
@@ -27,7 +26,7 @@ from rmt.training.network import adapt
 from rmt.training.profile import OptimiserMark, StepProfile
 from rmt.training.recorder import Recorder
 from rmt.training.run_folder import RunFolder
-from rmt.training.task import Trained, task_named
+from rmt.training.task import FinishedRun, Task
 from rmt.training.weight_files import WeightFiles
 
 #: Fields that may differ on resume without a word, since the result does not depend on them.
@@ -57,7 +56,7 @@ def refuse_problems(recipe: Recipe) -> None:
         raise RMTError("; ".join(problems))
 
 
-def train(recipe: Recipe) -> TrainResult:
+def train(recipe: Recipe, task: Task) -> TrainResult:
     """Trains as the recipe says, in a new run folder.
 
     Raises RMTError for anything the user can mend, TrainingStopped on Ctrl-C or SIGTERM (with the state saved).
@@ -65,17 +64,16 @@ def train(recipe: Recipe) -> TrainResult:
     recipe = _placed(recipe)
     with joined(recipe):
         processes.from_main(lambda: RunFolder.refuse_used(recipe))  # before the data are read, which may take a while
-        fitted = _fit(task_named(recipe.task).settle(recipe), None, _console())
-    return _finish(*fitted)
+        module, run = _fit(task.resolve(recipe), task, None, _console())
+    return _finish(module, run, task)
 
 
-def resume(run: Path | str, recipe: Recipe | None = None, *, accept_changes: bool = False) -> TrainResult:
+def resume(folder: RunFolder, task: Task, recipe: Recipe | None = None, *, accept_changes: bool = False) -> TrainResult:
     """Goes on with an interrupted run, exactly where its last state was saved.
 
     `recipe` is the one in the folder unless another is given. When it differs from the one the run began with in
     anything that changes the result, RMTError says in what, unless `accept_changes`. Raises as `train` does.
     """
-    folder = RunFolder.open(Path(run))
     recipe = folder.read_recipe() if recipe is None else recipe
     recipe = _placed(recipe)
     with joined(recipe):
@@ -90,19 +88,21 @@ def resume(run: Path | str, recipe: Recipe | None = None, *, accept_changes: boo
         if changed:
             said = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items())
             if not accept_changes:
-                raise RMTError(f"the recipe is not the one {run} began with: {said}; --accept-changes goes on with it")
+                raise RMTError(
+                    f"the recipe is not the one {folder.path} began with: {said}; --accept-changes goes on with it"
+                )
             console.print(f"recipe changed: {said}", markup=False)
         elif folder.metrics_json.exists():
             metrics = json.loads(folder.metrics_json.read_text(encoding="utf-8"))
-            for line in ["this run is complete", *task_named(recipe.task).summary(metrics, folder)]:
+            for line in ["this run is complete", *task.summary(metrics, folder)]:
                 console.print(line, markup=False)
             return TrainResult(folder.path, metrics)
         if state is None:
             console.print("no state was saved yet: starting from the beginning", markup=False)
-        recipe = replace(recipe, output=str(run))
+        recipe = replace(recipe, output=str(folder.path))
         processes.from_main(lambda: folder.write_recipe(recipe))
-        fitted = _fit(recipe, state, console, folder)
-    return _finish(*fitted)
+        module, run = _fit(recipe, task, state, console, folder)
+    return _finish(module, run, task)
 
 
 def _placed(recipe: Recipe) -> Recipe:
@@ -114,8 +114,8 @@ def _placed(recipe: Recipe) -> Recipe:
 
 
 def _fit(
-    recipe: Recipe, state: dict[str, Any] | None, console: Console, folder: RunFolder | None = None
-) -> tuple[TrainingModule, Trained]:
+    recipe: Recipe, task: Task, state: dict[str, Any] | None, console: Console, folder: RunFolder | None = None
+) -> tuple[TrainingModule, FinishedRun]:
     """Builds everything and trains, onwards from `state` if there is one; in every process of the run."""
     quiet_libraries()
     device = choose_device(recipe.device)
@@ -123,8 +123,7 @@ def _fit(
     # Settled like the rest: else a run begun on a GPU would go on in fp32 on a CPU.
     recipe = replace(recipe, precision=cast(Precision, precision))
     seed_process(recipe.seed)
-    task = task_named(recipe.task)
-    module = task.prepare(recipe, fresh=state is None, say=lambda line: console.print(line, markup=False))
+    module = task.build(recipe, fresh=state is None, log=lambda line: console.print(line, markup=False))
     recipe, data, measure = module.recipe, module.data, module.measure
     adapt(module.model, recipe, device)
 
@@ -173,16 +172,15 @@ def _fit(
         display.stop()
         history.close()
         module.close_loaders()
-    return module, Trained(folder, history, files, device, precision, console)
+    return module, FinishedRun(folder, history, files, device, precision, console)
 
 
-def _finish(module: TrainingModule, trained: Trained) -> TrainResult:
+def _finish(module: TrainingModule, run: FinishedRun, task: Task) -> TrainResult:
     """Judges and reports; in the main process alone, so that every image is counted once whatever the task."""
-    task = task_named(module.recipe.task)
-    metrics = task.finish(module, trained)
-    for line in task.summary(metrics, trained.folder):
-        trained.console.print(line, markup=False)
-    return TrainResult(trained.folder.path, metrics)
+    metrics = task.finish(module, run)
+    for line in task.summary(metrics, run.folder):
+        run.console.print(line, markup=False)
+    return TrainResult(run.folder.path, metrics)
 
 
 def _console() -> Console:

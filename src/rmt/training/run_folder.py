@@ -5,12 +5,12 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from rmt.atomic import write_text
 from rmt.errors import RMTError
 from rmt.output_folder import create_folder, require_empty, unused_path
-from rmt.recipes.recipe import Recipe
-from rmt.recipes.stored import from_dict
+from rmt.recipes.recipe import Recipe, from_dict
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,20 @@ class RunFolder:
     def write_recipe(self, recipe: Recipe) -> None:
         write_text(self.recipe, json.dumps(recipe.as_dict(), indent=2) + "\n")
 
+    @property
+    def task(self) -> str:
+        """The name of the recipe's task. Raises RMTError when the recipe cannot be read."""
+        return str(self._recipe_values().get("task"))
+
     def read_recipe(self) -> Recipe:
-        """The recipe as run. Raises RMTError when the file cannot be understood."""
+        """Reads the recipe of the run. Raises RMTError when it cannot be read."""
         try:
-            return from_dict(json.loads(self.recipe.read_text(encoding="utf-8")))
+            return from_dict(self._recipe_values())
+        except (ValueError, TypeError) as error:
+            raise RMTError(f"cannot read {self.recipe}: {error}") from error
+
+    def _recipe_values(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.recipe.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise RMTError(f"cannot read {self.recipe}: {error}") from error

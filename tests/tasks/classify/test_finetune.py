@@ -9,7 +9,7 @@ from helpers.runs import finished_run, tiny_recipe
 import rmt
 from rmt.recipes import finetune
 from rmt.tasks.classify.baseline import MajorityBaseline
-from rmt.tasks.classify.build import settle, settle_length
+from rmt.tasks.classify.build import resolve, resolve_length
 
 LEARNING = dict(epochs=8, lr=1e-2, accumulate=1, mixup=0.0, cutmix=0.0, random_erasing=0.0, randaugment="")
 
@@ -26,14 +26,14 @@ def test_colours_are_learned_from_scratch(tmp_path):
 
 def test_what_the_recipe_leaves_open_is_chosen_to_suit():
     scratch, from_weights = (
-        settle(replace(finetune(), data="photos", device="cpu", weights=w)) for w in ("", str(finished_run()))
+        resolve(replace(finetune(), data="photos", device="cpu", weights=w)) for w in ("", str(finished_run()))
     )
     assert (scratch.model, scratch.image_size, scratch.lr, scratch.layer_decay) == ("rmt_pico", 96, 2e-3, 1.0)
     assert (from_weights.model, from_weights.image_size) == ("rmt_test", 32)
     assert (from_weights.lr, from_weights.layer_decay) == (5e-4, 0.75)
-    assert [settle_length(scratch, updates).epochs for updates in (1, 15, 1000)] == [200, 100, 30]
-    assert settle_length(from_weights, 10).epochs == 50
-    assert settle_length(replace(scratch, epochs=3), 1) == replace(scratch, epochs=3)
+    assert [resolve_length(scratch, updates).epochs for updates in (1, 15, 1000)] == [200, 100, 30]
+    assert resolve_length(from_weights, 10).epochs == 50
+    assert resolve_length(replace(scratch, epochs=3), 1) == replace(scratch, epochs=3)
 
 
 def test_weights_of_the_same_classes_keep_their_classifier(tmp_path, capsys):

@@ -21,7 +21,7 @@ from rmt.inference.colours import bright
 from rmt.model import read_metadata
 from rmt.recipes import from_dict
 from rmt.tasks import resume
-from rmt.tasks.detect.build import build, prepare, settle
+from rmt.tasks.detect.build import build, build_detector, resolve
 from rmt.tasks.detect.module import DetectModule
 from rmt.tasks.detect.scoring import describe, evaluate_checkpoint
 from rmt.tasks.detect.task import TASK
@@ -32,7 +32,7 @@ from rmt.training.run_folder import RunFolder
 def built(head: str, **changes):
     recipe = tiny_recipe(head=head, masks=head != "retinanet", **changes)
     torch.manual_seed(0)
-    return prepare(recipe, fresh=True, say=lambda line: None)
+    return build(recipe, fresh=True, log=lambda line: None)
 
 
 def test_the_run_folder_holds_what_the_contract_names():
@@ -160,7 +160,7 @@ def test_what_was_answered_before_a_failure_is_in_the_json(tmp_path, monkeypatch
             raise KeyboardInterrupt
         return original(network, image, **options)
 
-    monkeypatch.setattr("rmt.training.task.task_named", lambda _: replace(TASK, answer=stopped))
+    monkeypatch.setattr("rmt.tasks.task_named", lambda _: replace(TASK, answer=stopped))
     with pytest.raises(KeyboardInterrupt):
         predict.run(finished_run(), tuple(pictures), output=tmp_path / "out", device="cpu")
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
@@ -223,7 +223,7 @@ def test_the_rate_warms_up_by_updates_and_falls_by_epochs():
 
 def test_fields_reach_the_detector():
     def options(head, **changes):
-        return build(replace(tiny_recipe(head=head, masks=head != "retinanet"), **changes), 3).options
+        return build_detector(replace(tiny_recipe(head=head, masks=head != "retinanet"), **changes), 3).options
 
     plain = options("mask_rcnn")
     assert (plain.fpn_channels, plain.mask_convs, plain.mask_width, plain.box_fc_width) == (8, 1, 8, 16)
@@ -245,12 +245,12 @@ def test_without_masks_a_set_of_boxes_is_enough(tmp_path):
         del item["segmentation"]
     file = write_json(tmp_path / "boxes.json", content)
     recipe = replace(tiny_recipe(data="", masks=False), images=str(data() / "train2017"), annotations=str(file))
-    module = prepare(recipe, fresh=True, say=lambda line: None)
+    module = build(recipe, fresh=True, log=lambda line: None)
     assert len(module.data.train) + len(module.data.val) == 9 and len(module.data.val) == 2
     losses = module.model(*_batch(module))
     assert set(losses) == {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
     with pytest.raises(RMTError, match="no masks"):
-        prepare(replace(recipe, masks=True), fresh=True, say=lambda line: None)
+        build(replace(recipe, masks=True), fresh=True, log=lambda line: None)
 
 
 def test_one_image_is_enough_to_train_on(tmp_path):
@@ -260,11 +260,11 @@ def test_one_image_is_enough_to_train_on(tmp_path):
     file = str(write_json(tmp_path / "one.json", content))
     recipe = tiny_recipe(data="", accumulate=1)
     recipe = replace(recipe, images=str(data() / "train2017"), annotations=file, val_annotations=file)
-    module = prepare(recipe, fresh=True, say=lambda line: None)
+    module = build(recipe, fresh=True, log=lambda line: None)
     assert module.recipe.batch_size == 1 and module.updates_per_epoch == 1
     assert all(loss.isfinite() for loss in module.model(*_batch(module)).values())
     with pytest.raises(RMTError, match="cannot hold out"):
-        prepare(replace(recipe, val_annotations=""), fresh=True, say=lambda line: None)
+        build(replace(recipe, val_annotations=""), fresh=True, log=lambda line: None)
 
 
 def _batch(module):
@@ -277,8 +277,8 @@ def test_a_classifier_of_ours_gives_the_backbone(tmp_path):
     classifier = rmt.create_model("rmt_test", num_classes=4)
     rmt.save_checkpoint(classifier, tmp_path / "classifier.safetensors", model_name="rmt_test")
     said = []
-    recipe = settle(tiny_recipe(weights=str(tmp_path / "classifier.safetensors"), model="auto"))
-    module = prepare(recipe, fresh=True, say=said.append)
+    recipe = resolve(tiny_recipe(weights=str(tmp_path / "classifier.safetensors"), model="auto"))
+    module = build(recipe, fresh=True, log=said.append)
     assert recipe.model == "rmt_test" and any("from the backbone in" in line for line in said)
     ours = module.model.pyramid.backbone.state_dict()
     assert all(torch.equal(value, classifier.state_dict()[name]) for name, value in ours.items())

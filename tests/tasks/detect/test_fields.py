@@ -14,7 +14,7 @@ from helpers.detect_runs import data, tiny_recipe
 
 import rmt
 from rmt.recipes import DetectRecipe
-from rmt.tasks.detect.build import prepare
+from rmt.tasks.detect.build import build
 from rmt.tasks.detect.data import DetectData
 from rmt.training.machine import build_trainer
 
@@ -98,7 +98,7 @@ ELSEWHERE = {
 def observe(recipe: DetectRecipe) -> dict[str, Any]:
     """Everything a run's outcome hangs on, as plain values: data, detector, optimiser, schedule, trainer."""
     torch.manual_seed(recipe.seed)
-    module = prepare(recipe, fresh=True, say=lambda line: None)
+    module = build(recipe, fresh=True, log=lambda line: None)
     optimizer = module.build_optimizer()
     schedule = module.build_schedule(optimizer)
     trainer = build_trainer(recipe, epochs=module.epochs, batches_per_epoch=1, callbacks=[], folder=Path())

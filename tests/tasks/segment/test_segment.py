@@ -20,7 +20,7 @@ from rmt.commands.cli import main
 from rmt.model import create_model, read_metadata
 from rmt.recipes import SegmentRecipe
 from rmt.tasks import resume
-from rmt.tasks.segment.build import prepare, settle
+from rmt.tasks.segment.build import build, resolve
 from rmt.tasks.segment.data import SegmentData
 from rmt.tasks.segment.module import SegmentModule
 from rmt.tasks.segment.scoring import evaluate_checkpoint
@@ -123,7 +123,7 @@ def test_it_learns_its_colours(tmp_path, monkeypatch):
 def observe(recipe: SegmentRecipe) -> dict[str, Any]:
     """Everything a run's outcome hangs on, as plain values."""
     torch.manual_seed(0)
-    module = prepare(recipe, fresh=True, say=lambda line: None)
+    module = build(recipe, fresh=True, log=lambda line: None)
     optimizer = module.build_optimizer()
     schedule = module.build_schedule(optimizer)
     batch = next(iter(module.data.train_loader()))
@@ -239,7 +239,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def test_method_7_s_rates():
-    module = prepare(replace(tiny(), iterations=1000, validate_every=500, poly_power=0.9), fresh=True, say=print)
+    module = build(replace(tiny(), iterations=1000, validate_every=500, poly_power=0.9), fresh=True, log=print)
     optimizer = module.build_optimizer()
     schedule = module.build_schedule(optimizer)
     for update in (0, 1, 2, 500, 999):
@@ -267,25 +267,25 @@ def test_starting_weights_are_a_classifier_s_backbone_or_a_whole_segmenter(tmp_p
     said: list[str] = []
     classifier = create_model("rmt_test")
     rmt.save_checkpoint(classifier, tmp_path / "c.safetensors", classes=("a", "b"))
-    module = prepare(tiny(weights=str(tmp_path / "c.safetensors")), fresh=True, say=said.append)
+    module = build(tiny(weights=str(tmp_path / "c.safetensors")), fresh=True, log=said.append)
     assert torch.equal(module.model.pyramid.backbone.stem[0].weight, classifier.stem[0].weight)
     assert "the head and the pyramid norms are new" in said[-1]
-    whole = prepare(tiny(weights=str(finished())), fresh=True, say=said.append)
+    whole = build(tiny(weights=str(finished())), fresh=True, log=said.append)
     assert "the whole semantic_fpn" in said[-1]
     trained = rmt.load(finished(), device="cpu").model
     assert torch.equal(whole.model.head.classifier.weight, trained.head.classifier.weight)
     other = make_segments(tmp_path / "other")
     (other / "classes.txt").write_text("field\nred\nblue\n")
-    part = prepare(tiny(data=str(other), weights=str(finished())), fresh=True, say=said.append)
+    part = build(tiny(data=str(other), weights=str(finished())), fresh=True, log=said.append)
     assert "the head is new" in said[-1]
     assert torch.equal(part.model.pyramid.norms[0].weight, trained.pyramid.norms[0].weight)
 
 
 def test_auto_takes_the_network_of_the_weights():
-    assert settle(tiny(model="auto", weights=str(finished()))).model == "rmt_test"
-    assert settle(tiny(model="auto", device="cpu")).model == "rmt_pico"
+    assert resolve(tiny(model="auto", weights=str(finished()))).model == "rmt_test"
+    assert resolve(tiny(model="auto", device="cpu")).model == "rmt_pico"
     with pytest.raises(rmt.RMTError, match="--data is missing"):
-        settle(tiny(data=""))
+        resolve(tiny(data=""))
 
 
 def test_evaluation_by_an_obvious_histogram():

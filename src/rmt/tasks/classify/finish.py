@@ -8,33 +8,33 @@ from rmt.tasks.classify.evaluate import evaluate
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.training.results import best_of, closing_lines, facts, judged_rows, write
 from rmt.training.run_folder import RunFolder
-from rmt.training.task import Trained
+from rmt.training.task import FinishedRun
 
 
-def finish(module: ClassifyModule, trained: Trained) -> dict[str, Any]:
+def finish(module: ClassifyModule, run: FinishedRun) -> dict[str, Any]:
     """Judges last, averaged and best weights in one pass over the test images; see `Task.finish`."""
     from rmt.tasks.classify.report import draw_report  # matplotlib takes a second to import
 
-    data, folder = module.data, trained.folder
+    data, folder = module.data, run.folder
     best = best_of(module, folder)
     loader = data.eval_loader(data.test)
     seen = evaluate(
         {**module.networks(), "best": best},
         loader,
         len(data.classes),
-        device=trained.device,
-        precision=trained.precision,
+        device=run.device,
+        precision=run.precision,
     )
     loader.close()
     confusion = seen.confusion("best")
-    metrics = facts(module, trained, seen.results(), judged_on="test")
+    metrics = facts(module, run, seen.results(), judged_on="test")
     metrics["images"] = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
     metrics["best_chosen_on"] = data.chosen_on
     metrics["test_is_val"] = data.val is data.test
     metrics["unreadable"] = {"train and val": module.progress.bad_images, "test": seen.unread}
     metrics["recall_percent"] = _recall(data.classes, confusion)
-    write(module, trained, metrics, best)
-    draw_report(folder, data, trained.history, metrics, confusion, seen.answers, best)
+    write(module, run, metrics, best)
+    draw_report(folder, data, run.history, metrics, confusion, seen.answers, best)
     return metrics
 
 

@@ -10,8 +10,7 @@ from rmt.data.transforms import eval_transform
 from rmt.errors import RMTError
 from rmt.inference.classify import load
 from rmt.tasks.classify.evaluate import evaluate
-from rmt.training.evaluated import judged, own_hold_out
-from rmt.training.task import unreadable_lines
+from rmt.training.evaluated import judged, own_hold_out, unreadable_lines
 
 
 def evaluate_checkpoint(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rmt.inference.classify import Predictor, load
 from rmt.inference.predictions import Answer
-from rmt.tasks.classify.build import prepare, settle
+from rmt.tasks.classify.build import build, resolve
 from rmt.tasks.classify.finish import finish, summary
 from rmt.tasks.classify.scoring import describe, evaluate_checkpoint
 from rmt.training.task import Task
@@ -19,8 +19,8 @@ def answer(network: Predictor, image: Path, *, top_k: int = 5) -> Answer:
 
 
 TASK = Task(
-    settle=settle,
-    prepare=prepare,
+    resolve=resolve,
+    build=build,
     finish=finish,
     summary=summary,
     load=load,

@@ -10,35 +10,35 @@ from rmt.heads.detection import MaskRCNN, RetinaNet
 from rmt.recipes.detect_recipe import DetectRecipe
 from rmt.tasks.detect.data import DetectData
 from rmt.tasks.detect.module import DetectModule
-from rmt.training.initial_weights import settle_model, start_with_head
+from rmt.training.initial_weights import load_backbone_or_all, resolve_model
 from rmt.training.optimizers import peak_lr
-from rmt.training.task import Say
+from rmt.training.task import Log
 
 _UPDATES = 2000  # of a run that leaves its epochs open
 _PRE_NMS, _TEST_PROPOSALS = 2000, 1000
 
 
-def settle(recipe: DetectRecipe) -> DetectRecipe:
-    """The recipe with `model="auto"` replaced, see `settle_model`."""
+def resolve(recipe: DetectRecipe) -> DetectRecipe:
+    """The recipe with `model="auto"` replaced, see `resolve_model`."""
     if not recipe.data and not recipe.annotations:
         raise RMTError("--data is missing: a COCO folder; or give --images FOLDER --annotations FILE.json")
-    return settle_model(recipe)
+    return resolve_model(recipe)
 
 
-def prepare(recipe: DetectRecipe, *, fresh: bool, say: Say) -> DetectModule:
-    """See `Task.prepare`."""
+def build(recipe: DetectRecipe, *, fresh: bool, log: Log) -> DetectModule:
+    """See `Task.build`."""
     data = DetectData.open(recipe)
     for line in (*data.train.notes, *(data.val.notes if data.val.table is not data.train.table else ())):
-        say(line)
-    model = build(recipe, len(data.classes))
+        log(line)
+    model = build_detector(recipe, len(data.classes))
     if recipe.weights and fresh:
-        start_with_head(model, recipe.weights, data.classes, say)
+        load_backbone_or_all(model, recipe.weights, data.classes, log)
     recipe = replace(recipe, batch_size=data.batch_size)  # as it runs: never more than there are images
-    recipe = settle_length(recipe, data.batches_per_epoch // recipe.accumulate)
+    recipe = resolve_length(recipe, data.batches_per_epoch // recipe.accumulate)
     return DetectModule(model, recipe, replace(data, recipe=recipe), lr=peak_lr(recipe))
 
 
-def settle_length(recipe: DetectRecipe, updates_per_epoch: int) -> DetectRecipe:
+def resolve_length(recipe: DetectRecipe, updates_per_epoch: int) -> DetectRecipe:
     """The recipe with `epochs=0` replaced, and the steps of its rate placed as 1x has them, at 8/12 and 11/12."""
     if recipe.epochs:
         return recipe
@@ -47,7 +47,7 @@ def settle_length(recipe: DetectRecipe, updates_per_epoch: int) -> DetectRecipe:
     return replace(recipe, epochs=epochs, lr_steps=steps)
 
 
-def build(recipe: DetectRecipe, num_classes: int) -> RetinaNet | MaskRCNN:
+def build_detector(recipe: DetectRecipe, num_classes: int) -> RetinaNet | MaskRCNN:
     """The detector that the recipe describes."""
     options: dict[str, Any] = {"fpn_channels": recipe.fpn_channels}
     if recipe.head == "retinanet":

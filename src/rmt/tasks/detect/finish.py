@@ -6,27 +6,27 @@ from rmt.tasks.detect.module import DetectModule
 from rmt.tasks.detect.scoring import evaluate
 from rmt.training.results import best_of, closing_lines, facts, judged_rows, write
 from rmt.training.run_folder import RunFolder
-from rmt.training.task import Trained
+from rmt.training.task import FinishedRun
 
 
-def finish(module: DetectModule, trained: Trained) -> dict[str, Any]:
+def finish(module: DetectModule, run: FinishedRun) -> dict[str, Any]:
     """See `Task.finish`. Last and averaged weights keep the scores of the last epoch, of the same images."""
     from rmt.tasks.detect.report import draw_report  # matplotlib takes a second to import
 
     data = module.data
-    best = best_of(module, trained.folder)
+    best = best_of(module, run.folder)
     loader = data.val_loader()
-    gathering, unread = evaluate(best, data.val, loader, device=trained.device, precision=trained.precision)  # type: ignore[arg-type]
+    gathering, unread = evaluate(best, data.val, loader, device=run.device, precision=run.precision)  # type: ignore[arg-type]
     loader.close()
     scores = gathering.score()
-    metrics = facts(module, trained, {**module.progress.val, "best": scores.flat()}, judged_on="val")
+    metrics = facts(module, run, {**module.progress.val, "best": scores.flat()}, judged_on="val")
     metrics["head"] = data.recipe.head
     metrics["images"] = {"train": len(data.train), "val": len(data.val)}
     metrics["best_chosen_on"] = f"the {len(data.val):,} validation images themselves, which flatters it"
     metrics["unreadable"] = {"train and val": module.progress.bad_images | unread}
     metrics["per_class"] = scores.per_class
-    write(module, trained, metrics, best)
-    draw_report(data, trained, metrics, scores, gathering, module.updates_per_epoch)
+    write(module, run, metrics, best)
+    draw_report(data, run, metrics, scores, gathering, module.updates_per_epoch)
     return metrics
 
 

@@ -15,13 +15,13 @@ from rmt.inference.boxes import draw, found, side_by_side, truth
 from rmt.tasks.detect.data import DetectData
 from rmt.tasks.detect.metrics import Gathering, Scores
 from rmt.training.logging import plots as panels
-from rmt.training.task import Trained
+from rmt.training.task import FinishedRun
 
 _PICTURES = 6
 
 
 def draw_report(
-    data: DetectData, trained: Trained, metrics: dict[str, Any], scores: Scores, gathering: Gathering, updates: int
+    data: DetectData, run: FinishedRun, metrics: dict[str, Any], scores: Scores, gathering: Gathering, updates: int
 ) -> None:
     """Draws the page; `scores` and `gathering` are of the best weights, `updates` the updates of an epoch."""
     chosen = sorted(gathering.found)
@@ -30,7 +30,7 @@ def draw_report(
     page.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)  # type: ignore[union-attr, call-arg]
     parts: Any = page.subfigures(3, 1, height_ratios=[1.2, 4, 12.8])
     _title(parts[0], metrics, len(data.val))
-    _curves(parts[1], trained, metrics, scores, updates)
+    _curves(parts[1], run, metrics, scores, updates)
     grid = parts[2].subplots(3, 2).ravel()
     for ax in grid:
         ax.set_axis_off()
@@ -44,7 +44,7 @@ def draw_report(
         ax.set_title(
             "truth (left), found at a score of 0.5 or more (right)", fontsize=9, color=panels.MUTED, loc="left"
         )
-    with replace_file(trained.folder.report) as draft:
+    with replace_file(run.folder.report) as draft:
         page.savefig(draft, dpi=100, format="png")
 
 
@@ -61,11 +61,11 @@ def _title(figure: Any, metrics: dict[str, Any], judged: int) -> None:
     panels.title(figure, metrics["recipe"], facts, scores, f"last epoch, {judged:,} images, %")
 
 
-def _curves(figure: Any, trained: Trained, metrics: dict[str, Any], scores: Scores, updates: int) -> None:
+def _curves(figure: Any, run: FinishedRun, metrics: dict[str, Any], scores: Scores, updates: int) -> None:
     left, middle, right = figure.subplots(1, 3)
 
     def curve(column: str, kind: str = "epoch") -> panels.Curve:
-        steps, values = trained.history.column(column, kind)
+        steps, values = run.history.column(column, kind)
         return [step / updates for step in steps], values
 
     none: panels.Curve = ([], [])

@@ -14,8 +14,7 @@ from rmt.heads.detection import MaskRCNN, RetinaNet
 from rmt.inference.detect import load
 from rmt.tasks.detect.data import eval_loader
 from rmt.tasks.detect.metrics import Gathering, table
-from rmt.training.evaluated import judged, own_hold_out
-from rmt.training.task import unreadable_lines
+from rmt.training.evaluated import judged, own_hold_out, unreadable_lines
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ from rmt.errors import RMTError
 from rmt.inference.boxes import SURE, draw, found
 from rmt.inference.detect import DetectionPredictor, load
 from rmt.inference.predictions import Answer
-from rmt.tasks.detect.build import prepare, settle
+from rmt.tasks.detect.build import build, resolve
 from rmt.tasks.detect.finish import finish, summary
 from rmt.tasks.detect.scoring import describe, evaluate_checkpoint
 from rmt.training.task import Task
@@ -53,8 +53,8 @@ def document(network: DetectionPredictor, answers: Sequence[tuple[Path, Answer]]
 
 
 TASK = Task(
-    settle=settle,
-    prepare=prepare,
+    resolve=resolve,
+    build=build,
     finish=finish,
     summary=summary,
     load=load,

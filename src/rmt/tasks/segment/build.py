@@ -8,16 +8,16 @@ from rmt.model import create_model
 from rmt.recipes.segment_recipe import SegmentRecipe
 from rmt.tasks.segment.data import SegmentData
 from rmt.tasks.segment.module import SegmentModule
-from rmt.training.initial_weights import settle_model, start_with_head
+from rmt.training.initial_weights import load_backbone_or_all, resolve_model
 from rmt.training.optimizers import peak_lr
-from rmt.training.task import Say
+from rmt.training.task import Log
 
 
-def settle(recipe: SegmentRecipe) -> SegmentRecipe:
-    """The recipe with `model="auto"` replaced, see `settle_model`."""
+def resolve(recipe: SegmentRecipe) -> SegmentRecipe:
+    """The recipe with `model="auto"` replaced, see `resolve_model`."""
     if not recipe.data:
         raise RMTError("--data is missing: a folder with images/ and annotations/ (or masks/), and a class list")
-    return settle_model(recipe)
+    return resolve_model(recipe)
 
 
 def head_args(recipe: SegmentRecipe) -> dict[str, Any]:
@@ -30,12 +30,12 @@ def head_args(recipe: SegmentRecipe) -> dict[str, Any]:
     return {"channels": width, "aux_channels": max(width // 2, 1)}
 
 
-def prepare(recipe: SegmentRecipe, *, fresh: bool, say: Say) -> SegmentModule:
-    """See `Task.prepare`."""
+def build(recipe: SegmentRecipe, *, fresh: bool, log: Log) -> SegmentModule:
+    """See `Task.build`."""
     backbone = create_model(recipe.model, drop_path_rate=recipe.drop_path)
     data = SegmentData.open(recipe, backbone.pretrained_cfg)
     model = segmenter(recipe.head, backbone, len(data.classes), head_args=head_args(recipe))
     model.aux_weight = recipe.aux_weight
     if recipe.weights and fresh:
-        start_with_head(model, recipe.weights, data.classes, say)
+        load_backbone_or_all(model, recipe.weights, data.classes, log)
     return SegmentModule(model, recipe, data, lr=peak_lr(recipe))

@@ -6,17 +6,17 @@ from rmt.tasks.segment.module import SegmentModule
 from rmt.tasks.segment.scoring import evaluate, results
 from rmt.training.results import best_of, closing_lines, facts, judged_rows, write
 from rmt.training.run_folder import RunFolder
-from rmt.training.task import Trained
+from rmt.training.task import FinishedRun
 
 _SHORT = ("miou", "macc", "aacc", "pixels")
 
 
-def finish(module: SegmentModule, trained: Trained) -> dict[str, Any]:
+def finish(module: SegmentModule, run: FinishedRun) -> dict[str, Any]:
     """Judges all weights in one pass over the validation images; see `Task.finish`."""
     from rmt.tasks.segment.report import draw_report  # matplotlib takes a second to import
 
     data = module.data
-    best = best_of(module, trained.folder)
+    best = best_of(module, run.folder)
     loader = data.val_loader()
     seen = evaluate(
         {**module.networks(), "best": best},
@@ -24,20 +24,20 @@ def finish(module: SegmentModule, trained: Trained) -> dict[str, Any]:
         len(data.classes),
         preprocessing=data.preprocessing,
         inference=module.inference,
-        device=trained.device,
-        precision=trained.precision,
+        device=run.device,
+        precision=run.precision,
     )
     loader.close()
     details = {name: results(counts, data.classes) for name, counts in seen.counts.items()}
     scores = {name: {key: of[key] for key in _SHORT} for name, of in details.items()}
-    metrics = facts(module, trained, scores, judged_on="val")
+    metrics = facts(module, run, scores, judged_on="val")
     metrics["images"] = {"train": len(data.train), "val": len(data.val)}
     metrics["best_chosen_on"] = f"the {len(data.val):,} validation images themselves, which flatters it"
     metrics["iterations"] = module.recipe.iterations
     metrics["unreadable"] = {"train and val": module.progress.bad_images}
     metrics["details"] = {name: {k: v for k, v in of.items() if k != "confusion"} for name, of in details.items()}
-    write(module, trained, metrics, best)
-    draw_report(module, trained, metrics, best)
+    write(module, run, metrics, best)
+    draw_report(module, run, metrics, best)
     return metrics
 
 

@@ -17,23 +17,23 @@ from rmt.heads.segmentation.sliding import segment
 from rmt.inference.overlay import overlay
 from rmt.tasks.segment.module import SegmentModule
 from rmt.training.logging import plots as panels
-from rmt.training.task import Trained
+from rmt.training.task import FinishedRun
 
 _SAMPLES = 6
 _MOST_CLASSES = 40  # bars in the panel of classes
 
 
-def draw_report(module: SegmentModule, trained: Trained, metrics: dict[str, Any], model: nn.Module) -> None:
+def draw_report(module: SegmentModule, run: FinishedRun, metrics: dict[str, Any], model: nn.Module) -> None:
     """Draws the page; `model` has the best weights."""
     rows = _class_rows(metrics)
     page = Figure(figsize=(16, 12.4 + 0.22 * len(rows)), facecolor="white", layout="constrained")
     page.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)  # type: ignore[union-attr, call-arg]
     parts: Any = page.subfigures(4, 1, height_ratios=[1.1, 3.9, 1.2 + 0.22 * len(rows), 6.2])
     _title(parts[0], metrics)
-    _curves(parts[1], module, trained, metrics)
+    _curves(parts[1], module, run, metrics)
     _classes(parts[2].subplots(), rows)
-    _samples(parts[3], module, trained, model)
-    with replace_file(trained.folder.report) as draft:
+    _samples(parts[3], module, run, model)
+    with replace_file(run.folder.report) as draft:
         page.savefig(draft, dpi=100, format="png")
 
 
@@ -51,9 +51,9 @@ def _title(figure: Any, metrics: dict[str, Any]) -> None:
     panels.title(figure, metrics["recipe"], facts, scores, f"mIoU, {metrics['images']['val']:,} images")
 
 
-def _curves(figure: Any, module: SegmentModule, trained: Trained, metrics: dict[str, Any]) -> None:
+def _curves(figure: Any, module: SegmentModule, run: FinishedRun, metrics: dict[str, Any]) -> None:
     left, middle, right = figure.subplots(1, 3)
-    history = trained.history
+    history = run.history
 
     def curve(column: str, kind: str = "epoch") -> panels.Curve:
         return history.column(column, kind)
@@ -92,7 +92,7 @@ def _classes(ax: Any, rows: list[dict[str, Any]]) -> None:
     ax.grid(axis="y", visible=False)
 
 
-def _samples(figure: Any, module: SegmentModule, trained: Trained, model: nn.Module) -> None:
+def _samples(figure: Any, module: SegmentModule, run: FinishedRun, model: nn.Module) -> None:
     """Validation images drawn at random: the image, the truth, the answer."""
     data, draw = module.data, np.random.default_rng(module.recipe.seed)
     figure.suptitle(

@@ -17,8 +17,7 @@ from rmt.heads.segmentation.sliding import Inference, segment
 from rmt.inference.segment import Mode, inference_from, load
 from rmt.tasks.segment.data import whole_loader
 from rmt.tasks.segment.metrics import Confusion, always, overall, per_class, table
-from rmt.training.evaluated import judged, own_hold_out
-from rmt.training.task import unreadable_lines
+from rmt.training.evaluated import judged, own_hold_out, unreadable_lines
 
 BACKGROUND = "background"
 

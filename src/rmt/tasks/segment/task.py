@@ -8,7 +8,7 @@ from rmt.data.images import read_image
 from rmt.inference.overlay import class_shares, pictures
 from rmt.inference.predictions import Answer
 from rmt.inference.segment import Mode, SegmentPredictor, inference_from, load
-from rmt.tasks.segment.build import prepare, settle
+from rmt.tasks.segment.build import build, resolve
 from rmt.tasks.segment.finish import finish, summary
 from rmt.tasks.segment.scoring import describe, evaluate_checkpoint
 from rmt.training.task import Task
@@ -33,8 +33,8 @@ def answer(
 
 
 TASK = Task(
-    settle=settle,
-    prepare=prepare,
+    resolve=resolve,
+    build=build,
     finish=finish,
     summary=summary,
     load=load,

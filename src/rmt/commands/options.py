@@ -1,0 +1,23 @@
+"""Options that only some tasks have."""
+
+import inspect
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from rmt.errors import RMTError
+from rmt.model import read_metadata
+
+
+def options_for(function: Callable, given: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """Returns the options that were given (are not None). Raises RMTError for one that `function` does not take."""
+    chosen = {key: value for key, value in given.items() if value is not None}
+    if unknown := set(chosen) - set(inspect.signature(function).parameters):
+        raise not_an_option(unknown, path)
+    return chosen
+
+
+def not_an_option(options: Collection[str], path: str | Path) -> RMTError:
+    """Returns the error for options that the task of the model file at `path` does not have."""
+    names = ", ".join(f"--{key.replace('_', '-')}" for key in sorted(options))
+    return RMTError(f"{names}: {path} has no use for it, being a model for the task {read_metadata(path)['task']!r}")
