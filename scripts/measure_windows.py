@@ -15,7 +15,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from rmt.heads.segmentation.sliding import Inference, segment
+from rmt.heads.segmentation.sliding import InferenceOptions, segment
 
 
 class PixelWise(nn.Module):
@@ -44,7 +44,7 @@ def main() -> None:
     image = torch.randint(256, (3, args.height, args.width), dtype=torch.uint8)
     before, since = peak_mib(), time.process_time()
     size = (args.height, args.width)
-    settings = Inference(sliding=True, batch=1)
+    settings = InferenceOptions(sliding=True, batch=1)
     segment(network, image, size, mean=(0.5,) * 3, std=(0.5,) * 3, inference=settings)
     result = {
         "image": f"{args.width}x{args.height}",

@@ -22,21 +22,22 @@ class TestSampling:
         heads = tiny("cascade_mask_rcnn", rois_per_image=10**6).roi_heads
         _, target = scene()
         proposals = target["boxes"].repeat(40, 1) + torch.randn(80, 4, generator=torch.Generator().manual_seed(0)) * 5
-        samples = heads.sample(proposals, target, stage, SHAPE)
+        samples = heads.select_training_samples(proposals, target, stage, SHAPE)
         overlap, best = box_iou(samples.boxes, target["boxes"]).max(dim=1)
         shown = overlap >= (0.5, 0.6, 0.7)[stage]
-        assert len(samples.boxes) == 82 and samples.given.sum() == 2 and 2 < shown.sum() < 82
+        assert len(samples.boxes) == 82 and samples.is_gt.sum() == 2 and 2 < shown.sum() < 82
         assert torch.equal(samples.labels, torch.where(shown, target["labels"][best], 3))
-        assert torch.equal(samples.index[shown], best[shown])
-        assert torch.equal(samples.boxes[samples.given], target["boxes"])
+        assert torch.equal(samples.matched[shown], best[shown])
+        assert torch.equal(samples.gt_boxes[shown], target["boxes"][best[shown]])
+        assert torch.equal(samples.boxes[samples.is_gt], target["boxes"])
 
     def test_a_quarter_may_show_objects(self):
         heads = tiny("mask_rcnn", rois_per_image=32).roi_heads
         _, target = scene()
         proposals = torch.cat([target["boxes"].repeat(50, 1), random_boxes(100, 20, 20)])
-        labels = heads.sample(proposals, target, 0, SHAPE).labels
+        labels = heads.select_training_samples(proposals, target, 0, SHAPE).labels
         assert len(labels) == 32 and (labels < 3).sum() == 8
-        few = heads.sample(target["boxes"].repeat(50, 1), target, 0, SHAPE).labels
+        few = heads.select_training_samples(target["boxes"].repeat(50, 1), target, 0, SHAPE).labels
         assert len(few) == 8  # no background to fill up with
 
     def test_low_quality_matches_are_mask_r_cnn_s(self):
@@ -44,12 +45,12 @@ class TestSampling:
         target = dict(boxes=torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 12]]), labels=torch.tensor([0, 1]))
         proposal = torch.tensor([[0.0, 0, 10, 10.5]])
         for head, label in (("mask_rcnn", 1), ("cascade_mask_rcnn", 0)):
-            samples = tiny(head).roi_heads.sample(proposal, target, 0, SHAPE)
-            assert samples.labels[~samples.given].tolist() == [label]
+            samples = tiny(head).roi_heads.select_training_samples(proposal, target, 0, SHAPE)
+            assert samples.labels[~samples.is_gt].tolist() == [label]
 
     def test_an_image_with_nothing_at_all(self):
         target = scene(boxes=(), labels=())[1]
-        samples = tiny("cascade_mask_rcnn").roi_heads.sample(torch.zeros(0, 4), target, 0, SHAPE)
+        samples = tiny("cascade_mask_rcnn").roi_heads.select_training_samples(torch.zeros(0, 4), target, 0, SHAPE)
         assert samples.boxes.tolist() == [[0, 0, 90, 70]] and samples.labels.tolist() == [3]
 
 
@@ -71,8 +72,8 @@ class TestRefinement:
         boxes, logits, deltas = random_boxes(9, 60, 50), torch.randn(9, 4), torch.randn(9, 3, 4)
         logits[4, 3] = 9.0  # background wins, but has no box to move to
         labels = torch.tensor([0, 1, 2, 3, 3, 3, 0, 1, 2])
-        (got,) = heads.refine(stage, logits, deltas, [boxes], [SHAPE], labels)
-        (unlabelled,) = heads.refine(stage, logits, deltas, [boxes], [SHAPE])
+        (got,) = heads.refine_boxes(stage, logits, deltas, [boxes], [SHAPE], labels)
+        (unlabelled,) = heads.refine_boxes(stage, logits, deltas, [boxes], [SHAPE])
         for i in range(9):
             likeliest = max(range(3), key=lambda k: logits[i, k].item())
             for result, label in ((got, labels[i].item() if labels[i] < 3 else likeliest), (unlabelled, likeliest)):
@@ -83,14 +84,14 @@ class TestRefinement:
     def test_the_next_stage_starts_from_moved_proposals_without_the_objects_own_boxes(self):
         model = tiny("cascade_mask_rcnn").train()
         images, targets = scenes()
-        seen, original = [], model.roi_heads.sample
+        seen, original = [], model.roi_heads.select_training_samples
 
         def record(proposals, target, stage, shape):
             samples = original(proposals, target, stage, shape)
-            seen.append((stage, len(target["boxes"]), len(proposals), int(samples.given.sum()), len(samples.boxes)))
+            seen.append((stage, len(target["boxes"]), len(proposals), int(samples.is_gt.sum()), len(samples.boxes)))
             return samples
 
-        model.roi_heads.sample = record
+        model.roi_heads.select_training_samples = record
         model(images, targets)
         for stage, objects, proposals, given, _ in seen:
             if stage:
@@ -108,13 +109,13 @@ class TestRefinement:
 
     @pytest.mark.parametrize("average", ["logits", "probabilities"])
     def test_scores_are_averaged_over_the_stages(self, average):
-        model = tiny("cascade_mask_rcnn", score_average=average, masks=False, score_threshold=-1.0, detections=10**6)
+        unfiltered = dict(score_threshold=-1.0, nms_threshold=1.0, detections=10**6)
+        model = tiny("cascade_mask_rcnn", score_average=average, masks=False, **unfiltered)
         heads = model.eval().roi_heads
         outputs: list[torch.Tensor] = []
         for head in heads.box_heads:
             nn.init.normal_(head.classify.weight, std=0.5)
             head.register_forward_hook(lambda module, args, out: outputs.append(out[0]))
-        heads.nms_threshold = 1.0
         with torch.no_grad():
             found = model([scene()[0]])[0]
         if average == "logits":
@@ -153,7 +154,7 @@ class TestRefinement:
 
 
 def test_the_paper_s_numbers():
-    """METHOD 6, for whoever changes a default."""
+    """The defaults, number by number."""
     retina, mask, cascade = RetinaNetOptions(), MaskRCNNOptions(), CascadeMaskRCNNOptions()
     assert (retina.octave_base, retina.octave_scales, retina.anchor_ratios) == (4, 3, (0.5, 1.0, 2.0))
     assert (retina.score_threshold, retina.nms_threshold, retina.detections) == (0.05, 0.5, 100)
@@ -182,7 +183,7 @@ def test_the_paper_s_sizes():
     for head in (*mask.mask_heads, *cascade.mask_heads):
         assert [m.kernel_size for m in head.modules() if isinstance(m, nn.Conv2d)] == [(3, 3)] * 4 + [(1, 1)]
         assert head[1].mask_fcn_logits.out_channels == 80
-    assert (mask.box_pool.size, mask.mask_pool.size) == (7, 14)
+    assert (mask.box_roi_pool.output_size, mask.mask_roi_pool.output_size) == (7, 14)
 
 
 def test_the_box_heads_norms_are_synchronised_with_the_backbone_s():

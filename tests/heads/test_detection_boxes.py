@@ -1,4 +1,4 @@
-"""Anchors, matching, extra levels, pooling and selection, each against METHOD 6 spelled out in loops."""
+"""Anchors, matching, extra levels, pooling and selection, each against loops in plain Python."""
 
 import itertools
 import math
@@ -11,16 +11,16 @@ from helpers.detectors import tiny
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from rmt.heads.detection.anchors import Anchors, BoxMatcher
-from rmt.heads.detection.fpn import ConvLevels
-from rmt.heads.detection.roi_pool import RoIPool
-from rmt.heads.detection.selection import above, best_boxes
+from rmt.heads.detection.anchors import AnchorGenerator, Matcher
+from rmt.heads.detection.fpn import LastLevelP6P7
+from rmt.heads.detection.postprocess import filter_scores, nms
+from rmt.heads.detection.roi_heads import MultiScaleRoIAlign
 
 
 class TestAnchors:
     def test_spelled_out(self):
         """800 × 1344: P6 has 13 rows for 12.5 strides, where torchvision's strides are no longer 64."""
-        anchors = Anchors([8], [0.5, 1.0, 2.0], [4, 8, 16, 32, 64])
+        anchors = AnchorGenerator([8], [0.5, 1.0, 2.0], [4, 8, 16, 32, 64])
         grids = [(200, 336), (100, 168), (50, 84), (25, 42), (13, 21)]
         maps = [torch.zeros(1, 1, *grid) for grid in grids]
         (got,) = anchors(ImageList(torch.zeros(1, 3, 800, 1344), [(800, 1333)]), maps)
@@ -35,15 +35,16 @@ class TestAnchors:
         model = tiny("retinanet")
         assert model.anchor_generator.strides == [8, 16, 32, 64, 128]
         sides = [
-            math.sqrt(w * h) for w, h in model.anchor_generator.cells[0].reshape(-1, 2, 2).diff(dim=1)[:, 0].tolist()
+            math.sqrt(w * h)
+            for w, h in model.anchor_generator.base_anchors[0].reshape(-1, 2, 2).diff(dim=1)[:, 0].tolist()
         ]
         expected = [8 * 4 * 2 ** (i / 3) for i in range(3)] * 3
         assert sides == pytest.approx(expected)
-        rounded = tiny("retinanet", round_anchors=True).anchor_generator.cells[0]
-        assert torch.equal(rounded, model.anchor_generator.cells[0].round())
+        rounded = tiny("retinanet", round_anchors=True).anchor_generator.base_anchors[0]
+        assert torch.equal(rounded, model.anchor_generator.base_anchors[0].round())
 
     def test_stay_float32_under_bfloat16_maps(self):
-        anchors = Anchors([8], [1.0], [4])
+        anchors = AnchorGenerator([8], [1.0], [4])
         (got,) = anchors(ImageList(torch.zeros(1, 3, 8, 2000), [(8, 2000)]), [torch.zeros(1, 1, 2, 500).bfloat16()])
         assert got.dtype == torch.float32 and got[-1, 2] == 499 * 4 + 16
 
@@ -53,7 +54,7 @@ class TestMatching:
     @pytest.mark.parametrize("seed", range(4))
     def test_spelled_out(self, low_quality, seed):
         quality = box_iou(random_boxes(6, 60, 60, seed), random_boxes(200, 60, 60, seed + 10))
-        got = BoxMatcher(0.5, 0.4, low_quality=low_quality)(quality)
+        got = Matcher(0.5, 0.4, low_quality=low_quality)(quality)
         expected = []
         for anchor in range(200):
             overlaps = quality[:, anchor].tolist()
@@ -69,15 +70,15 @@ class TestMatching:
 
     def test_an_object_takes_its_best_anchor_from_another(self):
         quality = torch.tensor([[0.9, 0.2], [0.8, 0.1]])
-        assert BoxMatcher(0.5, 0.5, low_quality=None)(quality).tolist() == [0, -1]
-        assert BoxMatcher(0.5, 0.5, low_quality=0.5)(quality).tolist() == [1, -1]  # the second object's best too
+        assert Matcher(0.5, 0.5, low_quality=None)(quality).tolist() == [0, -1]
+        assert Matcher(0.5, 0.5, low_quality=0.5)(quality).tolist() == [1, -1]  # the second object's best too
 
     def test_an_object_that_nothing_overlaps_takes_nothing(self):
         quality = torch.tensor([[0.0, 0.0], [0.6, 0.0]])
-        assert BoxMatcher(0.5, 0.4, low_quality=0.0)(quality).tolist() == [1, -1]
+        assert Matcher(0.5, 0.4, low_quality=0.0)(quality).tolist() == [1, -1]
 
     def test_where_each_rule_holds(self):
-        """METHOD 6: low-quality matches in Mask R-CNN's regions, not in the cascade's."""
+        """Low-quality matches in Mask R-CNN's regions, not in the cascade's."""
         assert [m.low_quality for m in tiny("mask_rcnn").roi_heads.matchers] == [0.5]
         cascade = tiny("cascade_mask_rcnn").roi_heads.matchers
         assert [(m.high_threshold, m.low_quality) for m in cascade] == [(0.5, None), (0.6, None), (0.7, None)]
@@ -86,7 +87,7 @@ class TestMatching:
 class TestExtraLevels:
     def test_p6_reads_c5_even_if_p5_has_as_many_channels(self):
         torch.manual_seed(0)
-        levels = ConvLevels(8, 8)
+        levels = LastLevelP6P7(8, 8)
         p5, c5 = torch.randn(1, 8, 5, 7), torch.randn(1, 8, 5, 7)
         (*_, p6, p7), names = levels([p5], [c5], ["2"])
         expected = F.conv2d(c5, levels.p6.weight, levels.p6.bias, stride=2, padding=1)
@@ -95,9 +96,9 @@ class TestExtraLevels:
         assert names == ["2", "p6", "p7"] and (p6 < 0).any()
 
     def test_torchvision_s_way_is_an_option(self):
-        from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+        import torchvision.ops.feature_pyramid_network as tv
 
-        theirs, ours = LastLevelP6P7(8, 8), ConvLevels(8, 8, source="p5", relu=True)
+        theirs, ours = tv.LastLevelP6P7(8, 8), LastLevelP6P7(8, 8, source="p5", relu=True)
         ours.load_state_dict(theirs.state_dict())
         p5, c5 = torch.randn(1, 8, 5, 7), torch.randn(1, 8, 5, 7)
         for a, b in zip(ours([p5], [c5], ["2"])[0], theirs([p5], [c5], ["2"])[0], strict=True):
@@ -125,7 +126,7 @@ class TestPooling:
             torch.randn(2, 1, 128 // s, 256 // s, generator=torch.Generator().manual_seed(s)) for s in (4, 8, 16, 32)
         ]
         boxes = [torch.tensor([[3.0, 5, 60, 50], [0, 0, 130, 120]]), torch.tensor([[20.5, 1.25, 250, 127]])]
-        got = RoIPool(3, [4, 8, 16, 32], aligned=aligned, sampling_ratio=sampling_ratio)(maps, boxes)
+        got = MultiScaleRoIAlign(3, [4, 8, 16, 32], aligned=aligned, sampling_ratio=sampling_ratio)(maps, boxes)
         assert got.shape == (3, 1, 3, 3)
         rois = [(0, box) for box in boxes[0].tolist()] + [(1, box) for box in boxes[1].tolist()]
         for (image, (x1, y1, x2, y2)), result in zip(rois, got, strict=True):
@@ -148,7 +149,7 @@ class TestPooling:
 
     def test_without_boxes_every_map_still_has_a_gradient(self):
         maps = [torch.randn(1, 2, s, s, requires_grad=True) for s in (8, 4, 2, 1)]
-        pooled = RoIPool(7, [4, 8, 16, 32], aligned=True, sampling_ratio=0)(maps, [torch.zeros(0, 4)])
+        pooled = MultiScaleRoIAlign(7, [4, 8, 16, 32], aligned=True, sampling_ratio=0)(maps, [torch.zeros(0, 4)])
         pooled.sum().backward()
         assert pooled.shape == (0, 2, 7, 7) and all(m.grad is not None for m in maps)
 
@@ -156,8 +157,13 @@ class TestPooling:
 class TestSelection:
     def test_the_highest_scores(self):
         scores = torch.tensor([[0.9, 0.01], [0.2, 0.5], [0.04, 0.6]])
-        assert sorted(zip(*(t.tolist() for t in above(scores, 0.05)), strict=True)) == [(0, 0), (1, 0), (1, 1), (2, 1)]
-        assert [t.tolist() for t in above(scores, 0.05, 2)] == [[0, 2], [0, 1]]
+        assert sorted(zip(*(t.tolist() for t in filter_scores(scores, 0.05)), strict=True)) == [
+            (0, 0),
+            (1, 0),
+            (1, 1),
+            (2, 1),
+        ]
+        assert [t.tolist() for t in filter_scores(scores, 0.05, 2)] == [[0, 2], [0, 1]]
 
     def test_suppression_within_a_label_spelled_out(self):
         boxes, labels = random_boxes(80, 30, 30), torch.arange(80) % 3
@@ -168,6 +174,6 @@ class TestSelection:
         for i in sorted(range(80), key=lambda i: -scores[i].item()):
             if i != 5 and all(labels[i] != labels[j] or overlaps[i, j] <= 0.5 for j in kept):
                 kept.append(i)
-        got = best_boxes(boxes, labels, scores, overlap=0.5, limit=10)
+        got = nms(boxes, labels, scores, threshold=0.5, limit=10)
         assert torch.equal(got["boxes"], boxes[kept[:10]]) and torch.equal(got["scores"], scores[kept[:10]])
         assert torch.equal(got["labels"], labels[kept[:10]])

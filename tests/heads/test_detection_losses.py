@@ -1,4 +1,4 @@
-"""The losses of METHOD 6, each recomputed box by box in plain Python."""
+"""The losses of the detectors, each recomputed box by box in plain Python."""
 
 import math
 
@@ -8,8 +8,10 @@ from helpers.boxes import decode, encode, random_boxes
 from helpers.detectors import tiny
 
 from rmt.heads.detection.box_head import BoxHead
-from rmt.heads.detection.masks import mask_loss, mask_targets, paste
-from rmt.heads.detection.retina_head import RetinaHead
+from rmt.heads.detection.mask_head import mask_loss, mask_targets
+from rmt.heads.detection.options import MaskRCNNOptions, RetinaNetOptions
+from rmt.heads.detection.postprocess import paste_masks
+from rmt.heads.detection.retinanet import RetinaNetHead
 
 DEFAULT_STDS = (0.1, 0.1, 0.2, 0.2)
 
@@ -36,9 +38,8 @@ def smooth_l1(x, beta):
 )
 def test_box_head(kind, weight, stds):
     torch.manual_seed(0)
-    head = BoxHead(
-        4, 3, size=7, convs=0, conv_width=4, fcs=1, fc_width=8, stds=stds, box_loss=kind, box_weight=weight
-    ).double()
+    options = MaskRCNNOptions(fpn_channels=4, box_fcs=1, box_fc_width=8, box_loss=kind, box_weight=weight)
+    head = BoxHead(3, stds, options).double()
     regions, truth = random_boxes(20, 60, 40).double(), random_boxes(20, 60, 40, seed=1).double()
     labels = torch.arange(20) % 4  # 3 is background
     logits, deltas = torch.randn(20, 4).double(), torch.randn(20, 3, 4).double()
@@ -62,7 +63,7 @@ def test_box_head(kind, weight, stds):
 @pytest.mark.parametrize("normalise_by", ["batch", "image"])
 def test_retinanet(normalise_by):
     torch.manual_seed(0)
-    head = RetinaHead(4, 9, 3, convs=1, normalise_by=normalise_by)
+    head = RetinaNetHead(9, 3, RetinaNetOptions(fpn_channels=4, convs=1, normalise_by=normalise_by))
     anchors = random_boxes(30, 60, 40)
     targets = [
         dict(boxes=random_boxes(2, 60, 40, seed=2), labels=torch.tensor([0, 2])),
@@ -113,7 +114,7 @@ def test_proposals(head, beta):
 
 
 def test_how_many_proposals():
-    """METHOD 6: 2,000 per level before suppression and 1,000 after (cascade: 2,000); 1,000 and 1,000 in testing."""
+    """2,000 per level before suppression and 1,000 after (cascade: 2,000); 1,000 and 1,000 in testing."""
     for head, after in (("mask_rcnn", 1000), ("cascade_mask_rcnn", 2000)):
         rpn = tiny(head).rpn
         assert (rpn.train().pre_nms_top_n(), rpn.post_nms_top_n()) == (2000, after)
@@ -161,7 +162,7 @@ class TestMasks:
     def test_pasting_spelled_out(self):
         torch.manual_seed(0)
         mask, (x1, y1, x2, y2) = torch.rand(1, 1, 5, 5), (3.3, 2.7, 17.9, 9.2)
-        got = paste(mask, torch.tensor([[x1, y1, x2, y2]]), (12, 24), None)[0, 0]
+        got = paste_masks(mask, torch.tensor([[x1, y1, x2, y2]]), (12, 24), None)[0, 0]
         for y in range(12):
             for x in range(24):
                 inside = x1 <= x + 0.5 <= x2 and y1 <= y + 0.5 <= y2
@@ -180,10 +181,10 @@ class TestMasks:
         y, x = torch.meshgrid(torch.arange(60), torch.arange(80), indexing="ij")
         disc = (((x - 41.5) / 22) ** 2 + ((y - 30.5) / 15) ** 2 < 1)[None]
         box = torch.tensor([[18.2, 14.9, 65.1, 47.3]])
-        back = paste(mask_targets(disc, torch.tensor([0]), box, 28)[:, None], box, (60, 80), 0.5)[:, 0]
+        back = paste_masks(mask_targets(disc, torch.tensor([0]), box, 28)[:, None], box, (60, 80), 0.5)[:, 0]
         assert back.dtype == torch.bool
         assert (back & disc).sum() / (back | disc).sum() > 0.95
 
     @pytest.mark.parametrize("box", [[-9.0, -9, -2, -1], [30, 30, 40, 40], [5, 5, 5, 9]])
     def test_boxes_beyond_the_image_or_without_width(self, box):
-        assert not paste(torch.ones(1, 1, 4, 4), torch.tensor([box]), (20, 20), 0.5).any()
+        assert not paste_masks(torch.ones(1, 1, 4, 4), torch.tensor([box]), (20, 20), 0.5).any()

@@ -73,7 +73,7 @@ def test_files_that_do_not_fit(tmp_path):
 
 
 def authors_detector() -> dict[str, torch.Tensor]:
-    """A synthetic file as the authors' detection code writes it: METHOD 8's names, a norm per stage, heads on top."""
+    """A synthetic file as the authors' detection code writes it: the authors' names, a norm per stage, heads on top."""
     weights = official_weights("tiny")
     state = {f"backbone.{k}": v for k, v in weights.items() if k.startswith(("patch_embed.", "layers."))}
     for i, c in enumerate(TINY["dims"]):

@@ -1,4 +1,4 @@
-"""Semantic FPN and UPerNet on the RMT pyramid, against METHOD 7 spelled out."""
+"""Semantic FPN and UPerNet on the RMT pyramid, against a loop-by-loop reference of both heads."""
 
 import pytest
 import torch
@@ -8,8 +8,7 @@ from torch import nn
 
 import rmt
 from rmt.heads import Pyramid, segmenter
-from rmt.heads.segmentation.semantic_fpn import SemanticFPN
-from rmt.heads.segmentation.upernet import UPerNet
+from rmt.heads.segmentation.decode_heads import SemanticFPN, UPerNet
 from rmt.model import RMT
 
 CHANNELS = [4, 6, 8, 10]
@@ -91,7 +90,7 @@ def test_auxiliary_logits_come_in_training_alone():
 
 
 def test_sizes_of_the_paper():
-    """METHOD 7: FPN 256 and head 128; UPerNet 512 with bins 1, 2, 3, 6 and an auxiliary head of 256."""
+    """As in the paper: FPN 256 and head 128; UPerNet 512 with bins 1, 2, 3, 6 and an auxiliary head of 256."""
     fpn = segmenter("semantic_fpn", "rmt_small", device="meta").head
     assert fpn.fpn.inner_blocks[0][0].out_channels == 256
     assert [sum(isinstance(m, nn.Conv2d) for m in level.modules()) for level in fpn.levels] == [1, 1, 2, 3]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import rmt
 from rmt.heads.segmentation import sliding as module
-from rmt.heads.segmentation.sliding import Inference, segment, starts, taper
+from rmt.heads.segmentation.sliding import InferenceOptions, blending_weights, segment, window_starts
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -72,15 +72,15 @@ def normalised(pixels):
 
 def answer(network, pixels, size=None, **settings):
     size = size or tuple(pixels.shape[1:])
-    return segment(network, pixels, size, mean=MEAN, std=STD, inference=Inference(**settings))
+    return segment(network, pixels, size, mean=MEAN, std=STD, inference=InferenceOptions(**settings))
 
 
 def test_windows_are_method_7_s():
-    assert starts(512, 512, 341) == [0]
-    assert starts(1024, 512, 341) == [0, 341, 512]
-    assert starts(853, 512, 341) == [0, 341]
+    assert window_starts(512, 512, 341) == [0]
+    assert window_starts(1024, 512, 341) == [0, 341, 512]
+    assert window_starts(853, 512, 341) == [0, 341]
     for length, window, stride in itertools.product((40, 63, 64, 99, 150), (40, 32), (21, 32)):
-        places = starts(length, window, stride)
+        places = window_starts(length, window, stride)
         covered = sorted({p for place in places for p in range(place, min(place + window, length))})
         assert covered == list(range(length))
         assert places[-1] == max(length - window, 0)
@@ -110,9 +110,9 @@ def test_blending_is_the_weighted_mean_of_all_windows():
     network = Around().eval()
     pixels, window, stride = image(75, 100), 40, 25
     total, weights = torch.zeros(5, 75, 100), torch.zeros(75, 100)
-    weight = taper(window, stride)[:, None] * taper(window, stride)
+    weight = blending_weights(window, stride)[:, None] * blending_weights(window, stride)
     with torch.no_grad():
-        for top, left in itertools.product(starts(75, window, stride), starts(100, window, stride)):
+        for top, left in itertools.product(window_starts(75, window, stride), window_starts(100, window, stride)):
             piece = normalised(pixels)[None, :, top : top + window, left : left + window]
             total[:, top : top + window, left : left + window] += network(piece)[0] * weight
             weights[top : top + window, left : left + window] += weight
@@ -123,9 +123,13 @@ def test_blending_is_the_weighted_mean_of_all_windows():
 def test_no_seam_where_answers_change_over_a_window():
     """The blended answer of `Placed` moves evenly; a plain mean would jump at every window's border."""
     pixels = image(40, 200)
-    forward = module._ForwardPass(Placed(), MEAN, STD, Inference(), module.contextlib.nullcontext, torch.device("cpu"))
+    forward = module._ForwardPass(
+        Placed(), MEAN, STD, InferenceOptions(), module.contextlib.nullcontext, torch.device("cpu")
+    )
     whole = torch.empty(2, 40, 200)
-    for top, left, block in module._blended(forward, pixels, Inference(sliding=True, window=40, stride=24)):
+    for top, left, block in module._blended_blocks(
+        forward, pixels, InferenceOptions(sliding=True, window=40, stride=24)
+    ):
         whole[:, top : top + block.shape[1], left : left + block.shape[2]] = block
     row = whole[0, 20]
     inner = (row[1:] - row[:-1]).abs()[20:-20]
@@ -183,4 +187,4 @@ def test_windows_go_through_the_network_together_and_nothing_larger_does():
 )
 def test_settings_that_cannot_be(wrong):
     with pytest.raises(rmt.RMTError, match="must be"):
-        Inference(**wrong)
+        InferenceOptions(**wrong)

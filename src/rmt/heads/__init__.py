@@ -1,4 +1,4 @@
-"""What sits on the stages: pyramid norms, detectors, segmentation heads."""
+"""Networks on top of the backbone's stages: pyramid, detectors, segmenters, and their model files."""
 
 from rmt.heads.detection import detector
 from rmt.heads.model_files import file_facts, load_model, save_model

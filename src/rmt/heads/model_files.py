@@ -1,17 +1,16 @@
-"""Model files of detectors and segmenters: what has to be written beside the weights, and the network from a file."""
+"""Model files of detectors and segmenters."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
 
 from rmt.errors import RMTError
 from rmt.heads.detection import MaskRCNN, RetinaNet, detector
 from rmt.heads.segmentation.segmenter import Segmenter, segmenter
-from rmt.model import read_metadata, resolve_checkpoint, save_checkpoint
+from rmt.model import RMT, read_metadata, resolve_checkpoint, save_checkpoint
 from rmt.model.checkpoints import building_from, checked_args, load_meta_model, model_arguments
 from rmt.model.state_dicts import check_fit
 from rmt.model.variants import rebuild
@@ -19,25 +18,13 @@ from rmt.model.variants import rebuild
 Model = RetinaNet | MaskRCNN | Segmenter
 
 
-def _detector(head: str, backbone: Any, arguments: Mapping[str, Any]) -> Model:
-    return detector(head, backbone, **arguments)
-
-
-def _segmenter(head: str, backbone: Any, arguments: Mapping[str, Any]) -> Model:
-    rest = {key: value for key, value in arguments.items() if key != "num_classes"}
-    return segmenter(head, backbone, arguments.get("num_classes", 150), head_args=rest)
-
-
-_BUILDERS: dict[str, Callable[[str, Any, Mapping[str, Any]], Model]] = {"detect": _detector, "segment": _segmenter}
-
-
 def file_facts(model: Model) -> dict[str, Any]:
-    """The arguments of `save_checkpoint` by which `load_model` builds the network again.
+    """Return the arguments of `save_checkpoint` from which `load_model` rebuilds the network.
 
     Returns:
         task, model_name, model_args, head, head_args.
     Raises:
-        RMTError: the backbone was not made by `rmt.create_model`, so no name says what it is.
+        RMTError: the backbone was not built by `rmt.create_model`, so its name is not known.
     """
     backbone = model.pyramid.backbone
     name = (getattr(backbone, "pretrained_cfg", None) or {}).get("architecture")
@@ -53,27 +40,36 @@ def file_facts(model: Model) -> dict[str, Any]:
 
 
 def save_model(model: Model, path: str | Path, **kwargs: Any) -> None:
-    """Write a detector or segmenter as one file; `kwargs` as `save_checkpoint` takes them (classes, metrics, …)."""
+    """Write a detector or segmenter to one file; `kwargs` are those of `save_checkpoint` (classes, metrics, …)."""
     save_checkpoint(model, path, **file_facts(model) | kwargs)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[Model, dict[str, Any]]:
-    """The detector or segmenter in a model file or run folder, in eval mode, and the file's metadata.
+    """Load the detector or segmenter of a model file or run folder.
 
-    Shapes are compared before any memory is taken, so a file cannot ask for more than it holds.
+    Shapes are compared before memory is allocated, so a file cannot request more memory than its own size.
 
+    Returns:
+        the network in eval mode, and the metadata of the file.
     Raises:
-        RMTError: no such file, not one of a detector or segmenter, or names and shapes do not fit.
+        RMTError: no such file, not a detector or segmenter, or names and shapes do not match.
     """
     path = resolve_checkpoint(path)
     metadata = read_metadata(path)
-    if metadata["task"] not in _BUILDERS:
+    if metadata["task"] not in ("detect", "segment"):
         raise RMTError(f"{path} is a model for the task {metadata['task']!r}; this call loads detectors and segmenters")
     state = safetensors.torch.load_file(path)
     with building_from(path):
         backbone = rebuild(metadata["model"], metadata["model_args"])
-        arguments = checked_args(metadata.get("head_args") or {})
-        model: nn.Module = _BUILDERS[metadata["task"]](str(metadata.get("head")), backbone, arguments)
+        head_args = checked_args(metadata.get("head_args") or {})
+        model = _build(metadata["task"], str(metadata.get("head")), backbone, head_args)
     check_fit(model.state_dict(), state, str(path))
     load_meta_model(model, state)
-    return model.to(device).eval(), metadata  # type: ignore[return-value]
+    return model.to(device).eval(), metadata
+
+
+def _build(task: str, head: str, backbone: RMT, head_args: Mapping[str, Any]) -> Model:
+    if task == "detect":
+        return detector(head, backbone, **head_args)
+    options = {key: value for key, value in head_args.items() if key != "num_classes"}
+    return segmenter(head, backbone, head_args.get("num_classes", 150), head_args=options)

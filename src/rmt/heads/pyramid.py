@@ -1,4 +1,4 @@
-"""From images to the maps that detectors and segmenters read: the backbone's stages, each normalised by itself."""
+"""The feature pyramid that detectors and segmenters use: the stages of the backbone, each with its own LayerNorm."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,15 +13,15 @@ from rmt.model.state_dicts import check_fit, read_state_dict, unwrap
 
 
 class Pyramid(nn.Module):
-    """(B, 3, H, W) to maps of strides 4, 8, 16, 32, each through a LayerNorm over channels of its own.
+    """Images (B, 3, H, W) to maps of strides 4, 8, 16, 32, each normalised by its own LayerNorm over channels.
 
-    The norms' eps is PyTorch's 1e-5, unlike the blocks' 1e-6 (METHOD 6). Their names in the authors' files are
-    `backbone.extra_norms.I`.
+    The eps of the norms is 1e-5, as in the authors' detection code, unlike 1e-6 in the blocks. Their names in the
+    authors' files are `backbone.extra_norms.I`.
 
     Args:
-        backbone: a network of ours; its classifier is dropped.
-        first: the first stage to return; RetinaNet begins with the second (1).
-        freeze_bn: in training too, let the backbone's BatchNorms use and keep the statistics they have.
+        backbone: a network of `rmt.create_model`; its classifier is removed.
+        first: first stage to return; RetinaNet begins with the second (1).
+        freeze_bn: the backbone's BatchNorms use their statistics in training too and do not update them.
     """
 
     def __init__(self, backbone: RMT, first: int = 0, freeze_bn: bool = False) -> None:
@@ -40,14 +40,14 @@ class Pyramid(nn.Module):
         return [norm(m) for norm, m in zip(self.norms, maps, strict=True)]
 
     def load_official(self, source: str | Path | Mapping[str, Any]) -> list[str]:
-        """Load a classifier's weights, ours or the authors', or the backbone and norms of a detector or segmenter.
+        """Load the weights of a classifier, ours or the authors', or the backbone and norms of a detector or segmenter.
 
         Args:
             source: a file, a run folder, or the content of a file.
         Returns:
-            the norms that kept their own values, since a classifier has none.
+            names of the norms that kept their values, because the file is a classifier's.
         Raises:
-            RMTError: the names or shapes do not fit; one line.
+            RMTError: names or shapes do not match.
         """
         name = "the state dict" if isinstance(source, Mapping) else str(source)
         state = unwrap(source) if isinstance(source, Mapping) else read_state_dict(resolve_checkpoint(source))
@@ -73,7 +73,7 @@ def build_pyramid(
     freeze_bn: bool = False,
     **kwargs: Any,
 ) -> Pyramid:
-    """A pyramid over a network given by name (with `kwargs` for it) or as such."""
+    """Build a pyramid on a network, given as a module or by its name; `kwargs` are for `rmt.create_model`."""
     if isinstance(backbone, str):
         if drop_path_rate is not None:
             kwargs["drop_path_rate"] = drop_path_rate

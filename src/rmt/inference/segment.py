@@ -12,7 +12,7 @@ from rmt.data.segmentation.transforms import resize_to_fit
 from rmt.device import autocast, choose_device, choose_precision
 from rmt.errors import RMTError
 from rmt.heads import Segmenter, load_model
-from rmt.heads.segmentation.sliding import Inference, segment
+from rmt.heads.segmentation.sliding import InferenceOptions, segment
 from rmt.inference.colours import palette
 
 Mode = Literal["whole", "sliding"]
@@ -38,7 +38,7 @@ class SegmentPredictor:
         self.device = device
         self.precision = precision
 
-    def segment(self, image: str | Path | Image.Image, inference: Inference | None = None) -> torch.Tensor:
+    def segment(self, image: str | Path | Image.Image, inference: InferenceOptions | None = None) -> torch.Tensor:
         """The class of each pixel, uint8 (height, width) of the image as it is, on the CPU.
 
         Raises BadImage (an RMTError) for a path that cannot be read as an image.
@@ -51,7 +51,7 @@ class SegmentPredictor:
             mean=self.preprocessing["mean"],
             std=self.preprocessing["std"],
             inference=inference or inference_from(self.metadata),
-            arithmetic=functools.partial(autocast, self.precision, self.device),
+            autocast=functools.partial(autocast, self.precision, self.device),
         )
 
 
@@ -83,11 +83,11 @@ def inference_from(
     mode: Mode | None = None,
     flip: bool = False,
     scales: tuple[float, ...] = (1.0,),
-) -> Inference:
+) -> InferenceOptions:
     """How a segmenter looks at images: as it was judged in training, but for what is given here.
 
     Windows are as large as the training crops, two thirds of that apart: 512 and 341 (METHOD 7).
     """
     window = int(cast(list, metadata["preprocessing"]["size"])[0])
     sliding = mode == "sliding" if mode else bool(metadata.get("recipe", {}).get("sliding", False))
-    return Inference(sliding, window, window * 2 // 3, flip, tuple(scales), batch_size)
+    return InferenceOptions(sliding, window, window * 2 // 3, flip, tuple(scales), batch_size)

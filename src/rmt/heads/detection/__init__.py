@@ -1,8 +1,9 @@
-"""Detectors on the RMT pyramid: RetinaNet, Mask R-CNN, Cascade Mask R-CNN, as the paper ran them (METHOD 6)."""
+"""Detectors on the RMT pyramid: RetinaNet, Mask R-CNN and Cascade Mask R-CNN (Sec. 4.2, Tables 2 to 4)."""
 
-from rmt.heads.detection.detector import DETECTORS, detector
-from rmt.heads.detection.networks import MaskRCNN, RetinaNet
+from rmt.heads.detection.build import DETECTORS, detector
+from rmt.heads.detection.mask_rcnn import MaskRCNN
 from rmt.heads.detection.options import CascadeMaskRCNNOptions, DetectorOptions, MaskRCNNOptions, RetinaNetOptions
+from rmt.heads.detection.retinanet import RetinaNet
 
 __all__ = [
     "DETECTORS",

@@ -1,24 +1,24 @@
-"""Anchors and what they are matched with: boxes of given scales and ratios on every cell of every level."""
+"""Anchor boxes, and the rule that assigns ground-truth boxes to them."""
 
 from collections.abc import Sequence
 
 import torch
+import torchvision.models.detection._utils as tv_utils
+import torchvision.models.detection.anchor_utils as tv_anchors
 from torch import Tensor
-from torchvision.models.detection._utils import Matcher
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 
-class Anchors(AnchorGenerator):
-    """Boxes centred on (x·stride, y·stride), of side scale·stride, for every cell (x, y) of every level.
+class AnchorGenerator(tv_anchors.AnchorGenerator):
+    """Anchors of side scale·stride centred on (x·stride, y·stride), for every cell (x, y) of every level.
 
-    Two differences from torchvision's generator, both as in the paper's framework. Corners are not rounded to whole
-    pixels. And a level's stride is a constant: torchvision divides the image's side by the map's, which at 800 px and
-    13 cells makes 61 of 64.
+    Differs from torchvision's generator in two ways, both as in the paper's framework. The corners are not rounded to
+    whole pixels. And the stride of a level is constant: torchvision divides the side of the image by that of the map,
+    which for 800 px and 13 cells gives 61 instead of 64.
 
     Args:
         scales: sides of the square anchors, in units of the stride.
-        ratios: heights over widths; the area stays.
+        ratios: heights over widths, at constant area.
         strides: of the levels, finest first.
         rounded: round the corners as torchvision does.
     """
@@ -29,35 +29,37 @@ class Anchors(AnchorGenerator):
         sizes = tuple(tuple(scale * stride for scale in scales) for stride in strides)
         super().__init__(sizes, (tuple(ratios),) * len(strides))
         self.strides = list(strides)
-        self.cells = [_cell(level, ratios, rounded) for level in sizes]
+        self.base_anchors = [_base_anchors(level, ratios, rounded) for level in sizes]
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """Maps (B, C, hᵢ, wᵢ) to B times the same anchors (Σ hᵢ·wᵢ·A, 4), x1 y1 x2 y2 in pixels; at least float32."""
-        like = feature_maps[0]
-        dtype = torch.promote_types(like.dtype, torch.float32)  # bfloat16 has no pixel above 256 of its own
-        self.cell_anchors = [cell.to(like.device, dtype) for cell in self.cells]
-        grids = [list(m.shape[-2:]) for m in feature_maps]
-        steps = [[torch.tensor(s, device=like.device)] * 2 for s in self.strides]
-        anchors = torch.cat(self.grid_anchors(grids, steps))
+        """Return the anchors (Σ hᵢ·wᵢ·A, 4) of maps (B, C, hᵢ, wᵢ), B times the same tensor.
+
+        They are x1 y1 x2 y2 in pixels, in float32 or higher precision: bfloat16 cannot represent every pixel past 256.
+        """
+        dtype = torch.promote_types(feature_maps[0].dtype, torch.float32)
+        self.cell_anchors = [anchors.to(feature_maps[0].device, dtype) for anchors in self.base_anchors]
+        grid_sizes = [list(m.shape[-2:]) for m in feature_maps]
+        anchors = torch.cat(self.grid_anchors(grid_sizes, [[s, s] for s in self.strides]))
         return [anchors for _ in image_list.image_sizes]
 
 
-def _cell(sizes: Sequence[float], ratios: Sequence[float], rounded: bool) -> Tensor:
-    """The anchors of one cell around (0, 0), ratio by ratio: (A, 4), float64."""
+def _base_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool) -> Tensor:
+    """Anchors of one cell around (0, 0), ratio by ratio: (A, 4), float64."""
     root = torch.tensor(ratios, dtype=torch.float64, device="cpu").sqrt()[:, None]
     size = torch.tensor(sizes, dtype=torch.float64, device="cpu")
     width, height = (size / root).flatten(), (size * root).flatten()
-    cell = torch.stack([-width, -height, width, height], dim=1) / 2
-    return cell.round() if rounded else cell
+    anchors = torch.stack([-width, -height, width, height], dim=1) / 2
+    return anchors.round() if rounded else anchors
 
 
-class BoxMatcher(Matcher):
-    """Which ground-truth box each anchor or proposal belongs to, by the overlaps (M boxes × N anchors).
+class Matcher(tv_utils.Matcher):
+    """Assign a ground-truth box to each anchor or proposal, given their IoU (M boxes × N anchors).
 
-    The best box, if their overlap reaches `high`; none (−1) if it stays under `low`; undecided (−2) between. Then, if
-    `low_quality` is a number: each box whose best overlap reaches it takes every anchor that has this overlap, even
-    one that another box overlaps more, the later box going first. That is the paper's framework's rule; torchvision
-    has no lower bound and leaves such an anchor with the box that it overlaps most.
+    An anchor gets the box with the highest IoU if that is at least `high`, −1 if it is below `low`, and −2 (ignored)
+    in between. If `low_quality` is a number, each box whose highest IoU reaches it is then assigned to every anchor
+    with that IoU, even to one that overlaps another box more; of several such boxes the last one is assigned. That is
+    the rule of the paper's framework. torchvision has no lower bound, and leaves such an anchor to the box with which
+    its IoU is highest.
     """
 
     def __init__(self, high: float, low: float, *, low_quality: float | None) -> None:
@@ -65,11 +67,10 @@ class BoxMatcher(Matcher):
         self.low_quality = low_quality
 
     def set_low_quality_matches_(self, matches: Tensor, all_matches: Tensor, match_quality_matrix: Tensor) -> None:
-        if self.low_quality is None:
-            return
+        assert self.low_quality is not None
         best = match_quality_matrix.amax(dim=1, keepdim=True)  # (M, 1)
-        takes = (match_quality_matrix == best) & (best >= self.low_quality) & (best > 0)
-        box, anchor = torch.where(takes)
-        # The highest index wins whatever the order of the writes.
-        taken = torch.full_like(matches, -1).scatter_reduce(0, anchor, box, "amax")
-        matches.copy_(torch.where(taken >= 0, taken, matches))
+        matched = (match_quality_matrix == best) & (best >= self.low_quality) & (best > 0)
+        box, anchor = torch.where(matched)
+        # A maximum, because the result of writing by index would depend on the order of the writes.
+        assigned = torch.full_like(matches, -1).scatter_reduce(0, anchor, box, "amax")
+        matches.copy_(torch.where(assigned >= 0, assigned, matches))

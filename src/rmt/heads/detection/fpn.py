@@ -1,4 +1,4 @@
-"""The maps that detectors read: RMT's normalised stages through a feature pyramid network, and coarser levels."""
+"""Feature pyramid network (FPN) on the normalised stages of the backbone, and its coarser levels."""
 
 from collections import OrderedDict
 
@@ -7,24 +7,23 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from rmt.errors import RMTError
 from rmt.heads.pyramid import Pyramid
 
 
-class FPN(nn.Module):
-    """Images (B, 3, H, W) to maps of `out_channels` and the given `strides`, as torchvision's detectors want them.
+class BackboneWithFPN(nn.Module):
+    """Images (B, 3, H, W) to a dict of maps with `out_channels` and the given `strides`, as torchvision expects them.
 
     Args:
         pyramid: the normalised stages.
-        out_channels: of every level.
-        extra: what adds coarser levels, each of twice the stride before.
-        extra_levels: how many those are.
+        out_channels: channels of every level.
+        extra_blocks: adds coarser levels, each of twice the stride of the one before.
+        extra_levels: number of those.
     """
 
-    def __init__(self, pyramid: Pyramid, out_channels: int, extra: ExtraFPNBlock, extra_levels: int) -> None:
+    def __init__(self, pyramid: Pyramid, out_channels: int, extra_blocks: ExtraFPNBlock, extra_levels: int) -> None:
         super().__init__()
         self.pyramid = pyramid
-        self.fpn = FeaturePyramidNetwork(pyramid.channels, out_channels, extra)
+        self.fpn = FeaturePyramidNetwork(pyramid.channels, out_channels, extra_blocks)
         self.out_channels = out_channels
         self.strides = pyramid.strides + [pyramid.strides[-1] * 2 ** (i + 1) for i in range(extra_levels)]
 
@@ -32,23 +31,21 @@ class FPN(nn.Module):
         return self.fpn(OrderedDict((str(i), m) for i, m in enumerate(self.pyramid(x))))
 
 
-class ConvLevels(ExtraFPNBlock):
-    """RetinaNet's P6 and P7, 3×3 convolutions of stride 2.
+class LastLevelP6P7(ExtraFPNBlock):
+    """P6 and P7 of RetinaNet: 3×3 convolutions of stride 2.
 
-    torchvision's `LastLevelP6P7` has a ReLU between the two, and reads P5 instead of C5 whenever both have the same
-    number of channels; the paper does neither.
+    torchvision's class has a ReLU between the two, and reads P5 instead of C5 whenever both have the same number of
+    channels. The paper's detectors do neither.
 
     Args:
-        in_channels: of C5, the last stage.
-        out_channels: of the FPN.
-        source: what P6 is made of, "c5" or "p5".
-        relu: between P6 and P7.
+        in_channels: channels of C5, the last stage.
+        out_channels: channels of the FPN.
+        source: input of P6, "c5" or "p5".
+        relu: apply a ReLU between P6 and P7.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, source: str = "c5", relu: bool = False) -> None:
         super().__init__()
-        if source not in ("c5", "p5"):
-            raise RMTError(f"p6_source={source!r} is neither 'c5' nor 'p5'")
         self.source = source
         self.relu = relu
         self.p6 = nn.Conv2d(in_channels if source == "c5" else out_channels, out_channels, 3, 2, 1)

@@ -1,22 +1,26 @@
-"""What can be set of a detector. The defaults are the paper's (METHOD 6), which ran another framework than torchvision;
-where the two differ, torchvision's value stands in brackets."""
+"""Options of the detectors. The defaults are those of the paper's detectors (Sec. 4.2), which were trained with another
+framework than torchvision; torchvision's value is given in brackets where it differs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from rmt.errors import RMTError
+
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorOptions:
-    """Of every detector.
+    """Options of all detectors.
 
     Attributes:
-        fpn_channels: of every level of the FPN, and of what reads them.
-        anchor_ratios: heights over widths.
-        round_anchors: round the anchors' corners to whole pixels [True].
-        score_threshold, nms_threshold, detections: of the answers; the last per image.
-        image_mean, image_std: of RGB values in 0…1; the detector normalises by itself.
+        fpn_channels: channels of every level of the FPN and of the heads' input.
+        anchor_ratios: heights over widths of the anchors.
+        round_anchors: round the corners of the anchors to whole pixels [True].
+        score_threshold: lowest score of a detection.
+        nms_threshold: IoU from which non-maximum suppression removes the lower score.
+        detections: highest number of detections per image.
+        image_mean, image_std: of RGB values in 0…1, with which the detector normalises images.
         size_divisor: batches are padded to a height and width that this divides.
     """
 
@@ -30,18 +34,23 @@ class DetectorOptions:
     image_std: Sequence[float] = IMAGENET_DEFAULT_STD
     size_divisor: int = 32
 
+    def _check_choice(self, name: str, *choices: str) -> None:
+        if getattr(self, name) not in choices:
+            raise RMTError(f"{name}={getattr(self, name)!r} is not one of {', '.join(choices)}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetinaNetOptions(DetectorOptions):
-    """RetinaNet on stages 2 to 4 and two levels more, strides 8 … 128.
+    """RetinaNet on stages 2 to 4 and two coarser levels, strides 8 … 128.
 
     Attributes:
-        convs: of each of the head's two towers.
-        octave_base, octave_scales: anchors of side stride · base · 2^(i / scales), i = 0 … scales − 1.
-        p6_source: "c5", the last stage itself, or "p5" [c5, but p5 if the two have as many channels].
-        p6_relu: a ReLU between P6 and P7 [True].
-        normalise_by: "batch": losses over all positive anchors of the batch; "image" [image].
-        candidates: kept per level before suppression.
+        convs: convolutions in each of the two branches of the head.
+        octave_base, octave_scales: anchors have the sides stride · base · 2^(i / scales), i = 0 … scales − 1.
+        p6_source: "c5", the last stage, or "p5" [c5, but p5 if the two have as many channels].
+        p6_relu: apply a ReLU between P6 and P7 [True].
+        normalise_by: "batch": divide losses by the number of positive anchors in the batch; "image": of each image
+            [image].
+        candidates: boxes kept per level before non-maximum suppression.
     """
 
     convs: int = 4
@@ -52,31 +61,39 @@ class RetinaNetOptions(DetectorOptions):
     normalise_by: str = "batch"
     candidates: int = 1000
 
+    def __post_init__(self) -> None:
+        self._check_choice("p6_source", "c5", "p5")
+        self._check_choice("normalise_by", "batch", "image")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRCNNOptions(DetectorOptions):
-    """Mask R-CNN on all four stages and one level more, strides 4 … 64: a cascade of one stage.
+    """Mask R-CNN on all four stages and one coarser level, strides 4 … 64. It is a cascade of one stage.
 
-    Pairs are of training and testing; tuples of `stages` have one entry for each.
+    `pre_nms` and `post_nms` have one number for training and one for testing; `stages`, `stage_weights` and `box_stds`
+    have one entry per stage of the cascade.
 
     Attributes:
         anchor_scales: sides of the square anchors, in strides.
-        pre_nms, post_nms: proposals per level before and per image after suppression [post_nms 2,000 in training].
-        rpn_nms_threshold: overlap from which the less likely proposal goes.
-        rpn_batch: anchors per image that count in the proposals' loss.
-        rpn_beta: of its smooth L1 box loss, 0 for L1 [1/9].
+        pre_nms: proposals kept per level before non-maximum suppression.
+        post_nms: proposals kept per image after it [2,000 in training].
+        rpn_nms_threshold: IoU from which the proposal with the lower score is removed.
+        rpn_batch: anchors per image in the loss of the region proposal network (RPN).
+        rpn_beta: β of its smooth L1 box loss, 0 for L1 [1/9].
         aligned, sampling_ratio: of RoIAlign [False, 2].
-        rois_per_image, positive_fraction: regions that a stage learns from, and how many of them may show objects.
-        low_quality: an object takes the region that overlaps it most if by this much; None: it does not [None].
-        box_convs, box_conv_width, box_fcs, box_fc_width: the box head: 3×3 convolutions with BatchNorm, then linears.
-        stages: overlap from which a region shows an object, per stage.
-        stage_weights: of the stages' losses.
+        rois_per_image: regions per image in the loss of a stage.
+        positive_fraction: highest fraction of them that is assigned to an object.
+        low_quality: assign the region of highest IoU to each object if that IoU is at least this; None: do not [None].
+        box_convs, box_conv_width: number and channels of the 3×3 convolutions with BatchNorm in the box head.
+        box_fcs, box_fc_width: number and width of the linear layers after them.
+        stages: IoU from which a region is assigned to an object, per stage.
+        stage_weights: weights of the losses, per stage.
         box_stds: scales of the box deltas (dx, dy, log dw, log dh), per stage.
         box_loss, box_weight: "l1", "smooth_l1" (β 1/9) or "giou" of decoded boxes, and its weight [smooth_l1].
-        score_average: over the stages, in testing: "logits" before the softmax, or "probabilities" after it.
-        masks: False leaves boxes alone: Faster R-CNN, Cascade R-CNN.
-        mask_convs, mask_width: of the mask head.
-        mask_threshold: masks become boolean at this probability; None leaves probabilities, as torchvision's [None].
+        score_average: average over the stages "logits" (before the softmax) or "probabilities" (after it).
+        masks: predict masks. False makes it Faster R-CNN or Cascade R-CNN.
+        mask_convs, mask_width: number and channels of the convolutions in the mask head.
+        mask_threshold: probability from which a mask is True; None returns probabilities, as torchvision does [None].
     """
 
     anchor_scales: Sequence[float] = (8.0,)
@@ -105,10 +122,16 @@ class MaskRCNNOptions(DetectorOptions):
     mask_width: int = 256
     mask_threshold: float | None = 0.5
 
+    def __post_init__(self) -> None:
+        if not len(self.stages) == len(self.stage_weights) == len(self.box_stds) > 0:
+            raise RMTError("stages, stage_weights and box_stds must be of one length, at least 1")
+        self._check_choice("box_loss", "l1", "smooth_l1", "giou")
+        self._check_choice("score_average", "logits", "probabilities")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CascadeMaskRCNNOptions(MaskRCNNOptions):
-    """Cascade Mask R-CNN: three stages, each with box and mask heads of its own."""
+    """Cascade Mask R-CNN: three stages, each with its own box head and mask head."""
 
     post_nms: Sequence[int] = (2000, 1000)
     rpn_beta: float = 1 / 9

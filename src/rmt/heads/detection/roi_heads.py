@@ -1,4 +1,4 @@
-"""Heads on regions: a cascade of box heads and masks. Mask R-CNN's is the cascade of one stage."""
+"""Region heads: a cascade of box and mask heads. Mask R-CNN is the cascade of one stage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,79 +7,91 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
-from torchvision.ops import box_iou, clip_boxes_to_image
+from torchvision.ops import box_iou, clip_boxes_to_image, roi_align
+from torchvision.ops._utils import convert_boxes_to_roi_format
+from torchvision.ops.poolers import LevelMapper
 
 from rmt.errors import RMTError
-from rmt.heads.detection.anchors import BoxMatcher
-from rmt.heads.detection.box_head import BoxHead
-from rmt.heads.detection.masks import MaskHead, mask_loss, mask_targets
-from rmt.heads.detection.roi_pool import RoIPool
-from rmt.heads.detection.rpn import at_least_float32
-from rmt.heads.detection.selection import above, best_boxes
+from rmt.heads.detection.anchors import Matcher
+from rmt.heads.detection.box_head import ROI_SIZE, BoxHead
+from rmt.heads.detection.mask_head import MASK_ROI_SIZE, MaskHead, mask_loss, mask_targets
+from rmt.heads.detection.options import MaskRCNNOptions
+from rmt.heads.detection.postprocess import at_least_float32, filter_scores, nms
 
 Target = dict[str, Tensor]
-AVERAGES = ("logits", "probabilities")
+
+
+class MultiScaleRoIAlign(nn.Module):
+    """RoIAlign of each box from the level for its size: ⌊4 + log₂(√area / 224)⌋, clamped (FPN paper, Eq. 1).
+
+    torchvision's class of this name has no `aligned`.
+
+    Args:
+        output_size: height and width of the result.
+        strides: of the levels, powers of two, finest first; further maps are not used.
+        aligned: pixel centres are at half-integers.
+        sampling_ratio: points per bin and side, 0 for as many as there are pixels.
+    """
+
+    def __init__(self, output_size: int, strides: Sequence[int], *, aligned: bool, sampling_ratio: int) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.scales = [1 / stride for stride in strides]
+        self.aligned = aligned
+        self.sampling_ratio = sampling_ratio
+        self.map_levels = LevelMapper(strides[0].bit_length() - 1, strides[-1].bit_length() - 1)
+
+    def forward(self, maps: Sequence[Tensor], boxes: list[Tensor]) -> Tensor:
+        """Maps (B, C, hᵢ, wᵢ) and boxes (Rᵦ, 4) of each image, in pixels, to (Σ Rᵦ, C, size, size)."""
+        # Under autocast the levels could differ in dtype; boxes need float32 in any case.
+        dtype = torch.promote_types(maps[0].dtype, boxes[0].dtype)
+        rois = convert_boxes_to_roi_format(boxes).to(dtype)
+        levels = self.map_levels(boxes)
+        pooled = rois.new_zeros(len(rois), maps[0].shape[1], self.output_size, self.output_size)
+        # Levels without boxes are pooled too: their weights get a gradient of zero on every rank.
+        for level, (m, scale) in enumerate(zip(maps, self.scales, strict=False)):
+            (chosen,) = torch.where(levels == level)
+            pooled[chosen] = roi_align(
+                m.to(dtype), rois[chosen], self.output_size, scale, self.sampling_ratio, aligned=self.aligned
+            )
+        return pooled
 
 
 @dataclass
 class Samples:
-    """Regions of one image that a stage learns from."""
+    """Regions of one image in the loss of a stage."""
 
     boxes: Tensor  # (R, 4)
     labels: Tensor  # (R,), K for background
-    index: Tensor  # (R,), the ground-truth box each belongs to; any for background
-    given: Tensor  # (R,) bool, the region is a ground-truth box itself
+    matched: Tensor  # (R,), index of the assigned ground-truth box; any for background
+    gt_boxes: Tensor  # (R, 4), that box
+    is_gt: Tensor  # (R,) bool, the region is a ground-truth box itself
 
 
 class RoIHeads(nn.Module):
-    """Proposals to detections, by stages: each classifies the boxes and moves them, and the next starts from there.
+    """Proposals to detections in stages: each classifies and moves the boxes, and the next starts from the result.
 
     Args:
-        box_pool, box_heads: RoIAlign, and one head per stage.
-        mask_pool, mask_heads: the same for masks, or None and no heads for boxes alone.
-        thresholds: overlap from which a region shows an object, per stage.
-        weights: of each stage's losses.
-        low_quality: each object takes the region that overlaps it most, if by this much (see `BoxMatcher`); or None.
-        batch, positive_fraction: regions per image that a stage learns from, and how many of them may show objects.
-        score_average: in testing, over the stages: "logits", or "probabilities".
-        score_threshold, nms_threshold, detections: of the answers; the last per image.
+        strides: of the levels that regions are pooled from.
+        num_classes: K.
+        options: of pooling, heads, sampling and postprocessing.
     """
 
-    def __init__(
-        self,
-        box_pool: RoIPool,
-        box_heads: Sequence[BoxHead],
-        mask_pool: RoIPool | None,
-        mask_heads: Sequence[MaskHead],
-        *,
-        thresholds: Sequence[float],
-        weights: Sequence[float],
-        low_quality: float | None,
-        batch: int,
-        positive_fraction: float,
-        score_average: str,
-        score_threshold: float,
-        nms_threshold: float,
-        detections: int,
-    ) -> None:
+    def __init__(self, strides: Sequence[int], num_classes: int, options: MaskRCNNOptions) -> None:
         super().__init__()
-        if score_average not in AVERAGES:
-            raise RMTError(f"score_average={score_average!r} is not one of {', '.join(AVERAGES)}")
-        self.box_pool = box_pool
-        self.box_heads = nn.ModuleList(box_heads)
-        self.mask_pool = mask_pool
-        self.mask_heads = nn.ModuleList(mask_heads)
-        self.num_classes = box_heads[0].num_classes
-        self.matchers = [BoxMatcher(t, t, low_quality=low_quality) for t in thresholds]
-        self.weights = list(weights)
-        self.sampler = BalancedPositiveNegativeSampler(batch, positive_fraction)
-        self.score_average = score_average
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
-        self.detections = detections
-
-    def stages(self) -> list[BoxHead]:
-        return cast(list[BoxHead], list(self.box_heads))
+        o = options
+        self.num_classes = num_classes
+        self.options = options
+        self.box_roi_pool, self.mask_roi_pool = (
+            MultiScaleRoIAlign(size, strides, aligned=o.aligned, sampling_ratio=o.sampling_ratio)
+            for size in (ROI_SIZE, MASK_ROI_SIZE)
+        )
+        self.box_heads = nn.ModuleList(BoxHead(num_classes, stds, o) for stds in o.box_stds)
+        self.mask_heads = nn.ModuleList(
+            MaskHead(o.fpn_channels, num_classes, o.mask_convs, o.mask_width) for _ in o.stages if o.masks
+        )
+        self.matchers = [Matcher(iou, iou, low_quality=o.low_quality) for iou in o.stages]
+        self.sampler = BalancedPositiveNegativeSampler(o.rois_per_image, o.positive_fraction)
 
     def forward(
         self,
@@ -88,58 +100,58 @@ class RoIHeads(nn.Module):
         image_shapes: list[tuple[int, int]],
         targets: list[Target] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Maps (B, C, hᵢ, wᵢ) and proposals (Nᵦ, 4) to detections and no losses, or in training the other way round."""
+        """Maps (B, C, hᵢ, wᵢ) and proposals (Nᵦ, 4) to detections and {}, or in training to [] and losses."""
         maps = list(features.values())
         if self.training:
             if targets is None:
                 raise ValueError("targets are needed in training")
-            return [], self._losses(maps, proposals, image_shapes, targets)
+            return [], self._compute_loss(maps, proposals, image_shapes, targets)
         return self._detect(maps, proposals, image_shapes), {}
 
-    def _losses(
+    def _compute_loss(
         self, maps: list[Tensor], proposals: list[Tensor], shapes: list[tuple[int, int]], targets: list[Target]
     ) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
-        for stage, head in enumerate(self.stages()):
-            samples = [self.sample(p, t, stage, s) for p, t, s in zip(proposals, targets, shapes, strict=True)]
+        stages = len(self.box_heads)
+        for stage, head in enumerate(cast(list[BoxHead], self.box_heads)):
+            inputs = zip(proposals, targets, shapes, strict=True)
+            samples = [self.select_training_samples(p, t, stage, shape) for p, t, shape in inputs]
             boxes = [s.boxes for s in samples]
-            logits, deltas = head(self.box_pool(maps, boxes))
-            truth = torch.cat([_pick(t["boxes"], s) for t, s in zip(targets, samples, strict=True)])
-            labels = torch.cat([s.labels for s in samples])
-            classifier, box_reg = head.loss(logits, deltas, torch.cat(boxes), labels, truth.to(deltas.dtype))
-            parts = {"loss_classifier": classifier, "loss_box_reg": box_reg}
-            if self.mask_pool is not None:
-                pooled = self.mask_pool(maps, [s.boxes[s.labels < self.num_classes] for s in samples])
-                parts["loss_mask"] = self._mask_loss(pooled, samples, targets, stage)
-            name = f"_{stage + 1}" if len(self.box_heads) > 1 else ""
-            losses |= {key + name: self.weights[stage] * value for key, value in parts.items()}
-            if stage + 1 < len(self.box_heads):
-                moved = self.refine(stage, logits, deltas, boxes, shapes, labels)
-                # The objects' own boxes are added by every stage afresh.
-                proposals = [m[~s.given] for m, s in zip(moved, samples, strict=True)]
+            labels, gt_boxes = torch.cat([s.labels for s in samples]), torch.cat([s.gt_boxes for s in samples])
+            logits, deltas = head(self.box_roi_pool(maps, boxes))
+            classifier, box_reg = head.loss(logits, deltas, torch.cat(boxes), labels, gt_boxes.to(deltas.dtype))
+            stage_losses = {"loss_classifier": classifier, "loss_box_reg": box_reg}
+            if self.mask_heads:
+                stage_losses["loss_mask"] = self._mask_loss(maps, samples, targets, stage)
+            suffix = f"_{stage + 1}" if stages > 1 else ""
+            losses |= {name + suffix: self.options.stage_weights[stage] * loss for name, loss in stage_losses.items()}
+            if stage + 1 < stages:
+                refined = self.refine_boxes(stage, logits, deltas, boxes, shapes, labels)
+                # Every stage adds the ground-truth boxes itself.
+                proposals = [r[~s.is_gt] for r, s in zip(refined, samples, strict=True)]
         return losses
 
     @torch.no_grad()
-    def sample(self, proposals: Tensor, target: Target, stage: int, shape: tuple[int, int]) -> Samples:
-        """Match proposals (N, 4) with the objects, add the objects' own boxes, draw what the stage learns from."""
-        truth, truth_labels = target["boxes"].to(proposals), target["labels"]
-        if len(proposals) + len(truth) == 0:  # nothing at all: the whole image, since BatchNorm needs a region
+    def select_training_samples(self, proposals: Tensor, target: Target, stage: int, shape: tuple[int, int]) -> Samples:
+        """Match proposals (N, 4) with the objects, add the ground-truth boxes, and draw samples for the loss."""
+        gt_boxes, gt_labels = target["boxes"].to(proposals), target["labels"]
+        if len(proposals) + len(gt_boxes) == 0:  # the whole image, because BatchNorm needs at least one region
             proposals = proposals.new_tensor([[0, 0, shape[1], shape[0]]])
-        index = torch.full((len(proposals),), -1, device=proposals.device)
-        if len(truth) and len(proposals):
-            index = self.matchers[stage](box_iou(truth, proposals))
-        boxes = torch.cat([truth, proposals])
-        index = torch.cat([torch.arange(len(truth), device=index.device), index])
-        positive, negative = self.sampler([index.clamp(min=-1) + 1])
+        matched = torch.full((len(proposals),), -1, device=proposals.device)
+        if len(gt_boxes) and len(proposals):
+            matched = self.matchers[stage](box_iou(gt_boxes, proposals))
+        boxes = torch.cat([gt_boxes, proposals])
+        matched = torch.cat([torch.arange(len(gt_boxes), device=matched.device), matched])
+        positive, negative = self.sampler([matched.clamp(min=-1) + 1])
         (chosen,) = torch.where((positive[0] | negative[0]).bool())
-        index = index[chosen]
-        labels = torch.full_like(index, self.num_classes)
-        shown = index >= 0
-        labels[shown] = truth_labels[index[shown]]
-        return Samples(boxes[chosen], labels, index.clamp(min=0), chosen < len(truth))
+        matched = matched[chosen]
+        labels = torch.full_like(matched, self.num_classes)
+        labels[matched >= 0] = gt_labels[matched[matched >= 0]]
+        matched = matched.clamp(min=0)
+        return Samples(boxes[chosen], labels, matched, boxes[matched], chosen < len(gt_boxes))
 
     @torch.no_grad()
-    def refine(
+    def refine_boxes(
         self,
         stage: int,
         logits: Tensor,
@@ -148,64 +160,59 @@ class RoIHeads(nn.Module):
         shapes: list[tuple[int, int]],
         labels: Tensor | None = None,
     ) -> list[Tensor]:
-        """Boxes (Rᵦ, 4) moved by the deltas of their class: the label where it is an object's, else the likeliest."""
+        """Move boxes (Rᵦ, 4) by the deltas of their class: the label if it is an object's, else the likeliest class."""
         classes = logits[:, : self.num_classes].argmax(dim=1)
         if labels is not None:
             classes = torch.where(labels < self.num_classes, labels, classes)
-        own = deltas[torch.arange(len(deltas), device=deltas.device), classes]
-        moved = self.stages()[stage].decode(own, torch.cat(boxes)).split([len(b) for b in boxes])
-        return [clip_boxes_to_image(m, shape) for m, shape in zip(moved, shapes, strict=True)]
+        class_deltas = deltas[torch.arange(len(deltas), device=deltas.device), classes]
+        head = cast(BoxHead, self.box_heads[stage])
+        refined = head.decode(class_deltas, torch.cat(boxes)).split([len(b) for b in boxes])
+        return [clip_boxes_to_image(r, shape) for r, shape in zip(refined, shapes, strict=True)]
 
-    def _mask_loss(self, pooled: Tensor, samples: list[Samples], targets: list[Target], stage: int) -> Tensor:
-        """Of the regions that show objects; `pooled` is theirs, image after image."""
-        logits = at_least_float32(self.mask_heads[stage](pooled))
-        labels, wanted = [], []
-        for target, s in zip(targets, samples, strict=True):
+    def _mask_loss(self, maps: list[Tensor], samples: list[Samples], targets: list[Target], stage: int) -> Tensor:
+        """Loss of the masks of the regions that are assigned to an object."""
+        positives = [s.labels < self.num_classes for s in samples]
+        boxes = [s.boxes[positive] for s, positive in zip(samples, positives, strict=True)]
+        logits = at_least_float32(self.mask_heads[stage](self.mask_roi_pool(maps, boxes)))
+        wanted = []
+        for target, s, positive, b in zip(targets, samples, positives, boxes, strict=True):
             if "masks" not in target:
                 raise RMTError("a target has no masks; give them, or build the detector with masks=False")
-            shown = s.labels < self.num_classes
-            labels.append(s.labels[shown])
-            wanted.append(mask_targets(target["masks"], s.index[shown], s.boxes[shown], logits.shape[-1]))
-        return mask_loss(logits, torch.cat(labels), torch.cat(wanted).to(logits.dtype))
+            wanted.append(mask_targets(target["masks"], s.matched[positive], b, logits.shape[-1]))
+        labels = torch.cat([s.labels[positive] for s, positive in zip(samples, positives, strict=True)])
+        return mask_loss(logits, labels, torch.cat(wanted).to(logits.dtype))
 
     def _detect(
         self, maps: list[Tensor], proposals: list[Tensor], shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        boxes, votes = proposals, []
-        for stage, head in enumerate(self.stages()):
-            logits, deltas = head(self.box_pool(maps, boxes))
-            votes.append(logits if self.score_average == "logits" else logits.softmax(dim=1))
+        boxes, stage_scores = proposals, []
+        average_logits = self.options.score_average == "logits"
+        for stage, head in enumerate(cast(list[BoxHead], self.box_heads)):
+            logits, deltas = head(self.box_roi_pool(maps, boxes))
+            stage_scores.append(logits if average_logits else logits.softmax(dim=1))
             if stage + 1 < len(self.box_heads):
-                boxes = self.refine(stage, logits, deltas, boxes, shapes)
-        mean = torch.stack(votes).mean(dim=0)
-        scores = mean.softmax(dim=1) if self.score_average == "logits" else mean
+                boxes = self.refine_boxes(stage, logits, deltas, boxes, shapes)
+        scores = torch.stack(stage_scores).mean(dim=0)
+        scores = scores.softmax(dim=1) if average_logits else scores
         counts = [len(b) for b in boxes]
-        decoded = head.decode(deltas, torch.cat(boxes))
-        found = [
-            self.select(b, s, shape)
-            for b, s, shape in zip(decoded.split(counts), scores.split(counts), shapes, strict=True)
-        ]
-        if self.mask_pool is not None:
-            self._add_masks(self.mask_pool(maps, [f["boxes"] for f in found]), found)
-        return found
+        decoded = head.decode(deltas, torch.cat(boxes)).split(counts)
+        inputs = zip(decoded, scores.split(counts), shapes, strict=True)
+        detections = [self._postprocess(b, s, shape) for b, s, shape in inputs]
+        if self.mask_heads:
+            self._add_masks(self.mask_roi_pool(maps, [d["boxes"] for d in detections]), detections)
+        return detections
 
-    def select(self, boxes: Tensor, scores: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
-        """Of boxes (R, K, 4) and scores (R, K + 1) the likeliest, suppressed class by class, the best first."""
-        region, label = above(scores[:, : self.num_classes], self.score_threshold)
-        chosen = clip_boxes_to_image(boxes[region, label], shape)
-        found = scores[region, label]
-        return best_boxes(chosen, label, found, overlap=self.nms_threshold, limit=self.detections)
+    def _postprocess(self, boxes: Tensor, scores: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
+        """Select detections among boxes (R, K, 4) and scores (R, K + 1): score threshold, NMS, the highest scores."""
+        region, label = filter_scores(scores[:, : self.num_classes], self.options.score_threshold)
+        candidates = clip_boxes_to_image(boxes[region, label], shape), label, scores[region, label]
+        return nms(*candidates, threshold=self.options.nms_threshold, limit=self.options.detections)
 
-    def _add_masks(self, pooled: Tensor, found: list[dict[str, Tensor]]) -> None:
-        """To each image's detections `masks` (N, 1, m, m): probabilities in the box, averaged over the stages."""
-        labels = torch.cat([f["labels"] for f in found])
-        every = torch.arange(len(labels), device=labels.device)
-        heads = [at_least_float32(head(pooled))[every, labels].sigmoid() for head in self.mask_heads]
-        masks = torch.stack(heads).mean(dim=0)[:, None]
-        for f, m in zip(found, masks.split([len(f["labels"]) for f in found]), strict=True):
-            f["masks"] = m
-
-
-def _pick(boxes: Tensor, samples: Samples) -> Tensor:
-    """The ground-truth box of each sample; for an image without objects the samples themselves, which do not count."""
-    return boxes[samples.index] if len(boxes) else samples.boxes
+    def _add_masks(self, pooled: Tensor, detections: list[dict[str, Tensor]]) -> None:
+        """Add to the detections of each image `masks` (N, 1, m, m): probabilities in the box, averaged over stages."""
+        labels = torch.cat([d["labels"] for d in detections])
+        index = torch.arange(len(labels), device=labels.device)
+        stages = [at_least_float32(head(pooled))[index, labels].sigmoid() for head in self.mask_heads]
+        masks = torch.stack(stages).mean(dim=0)[:, None]
+        for d, m in zip(detections, masks.split([len(d["labels"]) for d in detections]), strict=True):
+            d["masks"] = m

@@ -1,1 +1,1 @@
-"""Semantic segmentation: Semantic FPN, UPerNet, inference by sliding windows."""
+"""Semantic segmentation: Semantic FPN, UPerNet, inference with sliding windows."""

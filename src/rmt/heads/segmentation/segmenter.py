@@ -1,4 +1,4 @@
-"""A semantic segmenter: pyramid and head, and its loss."""
+"""Semantic segmentation network: pyramid, decode head and loss."""
 
 from typing import Any
 
@@ -8,14 +8,12 @@ from torch import Tensor, nn
 
 from rmt.errors import RMTError
 from rmt.heads.pyramid import Pyramid, build_pyramid
-from rmt.heads.segmentation.layers import resize
-from rmt.heads.segmentation.semantic_fpn import SemanticFPN
-from rmt.heads.segmentation.upernet import UPerNet
+from rmt.heads.segmentation.decode_heads import SemanticFPN, UPerNet, resize
 from rmt.model import RMT
 
 HEADS: dict[str, type[nn.Module]] = {"semantic_fpn": SemanticFPN, "upernet": UPerNet}
 IGNORE = 255
-"""The label of pixels that count neither in training nor in scoring."""
+"""Label of pixels that are ignored in training and in evaluation."""
 
 
 class Segmenter(nn.Module):
@@ -23,11 +21,12 @@ class Segmenter(nn.Module):
 
     Args:
         pyramid: the normalised stages.
-        head: maps to a list of logits: the head's own, then auxiliary ones in training.
-        aux_weight: of each auxiliary loss.
+        head: maps to a list of logits: those of the head, then in training those of auxiliary heads.
+        num_classes: K.
+        aux_weight: weight of each auxiliary loss.
     """
 
-    head_name: str  # set by `segmenter`, for model files
+    head_name: str  # this and the next are set by `rmt.segmenter`, for model files
     head_args: dict[str, Any]
 
     def __init__(self, pyramid: Pyramid, head: nn.Module, num_classes: int, aux_weight: float = 0.4) -> None:
@@ -41,14 +40,14 @@ class Segmenter(nn.Module):
         return resize(self.head(self.pyramid(x))[0], x.shape[2:])
 
     def loss(self, x: Tensor, masks: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy at the masks' size, averaged over all pixels, ignored ones included in the count.
+        """Cross-entropy at the size of the masks, averaged over all pixels, including the ignored ones.
 
         Args:
             x: images (B, 3, H, W).
             masks: class indices (B, H, W), int64; 255 is ignored.
         Returns:
-            `loss`, the weighted sum, and its parts `main` and `aux` (in training, where the head has one). A mask in
-            which everything is ignored gives 0, not NaN.
+            `loss`, the weighted sum, and its parts `main` and `aux` (in training, if there is an auxiliary head). If
+            all pixels are ignored it is 0, not NaN.
         """
         logits = self.head(self.pyramid(x))
         parts = [
@@ -72,10 +71,10 @@ def segmenter(
 
     Args:
         head: "semantic_fpn" or "upernet".
-        backbone: a network's name, or the network; its classifier is dropped.
+        backbone: name of a network, or a network; its classifier is removed.
         num_classes: K.
         drop_path_rate: stochastic depth of a backbone given by name.
-        head_args: widths and dropout, see `SemanticFPN` and `UPerNet`.
+        head_args: channels and dropout, see `SemanticFPN` and `UPerNet`.
         backbone_args: more keywords for a backbone given by name.
     Raises:
         RMTError: no such head or network.

@@ -13,7 +13,7 @@ from torch import nn
 from rmt.data.segmentation.dataset import open_segmentation_evaluation
 from rmt.device import autocast
 from rmt.errors import RMTError
-from rmt.heads.segmentation.sliding import Inference, segment
+from rmt.heads.segmentation.sliding import InferenceOptions, segment
 from rmt.inference.segment import Mode, inference_from, load
 from rmt.tasks.segment.data import whole_loader
 from rmt.tasks.segment.metrics import Confusion, always, overall, per_class, table
@@ -36,7 +36,7 @@ def evaluate(
     num_classes: int,
     *,
     preprocessing: Mapping[str, Any],
-    inference: Inference,
+    inference: InferenceOptions,
     device: torch.device,
     precision: str,
 ) -> Evaluation:
@@ -59,7 +59,7 @@ def evaluate(
                     mean=preprocessing["mean"],
                     std=preprocessing["std"],
                     inference=inference,
-                    arithmetic=functools.partial(autocast, precision, device),
+                    autocast=functools.partial(autocast, precision, device),
                 )
                 scores[name].update(found, mask)
     counts = {name: score.counts.numpy() for name, score in scores.items()}

@@ -1,0 +1,30 @@
+"""Mask R-CNN and Cascade Mask R-CNN."""
+
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from rmt.heads.detection.anchors import AnchorGenerator
+from rmt.heads.detection.detector import Detector
+from rmt.heads.detection.fpn import BackboneWithFPN
+from rmt.heads.detection.options import MaskRCNNOptions
+from rmt.heads.detection.roi_heads import RoIHeads
+from rmt.heads.detection.rpn import RegionProposalNetwork
+from rmt.heads.detection.transform import DetectionTransform
+from rmt.heads.pyramid import Pyramid
+
+ROI_LEVELS = 4  # regions are pooled from P2 … P5; P6 is for proposals only
+
+
+class MaskRCNN(Detector, GeneralizedRCNN):
+    """Mask R-CNN or, depending on the options, Cascade Mask R-CNN, or either without masks. See `rmt.detector`."""
+
+    def __init__(self, pyramid: Pyramid, num_classes: int, options: MaskRCNNOptions) -> None:
+        o = options
+        backbone = BackboneWithFPN(pyramid, o.fpn_channels, LastLevelMaxPool(), extra_levels=1)
+        anchors = AnchorGenerator(o.anchor_scales, o.anchor_ratios, backbone.strides, rounded=o.round_anchors)
+        rpn = RegionProposalNetwork(anchors, o)
+        roi_heads = RoIHeads(backbone.strides[:ROI_LEVELS], num_classes, o)
+        super().__init__(backbone, rpn, roi_heads, DetectionTransform(o.image_mean, o.image_std, o.size_divisor))
+        self.num_classes = num_classes
+        self.mask_threshold = o.mask_threshold
+        self.options = options
