@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.data.distributed_sampler import RepeatAugSampler
 
-from rmt.data.order import REPEAT_ROUND, EpochPlan, Stretches
+from rmt.data.order import REPEAT_ROUND, EpochPlan, FixedLengthEpochs
 from rmt.errors import RMTError
 
 
@@ -109,7 +109,7 @@ def test_mistakes():
 def test_stretches_are_the_epochs_one_after_another_cut_anew(steps):
     plan = EpochPlan(samples=23, batch_size=2, shuffle=True, seed=3, drop_last=True, rank=1, world_size=2)
     endless = [(e, p.tolist(), s.tolist()) for epoch in range(20) for e, p, s in plan.keys(epoch)]
-    stretches = Stretches(plan, steps)
+    stretches = FixedLengthEpochs(plan, steps)
     seen = [(e, p.tolist(), s.tolist()) for epoch in range(6) for e, p, s in stretches.keys(epoch)]
     assert seen == endless[: 6 * steps]
     later = [(e, p.tolist(), s.tolist()) for e, p, s in stretches.keys(4, start=1)]

@@ -105,7 +105,7 @@ def test_each_split_is_opened_once(make_folder: Make, tmp_path: Path, monkeypatc
         for split in ("train", "val"):
             write(root / f"{split}.parquet", 4)
     opened, original = [], splits._open
-    monkeypatch.setattr(splits, "_open", lambda part, reading: opened.append(part) or original(part, reading))
+    monkeypatch.setattr(splits, "_open", lambda part, buffer: opened.append(part) or original(part, buffer))
     recipe = ClassifyRecipe(name="once", data=str(root), image_size=32, batch_size=2, accumulate=1)
     ClassifyData.open(recipe, {"mean": (0.5,) * 3, "std": (0.5,) * 3})
     assert len(opened) == 2

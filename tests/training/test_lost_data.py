@@ -10,6 +10,7 @@ from helpers.runs import assert_same_run, finished_run, photos, tiny_recipe
 
 import rmt
 from rmt.data.sources.packing import pack
+from rmt.data.sources.shards import ShardSet
 from rmt.tasks import resume
 from rmt.tasks.classify.module import ClassifyModule
 
@@ -77,20 +78,18 @@ def test_a_shard_that_is_cut_while_it_streams(tmp_path, monkeypatch):
             shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
         for file in (tmp_path / "cache").rglob("*.arrow"):  # as if others had needed the room
             file.unlink()
-        monkeypatch.setattr("rmt.data.sources.streams.StreamSet._row", _as_if_new)
+        monkeypatch.setattr(ShardSet, "load", _as_if_new)
 
     def mend():
         for shard in shards:
             shutil.move(shard.with_suffix(".kept"), shard)
-        monkeypatch.setattr("rmt.data.sources.streams.StreamSet._row", row)
+        monkeypatch.setattr(ShardSet, "load", load)
 
-    from rmt.data.sources.streams import StreamSet
-
-    row = StreamSet._row
+    load = ShardSet.load
 
     def _as_if_new(self, index):
-        self._tables.clear()
-        return row(self, index)
+        self._cache.table.cache_clear()
+        return load(self, index)
 
     stopped_and_resumed(
         monkeypatch,

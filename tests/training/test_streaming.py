@@ -8,7 +8,7 @@ from helpers.runs import assert_same_run, tiny_recipe
 
 import rmt
 from rmt.data.sources.packing import pack
-from rmt.data.sources.streams import StreamSet
+from rmt.data.sources.shards import ShardSet
 from rmt.tasks import resume
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.module import ClassifyModule
@@ -27,7 +27,8 @@ def shards(tmp_path, monkeypatch):
 def test_the_fields_choose_how_shards_are_read(shards):
     mapped, streamed = (ClassifyData.open(tiny_recipe(data=shards, stream=how), NORM) for how in ("auto", "yes"))
     assert (mapped.recipe.stream, streamed.recipe.stream) == ("no", "yes")
-    assert isinstance(streamed.train, StreamSet) and not isinstance(mapped.train, StreamSet)
+    assert isinstance(streamed.train, ShardSet) and isinstance(mapped.train, ShardSet)
+    assert streamed.train.order is not None and mapped.train.order is None
     narrow = ClassifyData.open(tiny_recipe(data=shards, stream="yes", stream_buffer=5), NORM)
 
     def order(data):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rmt.data.loader import BatchLoader
 from rmt.data.sets import ImageSet
-from rmt.data.sources.streams import expect, training_order
+from rmt.data.sources.shards import prefetch, shard_order
 
 
 class Transform(Protocol):
@@ -46,8 +46,8 @@ class ImageLoader(BatchLoader):
 
     def __init__(self, image_set: ImageSet, transform: Transform, *, shuffle: bool, **options: Any):
         self.image_set = image_set
-        if (order := training_order(image_set)) is not None:
-            options |= {"streamed": order if shuffle else None, "expect": partial(expect, image_set)}
+        if (order := shard_order(image_set)) is not None:
+            options |= {"shard_order": order if shuffle else None, "prefetch": partial(prefetch, image_set)}
         prepare, stack = _Prepare(image_set, transform), _Stack(image_set, transform.size)
         super().__init__(image_set, prepare, stack, shuffle=shuffle, **options)
 

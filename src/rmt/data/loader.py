@@ -20,15 +20,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rmt.data.images import BadImage
-from rmt.data.order import EpochPlan, Key, Streamed, Stretches
+from rmt.data.order import EpochPlan, FixedLengthEpochs, Key, ShardOrder
 from rmt.data.randomness import AUGMENT, REPLACE, preserve_rng_state, seed_sample, seed_words
 from rmt.errors import RMTError
 
 MAX_REPLACEMENTS = 20
 """After so many bad images in a row for one place in a batch the data are given up."""
 
-LOOK_AHEAD = 50
-"""So many batches before they are made, `Expect` is told of their samples."""
+PREFETCH_BATCHES = 50
+"""So many batches before they are made, `Prefetch` is told of their samples."""
 
 
 class Samples(Protocol):
@@ -48,7 +48,7 @@ Prepare = Callable[[Any, int], Any]
 generators of Python, numpy and torch are functions of (seed, epoch, position)."""
 Collate = Callable[[list[Any], list[int]], dict[str, Any]]
 """The entries of a batch, possibly none, and their samples' numbers to the batch."""
-Expect = Callable[[np.ndarray], None]
+Prefetch = Callable[[np.ndarray], None]
 """Is told the numbers of samples that will be loaded soon."""
 
 
@@ -61,7 +61,7 @@ class BatchLoader:
     `shuffle=True` is training: see `EpochPlan` for `drop_last`, `repeats` and the dealing to processes. An image that
     cannot be read is replaced by another one, chosen from (seed, epoch, position). `shuffle=False` is evaluation:
     every sample exactly once, in order; one that cannot be read is left out, and a batch may be short or empty. Either
-    way it is reported in the batch's `bad`. With `steps_per_epoch` an epoch is that many steps, see `Stretches`.
+    way it is reported in the batch's `bad`. With `steps_per_epoch` an epoch is that many steps.
 
     `workers` processes make the batches (0: this process) and stay for the next epoch, until `close()`. One iteration
     at a time: a second one ends the first. With `workers=0` the global random
@@ -87,8 +87,8 @@ class BatchLoader:
         steps_per_epoch: int = 0,
         pin_memory: bool = False,
         groups: np.ndarray | None = None,
-        streamed: Streamed | None = None,
-        expect: Expect | None = None,
+        shard_order: ShardOrder | None = None,
+        prefetch: Prefetch | None = None,
     ):
         plan = EpochPlan(
             samples=len(samples),
@@ -100,15 +100,15 @@ class BatchLoader:
             world_size=world_size,
             repeats=repeats,
             groups=groups,
-            streamed=streamed,
+            shard_order=shard_order,
         )
         self.samples = samples
-        self.plan = Stretches(plan, steps_per_epoch) if steps_per_epoch else plan
+        self.plan = FixedLengthEpochs(plan, steps_per_epoch) if steps_per_epoch else plan
         self.epoch = 0
         self.batches = 0  # handed out in this epoch
         self._turn = 0  # counts iterations
         self._start = 0  # where the next iteration starts; not 0 only after load_state_dict
-        self._orders = _Orders(self.plan, expect)
+        self._orders = _Orders(self.plan, prefetch)
         self._pool = DataLoader(
             _BatchMaker(samples, prepare, collate, seed, replace_bad=shuffle),
             batch_size=None,  # a "sample" of the DataLoader is a whole batch of ours
@@ -197,9 +197,9 @@ class _Failure:
 class _Orders(Sampler):
     """Gives the DataLoader one key per batch of the chosen epoch: (epoch, positions, samples)."""
 
-    def __init__(self, plan: EpochPlan | Stretches, expect: Expect | None):
+    def __init__(self, plan: EpochPlan | FixedLengthEpochs, prefetch: Prefetch | None):
         self.plan = plan
-        self.expect = expect
+        self.prefetch = prefetch
         self.choose(0, 0)
 
     def choose(self, epoch: int, start: int) -> None:
@@ -210,14 +210,14 @@ class _Orders(Sampler):
 
     def __iter__(self) -> Iterator[Key]:
         keys = self.plan.keys(self.epoch, self.start)
-        if self.expect is None:
+        if self.prefetch is None:
             yield from keys
             return
         waiting: deque[Key] = deque()
         for key in keys:
-            self.expect(key[2])
+            self.prefetch(key[2])
             waiting.append(key)
-            if len(waiting) > LOOK_AHEAD:
+            if len(waiting) > PREFETCH_BATCHES:
                 yield waiting.popleft()
         yield from waiting
 

@@ -30,8 +30,8 @@ class EpochPlan:
     global batch. With `groups` (samples,) a step shows samples of one group as far as possible: only the last few steps
     of an epoch, made of what the groups have left over, mix them.
 
-    `streamed` are images that come by shards: the order then is random over the shards and among the images of a few of
-    them, and every process takes a part of its own, so that it reads no shard of another's but at the borders.
+    `shard_order` is the order of streamed images: random over the shards and among the images of a few of them. Every
+    process then takes a contiguous part of it, so that two processes read the same shard only at the borders.
 
     `shuffle=False` is evaluation: every sample exactly once, in order. Every process still takes the same number of
     steps, so its last batch may be short, or empty.
@@ -46,7 +46,7 @@ class EpochPlan:
     world_size: int = 1
     repeats: int = 1
     groups: np.ndarray | None = field(default=None, repr=False, compare=False)
-    streamed: "Streamed | None" = None
+    shard_order: "ShardOrder | None" = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.repeats < 1 or not 0 <= self.rank < self.world_size:
@@ -88,14 +88,14 @@ class EpochPlan:
         """The sample at each position of an epoch, int64 (positions,)."""
         if not self.shuffle:
             return np.arange(self.samples)
-        if self.streamed is None:
+        if self.shard_order is None:
             shuffled = permutation(self.samples, ORDER, self.seed, epoch)
         else:
-            shuffled = self.streamed.order(self.seed, epoch)
+            shuffled = self.shard_order.order(self.seed, epoch)
         if self.groups is not None:
             shuffled = by_group(shuffled, self.groups, self._step)
         shown = np.repeat(shuffled[: -(-self.positions // self.repeats)], self.repeats)[: self.positions]
-        if self.streamed is None:
+        if self.shard_order is None:
             return shown
         return shown.reshape(self.world_size, -1).T.reshape(-1)  # part r goes to the positions r, r + W, r + 2W, …
 
@@ -113,7 +113,7 @@ class EpochPlan:
 
 
 @dataclass(frozen=True)
-class Stretches:
+class FixedLengthEpochs:
     """Training by iterations: passes over the data follow each other, and every `steps` steps count as an epoch.
 
     Step k of epoch e is step e·steps + k of the endless sequence of `plan`'s own epochs, so where the evaluations fall
@@ -155,7 +155,7 @@ def by_group(order: np.ndarray, groups: np.ndarray, size: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Streamed:
+class ShardOrder:
     """An order for images that come by shards: a permutation of all, in which those of a shard stay near each other.
 
     The shards are put in a random order and taken together until they have `buffer` images, which are then shuffled.

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from rmt.data.sets import EvaluationSplit, HoldOut, ImageSet, Splits, hold_out, preview
-from rmt.data.sources.fit import BUFFER, Reading, fetch_all
+from rmt.data.sources.cache import fit_disk
 from rmt.data.sources.folders import FolderSet, class_folders
 from rmt.data.sources.remote import RemoteFile, is_url, list_folder
-from rmt.data.sources.shards import ShardSet, TableSet, complete
-from rmt.data.sources.streams import StreamSet
-from rmt.data.sources.tars import TarSet
+from rmt.data.sources.shards import ShardSet, check_complete
 from rmt.errors import RMTError
+
+BUFFER = 50_000
+"""Images among which the training order of streamed shards is random, unless chosen."""
 
 SAMPLE = Path(__file__).parent / "sample"
 
@@ -34,19 +35,20 @@ def open_splits(
     Data with no validation split of their own are divided by `hold_out(…, holdout, seed)`; `holdout` is not used
     otherwise.
 
-    Shards are copied and mapped into memory with `stream="no"`, streamed (`StreamSet`, with its `buffer`) with "yes";
-    "auto" streams what does not fit the disk.
+    Shards are converted and mapped into memory as a whole with `stream="no"`, streamed (see `ShardSet`, also for
+    `buffer`) with "yes"; "auto" streams what does not fit the disk.
 
     Raises `RMTError` for whatever is wrong with the data, such as splits of different classes.
     """
-    parts, reading = _parts(data), Reading(stream, buffer)
+    parts = _parts(data)
+    streamed = buffer if _streams(parts, stream) else None
     if "val" in parts:
-        train, val = _open(parts["train"], reading), _open(parts["val"], reading)
+        train, val = _open(parts["train"], streamed), _open(parts["val"], streamed)
         _check_classes(parts["train"], set(train.classes), set(val.classes))
         return Splits(train, val, {"train": train.skipped, "val": val.skipped})
     if not holdout > 0:
         raise RMTError(f"{data}: no folder val/ inside, and no fraction of the training images to hold out instead")
-    whole = _open(parts["train"], reading)
+    whole = _open(parts["train"], streamed)
     return Splits(*hold_out(whole, float(holdout), seed), {"train and val": whole.skipped})
 
 
@@ -56,9 +58,10 @@ def open_evaluation_split(data: str, held: HoldOut | None = None) -> EvaluationS
     Else those that a run held out, if `held` says how it divided `data`; else every image.
     """
     parts = _parts(data, needs_train=False)
+    part = parts["val"] if "val" in parts else parts["train"]
+    whole = _open(part, BUFFER if _streams({"val": part}, "auto") else None)
     if "val" in parts:
-        return EvaluationSplit(_open(parts["val"], Reading()), "val")
-    whole = _open(parts["train"], Reading())
+        return EvaluationSplit(whole, "val")
     if held:
         return EvaluationSplit(hold_out(whole, held.fraction, held.seed)[1], "held out")
     return EvaluationSplit(whole, "all")
@@ -66,14 +69,13 @@ def open_evaluation_split(data: str, held: HoldOut | None = None) -> EvaluationS
 
 def open_train(data: str) -> ImageSet:
     """Every training image of `data`, those included that `open_splits` holds out for validation."""
-    return _open(_parts(data)["train"], Reading())
+    part = _parts(data)["train"]
+    return _open(part, BUFFER if _streams({"train": part}, "auto") else None)
 
 
 def resolve_stream(data: str, stream: str) -> Literal["yes", "no"]:
     """Whether shards are streamed, "yes" or "no": with "auto" when mapped copies of all would not fit the disk."""
-    parts = _parts(data, needs_train=False).values()
-    shards = [shard for part in parts if not isinstance(part, Path) for shard in part]
-    return "yes" if shards and Reading(stream).streams(shards) else "no"
+    return "yes" if _streams(_parts(data, needs_train=False), stream) else "no"
 
 
 def split_folders(root: Path) -> dict[Split, Path]:
@@ -85,17 +87,18 @@ def split_folders(root: Path) -> dict[Split, Path]:
 _Part = Path | tuple[Path, ...] | tuple[RemoteFile, ...]  # a folder of class folders, or shards
 
 
-def _open(part: _Part | None, reading: Reading) -> FolderSet | TableSet | StreamSet:
-    assert part is not None
-    if isinstance(part, Path):
-        return FolderSet(part)
-    if reading.streams(part):
-        return StreamSet(part, buffer=reading.buffer)
-    local = fetch_all(part)
-    return TarSet(local) if local[0].suffix == ".tar" else ShardSet(local)
+def _open(part: _Part, buffer: int | None) -> FolderSet | ShardSet:
+    return FolderSet(part) if isinstance(part, Path) else ShardSet(part, buffer=buffer)
 
 
-def _parts(data: str, needs_train: bool = True) -> dict[str, _Part]:
+def _streams(parts: Mapping[str, _Part], stream: str) -> bool:
+    if stream not in ("auto", "yes", "no"):
+        raise RMTError(f"--stream must be auto, yes or no, not {stream!r}")
+    sets = [part for part in parts.values() if not isinstance(part, Path)]
+    return bool(sets) and (stream == "yes" or (stream == "auto" and not fit_disk(sets)))
+
+
+def _parts(data: str, needs_train: bool = True) -> Mapping[str, _Part]:
     """Where the splits of `data` lie: `train` and, if the data have one, `val`."""
     if not data:  # Path("") would be the folder we happen to be in
         raise RMTError("no data given; name an image folder, a folder of parquet shards, or sample")
@@ -109,7 +112,7 @@ def _parts(data: str, needs_train: bool = True) -> dict[str, _Part]:
     return parts
 
 
-def _folder_parts(root: Path) -> dict[str, _Part]:
+def _folder_parts(root: Path) -> Mapping[str, _Part]:
     present = class_folders(root)  # also says when there is no such folder, or nothing in it
     parts: dict[str, _Part] = {}
     for split, names in NAMES.items():
@@ -120,17 +123,17 @@ def _folder_parts(root: Path) -> dict[str, _Part]:
     return parts if "train" in parts or {"val", "validation"} & set(present) else {"train": root}
 
 
-def _shard_parts(root: Path) -> dict[str, _Part]:
+def _shard_parts(root: Path) -> Mapping[str, _Part]:
     """The shards of each split in a folder."""
     inside = ("", "data", *NAMES["train"], *NAMES["val"])
     return _by_split({name: sorted((root / name).glob("*")) for name in inside})
 
 
-def _remote_parts(address: str) -> dict[str, _Part]:
+def _remote_parts(address: str) -> Mapping[str, _Part]:
     """The shards of each split at an address."""
     folders: dict[str, list[RemoteFile]] = {}
     for file in list_folder(address):
-        below = file.address.removeprefix(address.rstrip("/") + "/")
+        below = file.url.removeprefix(address.rstrip("/") + "/")
         folders.setdefault(below.rpartition("/")[0], []).append(file)
     parts = _by_split(folders)
     if not parts:
@@ -138,7 +141,7 @@ def _remote_parts(address: str) -> dict[str, _Part]:
     return parts
 
 
-def _by_split(folders: Mapping[str, Sequence[S]]) -> dict[str, _Part]:
+def _by_split(folders: Mapping[str, Sequence[S]]) -> dict[str, tuple[S, ...]]:
     """The shards of each split by their names or their folder's; everything is `train` if no name tells.
 
     `folders` holds the files of the folders of interest: "" for that which was named, "data", and the splits' names.
@@ -153,13 +156,15 @@ def _by_split(folders: Mapping[str, Sequence[S]]) -> dict[str, _Part]:
                 named[split_of[word]].setdefault(word, []).append(shard)
             elif folder in ("", "data"):
                 unnamed.append(shard)
-    parts: dict[str, _Part] = {}
+    parts: dict[str, tuple[S, ...]] = {}
     for split, names in NAMES.items():
         first = next((name for name in names if name in named[split]), None)
         if first is not None:
-            parts[split] = tuple(complete(named[split][first]))
+            parts[split] = tuple(named[split][first])
     if not parts and unnamed:
-        parts["train"] = tuple(complete(unnamed))
+        parts["train"] = tuple(unnamed)
+    for shards in parts.values():
+        check_complete(shards)
     return parts
 
 

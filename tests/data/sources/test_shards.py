@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers.image_sets import ANT_OR_BEE, picture, row
+from helpers.image_sets import ANT_OR_BEE, picture, row, without_privileges
 
 from rmt.data import BadImage
-from rmt.data.sources.shards import ShardSet, complete
+from rmt.data.sources import cache
+from rmt.data.sources.shards import ShardSet, check_complete
 from rmt.errors import RMTError
 
 
@@ -70,6 +71,47 @@ def test_without_the_metadata_of_datasets_classes_are_numbers(write: Callable[..
     np.testing.assert_array_equal(np.asarray(found.load(3)), np.asarray(picture(3)))
 
 
+def test_images_may_be_plain_bytes(write: Callable[..., list[Path]]):
+    plain = ShardSet(write(4, features=None, image=[row(i)["bytes"] for i in range(4)]))
+    np.testing.assert_array_equal(np.asarray(plain.load(3)), np.asarray(picture(3)))
+
+
+def test_shards_are_converted_once_whether_mapped_or_streamed(write, monkeypatch: pytest.MonkeyPatch):
+    shards, converted = write(5, 3, folder="once"), []
+    real = cache.convert
+    monkeypatch.setattr(cache, "convert", lambda shard, *args: converted.append(shard) or real(shard, *args))
+    streamed = ShardSet(shards, buffer=4)
+    streamed.load(0)
+    assert converted == shards[:1]
+    ShardSet(shards)
+    assert converted == shards
+    monkeypatch.setattr(cache, "read_labels", None)
+    assert ShardSet(shards).labels.tolist() == ShardSet(shards, buffer=4).labels.tolist() == [0, 1] * 4
+    assert converted == shards
+
+
+def test_a_full_disk_and_a_locked_shard_get_one_line(write, open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(self, batch):
+        raise OSError(28, "No space left on device")
+
+    shards = write(4, folder="full")
+    with monkeypatch.context() as patch:
+        patch.setattr(pa.ipc.RecordBatchFileWriter, "write_batch", full)
+        for buffer in (None, 4):
+            with pytest.raises(RMTError, match=r"the disk is full: .*, or set RMT_CACHE to a folder elsewhere$"):
+                ShardSet(shards, buffer=buffer).load(0)
+    assert len(ShardSet(shards)) == 4
+    locked = open_tmp_path / "locked.parquet"
+    locked.write_bytes(shards[0].read_bytes())
+    locked.chmod(0)
+    folder = open_tmp_path / "cache"
+    folder.mkdir()
+    folder.chmod(0o777)
+    monkeypatch.setenv("RMT_CACHE", str(folder))
+    with without_privileges(), pytest.raises(RMTError, match=r"locked\.parquet: no permission to read it"):
+        ShardSet([locked])
+
+
 def test_changed_shards_are_read_afresh(write: Callable[..., list[Path]]):
     shards = write(4)
     assert len(ShardSet(shards)) == 4
@@ -95,9 +137,9 @@ def test_a_bad_row_is_a_bad_image(write: Callable[..., list[Path]]):
 
 def test_missing_shards_are_named(write: Callable[..., list[Path]]):
     shards = write(2, 2, 2, 2)
-    assert complete(shards) == shards
+    check_complete(shards)
     with pytest.raises(RMTError, match=r"1 of 4 shards are missing: train-00002-of-00004.parquet"):
-        complete([shards[0], shards[1], shards[3]])
+        check_complete([shards[0], shards[1], shards[3]])
 
 
 def test_mistakes_get_one_line(write: Callable[..., list[Path]], tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -116,7 +158,7 @@ def test_mistakes_get_one_line(write: Callable[..., list[Path]], tmp_path: Path,
     cases = {
         "not a whole parquet file": broken("cut", data[: len(data) // 2]),
         "not a whole parquet file ": broken("empty", b""),
-        "cannot be read": broken("holed", data[:4] + b"\xff" * 40_000 + data[40_004:]),
+        "not a whole parquet file  ": broken("holed", data[:4] + b"\xff" * 40_000 + data[40_004:]),
         "no such file": [tmp_path / "gone.parquet"],
         "no image of class cat": write(4, features=three, folder="three"),
         "this split carries no labels": write(2, features=plain, folder="minus", label=[-1, -1]),

@@ -17,10 +17,9 @@ import torch
 from helpers.image_sets import ANT_OR_BEE, encode, picture, row, write_tar
 
 from rmt.data import ImageLoader, eval_transform, hold_out, open_evaluation_split, open_splits
-from rmt.data.order import EpochPlan, Streamed
+from rmt.data.order import EpochPlan, ShardOrder
 from rmt.data.sources.remote import list_folder
-from rmt.data.sources.shards import ShardSet
-from rmt.data.sources.streams import StreamSet, training_order
+from rmt.data.sources.shards import ShardSet, shard_order
 from rmt.data.splits import resolve_stream
 from rmt.errors import RMTError
 
@@ -53,12 +52,12 @@ def _write(path, numbers):
     pq.write_table(datasets.Dataset.from_dict(rows, features=ANT_OR_BEE).data.table, path, row_group_size=2)
 
 
-def stream(shards, **options) -> StreamSet:
-    return StreamSet(shards, **{"buffer": 8, **options})
+def stream(shards, **options) -> ShardSet:
+    return ShardSet(shards, **{"buffer": 8, **options})
 
 
 def cached(cache) -> list[str]:
-    return sorted(file.name for file in cache.rglob("*.arrow") if "streams" in file.parts)
+    return sorted(file.name for file in cache.rglob("*.arrow"))
 
 
 def assert_same_images(found, expected):
@@ -79,7 +78,7 @@ def test_labels_are_read_without_the_images_and_kept(shards, cache):
     assert cached(cache) == []
     for shard in shards:
         shutil.copy(shard, shard.with_suffix(".kept"))
-    assert len(list(cache.rglob("*.npy"))) == 4
+    assert len(list(cache.rglob("*.labels"))) == 4
     again = stream(shards)
     assert again.labels.tolist() == [i % 2 for i in range(18)]
 
@@ -98,7 +97,7 @@ def test_only_so_many_shards_are_kept_as_there_is_room_for(shards, cache):
 
 def test_the_order_is_a_permutation_that_stays_within_a_few_shards():
     ends = np.cumsum([10] * 20)
-    order = Streamed(ends, buffer=30)
+    order = ShardOrder(ends, buffer=30)
     first, second = order.order(0, 0), order.order(0, 1)
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(200))
     assert (first != second).any()
@@ -112,7 +111,7 @@ def test_the_order_is_a_permutation_that_stays_within_a_few_shards():
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_processes_take_parts_of_their_own(repeats):
     ends = np.cumsum([64] * 16)
-    options = dict(samples=1024, batch_size=8, shuffle=True, streamed=Streamed(ends, buffer=64), repeats=repeats)
+    options = dict(samples=1024, batch_size=8, shuffle=True, shard_order=ShardOrder(ends, buffer=64), repeats=repeats)
     seen = []
     for rank in range(4):
         plan = EpochPlan(**options, rank=rank, world_size=4, drop_last=True)
@@ -152,10 +151,10 @@ def test_workers_read_the_same(shards):
 
 def test_a_held_out_part_keeps_the_order_by_shards(shards):
     rest, held = hold_out(stream(shards), 4, seed=0)
-    order = training_order(rest)
+    order = shard_order(rest)
     assert order.ends[-1] == len(rest) == 14
     assert sorted(order.order(0, 0).tolist()) == list(range(14))
-    assert training_order(ShardSet(shards)) is None
+    assert shard_order(ShardSet(shards)) is None
     assert len(held) == 4
 
 
@@ -164,7 +163,7 @@ def test_tars_are_streamed_too(tmp_path):
         samples = {f"{i:04d}": {"png": encode(picture(i), "PNG"), "cls": str(i % 3).encode()} for i in keys}
         write_tar(tmp_path / f"train-{number:04d}.tar", samples)
     (tmp_path / "classes.txt").write_text("ant\nbee\ncat\n")
-    found = StreamSet(sorted(tmp_path.glob("*.tar")), buffer=4)
+    found = ShardSet(sorted(tmp_path.glob("*.tar")), buffer=4)
     assert found.classes == ("ant", "bee", "cat")
     assert found.labels.tolist() == [i % 3 for i in range(9)]
     np.testing.assert_array_equal(np.asarray(found.load(7)), np.asarray(picture(7)))
@@ -182,10 +181,10 @@ def test_what_does_not_fit_the_disk_is_streamed(shards, monkeypatch):
     folder = str(shards[0].parent)
     assert resolve_stream(folder, "auto") == "no"
     usage = shutil.disk_usage(folder)
-    monkeypatch.setattr("rmt.data.sources.fit.shutil.disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr("rmt.data.sources.cache.shutil.disk_usage", lambda path: usage._replace(free=1000))
     assert resolve_stream(folder, "auto") == "yes"
     assert resolve_stream(folder, "no") == "no"
-    assert isinstance(open_splits(folder).train, StreamSet)
+    assert open_splits(folder).train.order is not None
     with pytest.raises(RMTError, match="--stream must be auto, yes or no"):
         resolve_stream(folder, "perhaps")
 
@@ -221,7 +220,7 @@ def test_shards_at_an_http_address(shards, serve, choice):
     address = serve(shards[0].parent)
     expected = ShardSet(shards)
     found = open_splits(address, stream=choice).train
-    assert isinstance(found, StreamSet) == (choice == "yes")
+    assert (found.order is not None) == (choice == "yes")
     assert_same_images(found, expected)
     assert len(open_evaluation_split(address).images) == 2
 

@@ -7,7 +7,7 @@ import pytest
 from helpers.image_sets import encode, picture, write_tar
 
 from rmt.data import open_splits
-from rmt.data.sources.tars import TarSet
+from rmt.data.sources.shards import ShardSet
 from rmt.errors import RMTError
 
 
@@ -46,17 +46,37 @@ def test_class_names_beside_the_tars(folder):
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
-        ({"a": {"png": b"x", "pth": b"code"}}, "a.pth is of a kind not read here"),
         ({"a": {"png": b"x", "txt": b"a caption"}}, "one image and a .cls"),
         ({"a": {"cls": b"1", "txt": b"a caption"}}, "one image and a .cls"),
-        ({"a": {"png": b"x", "cls": b"cat"}}, "cannot be read"),
+        ({"a": {"png": b"x", "cls": b"cat"}}, ".cls must hold the number of a class"),
     ],
-    ids=["code", "no label", "no image", "a word for a label"],
+    ids=["no label", "no image", "a word for a label"],
 )
 def test_other_contents_are_refused(tmp_path, samples, message):
     with pytest.raises(RMTError, match=message) as error:
-        TarSet([write_tar(tmp_path / "train.tar", samples)])
+        ShardSet([write_tar(tmp_path / "train.tar", samples)])
     assert "\n" not in str(error.value)
+
+
+class Code:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return self.path.touch, ()
+
+
+def test_other_members_are_ignored_and_nothing_is_unpickled_or_extracted(tmp_path, monkeypatch):
+    inside = tmp_path / "here" / "inside"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    code = {kind: pickle.dumps(Code(tmp_path / f"ran-{kind}")) for kind in ("pth", "pkl", "pyd", "npy")}
+    samples = {f"../{i}": sample(i) | code for i in range(3)} | {"README": {"txt": b"hello"}}
+    images = ShardSet([write_tar(tmp_path / "train.tar", samples)])
+    assert len(images) == 3 and images.name(1).endswith("train.tar[../1]")
+    assert np.array_equal(np.asarray(images.load(1)), np.asarray(picture(1)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "train.tar"]
+    assert not list((tmp_path / "here").glob("*.*"))
 
 
 def test_a_tar_that_was_cut_off_is_named(folder):

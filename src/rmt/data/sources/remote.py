@@ -1,5 +1,6 @@
-"""Shards at an address (`https://…`, `s3://…`, whatever fsspec opens): which there are, and how one comes here."""
+"""Files at an address that fsspec opens (`https://…`, `s3://…`): list a folder, download a file, read parts of one."""
 
+import errno
 import json
 import re
 import time
@@ -8,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import fsspec
+
 from rmt.errors import RMTError
 
 INDEX = "index.json"
-"""Beside the shards of `rmt shard`: their names and sizes, for servers that do not list a folder."""
+"""Name of the file beside the shards of `rmt shard` with their names and sizes, for servers that list no folders."""
 
 _ATTEMPTS = 3
 _PAUSE = 1.0  # seconds before the second attempt; twice that before the third
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+_LOCAL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 T = TypeVar("T")
 
@@ -26,96 +30,92 @@ def is_url(data: str) -> bool:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file at an address, and its size in bytes; 0 where the server does not say."""
+    """One file at an address, and its size in bytes; 0 if the server does not say."""
 
-    address: str
+    url: str
     size: int
 
     @property
     def name(self) -> str:
-        return self.address.rpartition("/")[2]
+        return self.url.rpartition("/")[2]
 
     def __str__(self) -> str:
-        return self.address
+        return self.url
 
-    def fetch(self, path: Path) -> None:
-        """Downloads the file to `path`. Raises RMTError after a few attempts, or when it comes cut."""
-        _attempted(self.address, lambda: _system(self.address).get_file(_inside(self.address), str(path)))
+    def download(self, path: Path) -> None:
+        """Download the file to `path`. Raises `RMTError` after three attempts, or if it arrives truncated."""
+        system, inside = _file_system(self.url)
+        _retry(self.url, lambda: system.get_file(inside, str(path)))
         if self.size and path.stat().st_size != self.size:
-            raise RMTError(f"{self.address}: {path.stat().st_size:,} of {self.size:,} bytes came; try again")
+            raise RMTError(f"{self.url}: {path.stat().st_size:,} of {self.size:,} bytes came; try again")
 
     def open(self) -> Any:
-        """A seekable binary file that reads the parts asked for. Raises ValueError where the server gives no parts."""
-        return _attempted(self.address, lambda: _system(self.address).open(_inside(self.address), "rb"))
+        """A seekable binary file that reads parts on demand. Raises ValueError if the server does not send parts."""
+        system, inside = _file_system(self.url)
+        return _retry(self.url, lambda: system.open(inside, "rb"))
 
 
-def list_folder(address: str) -> list[RemoteFile]:
-    """The files in a folder at an address and in the folders directly below it, by path.
+def list_folder(url: str) -> list[RemoteFile]:
+    """The files in a folder at an address and in the folders directly below it, sorted by path.
 
-    By its `index.json` where there is one, else by what the server lists. Raises RMTError when neither is to be had.
+    They are those of its `index.json` if there is one, else those that the server lists. Raises `RMTError` if there
+    is neither.
     """
-    system, root = _system(address), _inside(address).rstrip("/")
-    index = f"{root}/{INDEX}"
-    if _attempted(address, lambda: system.exists(index)):
+    folder = url.rstrip("/")
+    if (index := read_text(f"{folder}/{INDEX}")) is not None:
         try:
-            entries = json.loads(_attempted(index, lambda: system.cat_file(index)))
-            return [RemoteFile(f"{address.rstrip('/')}/{name}", int(size)) for name, size in sorted(entries.items())]
+            return [RemoteFile(f"{folder}/{name}", int(size)) for name, size in sorted(json.loads(index).items())]
         except (ValueError, AttributeError, TypeError):
-            raise RMTError(f"{address}/{INDEX}: not an index as `rmt shard` writes it") from None
+            raise RMTError(f"{url}/{INDEX}: not an index as `rmt shard` writes it") from None
+    system, inside = _file_system(folder)
     try:
-        found = _attempted(address, lambda: system.find(root, maxdepth=2, detail=True))
+        found = _retry(url, lambda: system.find(inside, maxdepth=2, detail=True))
     except RMTError:
         found = {}
     if not found:
         raise RMTError(
-            f"{address}: no {INDEX} there and no listing of the folder; put the shards there with the {INDEX} that "
+            f"{url}: no {INDEX} there and no listing of the folder; put the shards there with the {INDEX} that "
             "`rmt shard` writes"
         )
     return [RemoteFile(system.unstrip_protocol(path), int(info.get("size") or 0)) for path, info in found.items()]
 
 
-def read_text(address: str) -> str | None:
-    """The text of a small file; None when there is none."""
-    system, path = _system(address), _inside(address)
-    if not _attempted(address, lambda: system.exists(path)):
+def read_text(url: str) -> str | None:
+    """The text of a small file; None if there is none."""
+    system, path = _file_system(url)
+    if not _retry(url, lambda: system.exists(path)):
         return None
-    return _attempted(address, lambda: system.cat_file(path)).decode("utf-8")
+    return _retry(url, lambda: system.cat_file(path)).decode("utf-8")
 
 
-def _system(address: str) -> Any:
-    """The file system behind an address; asked for anew each time, since no instance survives a fork."""
-    import fsspec
-
-    protocol = address.partition("://")[0]
+def _file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system for an address, and the path inside. Not kept, since no instance survives a fork."""
     try:
-        return fsspec.core.url_to_fs(address)[0]
+        return fsspec.core.url_to_fs(url)
     except ImportError:
+        protocol = url.partition("://")[0]
         package = _PACKAGES.get(protocol, "a package for it")
-        raise RMTError(f"{address}: reading {protocol}:// needs the package {package}: pip install {package}") from None
+        raise RMTError(f"{url}: reading {protocol}:// needs the package {package}: pip install {package}") from None
     except ValueError as error:
-        raise RMTError(f"{address}: addresses of this kind cannot be read ({error})") from None
+        raise RMTError(f"{url}: addresses of this kind cannot be read ({error})") from None
 
 
-def _inside(address: str) -> str:
-    import fsspec
-
-    return fsspec.core.url_to_fs(address)[1]
-
-
-def _attempted(what: str, do: Callable[[], T]) -> T:
-    """What `do` returns; networks fail in passing, so it is tried again before that is an RMTError."""
-    from aiohttp import ClientError  # comes with `datasets`, for http; other systems raise OSErrors
+def _retry(url: str, read: Callable[[], T]) -> T:
+    """What `read` returns. Network errors may be temporary, so they are an `RMTError` only after three attempts."""
+    from aiohttp import ClientError  # comes with `datasets`, for http; other file systems raise OSError
 
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return do()
+            return read()
         except FileNotFoundError:
-            raise RMTError(f"{what}: no such file at this address") from None
+            raise RMTError(f"{url}: no such file at this address") from None
         except PermissionError:
-            raise RMTError(f"{what}: no permission to read it; are the credentials set?") from None
+            raise RMTError(f"{url}: no permission to read it; are the credentials set?") from None
         except (OSError, ClientError) as error:
+            if getattr(error, "errno", None) in _LOCAL_DISK:
+                raise
             if attempt == _ATTEMPTS:
                 reason = " ".join(str(error).split())[:160] or type(error).__name__
-                raise RMTError(f"{what}: cannot be read after {_ATTEMPTS} attempts ({reason})") from None
+                raise RMTError(f"{url}: cannot be read after {_ATTEMPTS} attempts ({reason})") from None
         time.sleep(_PAUSE * 2 ** (attempt - 1))
     raise AssertionError("unreachable")

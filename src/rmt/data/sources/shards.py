@@ -1,101 +1,118 @@
-"""Parquet shards, read through Hugging Face `datasets`: memory-mapped, random access, no network.
+"""Labelled images in parquet shards or WebDataset tars, local or remote, with random access.
 
-`datasets` converts the shards once into an Arrow file in our cache folder (`rmt/cache.py`) and maps that into memory.
-A row is a struct `image` of `bytes` and `path`, and an integer `label`; the images stay compressed bytes, which our
-own reader decodes, so that a bad image is the same thing here as in a folder.
+Each shard is converted to a memory-mapped Arrow file in the cache folder. Either all shards are converted when the set
+is opened, or they are *streamed*: converted when first used, within limited disk space. Labels are read when the set
+is opened in both cases, so that exact epochs, evaluation of every image once and exact resuming need nothing else.
 """
 
-import glob
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
 
-from rmt.cache import VARIABLE, cache_folder
 from rmt.data.images import BadImage, read_image
-from rmt.data.sets import preview
-from rmt.data.sources.remote import RemoteFile
+from rmt.data.order import ShardOrder
+from rmt.data.sets import ImageSet, Relabelled, Subset, preview
+from rmt.data.sources.cache import ShardCache
+from rmt.data.sources.conversion import Shard, class_names, is_tar
 from rmt.errors import RMTError
 
-S = TypeVar("S", Path, RemoteFile)
 
-COLUMNS = ["image", "label"]
-_QUIET_BYTES = 256 * 2**20  # converting more than this takes long enough to deserve a progress bar
+class ShardSet:
+    """The images of shards, in the order of the shards given. Pickling it does not copy the images.
 
-
-class TableSet(ABC):
-    """The images of a memory-mapped table with the columns image (a struct that begins with the bytes) and label.
+    A parquet row has a column `image` (a struct with the field `bytes`, as Hugging Face `datasets` writes it, or the
+    bytes alone) and an integer `label`; a sample of a tar has one image and a `.cls` with the number of its class.
+    Without class names (see `class_names`) the classes are called by their numbers.
 
     Args:
-        shards: the files it was made of.
-        table: the table.
-        classes: their names; () makes them the numbers 0…K−1.
-
-    Raises `RMTError` for no rows, for labels out of range, and for classes without an image.
+        shards: local or remote shards.
+        buffer: stream the shards: the training order is random among this many images (see `ShardOrder`).
+        room: bytes on disk that streamed shards may take; half of the free disk space by default.
+    Raises:
+        RMTError: a shard is missing, truncated or has other contents; there are no rows, labels out of range, fewer
+            than two classes or classes without an image; the network fails; the cache cannot be written.
     """
 
-    def __init__(self, shards: Sequence[Path], table: Any, classes: tuple[str, ...]):
-        self.shards, self._table = tuple(shards), table
+    def __init__(self, shards: Sequence[Shard], *, buffer: int | None = None, room: int | None = None):
+        self.shards, self.buffer = tuple(shards), buffer
         self.skipped: dict[str, int] = {}
-        where = str(shards[0]) if len(shards) == 1 else f"{shards[0].parent}/*{shards[0].suffix}"
-        labels = table.column("label").combine_chunks()
-        if labels.null_count:
-            raise RMTError(f"{where}: {labels.null_count:,} rows have no label")
-        self.labels = labels.to_numpy(zero_copy_only=False).astype(np.int64)
-        self.classes = checked_classes(self.labels, classes, where)
-        self._find_chunks()
+        self._cache = ShardCache(self.shards, limited=buffer is not None, room=room)
+        if buffer is None:
+            self._cache.convert_all()
+        with ThreadPoolExecutor(8) as pool:
+            tables = list(pool.map(self._cache.labels, range(len(shards))))
+        for shard, table in zip(self.shards, tables, strict=True):
+            if nulls := table["label"].null_count:
+                raise RMTError(f"{shard}: {nulls:,} rows have no label")
+        self._ends = np.cumsum([len(table) for table in tables])
+        self.labels = np.concatenate(
+            [np.empty(0, np.int64), *(np.from_dlpack(chunk) for table in tables for chunk in table["label"].chunks)]
+        )
+        where = str(shards[0]) if len(shards) == 1 else str(shards[0]).rpartition("/")[0]
+        self.classes = checked_classes(self.labels, class_names(shards[0], tables[0].schema.metadata), where)
 
-    def _find_chunks(self) -> None:
-        """Keep the arrays of image bytes at hand, one per chunk of the table: a tenth of the cost of slicing it."""
-        self._chunks = [chunk.flatten()[0] for chunk in self._table.column("image").chunks]
-        self._chunk_ends = np.cumsum([len(chunk) for chunk in self._chunks])
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The table travels to another process as the name of its file; the arrays would travel as all the images.
-        return {name: value for name, value in self.__dict__.items() if name != "_chunks"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ = state
-        self._find_chunks()
+    @property
+    def order(self) -> ShardOrder | None:
+        """The training order of streamed shards; None if any order will do."""
+        return None if self.buffer is None else ShardOrder(self._ends, self.buffer)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def load(self, index: int) -> Image.Image:
-        chunk, row = part_and_row(self._chunk_ends, index)
-        return decoded(self._chunks[chunk][row].as_py(), lambda: self.name(index))
-
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """What to call image number `index` in a message."""
-
-
-class ShardSet(TableSet):
-    """The rows of parquet shards, in the order of the files given.
-
-    Class names come from the `ClassLabel` that `datasets` writes into the metadata; without it the classes are the
-    numbers 0…K−1. Raises `RMTError` for a shard that is missing, cut off or broken, for other columns, for a cache that
-    cannot be written, and as `TableSet` does.
-    """
-
-    def __init__(self, shards: Sequence[Path]):
-        self._ends = np.cumsum([_rows(shard) for shard in shards])
-        super().__init__(shards, *_open(tuple(shards)))
+        shard, row = self._place(index)
+        data = self._cache.table(shard)["bytes"][row].as_py()
+        if data is None:
+            raise BadImage(self.name(index), "the row holds no image bytes")
+        try:
+            return read_image(data)
+        except BadImage as error:
+            raise BadImage(self.name(index), error.reason) from None
 
     def name(self, index: int) -> str:
-        shard, row = part_and_row(self._ends, index)
-        return f"{self.shards[shard]}[{row}]"
+        shard, row = self._place(index)
+        key = self._cache.table(shard)["key"][row] if is_tar(self.shards[shard]) else row
+        return f"{self.shards[shard]}[{key}]"
+
+    def prefetch(self, indices: np.ndarray) -> None:
+        """Convert the shards of images that are used soon, in the background. Does nothing unless streamed."""
+        if self.buffer is not None:
+            self._cache.prefetch(np.unique(np.searchsorted(self._ends, indices, side="right")).tolist())
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The shard of image number `index`, and its row there."""
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return shard, int(index) - (int(self._ends[shard - 1]) if shard else 0)
+
+
+def shard_order(image_set: ImageSet) -> ShardOrder | None:
+    """The training order of streamed images, or of a part of them; None for other images."""
+    if isinstance(image_set, ShardSet):
+        return image_set.order
+    if isinstance(image_set, Relabelled):
+        return shard_order(image_set.parent)
+    if isinstance(image_set, Subset) and (whole := shard_order(image_set.parent)) is not None:
+        return ShardOrder(np.searchsorted(image_set.indices, whole.ends), whole.buffer)  # the part keeps the order
+    return None
+
+
+def prefetch(image_set: ImageSet, indices: np.ndarray) -> None:
+    """Have streamed images, which are used soon, read in the background."""
+    while isinstance(image_set, Subset | Relabelled):
+        if isinstance(image_set, Subset):
+            indices = image_set.indices[indices]
+        image_set = image_set.parent
+    if isinstance(image_set, ShardSet):
+        image_set.prefetch(indices)
 
 
 def checked_classes(labels: np.ndarray, classes: tuple[str, ...], where: str) -> tuple[str, ...]:
-    """The class names, numbers if there are none, once it is certain that labels (N,) int64 fit them.
+    """Check that labels (N,) int64 fit the class names; without names the classes are called by their numbers.
 
-    Raises `RMTError`, which begins with `where`, for no rows, labels out of range, fewer than two classes, and classes
+    Raises `RMTError`, beginning with `where`, for no rows, labels out of range, fewer than two classes, and classes
     without an image.
     """
     if not len(labels):
@@ -112,24 +129,8 @@ def checked_classes(labels: np.ndarray, classes: tuple[str, ...], where: str) ->
     return classes
 
 
-def part_and_row(ends: np.ndarray, index: int) -> tuple[int, int]:
-    """Which of several parts laid end to end holds number `index`, and at which row; `ends` are their running sums."""
-    part = int(np.searchsorted(ends, index, side="right"))
-    return part, int(index) - (int(ends[part - 1]) if part else 0)
-
-
-def decoded(data: bytes | None, name: Callable[[], str]) -> Image.Image:
-    """The image of a row. Raises `BadImage`, which calls it `name()`."""
-    if data is None:
-        raise BadImage(name(), "the row holds no image bytes")
-    try:
-        return read_image(data)
-    except BadImage as error:
-        raise BadImage(name(), error.reason) from None
-
-
-def complete(shards: Sequence[S]) -> Sequence[S]:
-    """The same shards, if none of those that the names announce (`-00003-of-00008`) is missing, else `RMTError`."""
+def check_complete(shards: Sequence[Shard]) -> None:
+    """Raise `RMTError` if a shard is missing that the names of the others announce (`-00003-of-00008`)."""
     series: dict[tuple[str, int, str], set[int]] = {}
     for shard in shards:
         if match := re.search(r"^(.*)-(\d+)-of-(\d+)(\.\w+)$", shard.name):
@@ -138,69 +139,3 @@ def complete(shards: Sequence[S]) -> Sequence[S]:
         if missing := [f"{stem}-{i:05d}-of-{total:05d}{suffix}" for i in range(total) if i not in present]:
             where = str(shards[0]).rpartition("/")[0]
             raise RMTError(f"{where}: {len(missing)} of {total} shards are missing: {preview(missing, 3)}")
-    return shards
-
-
-def _rows(shard: Path) -> int:
-    """The number of rows by the shard's footer, which a file that was cut off does not have."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(shard) as file:
-            absent = [name for name in COLUMNS if name not in file.schema_arrow.names]
-            if absent:
-                found = preview(file.schema_arrow.names)
-                raise RMTError(f"{shard}: no column {' or '.join(absent)}; it has {found}")
-            return file.metadata.num_rows
-    except FileNotFoundError:
-        raise RMTError(f"{shard}: no such file") from None
-    except PermissionError:
-        raise RMTError(f"{shard}: no permission to read it") from None
-    except (pa.ArrowException, OSError) as error:
-        raise RMTError(f"{shard}: not a whole parquet file ({first_line(error)}); copy it again") from None
-
-
-def _open(shards: tuple[Path, ...]):
-    """The memory-mapped table with the columns image and label, and the class names () if the metadata has none."""
-    import datasets
-
-    folder = cache_folder() / "datasets"
-    size = sum(shard.stat().st_size for shard in shards)
-    try:
-        with quiet_datasets(datasets, bars=size >= _QUIET_BYTES):
-            # `datasets` takes file names for patterns
-            names = [glob.escape(str(shard.absolute())) for shard in shards]
-            found = datasets.Dataset.from_parquet(names, cache_dir=str(folder), columns=COLUMNS)
-            label = found.features["label"]
-            found = found.cast_column("image", datasets.Image(decode=False))
-    except Exception as error:  # what a broken shard raises, and wrapped in what, is the library's
-        cause = error.__cause__ or error
-        if isinstance(cause, OSError) and cause.errno is not None:
-            raise RMTError(f"{folder}: {cause.strerror}, writing the cache; set {VARIABLE} elsewhere") from None
-        where = shards[0] if len(shards) == 1 else shards[0].parent
-        raise RMTError(f"{where}: the shards cannot be read ({first_line(cause)})") from None
-    if isinstance(label, datasets.ClassLabel):
-        return found.data, tuple(label.names)
-    if getattr(label, "dtype", "").startswith(("int", "uint")):
-        return found.data, ()
-    raise RMTError(f"{shards[0]}: the column label must hold integers, not {label}")
-
-
-@contextmanager
-def quiet_datasets(datasets, bars: bool) -> Iterator[None]:
-    """Without its log lines, for we raise its errors, and with its progress bars only when they help."""
-    verbosity, had_bars = datasets.logging.get_verbosity(), not datasets.are_progress_bars_disabled()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    if not bars:
-        datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(verbosity)
-        if had_bars:
-            datasets.enable_progress_bars()
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,168 @@
+"""One shard, a parquet file or a WebDataset tar, local or remote: its rows as an Arrow file, its labels alone."""
+
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import groupby, islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rmt.data.images import EXTENSIONS
+from rmt.data.sets import preview
+from rmt.data.sources.remote import RemoteFile, read_text
+from rmt.errors import RMTError
+
+Shard = Path | RemoteFile
+
+_SCHEMA = pa.schema({"bytes": pa.binary(), "label": pa.int64(), "key": pa.string()})
+_BATCH_ROWS = 256  # rows that are in memory at a time
+
+
+def convert(shard: Shard, target: Path, advance: Callable[[int], object]) -> None:
+    """Write the rows of a shard to the Arrow file `target`, downloading a remote shard first.
+
+    The columns are `bytes` (the encoded image, null where a row has none), `label` (int64) and `key` (the name of the
+    sample in a tar, else null). The file keeps the metadata of a parquet shard. Nothing in a shard is executed,
+    unpickled or extracted to a path that the shard chooses.
+
+    Args:
+        shard: the shard.
+        target: the file to write.
+        advance: is called with the number of bytes after each batch of rows.
+    Raises:
+        RMTError: the shard is missing, truncated, or has other contents.
+        OSError: `target` cannot be written.
+    """
+    local = shard if isinstance(shard, Path) else target.with_suffix(".download")
+    try:
+        if isinstance(shard, RemoteFile):
+            shard.download(local)
+        with _shard_errors(shard):
+            metadata = None if is_tar(shard) else _checked(pq.read_schema(local), shard).metadata
+        with pa.OSFile(str(target), "wb") as file, pa.ipc.new_file(file, _SCHEMA.with_metadata(metadata)) as writer:
+            for batch in _batches(shard, local):
+                writer.write_batch(batch)
+                advance(batch.nbytes)
+    finally:
+        if isinstance(shard, RemoteFile):
+            local.unlink(missing_ok=True)
+
+
+def read_labels(shard: Shard) -> pa.Table | None:
+    """Read the column `label` of a parquet shard without its images, with the shard's metadata.
+
+    None for a tar, for a server that does not send parts of a file, and for a shard that cannot be read: `convert`
+    then says why.
+    """
+    if is_tar(shard):
+        return None
+    try:
+        with open(shard, "rb") if isinstance(shard, Path) else shard.open() as source, pq.ParquetFile(source) as file:
+            _checked(file.schema_arrow, shard)
+            return file.read(columns=["label"]).cast(pa.schema({"label": pa.int64()}, file.schema_arrow.metadata))
+    except RMTError:
+        raise
+    except Exception:  # what a server without range requests raises depends on fsspec's implementation
+        return None
+
+
+def class_names(shard: Shard, metadata: Mapping[bytes, bytes] | None) -> tuple[str, ...]:
+    """Names of the classes; () if the data have none.
+
+    They are the lines of `classes.txt` beside a tar, or the `ClassLabel` of the column `label` that Hugging Face
+    `datasets` writes into the metadata of a parquet file.
+    """
+    if is_tar(shard):
+        url = str(shard if isinstance(shard, RemoteFile) else shard.absolute())
+        text = read_text(url.rpartition("/")[0] + "/classes.txt") or ""
+        return tuple(line.strip() for line in text.splitlines() if line.strip())
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(str(name) for name in features["label"]["names"])
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def is_tar(shard: Shard) -> bool:
+    return shard.name.endswith(".tar")
+
+
+def size_of(shard: Shard) -> int:
+    """Size in bytes; 0 if the server does not say. Raises `RMTError` for a missing file."""
+    with _shard_errors(shard):
+        return shard.stat().st_size if isinstance(shard, Path) else shard.size
+
+
+def _batches(shard: Shard, path: Path) -> Iterator[pa.RecordBatch]:
+    with _shard_errors(shard):
+        if is_tar(shard):
+            samples = _tar_samples(shard, path)
+            while rows := list(islice(samples, _BATCH_ROWS)):
+                yield pa.RecordBatch.from_pylist(rows, schema=_SCHEMA)
+            return
+        # The buffer has pages read one by one: a row group may be as large as the file.
+        with pq.ParquetFile(path, buffer_size=2**20) as file:
+            for batch in file.iter_batches(_BATCH_ROWS, columns=["image", "label"]):
+                image = batch["image"]
+                if pa.types.is_struct(image.type):
+                    image = pc.struct_field(image, "bytes")
+                columns = [image.cast(pa.binary()), batch["label"].cast(pa.int64()), pa.nulls(len(batch), pa.string())]
+                yield pa.record_batch(columns, schema=_SCHEMA)
+
+
+def _tar_samples(shard: Shard, path: Path) -> Iterator[dict[str, object]]:
+    """The samples of a tar: neighbouring members that share a name up to the first dot, an image and its class."""
+    with tarfile.open(path) as tar:
+        for key, members in groupby(tar, lambda member: _key_and_kind(member)[0]):
+            images: list[bytes] = []
+            labels: list[bytes] = []
+            for member in members:
+                kind = _key_and_kind(member)[1]
+                if (file := tar.extractfile(member) if kind == "cls" or f".{kind}" in EXTENSIONS else None) is not None:
+                    (labels if kind == "cls" else images).append(file.read())
+            if not images and not labels:
+                continue
+            if len(images) != 1 or len(labels) != 1:
+                raise RMTError(f"{shard}: sample {key}: each sample needs one image and a .cls")
+            if not labels[0].strip().lstrip(b"-").isdigit():
+                raise RMTError(f"{shard}: sample {key}: .cls must hold the number of a class, not {labels[0][:20]!r}")
+            yield {"bytes": images[0], "label": int(labels[0]), "key": key}
+
+
+def _key_and_kind(member: tarfile.TarInfo) -> tuple[str, str]:
+    folder, slash, base = member.name.rpartition("/")
+    key, _, kind = base.partition(".")
+    return folder + slash + key, kind.lower()
+
+
+def _checked(schema: pa.Schema, shard: Shard) -> pa.Schema:
+    """The schema of a parquet shard. Raises `RMTError` unless it has images and integer labels."""
+    if absent := [name for name in ("image", "label") if name not in schema.names]:
+        raise RMTError(f"{shard}: no column {' or '.join(absent)}; it has {preview(schema.names)}")
+    image, label = schema.field("image").type, schema.field("label").type
+    if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
+        image = image.field("bytes").type
+    if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
+        raise RMTError(f"{shard}: the column image must hold the bytes of image files, not {image}")
+    if not pa.types.is_integer(label):
+        raise RMTError(f"{shard}: the column label must hold integers, not {label}")
+    return schema
+
+
+@contextmanager
+def _shard_errors(shard: Shard) -> Iterator[None]:
+    """Turn what reading a missing or damaged shard raises into an `RMTError` of one line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise RMTError(f"{shard}: no such file") from None
+    except PermissionError:
+        raise RMTError(f"{shard}: no permission to read it") from None
+    except (pa.ArrowException, tarfile.TarError, OSError, EOFError, ValueError) as error:
+        kind = "tar" if is_tar(shard) else "parquet file"
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise RMTError(f"{shard}: not a whole {kind} ({reason}); copy it again") from None
