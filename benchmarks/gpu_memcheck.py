@@ -2,10 +2,7 @@
 
 import torch
 
-from rmt.ops import Form, triton
-from rmt.ops.decay import spatial_prior
-from rmt.ops.depthwise import depthwise, gelu_depthwise
-from rmt.ops.layer_norm import LayerNorm
+from rmt.ops import BACKENDS, LayerNorm, MaSAConfig, depthwise_conv, spatial_prior
 
 GRIDS = [
     (13, 9, 20, True),
@@ -17,16 +14,16 @@ GRIDS = [
 ]
 for height, width, channels, decomposed in GRIDS:
     for half_split in (False, True):
-        form = Form(decomposed, "released", (2.0, 6.0), scale=channels**-0.5, half_split=half_split)
+        config = MaSAConfig(decomposed, "released", (2.0, 6.0), scale=channels**-0.5, half_split=half_split)
         q, k, v = (torch.randn(2, height, width, 2, channels, device="cuda", dtype=torch.bfloat16) for _ in range(3))
         leaves = [t.requires_grad_() for t in (q, k, v)]
-        prior = spatial_prior(height, width, 2, channels, form.decay_range, q)
-        triton.attend(*leaves, prior, form).sum().backward()
+        prior = spatial_prior(height, width, 2, channels, config.decay_range, q)
+        BACKENDS["triton"](*leaves, prior, config).sum().backward()
 for size in (3, 5):
     conv = torch.nn.Conv2d(70, 70, size, padding=size // 2, groups=70).cuda()
     x = torch.randn(2, 9, 7, 70, device="cuda", requires_grad=True)
-    depthwise(x, conv, plus=x).sum().backward()
-    gelu_depthwise(x, conv, identity=True).sum().backward()
+    depthwise_conv(x, conv, residual=True).sum().backward()
+    depthwise_conv(x, conv, gelu=True, residual=True).sum().backward()
 for channels in (20, 64, 100):
     LayerNorm(channels).cuda()(torch.randn(33, channels, device="cuda", requires_grad=True)).sum().backward()
 torch.cuda.synchronize()

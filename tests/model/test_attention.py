@@ -8,12 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmt.model import ManhattanSelfAttention
-from rmt.ops.decay import decay_rates, log_decay, rotary_phases, rotate
-from rmt.ops.plain import attention_weights
+from rmt.ops.masa import (
+    SpatialPrior,
+    attention_weights,
+    decay_rates,
+    log_decay,
+    log_decay_rates,
+    manhattan_log_decay,
+    rotary_phases,
+    rotate,
+)
 
 
 def slow_attention(attn: ManhattanSelfAttention, x: torch.Tensor) -> torch.Tensor:
-    """METHOD 2 spelled out, one query, one head and one image at a time, in complex numbers."""
+    """Eq. 5 to 8 with the released networks' phases, one query, head and image at a time, in complex numbers."""
     batch, h, w, dim = x.shape
     n, d = attn.num_heads, attn.head_dim
     gammas = [1 - 2 ** (-attn.decay_range[0] - (attn.decay_range[1] - attn.decay_range[0]) * i / n) for i in range(n)]
@@ -99,16 +107,15 @@ def test_gradients(decomposed, decay):
 
 
 def test_released_rows_sum_to_one_and_paper_rows_do_not():
-    """METHOD 2: on 7×7, random logits, the paper form's row sums go from 0.34 (strongest decay) to 0.98."""
+    """On 7×7 with random logits, the row sums with the paper's decay go from 0.34 (strongest decay) to 0.98."""
     torch.manual_seed(0)
-    scores = torch.randn(64, 16, 7, 7, 7, 7, dtype=torch.float64)
-    axis = log_decay(7, 16, (2, 8), torch.float64, "cpu")
-    tables = axis.view(16, 7, 1, 7, 1), axis.view(16, 1, 7, 1, 7)
+    scores = torch.randn(64, 16, 49, 49, dtype=torch.float64)
+    axis = log_decay(7, log_decay_rates(16, (2, 8), torch.float64, "cpu"))
+    table = manhattan_log_decay(SpatialPrior(*[torch.empty(0)] * 2, axis, axis, torch.empty(0)))
     sums = {}
     for decay in ("released", "paper"):
-        form = ManhattanSelfAttention(64, 16, decay=decay, decomposed=False).form
-        weights = attention_weights(scores, form, *tables)
-        sums[decay] = weights.sum((-1, -2)).mean((0, 2, 3))
+        weights = attention_weights(scores, table, decay)
+        sums[decay] = weights.sum(-1).mean((0, 2))
     torch.testing.assert_close(sums["released"], torch.ones(16, dtype=torch.float64))
     assert sums["paper"].diff().gt(0).all()
     assert sums["paper"][0].item() == pytest.approx(0.34, abs=0.02)
@@ -120,7 +127,7 @@ def test_decay_rates_of_the_paper():
 
 
 def test_log_decay_is_distance_times_log_gamma():
-    table = log_decay(5, 3, (2, 8), torch.float64, "cpu")
+    table = log_decay(5, log_decay_rates(3, (2, 8), torch.float64, "cpu"))
     for i, gamma in enumerate(decay_rates(3, (2, 8))):
         for a in range(5):
             for b in range(5):
@@ -131,7 +138,8 @@ def test_rotation_depends_on_the_difference_of_positions_alone():
     torch.manual_seed(0)
     phase = rotary_phases(1, 40, 8, torch.float64, "cpu")
     q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
-    q, k = (rotate(t.expand(1, 40, 1, 8), phase.sin(), phase.cos()).view(40, 8) for t in (q, k))
+    prior = SpatialPrior(phase.sin(), phase.cos(), *[torch.empty(0)] * 3)
+    q, k = (rotate(t.expand(1, 40, 1, 8), prior).view(40, 8) for t in (q, k))
     scores = q @ k.T
     for offset in range(-39, 40):
         diagonal = scores.diagonal(offset)
@@ -139,7 +147,7 @@ def test_rotation_depends_on_the_difference_of_positions_alone():
 
 
 def test_canonical_float32_phases():
-    """METHOD 2.2: θ in float32, then one float32 product; at 2688² the position is 451,583 and rounding shows."""
+    """θ in float32, then one float32 product; at 2688² the position is 451,583 and rounding shows."""
     phase = rotary_phases(672, 672, 16, torch.float32, "cpu")
     assert phase.dtype == torch.float32
     theta = phase[0, 1, 0]  # of position 1

@@ -29,7 +29,7 @@ def test_no_graph_break():
 
 @pytest.mark.parametrize("decomposed", [True, False])
 def test_code_generation(decomposed):
-    """Inductor's attention matcher fails on rank-5 products, as the released network has them (METHOD 9)."""
+    """Inductor's attention matcher fails on rank-5 products, as the released network has them."""
     torch.manual_seed(0)
     attn = ManhattanSelfAttention(16, 2, decomposed=decomposed, lce=False).eval()
     x = torch.randn(1, 4, 5, 16)

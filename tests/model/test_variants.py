@@ -17,7 +17,7 @@ from rmt.model import MAX_DROP_PATH, RMT, count_macs, create_model, list_models,
 
 ROOT = Path(__file__).parents[2]
 
-# METHOD 4 and 5, for 1,000 classes.
+# Of the released networks, for 1,000 classes.
 PARAMETERS = {
     "rmt_tiny": 14_334_216,
     "rmt_small": 26_967_240,
@@ -28,7 +28,7 @@ PARAMETERS = {
     "rmt_large_tl": 96_105_864,
 }
 ABOUT = {"rmt_deit_small": 22e6, "rmt_swin_tiny": 29e6, "rmt_swin_small": 50e6}
-MACS = {  # METHOD 4, in brackets: counted with norms and other elementwise work, which ours leave out
+MACS = {  # of the released networks, counted with norms and other elementwise work, which ours leave out
     "rmt_tiny": 2.65e9,
     "rmt_small": 4.80e9,
     "rmt_base": 10.41e9,

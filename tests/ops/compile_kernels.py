@@ -1,4 +1,4 @@
-"""Run by test_backends_triton.py as a program: compiles the Triton kernels for a GPU that need not be there.
+"""Run by test_triton.py as a program: compiles the Triton kernels for a GPU that need not be there.
 
 The interpreter takes whatever Python does; the compiler does not. `python compile_kernels.py 90` prints a line for
 each kernel compiled for compute capability 9.0.

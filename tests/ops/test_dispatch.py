@@ -5,10 +5,18 @@ import torch
 
 from rmt.errors import RMTError
 from rmt.model import ManhattanSelfAttention
-from rmt.ops import BACKENDS, Form, attend, plain, use_backend
-from rmt.ops.decay import spatial_prior
-from rmt.ops.depthwise import depthwise, fuses_gelu, gelu_depthwise
-from rmt.ops.form import KNOWS_EXPORT
+from rmt.ops import (
+    BACKENDS,
+    MaSAConfig,
+    depthwise_conv,
+    fuses_gelu,
+    manhattan_attention,
+    masa,
+    spatial_prior,
+    use_backend,
+)
+from rmt.ops.call import KNOWS_EXPORT
+from rmt.ops.torch import blockwise
 
 # (B, h, w, n, d): not square, sides of 1, 7 to 70 tokens, widths that fill no whole vector, more tokens than one chunk
 SHAPES = [
@@ -19,7 +27,8 @@ SHAPES = [
     (1, 5, 70, 1, 64),
     (1, 3, 300, 1, 6),
 ]
-# Flex compiles, see below; Triton runs on a GPU or slowly, see test_backends_triton.py
+# Flex compiles, see below; Triton runs on a GPU or slowly, see test_triton.py
+reference = masa.manhattan_attention
 FAST = [name for name in BACKENDS if name not in ("plain", "flex", "triton")]
 
 
@@ -29,19 +38,19 @@ def make(shape, dtype=torch.float32, spread=1.0, seed=0):
     return [t.to(dtype) for t in (q * spread, k * spread, v, upstream)]
 
 
-def form_of(shape, *, decomposed=True, decay="released", half_split=False):
-    return Form(decomposed, decay, (2.0, 6.0), scale=shape[-1] ** -0.5, half_split=half_split)
+def config_of(shape, *, decomposed=True, decay="released", half_split=False):
+    return MaSAConfig(decomposed, decay, (2.0, 6.0), scale=shape[-1] ** -0.5, half_split=half_split)
 
 
-def run(backend, form, q, k, v, upstream):
+def run(backend, config, q, k, v, upstream):
     """Output and gradients, in float64."""
     q, k, v = (t.detach().clone().requires_grad_() for t in (q, k, v))
     _, h, w, n, d = q.shape
-    prior = spatial_prior(h, w, n, d, form.decay_range, torch.empty(0))  # phases are float32 by definition
+    prior = spatial_prior(h, w, n, d, config.decay_range, torch.empty(0))  # phases are float32 by definition
     if q.dtype == torch.float64:
-        exact = spatial_prior(h, w, n, d, form.decay_range, q)
+        exact = spatial_prior(h, w, n, d, config.decay_range, q)
         prior = exact._replace(sin=prior.sin.double(), cos=prior.cos.double())
-    out = backend.attend(q, k, v, prior, form)
+    out = backend(q, k, v, prior, config)
     out.backward(upstream)
     return [t.double() for t in (out.detach(), q.grad, k.grad, v.grad)]
 
@@ -57,31 +66,35 @@ def assert_close(found, expected, tolerance):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", FAST)
 def test_equal_to_the_reference(name, shape, decomposed, half_split):
-    form = form_of(shape, decomposed=decomposed, half_split=half_split)
-    expected = run(plain, form, *make(shape, torch.float64))
-    assert_close(run(BACKENDS[name], form, *make(shape)), expected, 1e-5)
+    config = config_of(shape, decomposed=decomposed, half_split=half_split)
+    expected = run(reference, config, *make(shape, torch.float64))
+    assert_close(run(BACKENDS[name], config, *make(shape)), expected, 1e-5)
 
 
 @pytest.mark.parametrize("name", ["sdpa", "blockwise"])
 @pytest.mark.parametrize("decomposed", [True, False])
 def test_float64(name, decomposed):
-    form = form_of(SHAPES[0], decomposed=decomposed)
+    config = config_of(SHAPES[0], decomposed=decomposed)
     inputs = make(SHAPES[0], torch.float64)
-    assert_close(run(BACKENDS[name], form, *inputs), run(plain, form, *inputs), 1e-12)
+    assert_close(run(BACKENDS[name], config, *inputs), run(reference, config, *inputs), 1e-12)
 
 
 @pytest.mark.parametrize("name", FAST)
 def test_without_decay(name):
-    form = form_of(SHAPES[0], decay="none")
-    assert_close(run(BACKENDS[name], form, *make(SHAPES[0])), run(plain, form, *make(SHAPES[0], torch.float64)), 1e-5)
+    config = config_of(SHAPES[0], decay="none")
+    assert_close(
+        run(BACKENDS[name], config, *make(SHAPES[0])),
+        run(reference, config, *make(SHAPES[0], torch.float64)),
+        1e-5,
+    )
 
 
 @pytest.mark.parametrize("name", FAST)
 def test_extreme_logits(name):
     """Scores in the hundreds: one key takes all the weight, and nothing overflows."""
-    form = form_of(SHAPES[-1], half_split=True)
+    config = config_of(SHAPES[-1], half_split=True)
     inputs = make(SHAPES[-1], spread=12.0)
-    assert_close(run(BACKENDS[name], form, *inputs), run(plain, form, *(t.double() for t in inputs)), 1e-4)
+    assert_close(run(BACKENDS[name], config, *inputs), run(reference, config, *(t.double() for t in inputs)), 1e-4)
 
 
 @pytest.mark.parametrize("name", FAST)
@@ -89,61 +102,61 @@ def test_nan_comes_through(name):
     shape = SHAPES[0]
     q, k, v, _ = make(shape)
     q[1, 3, 4, 1, 2] = float("nan")
-    out = BACKENDS[name].attend(q, k, v, spatial_prior(*shape[1:], (2.0, 6.0), q), form_of(shape))
+    out = BACKENDS[name](q, k, v, spatial_prior(*shape[1:], (2.0, 6.0), q), config_of(shape))
     assert out[1, 3, 4, 1].isnan().any(), "a diverged run has to be noticed"
     assert not out[0].isnan().any()
 
 
 @pytest.mark.parametrize("name", FAST)
 def test_strided_input(name):
-    """Views of one product, as the deployed form has them, and tokens that are not adjacent rows."""
+    """Views of one product, as the deployed config has them, and tokens that are not adjacent rows."""
     shape = (2, 6, 8, 2, 16)
-    form, generator = form_of(shape), torch.Generator().manual_seed(0)
-    prior = spatial_prior(*shape[1:], form.decay_range, torch.empty(0))
+    config, generator = config_of(shape), torch.Generator().manual_seed(0)
+    prior = spatial_prior(*shape[1:], config.decay_range, torch.empty(0))
     fused = torch.randn(2, 6, 8, 3, 2, 16, generator=generator).unbind(3)
     columns_first = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in fused]
-    expected = plain.attend(*fused, prior, form)
+    expected = masa.manhattan_attention(*fused, prior, config)
     for q, k, v in (fused, columns_first):
-        torch.testing.assert_close(BACKENDS[name].attend(q, k, v, prior, form), expected)
+        torch.testing.assert_close(BACKENDS[name](q, k, v, prior, config), expected)
 
 
 @pytest.mark.parametrize("threads", [2, 3])
 def test_native_does_not_depend_on_threads(threads):
     shape, before = (1, 20, 33, 5, 16), torch.get_num_threads()
-    form, inputs = form_of(shape), make(shape)
+    config, inputs = config_of(shape), make(shape)
     try:
         torch.set_num_threads(1)
-        expected = run(BACKENDS["native"], form, *inputs)
+        expected = run(BACKENDS["native"], config, *inputs)
         torch.set_num_threads(threads)
-        found = run(BACKENDS["native"], form, *inputs)
+        found = run(BACKENDS["native"], config, *inputs)
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_blockwise_in_many_blocks(monkeypatch):
-    monkeypatch.setattr(BACKENDS["blockwise"], "BLOCK_SCORES", 100)  # parts of a line
+    monkeypatch.setattr(blockwise, "BLOCK_SCORES", 100)  # parts of a line
     for decomposed in (True, False):
-        form = form_of(SHAPES[0], decomposed=decomposed)
-        expected = run(plain, form, *make(SHAPES[0], torch.float64))
-        assert_close(run(BACKENDS["blockwise"], form, *make(SHAPES[0], torch.float64)), expected, 1e-12)
+        config = config_of(SHAPES[0], decomposed=decomposed)
+        expected = run(reference, config, *make(SHAPES[0], torch.float64))
+        assert_close(run(BACKENDS["blockwise"], config, *make(SHAPES[0], torch.float64)), expected, 1e-12)
 
 
-def test_the_rule(monkeypatch):
+def test_a_call_goes_to_the_chosen_backend(monkeypatch):
     chosen = []
     for name, backend in BACKENDS.items():
-        record = lambda *args, name=name, original=backend.attend: (chosen.append(name), original(*args))[1]  # noqa: E731
-        monkeypatch.setattr(backend, "attend", record)
+        record = lambda *args, name=name, original=backend: (chosen.append(name), original(*args))[1]  # noqa: E731
+        monkeypatch.setitem(BACKENDS, name, record)
     q, k, v, _ = make((1, 4, 5, 2, 16))
     prior = spatial_prior(4, 5, 2, 16, (2.0, 6.0), q)
-    form = form_of(q.shape)
-    attend(q, k, v, prior, form)
-    attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), prior, form)
+    config = config_of(q.shape)
+    manhattan_attention(q, k, v, prior, config)
+    manhattan_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), prior, config)
     monkeypatch.setattr("rmt.ops.dispatch.MAX_SCORES", 10)
-    attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), prior, form)
-    attend(q, k, v, prior, form._replace(decay="paper"))
+    manhattan_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), prior, config)
+    manhattan_attention(q, k, v, prior, config._replace(decay="paper"))
     with use_backend("sdpa"):
-        attend(q, k, v, prior, form)
+        manhattan_attention(q, k, v, prior, config)
     assert chosen == ["native", "plain", "blockwise", "plain", "sdpa"]
 
 
@@ -152,7 +165,7 @@ def test_a_forced_backend_says_why_it_cannot():
     prior = spatial_prior(4, 5, 2, 16, (2.0, 6.0), q)
     for name, words in (("native", "float32"), ("nonsense", "choose one of plain"), ("flex", "float32")):
         with use_backend(name), pytest.raises(RMTError, match=words) as error:
-            attend(q, k, v, prior, form_of(q.shape))
+            manhattan_attention(q, k, v, prior, config_of(q.shape))
         assert "\n" not in str(error.value)
 
 
@@ -193,11 +206,11 @@ def test_an_exported_program_holds_no_operator_of_ours(strict):
 @pytest.mark.slow
 def test_flex_on_a_cpu():
     for decomposed in (True, False):
-        form = form_of((1, 6, 9, 2, 16), decomposed=decomposed)
+        config = config_of((1, 6, 9, 2, 16), decomposed=decomposed)
         q, k, v, _ = make((1, 6, 9, 2, 16))
-        prior = spatial_prior(6, 9, 2, 16, form.decay_range, q)
-        expected = plain.attend(q, k, v, prior, form)
-        torch.testing.assert_close(BACKENDS["flex"].attend(q, k, v, prior, form), expected)
+        prior = spatial_prior(6, 9, 2, 16, config.decay_range, q)
+        expected = masa.manhattan_attention(q, k, v, prior, config)
+        torch.testing.assert_close(BACKENDS["flex"](q, k, v, prior, config), expected)
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
@@ -214,7 +227,7 @@ def test_depthwise(kernel, shape, plus):
         conv.zero_grad()
         leaf = wide.detach().to(dtype).clone().requires_grad_()
         x, other = leaf.chunk(2, dim=-1)  # strided views
-        out = depthwise(x, conv, {"itself": x, "another": other, "nothing": None}[plus])
+        out = depthwise_conv(x, conv, residual=plus == "itself", plus=other if plus == "another" else None)
         out.backward((torch.arange(out.numel(), dtype=dtype).cos() + 0.5).view(shape))
         results.append([t.double() for t in (out.detach(), leaf.grad, conv.weight.grad, conv.bias.grad)])
     assert_close(*results, 1e-5)
@@ -229,8 +242,8 @@ def test_depthwise_after_gelu(kernel, shape):
     conv = torch.nn.Conv2d(shape[3], shape[3], kernel, padding=kernel // 2, groups=shape[3])
     x, shift = 3 * torch.randn(shape), torch.randn(shape[3])
     assert fuses_gelu(x, conv)
-    found = gelu_depthwise(x, conv, identity=False, shift=shift)
-    expected = depthwise(torch.nn.functional.gelu(x.double() + shift), conv.double())
+    found = depthwise_conv(x, conv, gelu=True, shift=shift)
+    expected = masa.depthwise_conv(x.double(), conv.double(), gelu=True, shift=shift.double())
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
@@ -241,14 +254,14 @@ def test_gelu_everywhere():
     conv.bias.zero_()
     x = torch.cat([torch.linspace(-8, 8, 16_000), torch.tensor([1e-30, -1e-30, 0.0, 1e30, -1e30, float("inf")])])
     x = torch.nn.functional.pad(x, (0, -len(x) % 16), value=float("nan")).view(-1, 1, 1, 16)  # apart: 0·∞ is NaN
-    found = gelu_depthwise(x, conv, identity=False).flatten()
+    found = depthwise_conv(x, conv, gelu=True).flatten()
     x = x.flatten().double()
     expected = torch.where(x.isinf(), x, torch.nn.functional.gelu(x))
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=2e-7, equal_nan=True)
 
 
-@pytest.mark.parametrize("identity", [True, False])
-def test_gelu_and_depthwise_with_gradients(identity):
+@pytest.mark.parametrize("residual", [True, False])
+def test_gelu_and_depthwise_with_gradients(residual):
     """Against float64; GELU's output is computed again and only its input kept."""
     torch.manual_seed(0)
     shape = (2, 5, 7, 32)
@@ -259,7 +272,7 @@ def test_gelu_and_depthwise_with_gradients(identity):
         assert not fuses_gelu(x, conv)
         kept.clear()
         with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
-            out = gelu_depthwise(x, conv, identity)
+            out = depthwise_conv(x, conv, gelu=True, residual=residual)
         gradients = torch.autograd.grad(out, [x, conv.weight, conv.bias], dout.to(dtype))
         results.append([t.detach().double() for t in (out, *gradients)])
     assert_close(results[1], results[0], 1e-5)
@@ -270,10 +283,10 @@ def test_gelu_and_depthwise_with_gradients(identity):
 def test_depthwise_does_not_depend_on_threads(threads):
     torch.manual_seed(0)
     conv, x = torch.nn.Conv2d(80, 80, 5, padding=2, groups=80), torch.randn(1, 37, 20, 80)
-    one = depthwise(x, conv)
+    one = depthwise_conv(x, conv)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        assert torch.equal(depthwise(x, conv), one)
+        assert torch.equal(depthwise_conv(x, conv), one)
     finally:
         torch.set_num_threads(before)

@@ -1,6 +1,5 @@
 """The Triton kernels against float64: on a GPU where there is one, otherwise in Triton's interpreter (conftest.py)."""
 
-import functools
 import os
 import subprocess
 import sys
@@ -14,15 +13,21 @@ pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds")
 
 from rmt.errors import RMTError
 from rmt.model import ManhattanSelfAttention, create_model
-from rmt.ops import Form, attend, plain, triton, use_backend
-from rmt.ops.decay import spatial_prior
-from rmt.ops.depthwise import depthwise, gelu_depthwise
-from rmt.ops.layer_norm import LayerNorm, layer_norm
-from rmt.ops.linear import Linear
-from rmt.ops.lines import along_rows
-from rmt.ops.triton import attention_ops, depthwise_ops, launch
+from rmt.ops import (
+    LayerNorm,
+    Linear,
+    MaSAConfig,
+    depthwise_conv,
+    layer_norm,
+    manhattan_attention,
+    masa,
+    spatial_prior,
+    use_backend,
+)
+from rmt.ops.triton import attention_ops, backend, depthwise_ops, launch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ours, reference = backend.manhattan_attention, masa.manhattan_attention
 LIMITS = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 # (B, h, w, n, d): odd, not square, one token long, widths that fill no power of two; longer lines are below
@@ -47,8 +52,8 @@ def bfloat16_products(monkeypatch):
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
 
 
-def form_of(shape, decomposed=True, half_split=False, **rest):
-    return Form(decomposed, "released", (2.0, 6.0), scale=shape[-1] ** -0.5, half_split=half_split, **rest)
+def config_of(shape, decomposed=True, half_split=False, **rest):
+    return MaSAConfig(decomposed, "released", (2.0, 6.0), scale=shape[-1] ** -0.5, half_split=half_split, **rest)
 
 
 def draw(shape, dtype=torch.float32, spread=1.0, seed=0):
@@ -58,20 +63,20 @@ def draw(shape, dtype=torch.float32, spread=1.0, seed=0):
     return [t.to(DEVICE, dtype) for t in (q * spread, k * spread, v, dout)]
 
 
-def prior_of(shape, form, dtype):
+def prior_of(shape, config, dtype):
     """Tables in float64 hold the phases of float32, which are what is to be computed."""
     _, h, w, n, d = shape
-    single = spatial_prior(h, w, n, d, form.decay_range, torch.empty(0, device=DEVICE))
+    single = spatial_prior(h, w, n, d, config.decay_range, torch.empty(0, device=DEVICE))
     if dtype != torch.float64:
         return single
-    exact = spatial_prior(h, w, n, d, form.decay_range, torch.empty(0, dtype=dtype, device=DEVICE))
+    exact = spatial_prior(h, w, n, d, config.decay_range, torch.empty(0, dtype=dtype, device=DEVICE))
     return exact._replace(sin=single.sin.double(), cos=single.cos.double())
 
 
-def run(backend, form, inputs, dtype):
+def run(attention, config, inputs, dtype):
     q, k, v, dout = (t.detach().to(dtype) for t in inputs)
     leaves = [t.requires_grad_() for t in (q, k, v)]
-    out = backend.attend(*leaves, prior_of(q.shape, form, dtype), form)
+    out = attention(*leaves, prior_of(q.shape, config, dtype), config)
     return [t.double() for t in (out.detach(), *torch.autograd.grad(out, leaves, dout))]
 
 
@@ -85,17 +90,25 @@ def assert_close(found, expected, limit):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_equal_to_the_reference(shape, decomposed):
     for half_split in (False, True):
-        form = form_of(shape, decomposed, half_split)
+        config = config_of(shape, decomposed, half_split)
         inputs = draw(shape)
-        assert_close(run(triton, form, inputs, torch.float32), run(plain, form, inputs, torch.float64), 1e-5)
+        assert_close(
+            run(ours, config, inputs, torch.float32),
+            run(reference, config, inputs, torch.float64),
+            1e-5,
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("decomposed", [True, False], ids=["decomposed", "full"])
 def test_half_precision(dtype, decomposed):
     shape = (2, 3, 6, 1, 16)
-    form, inputs = form_of(shape, decomposed), draw(shape, dtype)
-    assert_close(run(triton, form, inputs, dtype), run(plain, form, inputs, torch.float64), LIMITS[dtype])
+    config, inputs = config_of(shape, decomposed), draw(shape, dtype)
+    assert_close(
+        run(ours, config, inputs, dtype),
+        run(reference, config, inputs, torch.float64),
+        LIMITS[dtype],
+    )
 
 
 @pytest.mark.parametrize("length", [65, 200, 400])
@@ -106,11 +119,13 @@ def test_long_lines(length, along):
 
     height, width = {"rows": (1, length), "columns": (length, 1), "grid": (5, length // 5)}[along]
     shape = (1, height, width, 1, 16)
-    form = form_of(shape, decomposed=along != "grid")
-    expected = run(plain, form, draw(shape), torch.float64)  # a pass along one token changes nothing
+    config = config_of(shape, decomposed=along != "grid")
+    expected = run(
+        masa.manhattan_attention, config, draw(shape), torch.float64
+    )  # a pass along one token changes nothing
     q, k, v, dout = draw(shape)
-    prior = prior_of(shape, form, torch.float32)
-    call = Attention(q, prior.cos, prior.sin, prior.log_gamma, None, False, True, form.scale)
+    prior = prior_of(shape, config, torch.float32)
+    call = Attention(q, (prior.cos, prior.sin, prior.log_gamma), None, False, True, config.scale)
     known = call.forward(q, k, v, along, keep=True)
     gradients = tuple(torch.full_like(t, float("nan")) for t in (q, k, v))
     call.backward((q, k, v, dout), known, gradients, along, add=False)
@@ -120,8 +135,12 @@ def test_long_lines(length, along):
 @pytest.mark.parametrize(("shape", "decomposed"), [((1, 3, 9, 1, 16), True), ((1, 2, 35, 1, 16), False)], ids=str)
 def test_extreme_logits(shape, decomposed):
     """Scores in the hundreds: one key takes all the weight, and nothing overflows."""
-    form, inputs = form_of(shape, decomposed), draw(shape, spread=12.0)
-    assert_close(run(triton, form, inputs, torch.float32), run(plain, form, inputs, torch.float64), 1e-3)
+    config, inputs = config_of(shape, decomposed), draw(shape, spread=12.0)
+    assert_close(
+        run(ours, config, inputs, torch.float32),
+        run(reference, config, inputs, torch.float64),
+        1e-3,
+    )
 
 
 def test_strides(monkeypatch):
@@ -130,11 +149,11 @@ def test_strides(monkeypatch):
     together = torch.randn(2, 4, 6, 3, 2, 16, device=DEVICE)
     q, k, v = together.unbind(3)
     dout = torch.randn(2, 6, 4, 2, 16, device=DEVICE).transpose(1, 2)
-    form = form_of(shape, half_split=True)
-    expected = run(plain, form, [t.contiguous() for t in (q, k, v, dout)], torch.float64)
+    config = config_of(shape, half_split=True)
+    expected = run(reference, config, [t.contiguous() for t in (q, k, v, dout)], torch.float64)
     original = torch.Tensor.contiguous
     monkeypatch.setattr(torch.Tensor, "contiguous", lambda t: pytest.fail("copied") if t.dim() == 5 else original(t))
-    assert_close(run(triton, form, (q, k, v, dout), torch.float32), expected, 1e-5)
+    assert_close(run(ours, config, (q, k, v, dout), torch.float32), expected, 1e-5)
 
 
 def test_every_element_is_written(monkeypatch):
@@ -148,14 +167,18 @@ def test_every_element_is_written(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
     for decomposed in (True, False):
-        form, inputs = form_of((1, 5, 7, 2, 20), decomposed), draw((1, 5, 7, 2, 20))
-        assert_close(run(triton, form, inputs, torch.float32), run(plain, form, inputs, torch.float64), 1e-5)
+        config, inputs = config_of((1, 5, 7, 2, 20), decomposed), draw((1, 5, 7, 2, 20))
+        assert_close(
+            run(ours, config, inputs, torch.float32),
+            run(reference, config, inputs, torch.float64),
+            1e-5,
+        )
     assert len(poisoned) >= 8
 
 
 def test_repeats_bit_for_bit():
-    form, inputs = form_of((2, 6, 9, 1, 16)), draw((2, 6, 9, 1, 16))
-    first, second = (run(triton, form, inputs, torch.float32) for _ in range(2))
+    config, inputs = config_of((2, 6, 9, 1, 16)), draw((2, 6, 9, 1, 16))
+    first, second = (run(ours, config, inputs, torch.float32) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -164,11 +187,11 @@ def test_windows_keep_their_promise(tolerance):
     """What is left out moves an output by at most its weight times the span of v, and something is left out."""
     shape = (1, 100, 2, 1, 16)
     q, k, v, _ = draw(shape, spread=0.5)
-    exact, windowed = form_of(shape, False), form_of(shape, False, tolerance=tolerance)
+    exact, windowed = config_of(shape, False), config_of(shape, False, tolerance=tolerance)
     prior = prior_of(shape, exact, torch.float32)
     with torch.no_grad():
         reach = torch.ops.rmt.triton_reaches(q, k, prior.log_gamma, windowed.scale, tolerance, -1.0)
-        difference = (triton.attend(q, k, v, prior, windowed) - triton.attend(q, k, v, prior, exact)).abs().max()
+        difference = (ours(q, k, v, prior, windowed) - ours(q, k, v, prior, exact)).abs().max()
     assert 0 < reach[0] < 99
     assert difference <= tolerance * (v.max() - v.min()) + 1e-6
     if tolerance == 1e-2:
@@ -180,15 +203,15 @@ def test_window_along_a_line():
     from rmt.ops.triton.attention_ops import Attention
 
     shape, reach = (1, 1, 130, 1, 16), 20
-    form, (q, k, v, _) = form_of((1, 1, 130, 1, 16)), draw((1, 1, 130, 1, 16))
-    prior = prior_of(shape, form, torch.float32)
+    config, (q, k, v, _) = config_of((1, 1, 130, 1, 16)), draw((1, 1, 130, 1, 16))
+    prior = prior_of(shape, config, torch.float32)
     reaches = torch.tensor([reach], dtype=torch.int32, device=DEVICE)
-    call = Attention(q, prior.cos, prior.sin, prior.log_gamma, reaches, False, True, form.scale)
-    turned_q, turned_k = plain.rotate_pairs(q, k, prior, form)
+    call = Attention(q, (prior.cos, prior.sin, prior.log_gamma), reaches, False, True, config.scale)
+    turned_q, turned_k = masa.rotate_queries_and_keys(q, k, prior, config)
     token = torch.arange(130, device=DEVICE)
     hidden = (token[:, None] - token).abs() > reach
     bias = prior.log_decay_w.masked_fill(hidden, -torch.inf)
-    expected = along_rows(functools.partial(plain.attend_lines, form=form), turned_q, turned_k, v, bias)
+    expected = masa.attend_along_rows(turned_q, turned_k, v, bias, config.decay)
     assert (call.forward(q, k, v, "rows")[0] - expected).abs().max() < 1e-5
 
 
@@ -199,28 +222,30 @@ def test_depthwise(shape, size, plus):
     conv = nn.Conv2d(shape[3], shape[3], size, padding=size // 2, groups=shape[3]).to(DEVICE)
     x, other, dout = (torch.randn(shape, device=DEVICE) for _ in range(3))
 
-    def outcome(backend, dtype):
+    def results(name, dtype):
         layer = nn.Conv2d(shape[3], shape[3], size, padding=size // 2, groups=shape[3]).to(DEVICE, dtype)
         layer.load_state_dict(conv.state_dict())
         image, added = x.to(dtype).requires_grad_(), other.to(dtype).requires_grad_()
-        summand = {"nothing": None, "itself": image, "another": added}.get(plus)
-        with use_backend(backend):
-            if plus.startswith("GELU"):
-                out = gelu_depthwise(image, layer, identity=plus.endswith("itself"))
-            else:
-                out = depthwise(image, layer, plus=summand)
+        with use_backend(name):
+            out = depthwise_conv(
+                image,
+                layer,
+                residual=plus.endswith("itself"),
+                plus=added if plus == "another" else None,
+                gelu=plus.startswith("GELU"),
+            )
         leaves = [image, layer.weight, layer.bias] + ([added] if plus == "another" else [])
         return [t.double() for t in (out.detach(), *torch.autograd.grad(out, leaves, dout.to(dtype)))]
 
-    for found, expected in zip(outcome("triton", torch.float32), outcome("plain", torch.float64), strict=True):
+    for found, expected in zip(results("triton", torch.float32), results("plain", torch.float64), strict=True):
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_depthwise_in_autocast_keeps_the_residual_in_float32():
     conv, x = nn.Conv2d(16, 16, 3, padding=1, groups=16).to(DEVICE), torch.randn(1, 4, 5, 16, device=DEVICE)
     with use_backend("triton"), torch.autocast(DEVICE, torch.bfloat16), torch.no_grad():
-        assert depthwise(x, conv, plus=x).dtype == torch.float32
-        assert depthwise(x, conv).dtype == torch.bfloat16
+        assert depthwise_conv(x, conv, residual=True).dtype == torch.float32
+        assert depthwise_conv(x, conv).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("channels", [16, 20, 160])
@@ -230,14 +255,14 @@ def test_layer_norm(channels):
     like, dout = LayerNorm(channels, eps=1e-6), torch.randn(2, 3, 5, channels, device=DEVICE)
     torch.nn.init.normal_(like.weight), torch.nn.init.normal_(like.bias)
 
-    def outcome(backend, dtype):
+    def results(name, dtype):
         norm, tokens = LayerNorm(channels, eps=1e-6).to(DEVICE, dtype), x.to(dtype).requires_grad_()
         norm.load_state_dict(like.state_dict())
-        with use_backend(backend):
+        with use_backend(name):
             out, plain = norm(tokens), layer_norm(tokens.detach())
         return out, plain, *torch.autograd.grad(out, [tokens, norm.weight, norm.bias], dout.to(dtype))
 
-    for found, expected in zip(outcome("triton", torch.float32), outcome("plain", torch.float64), strict=True):
+    for found, expected in zip(results("triton", torch.float32), results("plain", torch.float64), strict=True):
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
@@ -267,14 +292,14 @@ def test_linear(tokens, widths):
     x, dout = torch.randn(tokens, 1, widths[0], device=DEVICE), torch.randn(tokens, 1, widths[1], device=DEVICE)
     like = Linear(*widths)
 
-    def outcome(backend, dtype):
+    def results(name, dtype):
         layer, rows = Linear(*widths).to(DEVICE, dtype), x.to(dtype).requires_grad_()
         layer.load_state_dict(like.state_dict())
-        with use_backend(backend):
+        with use_backend(name):
             out = layer(rows)
         return out, *torch.autograd.grad(out, [rows, layer.weight, layer.bias], dout.to(dtype))
 
-    for found, expected in zip(outcome("triton", torch.float32), outcome("plain", torch.float64), strict=True):
+    for found, expected in zip(results("triton", torch.float32), results("plain", torch.float64), strict=True):
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
@@ -296,7 +321,7 @@ def test_compiled_without_breaks_and_exported():
     assert "rmt.triton_attention.default" in [str(node.target) for node in program.graph.nodes]
 
 
-newer = pytest.mark.skipif(not triton.convolves(), reason="Triton 3.3 and newer, of PyTorch 2.7")
+newer = pytest.mark.skipif(not backend.convolves(), reason="Triton 3.3 and newer, of PyTorch 2.7")
 
 
 @newer
@@ -360,7 +385,7 @@ def test_compiled_programs_pass_numbers_that_stay_exact():
 
     shape = (1, 3, 70, 1, 16)
     q, k, v, dout = draw(shape)
-    prior = prior_of(shape, form_of(shape), torch.float32)
+    prior = prior_of(shape, config_of(shape), torch.float32)
     constants = (True, False, True, 0.25)
     attention_ops.forward(note, q, k, v, prior.cos, prior.sin, prior.log_gamma, None, *constants)
     attention_ops.backward(note, dout, q, k, v, prior.cos, prior.sin, prior.log_gamma, *constants)
@@ -371,22 +396,22 @@ def test_compiled_programs_pass_numbers_that_stay_exact():
 
 def test_what_it_cannot_do_is_said():
     q = torch.zeros(1, 2, 2, 1, 16, device=DEVICE)
-    form = form_of(q.shape)
-    prior = prior_of(q.shape, form, torch.float32)
+    config = config_of(q.shape)
+    prior = prior_of(q.shape, config, torch.float32)
     for inputs, asked, reason in [
-        (q.double(), form, "float64"),
-        (q, form._replace(decay="paper"), "after the softmax"),
-        (q.expand(1, 2, 2, 1, 16).repeat(1, 1, 1, 1, 10), form, "at most 128 channels"),
+        (q.double(), config, "float64"),
+        (q, config._replace(decay="paper"), "after the softmax"),
+        (q.expand(1, 2, 2, 1, 16).repeat(1, 1, 1, 1, 10), config, "at most 128 channels"),
     ]:
         with use_backend("triton"), pytest.raises(RMTError, match=reason):
-            attend(inputs, inputs, inputs, prior, asked)
+            manhattan_attention(inputs, inputs, inputs, prior, asked)
 
 
 def test_older_tritons_leave_convolutions_to_pytorch(monkeypatch):
     monkeypatch.setattr("triton.__version__", "3.3.1")
-    assert triton.convolves()
+    assert backend.convolves()
     monkeypatch.setattr("triton.__version__", "3.2.0")
-    assert not triton.convolves()
+    assert not backend.convolves()
 
 
 def test_the_module_uses_it():

@@ -7,9 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmt.ops import Form, plain
-from rmt.ops import cpu as native
-from rmt.ops.decay import decay_rates, spatial_prior
+from rmt.ops import MaSAConfig, decay_rates, masa, spatial_prior
+from rmt.ops.cpu import backend as native
 from rmt.ops.windows import head_reaches, reach
 
 
@@ -50,7 +49,7 @@ def test_the_window_is_no_larger_than_it_must_be(spread):
 
 
 def test_reaches_of_the_published_decay():
-    """METHOD 2: at 1e-5 and equal logits about 40, 90, 180, 360 tokens; stage 3's widest head about 1,750."""
+    """At 1e-5 and equal logits about 40, 90, 180, 360 tokens; stage 3's widest head about 1,750."""
     assert [reach(gamma, 2000, 1e-5, 0.0) for gamma in decay_rates(4, (2.0, 6.0))] == [40, 86, 178, 363]
     assert reach(decay_rates(8, (2.0, 8.0))[-1], 4000, 1e-5, 0.0) == 1746
 
@@ -79,9 +78,9 @@ def test_the_kernel_keeps_the_tolerance(decomposed, spread, tolerance):
     h, w = (60, 150) if decomposed else (100, 7)
     q, k, v = adversarial(h, w, spread)
     prior = spatial_prior(h, w, 2, 16, (2.0, 6.0), q)
-    form = Form(decomposed, "released", (2.0, 6.0), 1.0, half_split=True)
-    exact = plain.attend(q.double(), k.double(), v.double(), prior, form)
-    found = native.attend(q, k, v, prior, form._replace(tolerance=tolerance))
+    config = MaSAConfig(decomposed, "released", (2.0, 6.0), 1.0, half_split=True)
+    exact = masa.manhattan_attention(q.double(), k.double(), v.double(), prior, config)
+    found = native.manhattan_attention(q, k, v, prior, config._replace(tolerance=tolerance))
     reaches = head_reaches(q, k, 1.0, decay_rates(2, (2.0, 6.0)), tolerance, None)
     assert reaches[0] < max(h, w) - 1, "a window that leaves nothing out tests nothing"
     passes = 2 if decomposed else 1
@@ -91,12 +90,12 @@ def test_the_kernel_keeps_the_tolerance(decomposed, spread, tolerance):
 def test_a_broken_promise_is_noticed():
     q, k, v = adversarial(20, 150, 6.0)
     prior = spatial_prior(20, 150, 2, 16, (2.0, 6.0), q)
-    form = Form(True, "released", (2.0, 6.0), 1.0, half_split=True)
-    exact = native.attend(q, k, v, prior, form)
-    promised = form._replace(tolerance=1e-2, spread=1.0)
-    assert torch.equal(native.attend(q, k, v, prior, promised), exact)
-    kept = native.attend(q / 3, k / 3, v, prior, promised)
-    assert not torch.equal(kept, native.attend(q / 3, k / 3, v, prior, form))
+    config = MaSAConfig(True, "released", (2.0, 6.0), 1.0, half_split=True)
+    exact = native.manhattan_attention(q, k, v, prior, config)
+    promised = config._replace(tolerance=1e-2, spread=1.0)
+    assert torch.equal(native.manhattan_attention(q, k, v, prior, promised), exact)
+    kept = native.manhattan_attention(q / 3, k / 3, v, prior, promised)
+    assert not torch.equal(kept, native.manhattan_attention(q / 3, k / 3, v, prior, config))
 
 
 def test_norms_that_are_no_numbers_see_everything():

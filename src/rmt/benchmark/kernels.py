@@ -10,7 +10,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,14 +20,11 @@ from rmt.benchmark.machine import describe
 from rmt.benchmark.measure import cuda_seconds
 from rmt.benchmark.prepare import captured, matrix_product
 from rmt.errors import RMTError
-from rmt.ops import BACKENDS, Form, plain, use_backend
-from rmt.ops.decay import SpatialPrior, spatial_prior
-from rmt.ops.depthwise import depthwise, gelu_depthwise
-from rmt.ops.layer_norm import LayerNorm
-from rmt.ops.lines import along_rows
+from rmt.ops import BACKENDS, LayerNorm, MaSAConfig, SpatialPrior, depthwise_conv, masa, spatial_prior, use_backend
 
 CACHE_BYTES = 200e6  # what the inputs of one replay have to outgrow
 DECAY_RANGE = (2.0, 6.0)
+Grid = tuple[int, int, int]  # images, height, width
 
 
 class Problem(NamedTuple):
@@ -42,34 +38,35 @@ class Problem(NamedTuple):
     operations: int
 
 
-def attention(grid: tuple[int, int, int], heads: int, channels: int, dtype: torch.dtype, form: Form) -> list[Problem]:
+def attention(grid: Grid, heads: int, channels: int, dtype: torch.dtype, config: MaSAConfig) -> list[Problem]:
     """All of attention on `grid` (images, height, width)."""
     height, width = grid[1:]
 
     def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return BACKENDS["triton"].attend(q, k, v, _prior(q, form), form)
+        return BACKENDS["triton"](q, k, v, _prior(q, config), config)
 
     def plainly(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return plain.attend(q, k, v, _prior(q, form), form)
+        return masa.manhattan_attention(q, k, v, _prior(q, config), config)
 
     def backward(q: Tensor, k: Tensor, v: Tensor, dout: Tensor):
-        prior = _prior(q, form)
-        rest = (prior.cos, prior.sin, prior.log_gamma, form.decomposed, form.half_split, True, form.scale)
+        prior = _prior(q, config)
+        rest = (prior.cos, prior.sin, prior.log_gamma, config.decomposed, config.half_split, True, config.scale)
         return torch.ops.rmt.triton_attention_backward(dout, q, k, v, *rest)
 
-    name = "rows and columns" if form.decomposed else "all pairs"
-    keys = height + width if form.decomposed else height * width
+    name = "rows and columns" if config.decomposed else "all pairs"
+    keys = height + width if config.decomposed else height * width
     return _both_ways(name, (*grid, heads, channels), keys, dtype, forward, backward, plainly)
 
 
-def row_pass(grid: tuple[int, int, int], heads: int, channels: int, dtype: torch.dtype, form: Form) -> list[Problem]:
+def row_pass(grid: Grid, heads: int, channels: int, dtype: torch.dtype, config: MaSAConfig) -> list[Problem]:
     """One axis pass alone."""
 
     def call(q: Tensor):
         from rmt.ops.triton.attention_ops import Attention
 
-        prior = _prior(q, form)
-        return Attention(q, prior.cos, prior.sin, prior.log_gamma, None, form.half_split, True, form.scale)
+        prior = _prior(q, config)
+        tables = (prior.cos, prior.sin, prior.log_gamma)
+        return Attention(q, tables, None, config.half_split, True, config.scale)
 
     def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return call(q).forward(q, k, v, "rows")[0]
@@ -80,9 +77,9 @@ def row_pass(grid: tuple[int, int, int], heads: int, channels: int, dtype: torch
         return gradients
 
     def plainly(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        prior = _prior(q, form)
-        q, k = plain.rotate_pairs(q, k, prior, form)
-        return along_rows(partial(plain.attend_lines, form=form), q, k, v, prior.log_decay_w)
+        prior = _prior(q, config)
+        q, k = masa.rotate_queries_and_keys(q, k, prior, config)
+        return masa.attend_along_rows(q, k, v, prior.log_decay_w, config.decay)
 
     return _both_ways("rows", (*grid, heads, channels), grid[2], dtype, forward, backward, plainly)
 
@@ -107,14 +104,14 @@ def _both_ways(name, shape, keys: int, dtype: torch.dtype, forward, backward, pl
     ]
 
 
-def convolution(grid: tuple[int, int, int], channels: int, size: int, dtype: torch.dtype) -> list[Problem]:
+def convolution(grid: Grid, channels: int, size: int, dtype: torch.dtype) -> list[Problem]:
     """x + conv(x), and the gradients of the weight and the bias."""
     shape = (*grid, channels)
     numbers, width = int(torch.tensor(shape).prod()), torch.finfo(dtype).bits // 8
     conv = nn.Conv2d(channels, channels, size, padding=size // 2, groups=channels).cuda()
 
     def forward(x: Tensor) -> Tensor:
-        return depthwise(x, conv.to(x.dtype), plus=x)
+        return depthwise_conv(x, conv.to(x.dtype), residual=True)
 
     def plainly(x: Tensor) -> Tensor:
         with use_backend("plain"):
@@ -143,7 +140,7 @@ def convolution(grid: tuple[int, int, int], channels: int, size: int, dtype: tor
     ]
 
 
-def feed_forward(grid: tuple[int, int, int], channels: int, dtype: torch.dtype) -> list[Problem]:
+def feed_forward(grid: Grid, channels: int, dtype: torch.dtype) -> list[Problem]:
     """The gradients of h + conv(h), h = GELU(x): one kernel for x, one for the weight and the bias."""
     shape = (*grid, channels)
     numbers, size = int(torch.tensor(shape).prod()), torch.finfo(dtype).bits // 8
@@ -153,7 +150,7 @@ def feed_forward(grid: tuple[int, int, int], channels: int, dtype: torch.dtype) 
         x = x.detach().requires_grad_()
         layer = conv.to(x.dtype)
         with torch.enable_grad():
-            out = gelu_depthwise(x, layer, identity=True)
+            out = depthwise_conv(x, layer, gelu=True, residual=True)
         return torch.autograd.grad(out, [x, *layer.parameters()], dout)
 
     def plainly(x: Tensor, dout: Tensor):
@@ -164,7 +161,7 @@ def feed_forward(grid: tuple[int, int, int], channels: int, dtype: torch.dtype) 
     return [Problem(label, gradients, plainly, (shape,) * 2, 7 * numbers * size, 54 * numbers)]
 
 
-def layer_norm(grid: tuple[int, int, int], channels: int, dtype: torch.dtype) -> list[Problem]:
+def layer_norm(grid: Grid, channels: int, dtype: torch.dtype) -> list[Problem]:
     shape = (*grid, channels)
     numbers, size = int(torch.tensor(shape).prod()), torch.finfo(dtype).bits // 8
     norm = LayerNorm(channels, eps=1e-6).cuda()
@@ -197,16 +194,16 @@ def layer_norm(grid: tuple[int, int, int], channels: int, dtype: torch.dtype) ->
 def problems(dtype: torch.dtype, batch: int) -> Iterator[Problem]:
     """What RMT-S asks for at 224², stage by stage, and attention at 800 × 1333."""
 
-    def form(channels: int, decomposed: bool = True) -> Form:
-        return Form(decomposed, "released", DECAY_RANGE, scale=channels**-0.5)
+    def config(channels: int, decomposed: bool = True) -> MaSAConfig:
+        return MaSAConfig(decomposed, "released", DECAY_RANGE, scale=channels**-0.5)
 
     for side, heads, channels in ((56, 4, 16), (28, 4, 32), (14, 8, 32)):
-        yield from row_pass((batch, side, side), heads, channels, dtype, form(channels))
-        yield from attention((batch, side, side), heads, channels, dtype, form(channels))
-    yield from attention((batch, 7, 7), 16, 32, dtype, form(32, decomposed=False))
+        yield from row_pass((batch, side, side), heads, channels, dtype, config(channels))
+        yield from attention((batch, side, side), heads, channels, dtype, config(channels))
+    yield from attention((batch, 7, 7), 16, 32, dtype, config(32, decomposed=False))
     for height, width, heads, channels in ((200, 334, 4, 16), (100, 167, 4, 32), (50, 84, 8, 32)):
-        yield from attention((2, height, width), heads, channels, dtype, form(channels))
-    yield from attention((2, 25, 42), 16, 32, dtype, form(32, decomposed=False))
+        yield from attention((2, height, width), heads, channels, dtype, config(channels))
+    yield from attention((2, 25, 42), 16, 32, dtype, config(32, decomposed=False))
     for side, channels, size in ((56, 64, 5), (56, 256, 3), (28, 128, 5), (28, 512, 3), (14, 256, 5), (14, 768, 3)):
         yield from convolution((batch, side, side), channels, size, dtype)
     for side, channels, ratio in ((56, 64, 4), (28, 128, 4), (14, 256, 3), (7, 512, 3)):
@@ -264,12 +261,12 @@ def _tensors(value: Any) -> list[Tensor]:
     return [value.detach()] if isinstance(value, Tensor) else [t.detach() for t in value]
 
 
-def _prior(q: Tensor, form: Form) -> SpatialPrior:
+def _prior(q: Tensor, config: MaSAConfig) -> SpatialPrior:
     """The tables of q's grid; in float64 with the phases of float32, which are what is to be computed."""
     _, height, width, heads, channels = q.shape
-    prior = spatial_prior(height, width, heads, channels, form.decay_range, q)
+    prior = spatial_prior(height, width, heads, channels, config.decay_range, q)
     if q.dtype == torch.float64:
-        single = spatial_prior(height, width, heads, channels, form.decay_range, q.float())
+        single = spatial_prior(height, width, heads, channels, config.decay_range, q.float())
         prior = prior._replace(sin=single.sin.double(), cos=single.cos.double())
     return prior
 

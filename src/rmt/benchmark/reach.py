@@ -6,7 +6,7 @@ from typing import Any
 
 from rmt.errors import RMTError
 from rmt.model import create_model
-from rmt.ops.decay import decay_rates
+from rmt.ops import decay_rates
 from rmt.ops.windows import reach
 
 

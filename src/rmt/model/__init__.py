@@ -1,6 +1,5 @@
 """The network. Needs torch and timm alone, and imports nothing of ours but the error class."""
 
-from rmt.model.attention import ManhattanSelfAttention
 from rmt.model.checkpoints import (
     describe_weights,
     load_checkpoint,
@@ -12,7 +11,7 @@ from rmt.model.checkpoints import (
 )
 from rmt.model.cost import count_macs
 from rmt.model.deploy import deploy
-from rmt.model.rmt import RMT
+from rmt.model.rmt import RMT, ManhattanSelfAttention
 from rmt.model.variants import MAX_DROP_PATH, create_model, list_models
 
 __all__ = [

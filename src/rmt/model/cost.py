@@ -7,9 +7,8 @@ from typing import Any, cast
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rmt.model.blocks import Block
-from rmt.model.rmt import RMT, Stage
-from rmt.ops.decay import decay_rates
+from rmt.model.rmt import RMT, Block, Stage
+from rmt.ops import decay_rates
 
 
 def count_macs(model: RMT, height: int, width: int) -> int:

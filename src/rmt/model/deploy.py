@@ -21,13 +21,8 @@ import torch.nn.functional as F
 from timm.layers import LayerScale
 from torch import Tensor, nn
 
-from rmt.model.attention import ManhattanSelfAttention
-from rmt.model.blocks import Block, FeedForward, PatchMerging
-from rmt.model.rmt import RMT, Head
-from rmt.ops import attend
-from rmt.ops.decay import SpatialPrior, spatial_prior
-from rmt.ops.depthwise import depthwise, fuses_gelu, gelu_depthwise
-from rmt.ops.layer_norm import layer_norm
+from rmt.model.rmt import RMT, Block, FeedForward, Head, ManhattanSelfAttention, PatchMerging
+from rmt.ops import SpatialPrior, depthwise_conv, fuses_gelu, layer_norm, manhattan_attention, spatial_prior
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -39,7 +34,7 @@ def deploy(model: Network, *, tolerance: float = 0.0, spread: float | None = Non
         model: an RMT, or any module that contains one (timm's `features_only` wrapper, a detector). It is left as it
             is; its running statistics, scales and weights are those of the moment.
         tolerance: 0 for exact attention. Otherwise heads see no farther than a window outside which all weights
-            together are proven to stay under this, see `backends/window.py`; it saves time on large images, where the
+            together are proven to stay under this, see `ops/windows.py`; it saves time on large images, where the
             backend has windows (`native`, `triton`), and nothing on small ones.
         spread: with a tolerance, a promise about the logits' spread that makes windows smaller. It is checked on
             every input, and attention is exact where it does not hold.
@@ -69,7 +64,7 @@ def _fold_network(network: RMT, tolerance: float, spread: float | None) -> None:
         for i, block in enumerate(stage.blocks):
             if isinstance(block, Block):  # otherwise it has been deployed before
                 stage.blocks[i] = block = DeployedBlock(block)
-            block.attn.form = block.attn.form._replace(tolerance=tolerance, spread=spread)
+            block.attn.config = block.attn.config._replace(tolerance=tolerance, spread=spread)
     _fold_head(network.head)
 
 
@@ -79,10 +74,10 @@ class DeployedAttention(nn.Module):
     def __init__(self, attn: ManhattanSelfAttention) -> None:
         super().__init__()
         self.num_heads, self.head_dim, self.decay_range = attn.num_heads, attn.head_dim, attn.decay_range
-        self.form = attn.form._replace(scale=1.0, half_split=True)
+        self.config = attn.config._replace(scale=1.0, half_split=True)
         q, k, v = ([linear.weight.double(), linear.bias.double()] for linear in (attn.q, attn.k, attn.v))
         rows = _half_split_rows(attn.num_heads, attn.head_dim, q[0].device)
-        weights, biases = zip([t[rows] for t in q], [t[rows] * attn.form.scale for t in k], v, strict=True)
+        weights, biases = zip([t[rows] for t in q], [t[rows] * attn.config.scale for t in k], v, strict=True)
         self.qkv = _linear(torch.cat(weights), torch.cat(biases), like=attn.q)
         self.lce = attn.lce
         self.proj = attn.proj
@@ -93,9 +88,9 @@ class DeployedAttention(nn.Module):
     def forward(self, x: Tensor, prior: SpatialPrior, residual: Tensor) -> Tensor:
         qkv = self.qkv(x)
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)  # (B, h, w, n, d)
-        out = attend(q, k, v, prior, self.form).flatten(-2)
+        out = manhattan_attention(q, k, v, prior, self.config).flatten(-2)
         if self.lce is not None:
-            out = depthwise(v.flatten(-2), self.lce, plus=out)
+            out = depthwise_conv(v.flatten(-2), self.lce, plus=out)
         return _add_linear(residual, out, self.proj)
 
 
@@ -110,9 +105,9 @@ class DeployedFeedForward(nn.Module):
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         if self.dwconv is not None and fuses_gelu(x, self.dwconv):
             # PyTorch's linear would begin with a copy of the bias for each token.
-            x = gelu_depthwise(F.linear(x, self.fc1.weight), self.dwconv, identity=False, shift=self.fc1.bias)
+            x = depthwise_conv(F.linear(x, self.fc1.weight), self.dwconv, gelu=True, shift=self.fc1.bias)
         elif self.dwconv is not None:
-            x = gelu_depthwise(self.fc1(x), self.dwconv, identity=False)
+            x = depthwise_conv(self.fc1(x), self.dwconv, gelu=True)
         else:
             x = F.gelu(self.fc1(x))
         return _add_linear(residual, x, self.fc2)
@@ -134,7 +129,7 @@ class DeployedBlock(nn.Module):
 
     def forward(self, x: Tensor, prior: SpatialPrior) -> Tensor:
         if self.cpe is not None:
-            x = depthwise(x, self.cpe)
+            x = depthwise_conv(x, self.cpe)
         x = self.attn(layer_norm(x, eps=self.eps[0]), prior, residual=x)
         return self.mlp(layer_norm(x, eps=self.eps[1]), residual=x)
 

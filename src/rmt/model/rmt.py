@@ -1,19 +1,216 @@
 """RMT: Retentive Networks Meet Vision Transformers (Fan et al., CVPR 2024, arXiv 2309.11523).
 
-image (B, 3, H, W) → stem (stride 4) → stages, with downsampling between (strides 4, 8, 16, 32) → head → logits.
-The named networks are in `variants.py`.
+image (B, 3, H, W) → stem (stride 4) → four stages with downsampling between (strides 4, 8, 16, 32) → head → logits.
+Sec. 3.3, Fig. 3 and Table 10 of the paper. From top to bottom: attention module, feed-forward, block; stems and
+downsampling; stage, head, network. The named networks are in `variants.py`.
+
+Feature maps between modules are (B, C, H, W); inside a stage tokens are channels-last, (B, h, w, C). Both are views of
+the same channels-last memory, so `nchw` and `nhwc` copy nothing there.
+
+The operations imported from `rmt.ops` choose a fast implementation. Their readable equals are the functions of
+`ops/masa.py` and the layers of torch.nn: this file runs on its own with that file pasted above and, in place of the one
+import line, `from torch.nn import LayerNorm, Linear`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import torch
-from timm.layers import LayerNorm2d, SelectAdaptivePool2d
+import torch.nn.functional as F
+from timm.layers import DropPath, LayerNorm2d, LayerScale, SelectAdaptivePool2d
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rmt.model.attention import Decay, ManhattanSelfAttention
-from rmt.model.blocks import Block, ConvDownsample, ConvStem, PatchMerging, PatchStem, nchw, nhwc
+from rmt.ops import LayerNorm, Linear, MaSAConfig, SpatialPrior, depthwise_conv, manhattan_attention, spatial_prior
+
+
+def nchw(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+def nhwc(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+class ManhattanSelfAttention(nn.Module):
+    """Self-attention whose scores fall with the Manhattan distance between tokens, at a rate of each head's own.
+
+    Over all pairs of tokens (Eq. 5): softmax(q·kᵀ + (|Δx| + |Δy|)·ln γ)·v. Decomposed (Eq. 6): the same along each row,
+    with |Δx| alone, and then along each column, with |Δy| alone and the same q and k. The local context enhancement
+    (LCE, Eq. 7), a 5×5 depthwise convolution of v, is added to the result before the output projection.
+
+    Args:
+        dim: channels C; a multiple of 2·num_heads, since channels rotate in pairs.
+        num_heads: n.
+        decay_range: (a, b) of γᵢ = 1 − 2^(−a − (b−a)·i/n), Eq. 8.
+        decomposed: along rows and columns, O(N·(h+w)); otherwise over all pairs, O(N²).
+        decay: `"released"` adds |Δ|·ln γ before the softmax, as the released networks do (weights sum to 1);
+            `"paper"` multiplies by γ^|Δ| after it, as the paper writes (weights sum to less); `"none"` leaves it out.
+        lce: whether to add the local context enhancement.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        decay_range: tuple[float, float] = (2.0, 6.0),
+        decomposed: bool = True,
+        decay: Literal["released", "paper", "none"] = "released",
+        lce: bool = True,
+    ) -> None:
+        super().__init__()
+        if dim % (2 * num_heads):
+            raise ValueError(f"dim={dim} is not a multiple of 2·num_heads={2 * num_heads}: channels rotate in pairs")
+        if decay not in (decays := ("released", "paper", "none")):
+            raise ValueError(f"decay={decay!r} is not one of {decays}")
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.decay_range = (float(decay_range[0]), float(decay_range[1]))
+        self.decomposed = decomposed
+        self.decay = decay
+        self.config = MaSAConfig(decomposed, decay, self.decay_range, scale=self.head_dim**-0.5)
+        self.q = Linear(dim, dim)
+        self.k = Linear(dim, dim)
+        self.v = Linear(dim, dim)
+        self.lce = nn.Conv2d(dim, dim, 5, padding=2, groups=dim) if lce else None
+        self.proj = Linear(dim, dim)
+
+    def prior(self, height: int, width: int, like: Tensor) -> SpatialPrior:
+        """Phases and decay of a height × width grid; equal for all blocks of a stage. See `spatial_prior`."""
+        return spatial_prior(height, width, self.num_heads, self.head_dim, self.decay_range, like)
+
+    def forward(self, x: Tensor, prior: SpatialPrior | None = None) -> Tensor:
+        """Attention over the tokens x (B, h, w, C), to (B, h, w, C).
+
+        Args:
+            prior: from `self.prior(h, w, x)`, to share it between blocks; computed if absent.
+        """
+        if prior is None:
+            prior = self.prior(x.shape[1], x.shape[2], x)
+        heads = (self.num_heads, self.head_dim)
+        v = self.v(x)  # (B, h, w, C)
+        q, k = self.q(x).unflatten(-1, heads), self.k(x).unflatten(-1, heads)  # (B, h, w, n, d)
+        # softmax(q·kᵀ + decay)·v for each head
+        out = manhattan_attention(q, k, v.unflatten(-1, heads), prior, self.config).flatten(-2)  # (B, h, w, C)
+        if self.lce is not None:
+            out = depthwise_conv(v, self.lce, plus=out)  # MaSA(x) + LCE(v)
+        return self.proj(out)
+
+
+class FeedForward(nn.Module):
+    """Linear C -> r·C, GELU, h + DWConv3×3(h), linear r·C -> C, on tokens (B, h, w, C)."""
+
+    def __init__(self, dim: int, hidden_dim: int, conv: bool = True) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim, hidden_dim)
+        self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim) if conv else None
+        self.fc2 = Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.dwconv is None:
+            return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(depthwise_conv(self.fc1(x), self.dwconv, gelu=True, residual=True))
+
+
+class Block(nn.Module):
+    """x + CPE(x), then x + DropPath(s₁·MaSA(LN(x))), then x + DropPath(s₂·FFN(LN(x))), on tokens (B, h, w, C).
+
+    Args:
+        attn: the block's attention.
+        mlp_ratio: r of the feed-forward.
+        layer_scale: initial s₁ and s₂; None leaves them out.
+        drop_path: rate of stochastic depth.
+        cpe: with conditional positional encoding, a 3×3 depthwise convolution.
+        ffn_conv: with the depthwise convolution in the feed-forward.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        attn: ManhattanSelfAttention,
+        *,
+        mlp_ratio: float = 4.0,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        cpe: bool = True,
+        ffn_conv: bool = True,
+    ) -> None:
+        super().__init__()
+        self.cpe = nn.Conv2d(dim, dim, 3, padding=1, groups=dim) if cpe else None
+        self.norm1 = LayerNorm(dim, eps=1e-6)
+        self.attn = attn
+        self.ls1 = LayerScale(dim, layer_scale) if layer_scale is not None else nn.Identity()
+        self.norm2 = LayerNorm(dim, eps=1e-6)
+        self.mlp = FeedForward(dim, int(dim * mlp_ratio), conv=ffn_conv)
+        self.ls2 = LayerScale(dim, layer_scale) if layer_scale is not None else nn.Identity()
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, prior: SpatialPrior) -> Tensor:
+        if self.cpe is not None:
+            x = depthwise_conv(x, self.cpe, residual=True)
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), prior)))
+        x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        return x
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Zeros to the right of and below (B, C, H, W), so that whole patches cover every pixel."""
+    return F.pad(x, (0, -x.shape[3] % multiple, 0, -x.shape[2] % multiple))
+
+
+class ConvStem(nn.Sequential):
+    """Image to tokens at stride 4 by four 3×3 convolutions: (B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉)."""
+
+    def __init__(self, in_chans: int, dim: int) -> None:
+        half = dim // 2
+        super().__init__(
+            nn.Conv2d(in_chans, half, 3, stride=2, padding=1),
+            nn.BatchNorm2d(half),
+            nn.GELU(),
+            nn.Conv2d(half, half, 3, padding=1),
+            nn.BatchNorm2d(half),
+            nn.GELU(),
+            nn.Conv2d(half, dim, 3, stride=2, padding=1),
+            nn.BatchNorm2d(dim),
+            nn.GELU(),
+            nn.Conv2d(dim, dim, 3, padding=1),
+            nn.BatchNorm2d(dim),
+        )
+
+
+class PatchStem(nn.Module):
+    """The stem of the ablation networks: one patch, one token. (B, 3, H, W) -> (B, C, ⌈H/p⌉, ⌈W/p⌉)."""
+
+    def __init__(self, in_chans: int, dim: int, patch_size: int, norm: bool) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size)
+        self.norm = LayerNorm(dim, eps=1e-6) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.proj(pad_to_multiple(x, self.patch_size))
+        return nchw(self.norm(nhwc(x)))
+
+
+class ConvDownsample(nn.Sequential):
+    """Between stages: (B, C, H, W) -> (B, C', ⌈H/2⌉, ⌈W/2⌉)."""
+
+    def __init__(self, dim: int, dim_out: int) -> None:
+        super().__init__(nn.Conv2d(dim, dim_out, 3, stride=2, padding=1), nn.BatchNorm2d(dim_out))
+
+
+class PatchMerging(nn.Module):
+    """Swin's downsampling: the four tokens of a 2×2 patch side by side, LayerNorm, linear without bias."""
+
+    def __init__(self, dim: int, dim_out: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm(4 * dim, eps=1e-6)
+        self.reduction = Linear(4 * dim, dim_out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pixel_unshuffle(pad_to_multiple(x, 2), 2)
+        return nchw(self.reduction(self.norm(nhwc(x))))
 
 
 class Stage(nn.Module):
@@ -116,7 +313,7 @@ class RMT(nn.Module):
         decomposed: Sequence[bool] = (True, True, True, False),
         decay_ranges: Sequence[tuple[float, float]] = ((2, 6), (2, 6), (2, 8), (2, 8)),
         layer_scales: Sequence[float | None] = (None, None, None, None),
-        decay: Decay = "released",
+        decay: Literal["released", "paper", "none"] = "released",
         lce: bool = True,
         cpe: bool = True,
         ffn_conv: bool = True,

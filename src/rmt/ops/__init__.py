@@ -1,6 +1,34 @@
-"""Manhattan attention by several means, all equal to `plain` within a stated tolerance; `attend` picks one."""
+"""Operations on tokens: the formula (`masa.py`), faster implementations, and the rule that chooses one (`dispatch.py`).
 
-from rmt.ops.dispatch import BACKENDS, attend, use_backend
-from rmt.ops.form import Decay, Form
+On torch alone. The operations exported here choose an implementation for each call; the functions of `masa.py` and the
+layers of `torch.nn` are their readable equals.
+"""
 
-__all__ = ["BACKENDS", "Decay", "Form", "attend", "use_backend"]
+from rmt.ops.dispatch import (
+    BACKENDS,
+    LayerNorm,
+    Linear,
+    depthwise_conv,
+    fuses_gelu,
+    layer_norm,
+    manhattan_attention,
+    use_backend,
+)
+from rmt.ops.masa import Decay, MaSAConfig, SpatialPrior, decay_rates
+from rmt.ops.prior_cache import spatial_prior
+
+__all__ = [
+    "BACKENDS",
+    "Decay",
+    "LayerNorm",
+    "Linear",
+    "MaSAConfig",
+    "SpatialPrior",
+    "decay_rates",
+    "depthwise_conv",
+    "fuses_gelu",
+    "layer_norm",
+    "manhattan_attention",
+    "spatial_prior",
+    "use_backend",
+]

@@ -1,96 +1,198 @@
-"""The one rule by which a backend is picked, and the means to force one."""
+"""The dispatched operations, the one rule that chooses their implementation, and the means to force one.
+
+| operation | readable equal | CPU, float32 | CUDA | otherwise |
+|---|---|---|---|---|
+| `manhattan_attention` | `masa.manhattan_attention` | `cpu` | `triton` | `torch/blockwise.py` (many scores), `masa` |
+| `depthwise_conv` | `masa.depthwise_conv` | `cpu` | `triton` | `masa` |
+| `LayerNorm`, `layer_norm` | `torch.nn`'s | PyTorch's | `triton` | PyTorch's |
+| `Linear` | `torch.nn`'s | PyTorch's | `torch/linear.py`, in training | PyTorch's |
+
+Each implementation's `unusable(call)` names what it cannot do. An exported program gets none but plain PyTorch.
+"""
 
 import contextlib
 import os
-from collections.abc import Iterator
-from types import ModuleType
+from collections.abc import Callable, Iterator
 
-import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from rmt.errors import RMTError
-from rmt.ops import cpu as native
-from rmt.ops import plain, triton
-from rmt.ops.decay import SpatialPrior
-from rmt.ops.form import Form, being_exported
+from rmt.ops import masa
+from rmt.ops.call import Call, needs_grad, result_dtype, tracing
+from rmt.ops.cpu import backend as cpu
+from rmt.ops.masa import MaSAConfig, SpatialPrior
 from rmt.ops.torch import blockwise, flex, sdpa
+from rmt.ops.torch.linear import linear_fast_bias_gradient
+from rmt.ops.triton import backend as triton
 
-BACKENDS: dict[str, ModuleType] = {
-    "plain": plain,
-    "sdpa": sdpa,
-    "flex": flex,
-    "blockwise": blockwise,
-    "native": native,
-    "triton": triton,
+BACKENDS: dict[str, Callable[..., Tensor]] = {
+    "plain": masa.manhattan_attention,
+    "sdpa": sdpa.manhattan_attention,
+    "flex": flex.manhattan_attention,
+    "blockwise": blockwise.manhattan_attention,
+    "native": cpu.manhattan_attention,
+    "triton": triton.manhattan_attention,
 }
-# Scores of a call beyond which `plain` gives way to `blockwise`: 64 Mi scores are 256 MiB in float32.
+_UNUSABLE: dict[str, Callable[[Call], str | None]] = {
+    "plain": lambda call: None,
+    "sdpa": sdpa.unusable,
+    "flex": flex.unusable,
+    "blockwise": blockwise.unusable,
+    "native": cpu.unusable,
+    "triton": triton.unusable,
+}
+KERNELS = {"cpu": "native", "cuda": "triton"}  # the backend with kernels of our own, by type of device
+# Attention scores of a call beyond which `blockwise` serves instead of `plain`: 64 Mi are 256 MiB in float32.
 MAX_SCORES = 64 * 2**20
 
 _forced = os.environ.get("RMT_BACKEND") or None
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> Tensor:
-    """As `plain.attend`, by the backend that suits device, dtype, size and whether gradients are needed.
-
-    Raises:
-        RMTError: `RMT_BACKEND` (or `use_backend`) names an unknown backend, or one that cannot serve this call.
-    """
-    needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    name = _choose(q, form, needs_grad) if _forced is None else _forced
-    if _forced is not None:
-        _check(_forced, q, form, needs_grad)
-    return BACKENDS[name].attend(q, k, v, prior, form)
-
-
-def _choose(q: Tensor, form: Form, needs_grad: bool) -> str:
-    """`native` on a CPU and `triton` on CUDA wherever they can serve; else `plain` or, for many scores, `blockwise`.
-
-    An exported program is to run anywhere, so that it gets neither. `sdpa` and `flex` have to be forced.
-    """
-    if native.unusable(q, form, needs_grad) is None:
-        return "native"
-    if q.device.type == "cuda" and triton.unusable(q, form, needs_grad) is None and not being_exported():
-        return "triton"
-    batch, height, width, heads, _ = q.shape
-    scores = batch * heads * height * width * (max(height, width) if form.decomposed else height * width)
-    # A symbolic size would specialise the graph; what is being captured is for sizes like the example's.
-    if scores > MAX_SCORES and blockwise.unusable(q, form, needs_grad) is None:
-        return "blockwise"
-    return "plain"
-
-
-def _check(name: str, q: Tensor, form: Form, needs_grad: bool) -> None:
-    if name not in BACKENDS:
-        raise RMTError(f"RMT_BACKEND={name}: there is no such backend; choose one of {', '.join(BACKENDS)}")
-    reason = BACKENDS[name].unusable(q, form, needs_grad)
-    if reason is not None:
-        raise RMTError(f"RMT_BACKEND={name} cannot be used here: {reason}")
-
-
-def allows(name: str) -> bool:
-    """Whether the kernels of a backend may be used: always, unless another backend is forced."""
-    return _forced is None or _forced == name
-
-
-def takes_triton(x: Tensor) -> bool:
-    """Whether Triton's kernels beside attention (depthwise convolutions, norms) are to be used on x."""
-    on_gpu = x.device.type == "cuda" and allows("triton")
-    in_test = _forced == "triton" and triton.interpreted()
-    return (on_gpu or in_test) and x.dtype in triton.DTYPES and triton.why_not() is None
-
-
-def result_dtype(x: Tensor) -> torch.dtype:
-    """What a matrix product of x is computed in: autocast's dtype, or its own."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-
-
 @contextlib.contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """Force a backend for the calls inside, as `RMT_BACKEND` does for a process; None leaves the choice to the rule."""
+    """Force a backend inside the context, as `RMT_BACKEND` does for a process; None restores the automatic choice."""
     global _forced
     before, _forced = _forced, name
     try:
         yield
     finally:
         _forced = before
+
+
+def choose(call: Call) -> str:
+    """The name of the backend that serves a call.
+
+    A forced backend has to serve attention; it serves the other operations where it can, and `plain` does otherwise.
+
+    Raises:
+        RMTError: `RMT_BACKEND` (or `use_backend`) names an unknown backend, or one that cannot serve this attention.
+    """
+    if call.device == "meta":  # shapes alone are computed
+        return "plain"
+    if _forced is not None and call.op == "attention":
+        _check_forced(_forced, call)
+        return _forced
+    if call.tracing == "export":
+        return "plain"
+    kernels = KERNELS.get(call.device, "") if _forced is None else _forced
+    if kernels in KERNELS.values() and _UNUSABLE[kernels](call) is None:
+        return kernels
+    # In this order: compared with a number, a symbolic size would become a constant of the graph.
+    if call.op == "attention" and blockwise.unusable(call) is None and _scores(call) > MAX_SCORES:
+        return "blockwise"
+    return "plain"
+
+
+def _scores(call: Call) -> int:
+    batch, height, width, heads, _ = call.shape
+    keys = max(height, width) if call.config is not None and call.config.decomposed else height * width
+    return batch * heads * height * width * keys
+
+
+def _check_forced(name: str, call: Call) -> None:
+    if name not in BACKENDS:
+        raise RMTError(f"RMT_BACKEND={name}: there is no such backend; choose one of {', '.join(BACKENDS)}")
+    reason = _UNUSABLE[name](call)
+    if reason is not None:
+        raise RMTError(f"RMT_BACKEND={name} cannot be used here: {reason}")
+
+
+def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, config: MaSAConfig) -> Tensor:
+    """As `masa.manhattan_attention`. Raises RMTError if the forced backend cannot serve the call."""
+    call = Call(
+        op="attention",
+        device=q.device.type,
+        dtypes=(q.dtype,),
+        shape=q.shape,
+        needs_grad=needs_grad(q, k, v),
+        tracing=tracing(q),
+        config=config,
+        image_stride=q.stride(0),
+    )
+    return BACKENDS[choose(call)](q, k, v, prior, config)
+
+
+def depthwise_conv(
+    x: Tensor,
+    conv: nn.Conv2d,
+    *,
+    residual: bool = False,
+    plus: Tensor | None = None,
+    gelu: bool = False,
+    shift: Tensor | None = None,
+) -> Tensor:
+    """As `masa.depthwise_conv`, to 1e-5 in float32 (relative to the largest value).
+
+    Our kernels add in the same pass and read views as they lie; on a CPU their backward pass is several times faster
+    than PyTorch's. Under autocast on an NVIDIA GPU a tensor that is added keeps its precision.
+    """
+    call = _depthwise_call(x, conv)
+    backend = choose(call)
+    if gelu and not call.needs_grad and (backend != "native" or residual or plus is not None):
+        # Here and not below, so that x is freed before the convolution unless the caller keeps it.
+        x, gelu, shift = F.gelu(x if shift is None else x + shift), False, None
+    function = {"native": cpu.depthwise_conv, "triton": triton.depthwise_conv}.get(backend, masa.depthwise_conv)
+    return function(x, conv, residual=residual, plus=plus, gelu=gelu, shift=shift)
+
+
+def fuses_gelu(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Whether `depthwise_conv(x, conv, gelu=True, shift=…)` applies both inside its kernel: on a CPU, for inference."""
+    call = _depthwise_call(x, conv)
+    return not call.needs_grad and choose(call) == "native"
+
+
+def _depthwise_call(x: Tensor, conv: nn.Conv2d) -> Call:
+    return Call(
+        op="depthwise",
+        device=x.device.type,
+        dtypes=(x.dtype, conv.weight.dtype, result_dtype(x)),
+        shape=x.shape,
+        needs_grad=needs_grad(x, conv.weight),
+        tracing=tracing(x),
+        kernel_size=conv.kernel_size[0],
+    )
+
+
+def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    """LayerNorm of x (…, C) over the last dimension, with scale and shift (C,) or without both."""
+    call = Call(
+        op="layer_norm",
+        device=x.device.type,
+        dtypes=(x.dtype,),
+        shape=x.shape,
+        needs_grad=needs_grad(x, weight, bias),
+        tracing=tracing(x),
+        affine=weight is not None,
+    )
+    if choose(call) == "triton":
+        return triton.layer_norm(x, weight, bias, eps, result_dtype(x))
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm` over the channels, (…, C) to (…, C).
+
+    Under autocast on an NVIDIA GPU it computes in float32 as PyTorch's does, but reads its input and writes autocast's
+    dtype without float32 copies of them; PyTorch's keeps that of the input for the backward pass.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, (…, C) to (…, C'); in training on an NVIDIA GPU with a faster gradient of the bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        call = Call(
+            op="linear",
+            device=x.device.type,
+            dtypes=(x.dtype,),
+            shape=x.shape,
+            needs_grad=needs_grad(self.bias),
+            tracing=tracing(x),
+        )
+        if choose(call) == "triton":
+            return linear_fast_bias_gradient(x, self.weight, self.bias, result_dtype(x))
+        return super().forward(x)

@@ -6,7 +6,7 @@ from helpers.runs import tiny_recipe
 from PIL import Image
 
 import rmt
-from rmt.ops.decay import decay_rates
+from rmt.ops import decay_rates
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import Answers
 from rmt.tasks.classify.finish import summary

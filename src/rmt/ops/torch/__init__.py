@@ -1,1 +1,1 @@
-"""Manhattan attention by PyTorch's own means: exact, any device."""
+"""Manhattan attention and the linear layer by PyTorch's own operators: exact, on any device."""

@@ -1,49 +1,50 @@
 """MaSA a block of queries at a time, in plain PyTorch: exact, any device and dtype, memory linear in the pixels.
 
-The decay of a block is cut from the axes' tables or added from two of their rows, never stored for all pairs of tokens.
-The backward pass computes the scores of each block again, so that none are kept. Equal to `plain` to 1e-5 in float32
-and 1e-12 in float64, forward and gradients.
+The decay of a block is cut from the tables of the two axes, never stored for all pairs of tokens. The backward pass
+computes the scores of each block again, so that none are kept. Equal to `masa.py` to 1e-5 in float32 and 1e-12 in
+float64, forward and gradients.
 """
 
 import torch
 from torch import Tensor
 
-from rmt.ops.decay import SpatialPrior
-from rmt.ops.form import Form
-from rmt.ops.lines import as_one_line, rows_then_columns
-from rmt.ops.plain import rotate_pairs
+from rmt.ops.call import Call
+from rmt.ops.masa import MaSAConfig, SpatialPrior, rotate_queries_and_keys
+from rmt.ops.torch.lines import grid_as_line, rows_then_columns
 
-BLOCK_SCORES = 2**20  # at a time: 4 MiB in float32, small beside any activation of an image that needs blocks
+BLOCK_SCORES = 2**20  # computed at a time: 4 MiB in float32, little beside the activations of an image this large
 
 
-def unusable(q: Tensor, form: Form, needs_grad: bool) -> str | None:
-    """Why this backend cannot serve such a call; None if it can."""
-    if form.decay == "paper":
+def unusable(call: Call) -> str | None:
+    """Why this backend cannot serve a call; None if it can."""
+    if call.config is None:
+        return f"it has no {call.op}"
+    if call.config.decay == "paper":
         return "it has no decay after the softmax"
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return "its loop over blocks would be unrolled into the captured graph"
+    if call.tracing in ("compile", "export"):
+        return "its loop over blocks would be unrolled in the graph"
     return None
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> Tensor:
-    """As `plain.attend`."""
-    q, k = rotate_pairs(q, k, prior, form)
-    tables = (prior.log_decay_h, prior.log_decay_w)
-    if form.decay == "none":
-        tables = tuple(torch.zeros_like(table) for table in tables)  # type: ignore[assignment]
-    if form.decomposed:
-        return rows_then_columns(_attend_lines, q, k, v, tables[1], tables[0])
-    return as_one_line(lambda q, k, v: _Blocks.apply(q, k, v, *tables), q, k, v)
+def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, config: MaSAConfig) -> Tensor:
+    """As `masa.manhattan_attention`."""
+    q, k = rotate_queries_and_keys(q, k, prior, config)
+    decay_h, decay_w = prior.log_decay_h, prior.log_decay_w
+    if config.decay == "none":
+        decay_h, decay_w = torch.zeros_like(decay_h), torch.zeros_like(decay_w)
+    if config.decomposed:
+        return rows_then_columns(_attend_line, q, k, v, decay_w, decay_h)
+    return grid_as_line(lambda q, k, v: _Blocks.apply(q, k, v, decay_h, decay_w), q, k, v)
 
 
-def _attend_lines(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
+def _attend_line(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
     """Attention over (L, n, length, d): grids of one row."""
     one_row = log_decay.new_zeros(log_decay.shape[0], 1, 1)
     return _Blocks.apply(q, k, v, one_row, log_decay)
 
 
 class _Blocks(torch.autograd.Function):
-    """softmax(q·kᵀ + decay)·v over (L, n, tokens, d), the tokens filling rows as long as the second table's side."""
+    """softmax(q·kᵀ + decay)·v over (L, n, tokens, d), whose tokens fill rows as long as the side of decay_w."""
 
     @staticmethod
     def forward(ctx, q, k, v, decay_h, decay_w):

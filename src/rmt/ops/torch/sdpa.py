@@ -1,7 +1,7 @@
-"""MaSA through PyTorch's scaled_dot_product_attention, the decay as its additive mask.
+"""MaSA through PyTorch's scaled_dot_product_attention, with the decay as its additive mask.
 
-Equal to `plain` to 1e-5 in float32, forward and gradients. The full form needs a table of (h·w)² entries per head, so
-it serves small grids alone.
+Equal to `masa.py` to 1e-5 in float32, forward and gradients. Attention over all pairs needs a mask of (h·w)² entries
+per head, so it serves small grids only.
 """
 
 import functools
@@ -9,36 +9,35 @@ import functools
 import torch.nn.functional as F
 from torch import Tensor
 
-from rmt.ops.decay import SpatialPrior
-from rmt.ops.form import Form
-from rmt.ops.lines import as_one_line, rows_then_columns
-from rmt.ops.plain import rotate_pairs
+from rmt.ops.call import Call
+from rmt.ops.masa import MaSAConfig, SpatialPrior, manhattan_log_decay, rotate_queries_and_keys
+from rmt.ops.torch.lines import grid_as_line, rows_then_columns
 
-MAX_TOKENS = 400  # of the full form: a table of 16 heads is 10 MB then
+MAX_TOKENS = 400  # of a grid with attention over all pairs: the mask of 16 heads has 10 MB then
 
 
-def unusable(q: Tensor, form: Form, needs_grad: bool) -> str | None:
-    """Why this backend cannot serve such a call; None if it can."""
-    if form.decay == "paper":
+def unusable(call: Call) -> str | None:
+    """Why this backend cannot serve a call; None if it can."""
+    if call.config is None:
+        return f"it has no {call.op}"
+    if call.config.decay == "paper":
         return "it has no decay after the softmax"
-    if not form.decomposed and q.shape[1] * q.shape[2] > MAX_TOKENS:
-        return f"the full form of more than {MAX_TOKENS} tokens would need a (tokens × tokens) table"
+    if not call.config.decomposed and call.shape[1] * call.shape[2] > MAX_TOKENS:
+        return f"attention over all pairs of more than {MAX_TOKENS} tokens would need a (tokens × tokens) table"
     return None
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, form: Form) -> Tensor:
-    """As `plain.attend`."""
-    q, k = rotate_pairs(q, k, prior, form)
-    decay_h, decay_w = (None, None) if form.decay == "none" else (prior.log_decay_h, prior.log_decay_w)
-    if form.decomposed:
-        return rows_then_columns(_attend_lines, q, k, v, decay_w, decay_h)
-    table = None
-    if decay_h is not None and decay_w is not None:
-        table = (decay_h[:, :, None, :, None] + decay_w[:, None, :, None, :]).flatten(3).flatten(1, 2)
-    return as_one_line(functools.partial(_attend_lines, log_decay=table), q, k, v)
+def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, config: MaSAConfig) -> Tensor:
+    """As `masa.manhattan_attention`."""
+    q, k = rotate_queries_and_keys(q, k, prior, config)
+    decays = config.decay != "none"
+    if config.decomposed:
+        tables = (prior.log_decay_w, prior.log_decay_h) if decays else (None, None)
+        return rows_then_columns(_attend, q, k, v, *tables)
+    return grid_as_line(functools.partial(_attend, log_decay=manhattan_log_decay(prior) if decays else None), q, k, v)
 
 
-def _attend_lines(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None) -> Tensor:
     """Attention over (L, n, length, d), with log_decay (n, length, length)."""
     mask = log_decay[None].to(q.dtype) if log_decay is not None else None
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)

@@ -11,10 +11,12 @@ Nothing is accumulated by more than one program: results repeat bit for bit.
 """
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from rmt.ops.call import flat_tokens
 from rmt.ops.triton import lines, long
 from rmt.ops.triton.launch import Launch, directly, operator, traceably
 from rmt.ops.windows import head_reaches
@@ -76,24 +78,22 @@ class _Axis:
         return image, row, column, head
 
 
-def _readable(x: Tensor, flat: bool) -> Tensor:
-    """x itself where the kernels can read it: adjacent channels and, to be taken as one line, rows that follow."""
-    follows = not flat or x.shape[1] == 1 or x.stride(1) == x.shape[2] * x.stride(2)
-    return x if x.stride(4) == 1 and follows else x.contiguous()
-
-
 class Attention:
-    """One call's constants, and its launches.
+    """The constants of one call, and the launches of its passes.
 
-    The scale is a constant of the kernels: a number among their arguments would be a float64 in a compiled program.
+    Args:
+        q: any tensor of the call's shape and dtype, (B, h, w, n, d).
+        tables: cos, sin and log_gamma of the prior.
+        reaches: each head's window in tokens, (n,) int32, see `windows.py`; None for all tokens.
+        half_split, decay, scale: the pairs that rotate, whether there is a decay, the factor of the keys. All are
+            constants of the kernels: a number among their arguments would be a float64 in a compiled program.
+        launch: see `launch.py`.
     """
 
     def __init__(
         self,
         q: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        log_gamma: Tensor,
+        tables: Sequence[Tensor],
         reaches: Tensor | None,
         half_split: bool,
         decay: bool,
@@ -102,6 +102,7 @@ class Attention:
     ) -> None:
         self.launch = launch
         self.shape, self.device = q.shape, q.device
+        cos, sin, log_gamma = tables
         self.tables, self.reaches = (cos.contiguous(), sin.contiguous(), log_gamma), reaches
         self.options = _options(q) | dict(HALF_SPLIT=half_split, DECAY=decay, SCALE=scale)
 
@@ -182,23 +183,17 @@ class Attention:
         )
 
 
-def forward(
-    launch: Launch,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    log_gamma: Tensor,
-    reaches: Tensor | None,
-    decomposed: bool,
-    half_split: bool,
-    decay: bool,
-    scale: float,
-) -> Tensor:
-    """Attention, (B, h, w, n, d). See `Form` for the last four, `window.py` for `reaches` (n,)."""
-    q, k, v = (_readable(t, flat=not decomposed) for t in (q, k, v))
-    call = Attention(q, cos, sin, log_gamma, reaches, half_split, decay, scale, launch)
+def forward(launch: Launch, q: Tensor, k: Tensor, v: Tensor, cos, sin, log_gamma, reaches, *options) -> Tensor:
+    """Attention, (B, h, w, n, d).
+
+    Args:
+        cos, sin, log_gamma: of the prior.
+        reaches: see `Attention`.
+        options: decomposed, half_split, decay, scale.
+    """
+    decomposed, half_split, decay, scale = options
+    q, k, v = (_readable(t, decomposed) for t in (q, k, v))
+    call = Attention(q, (cos, sin, log_gamma), reaches, half_split, decay, scale, launch)
     if not v.numel():
         return v.new_empty(v.shape)
     if not decomposed:
@@ -207,55 +202,50 @@ def forward(
     return call.forward(q, k, between, "columns")[0]
 
 
-def backward(
-    launch: Launch,
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    log_gamma: Tensor,
-    decomposed: bool,
-    half_split: bool,
-    decay: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(launch: Launch, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, cos, sin, log_gamma, *options):
     """dq, dk, dv of `forward`, which is computed again as far as it is needed."""
-    q, k, v, dout = (_readable(t, flat=not decomposed) for t in (q, k, v, dout))
-    call = Attention(q, cos, sin, log_gamma, None, half_split, decay, scale, launch)
+    decomposed, half_split, decay, scale = options
+    q, k, v, dout = (_readable(t, decomposed) for t in (q, k, v, dout))
+    call = Attention(q, (cos, sin, log_gamma), None, half_split, decay, scale, launch)
     dq, dk, dv = (t.new_empty(t.shape) for t in (q, k, v))
     if not v.numel():
         return dq, dk, dv
     if not decomposed:
-        known = call.forward(q, k, v, "grid", keep=True) if _long(q.shape[1] * q.shape[2]) else (v, v)
+        known = call.forward(q, k, v, "grid", keep=True) if q.shape[1] * q.shape[2] > SHORT else (v, v)
         call.backward((q, k, v, dout), known, (dq, dk, dv), "grid", add=False)
         return dq, dk, dv
     rows = call.forward(q, k, v, "rows", keep=True)
-    columns = call.forward(q, k, rows[0], "columns", keep=True) if _long(q.shape[1]) else rows
+    columns = call.forward(q, k, rows[0], "columns", keep=True) if q.shape[1] > SHORT else rows
     dbetween = v.new_empty(v.shape)
     call.backward((q, k, rows[0], dout), columns, (dq, dk, dbetween), "columns", add=False)
     call.backward((q, k, v, dbetween), rows, (dq, dk, dv), "rows", add=True)
     return dq, dk, dv
 
 
-def _long(length: int) -> bool:
-    return length > SHORT
+def _readable(x: Tensor, decomposed: bool) -> Tensor:
+    """x itself where the kernels can read it: adjacent channels and, if the grid is one line, rows that follow."""
+    if decomposed:
+        return x if x.stride(4) == 1 else x.contiguous()
+    return flat_tokens(x)
 
 
 class Direct(torch.autograd.Function):
     """`forward` and `backward` without PyTorch's dispatcher."""
 
     @staticmethod
-    def forward(ctx, q, k, v, cos, sin, log_gamma, reaches, *rest):
-        ctx.save_for_backward(q, k, v, cos, sin, log_gamma)
-        ctx.rest = rest
-        return forward(directly, q, k, v, cos, sin, log_gamma, reaches, *rest)
+    def forward(ctx, *inputs):
+        _setup_context(ctx, inputs, None)
+        return forward(directly, *inputs)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dout):
-        return *backward(directly, dout, *ctx.saved_tensors, *ctx.rest), *[None] * 8
+        return *backward(directly, dout, *ctx.saved_tensors, *ctx.options), *[None] * 8
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:6])  # q, k, v, cos, sin, log_gamma; reaches are for inference
+    ctx.options = inputs[7:]
 
 
 def _placed(*tables: Tensor) -> list[Tensor]:
@@ -277,8 +267,8 @@ def _operator(
     decay: bool,
     scale: float,
 ) -> Tensor:
-    cos, sin, log_gamma = _placed(cos, sin, log_gamma)
-    return forward(traceably, q, k, v, cos, sin, log_gamma, reaches, decomposed, half_split, decay, scale)
+    tables = _placed(cos, sin, log_gamma)
+    return forward(traceably, q, k, v, *tables, reaches, decomposed, half_split, decay, scale)
 
 
 @operator("triton_attention_backward", fake=lambda dout, q, k, v, *rest: tuple(t.new_empty(t.shape) for t in (q, k, v)))
@@ -295,20 +285,15 @@ def _backward_operator(
     decay: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    cos, sin, log_gamma = _placed(cos, sin, log_gamma)
-    return backward(traceably, dout, q, k, v, cos, sin, log_gamma, decomposed, half_split, decay, scale)
-
-
-def _keep(ctx, inputs, output) -> None:
-    q, k, v, cos, sin, log_gamma, _, *ctx.rest = inputs
-    ctx.save_for_backward(q, k, v, cos, sin, log_gamma)
+    tables = _placed(cos, sin, log_gamma)
+    return backward(traceably, dout, q, k, v, *tables, decomposed, half_split, decay, scale)
 
 
 def _gradients(ctx, dout: Tensor):
-    return *torch.ops.rmt.triton_attention_backward(dout, *ctx.saved_tensors, *ctx.rest), *[None] * 8
+    return *torch.ops.rmt.triton_attention_backward(dout, *ctx.saved_tensors, *ctx.options), *[None] * 8
 
 
-_operator.register_autograd(_gradients, setup_context=_keep)
+_operator.register_autograd(_gradients, setup_context=_setup_context)
 
 
 @torch.library.custom_op("rmt::triton_reaches", mutates_args=())

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rmt.ops.call import flat_tokens
 from rmt.ops.triton.depthwise import depthwise, depthwise_weight_gradient
 from rmt.ops.triton.launch import Launch, directly, operator, traceably
 
@@ -51,7 +52,7 @@ def _convolve(
 ) -> Tensor:
     images, height, width, channels = x.shape
     size = weight.shape[-1]
-    x = _flat(x)
+    x = flat_tokens(x)
     out = x.new_empty(x.shape, dtype=dtype)
     if not x.numel():
         return out
@@ -60,7 +61,7 @@ def _convolve(
     rows = -(-height // max(1, min(height // size, PROGRAMS // (images * blocks * width))))
     taps = weight.flatten(1).t().contiguous()
     # What is absent is not read. Of x, given twice, a compiled program would make two.
-    second, shift = (taps if other is None else _flat(other)), (taps if bias is None else bias)
+    second, shift = (taps if other is None else flat_tokens(other)), (taps if bias is None else bias)
     other_strides = (0, 0) if other is None else (second.stride(0), second.stride(2))
     launch(
         depthwise,
@@ -83,7 +84,7 @@ def _convolve(
 def weight_gradients(launch: Launch, x: Tensor, dout: Tensor, size: int, gelu: bool) -> tuple[Tensor, Tensor]:
     """Of the weight, (C, 1, K, K), and of the bias, (C,), both float32."""
     images, height, width, channels = x.shape
-    x, dout = _flat(x), _flat(dout)
+    x, dout = flat_tokens(x), flat_tokens(dout)
     blocks = -(-channels // 64)
     programs = max(1, min(images * width, PARTS.get(size, 2048) // blocks))
     parts = torch.empty((programs, size * size + 1, channels), dtype=torch.float32, device=x.device)
@@ -100,12 +101,6 @@ def weight_gradients(launch: Launch, x: Tensor, dout: Tensor, size: int, gelu: b
     )
     total = parts.sum(0)
     return total[:-1].t().reshape(channels, 1, size, size), total[-1].clone()
-
-
-def _flat(x: Tensor) -> Tensor:
-    """x itself where its rows follow each other and channels are adjacent; otherwise a copy."""
-    follows = x.shape[1] == 1 or x.stride(1) == x.shape[2] * x.stride(2)
-    return x if x.stride(3) == 1 and follows else x.contiguous()
 
 
 class Direct(torch.autograd.Function):

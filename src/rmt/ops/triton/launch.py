@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.library import triton_op, wrap_triton
 
-from rmt.ops.triton import interpreted, version
+from rmt.ops.triton.environment import interpreted, version
 
 Launch = Callable[..., None]
 

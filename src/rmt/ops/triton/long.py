@@ -1,6 +1,6 @@
 """Attention along long lines, or over a large grid, block by block with a running maximum: no row of scores is kept.
 
-Forward goes through the keys within the head's reach (`window.py`), or through all. Backward takes the logarithm of
+Forward goes through the keys within the head's reach (`windows.py`), or through all. Backward takes the logarithm of
 each query's total weight from a second forward and computes the scores again, once for the queries' gradients and once
 for the keys' and values': every gradient has one writer, so results do not depend on the order of the blocks.
 """

@@ -6,8 +6,8 @@ For eager calls alone: PyTorch's compiler writes a LayerNorm as well, and fuses 
 import torch
 from torch import Tensor
 
+from rmt.ops.triton import norm
 from rmt.ops.triton.launch import directly
-from rmt.ops.triton.norm import layer_norm, layer_norm_backward
 
 # Numbers that a program holds at a time, and its warps, forward and backward; measured on an H100.
 FORWARD = (2048, 4)
@@ -21,7 +21,7 @@ def _tile(channels: int, numbers: int) -> tuple[int, int]:
     return max(1, numbers // wide), wide
 
 
-def normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
     """LayerNorm over the last dimension of x, any shape, in `dtype`; computed in float32."""
     x = x.contiguous()
     out = torch.empty_like(x, dtype=dtype)
@@ -32,7 +32,7 @@ def normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float,
     (held, wide), warps = _tile(channels, FORWARD[0]), FORWARD[1]
     scale, shift = (x, x) if weight is None or bias is None else (weight, bias)
     directly(
-        layer_norm,
+        norm.layer_norm,
         (-(-tokens // held),),
         *(x, scale, shift, out, tokens, channels),
         EPS=eps,
@@ -45,13 +45,13 @@ def normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float,
 
 
 class LayerNorm(torch.autograd.Function):
-    """`normalise` and its gradients. Mean and variance are computed again: x alone is kept."""
+    """`layer_norm` and its gradients. Mean and variance are computed again: x alone is kept."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, eps, dtype):
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
-        return normalise(x, weight, bias, eps, dtype)
+        return layer_norm(x, weight, bias, eps, dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -67,7 +67,7 @@ class LayerNorm(torch.autograd.Function):
         programs = min(PROGRAMS, -(-tokens // held))
         parts = torch.empty((2, programs, channels), dtype=torch.float32, device=x.device)
         directly(
-            layer_norm_backward,
+            norm.layer_norm_backward,
             (programs,),
             *(x, weight, dout, dx, parts, tokens, channels),
             EPS=ctx.eps,

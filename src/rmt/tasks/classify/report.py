@@ -13,8 +13,8 @@ from torch import nn
 
 from rmt.atomic import replace_file
 from rmt.data.images import BadImage
-from rmt.model.attention import ManhattanSelfAttention
-from rmt.ops.decay import decay_rates
+from rmt.model import ManhattanSelfAttention
+from rmt.ops import decay_rates
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import Answers
 from rmt.training.logging import plots as panels

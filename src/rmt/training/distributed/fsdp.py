@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
-from rmt.model.blocks import Block
+from rmt.model.rmt import Block
 from rmt.training.distributed.processes import world_size
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)

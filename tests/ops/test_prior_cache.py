@@ -1,4 +1,4 @@
-"""The cache of the size-dependent tables: bounded, shared, and never in the way."""
+"""The cache of spatial priors: bounded, shared, and absent from copies, pickles and graphs."""
 
 import copy
 import io
@@ -10,32 +10,32 @@ from helpers.networks import TINY
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rmt.model import RMT, create_model
-from rmt.ops import decay
+from rmt.ops import prior_cache
 
 
 @pytest.fixture(autouse=True)
 def _empty_cache():
-    decay._cache.clear()
+    prior_cache._cache.clear()
     yield
-    decay._cache.clear()
+    prior_cache._cache.clear()
 
 
 def test_eager_calls_share_the_tables():
     x = torch.zeros(1)
-    first = decay.spatial_prior(6, 5, 2, 8, (2.0, 6.0), x)
-    assert decay.spatial_prior(6, 5, 2, 8, (2.0, 6.0), x).sin is first.sin
-    assert decay.spatial_prior(5, 6, 2, 8, (2.0, 6.0), x).sin is not first.sin
-    assert decay.spatial_prior(6, 5, 2, 8, (2.0, 6.0), x.double()).sin.dtype == torch.float64
-    assert decay.spatial_prior(6, 5, 2, 8, (2.0, 6.0), x.bfloat16()).sin is first.sin  # float32 for low precision
+    first = prior_cache.spatial_prior(6, 5, 2, 8, (2.0, 6.0), x)
+    assert prior_cache.spatial_prior(6, 5, 2, 8, (2.0, 6.0), x).sin is first.sin
+    assert prior_cache.spatial_prior(5, 6, 2, 8, (2.0, 6.0), x).sin is not first.sin
+    assert prior_cache.spatial_prior(6, 5, 2, 8, (2.0, 6.0), x.double()).sin.dtype == torch.float64
+    assert prior_cache.spatial_prior(6, 5, 2, 8, (2.0, 6.0), x.bfloat16()).sin is first.sin  # float32 for low precision
 
 
 def test_cache_is_bounded_by_bytes(monkeypatch):
-    monkeypatch.setattr(decay, "CACHE_BYTES", 200_000)
+    monkeypatch.setattr(prior_cache, "CACHE_BYTES", 200_000)
     for size in range(8, 60):
-        decay.spatial_prior(size, size, 4, 16, (2.0, 6.0), torch.zeros(1))
-        held = sum(table.nbytes for prior in decay._cache.tables.values() for table in prior)
-        assert held == decay._cache.bytes <= 200_000
-    assert 0 < len(decay._cache.tables) < 52
+        prior_cache.spatial_prior(size, size, 4, 16, (2.0, 6.0), torch.zeros(1))
+        held = sum(table.nbytes for prior in prior_cache._cache.priors.values() for table in prior)
+        assert held == prior_cache._cache.bytes <= 200_000
+    assert 0 < len(prior_cache._cache.priors) < 52
 
 
 def test_predict_in_inference_mode_then_train_the_same_network():
@@ -51,7 +51,7 @@ def test_copies_and_pickles_do_not_carry_the_tables():
     model = create_model("rmt_pico")
     empty = len(pickle.dumps(model))
     model.eval()(torch.randn(1, 3, 256, 256))
-    assert decay._cache.bytes > 100_000
+    assert prior_cache._cache.bytes > 100_000
     assert len(pickle.dumps(model)) == empty
     assert not [name for name, _ in model.named_buffers() if "running" not in name and "batches" not in name]
     clone = copy.deepcopy(model)
@@ -66,7 +66,7 @@ def test_fake_and_meta_tensors_leave_the_cache_alone():
     with FakeTensorMode(allow_non_fake_inputs=True):
         model(torch.empty(1, 3, 64, 64))
     RMT(**TINY).to("meta")(torch.empty(1, 3, 64, 64, device="meta"))
-    assert not decay._cache.tables
+    assert not prior_cache._cache.priors
 
 
 def test_export_leaves_the_cache_alone_and_eager_works_after():
@@ -74,9 +74,9 @@ def test_export_leaves_the_cache_alone_and_eager_works_after():
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         program = torch.export.export(model, (x,))
-        assert not decay._cache.tables
+        assert not prior_cache._cache.priors
         torch.testing.assert_close(program.module()(x), model(x))
-    assert decay._cache.tables
+    assert prior_cache._cache.priors
     model.train()(x).sum().backward()
 
 

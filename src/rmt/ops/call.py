@@ -1,0 +1,88 @@
+"""What an implementation asks about a call: its description, whether it is being traced, how its tensors lie."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from rmt.ops.masa import MaSAConfig
+
+Op = Literal["attention", "depthwise", "layer_norm", "linear"]
+Tracing = Literal["eager", "fake", "compile", "export"]
+
+
+class Call(NamedTuple):
+    """Everything that the choice of an implementation depends on, as plain data.
+
+    Attributes:
+        op: the operation.
+        device: type of the input's device.
+        dtypes: of the input and, for a depthwise convolution, of its weight and its result.
+        shape: of the input, channels last; (B, h, w, n, d) for attention.
+        needs_grad: whether gradients are going to be computed.
+        tracing: see `tracing`.
+        config: which attention.
+        image_stride: distance between two images in memory, in elements (attention).
+        kernel_size: of a depthwise convolution.
+        affine: whether a LayerNorm has scale and shift.
+    """
+
+    op: Op
+    device: str
+    dtypes: tuple[torch.dtype, ...]
+    shape: tuple[int, ...]
+    needs_grad: bool
+    tracing: Tracing
+    config: MaSAConfig | None = None
+    image_stride: int = 0
+    kernel_size: int = 0
+    affine: bool = True
+
+
+def tracing(x: Tensor) -> Tracing:
+    """Whether an operation on x is executed or recorded.
+
+    `"export"`: by `torch.export` or `torch.jit.trace`, whose programs have to run on any machine. `"compile"`: by
+    `torch.compile`. `"fake"`: x has no data (a fake or meta tensor), is of a subclass, or a dispatch mode (a counter
+    of FLOPs, say) watches. `"eager"`: none of these.
+
+    PyTorch 2.6 does not tell an export from a compilation: there `torch.compile` is `"export"`, too.
+    """
+    if torch.jit.is_tracing() or (_exporting() if KNOWS_EXPORT else torch.compiler.is_compiling()):
+        return "export"
+    if torch.compiler.is_compiling():
+        return "compile"
+    if type(x) not in (Tensor, torch.nn.Parameter) or _get_current_dispatch_mode() or x.device.type == "meta":
+        return "fake"
+    return "eager"
+
+
+KNOWS_EXPORT = hasattr(torch.compiler, "is_exporting")
+
+
+@torch.compiler.assume_constant_result
+def _exporting() -> bool:
+    """Evaluated while the compiler traces, not traced: PyTorch 2.11 takes `is_exporting` for true in every compile."""
+    return torch.compiler.is_exporting()
+
+
+def needs_grad(*tensors: Tensor | None) -> bool:
+    """Whether autograd records an operation on these tensors."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def result_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a matrix product of x is computed: autocast's, or that of x. Knows CPU and CUDA alone."""
+    device = x.device.type
+    autocast = device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if autocast else x.dtype
+
+
+def flat_tokens(x: Tensor) -> Tensor:
+    """x (B, h, w, …, C) itself if its channels are adjacent and one token stride spans all rows; otherwise a copy.
+
+    The tokens of an image are then one dimension of memory, as the kernels address them.
+    """
+    rows_follow = x.shape[1] == 1 or x.stride(1) == x.shape[2] * x.stride(2)
+    return x if x.stride(-1) == 1 and rows_follow else x.contiguous()

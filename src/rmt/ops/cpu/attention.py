@@ -1,0 +1,117 @@
+"""MaSA on a CPU by the kernels of `planes.cpp`: the scores stay in cache, and the backward pass computes them again."""
+
+import ctypes
+import math
+
+import torch
+from torch import Tensor
+
+from rmt.ops.call import flat_tokens
+from rmt.ops.cpu.build import load
+from rmt.ops.masa import MaSAConfig, SpatialPrior, decay_rates
+from rmt.ops.windows import head_reaches
+
+NO_LIMIT = 2**31
+
+
+class _Heads(ctypes.Structure):
+    """A (B, h, w, n, d) tensor as the kernels see it: the tokens as one dimension, the last stride 1."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("image", ctypes.c_int64),
+        ("token", ctypes.c_int64),
+        ("head", ctypes.c_int64),
+    )
+
+
+class _Problem(ctypes.Structure):
+    """`Problem` of planes.cpp, field by field."""
+
+    _fields_ = (
+        *((name, _Heads) for name in ("q", "k", "v", "out", "dout", "dq", "dk", "dv")),
+        *((name, ctypes.c_int64) for name in ("images", "height", "width", "heads")),
+        *((name, ctypes.c_int64) for name in ("decomposed", "half_split", "threads")),
+        *((name, ctypes.c_void_p) for name in ("sin", "cos", "log_gamma", "reach")),
+        ("scale", ctypes.c_double),
+    )
+
+
+def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, config: MaSAConfig) -> Tensor:
+    """As `masa.manhattan_attention`; windowed where `config.tolerance` allows it, see `windows.py`."""
+    decay_range = () if config.decay == "none" else config.decay_range
+    spread = -1.0 if config.spread is None else config.spread
+    rest = (config.decomposed, config.half_split, decay_range, config.scale, config.tolerance, spread)
+    return _attention(q, k, v, prior.sin, prior.cos, *rest)
+
+
+# An empty decay_range stands for no decay, a negative spread for None.
+_INPUTS = (
+    "Tensor q, Tensor k, Tensor v, Tensor sin, Tensor cos, "
+    "bool decomposed, bool half_split, float[] decay_range, float scale, float tolerance, float spread"
+)
+
+
+def _operator(name: str, schema: str):
+    return torch.library.custom_op(f"rmt::{name}", mutates_args=(), device_types="cpu", schema=schema)
+
+
+@_operator("native_attention", f"({_INPUTS}) -> Tensor")
+def _attention(q, k, v, sin, cos, decomposed, half_split, decay_range, scale, tolerance, spread):
+    out = torch.empty(v.shape, dtype=v.dtype)
+    gammas = _gammas(q.shape[3], decay_range)
+    reaches = head_reaches(q, k, scale, gammas, tolerance, None if spread < 0 else spread) if tolerance else None
+    tensors = dict(q=flat_tokens(q), k=flat_tokens(k), v=flat_tokens(v), out=out)
+    _call("masa_forward", tensors, sin, cos, decomposed, half_split, gammas, scale, reaches)
+    return out
+
+
+@_attention.register_fake
+def _(q, k, v, *rest):
+    return v.new_empty(v.shape)
+
+
+@_operator("native_attention_backward", f"(Tensor dout, {_INPUTS}) -> (Tensor, Tensor, Tensor)")
+def _attention_backward(dout, q, k, v, sin, cos, decomposed, half_split, decay_range, scale, tolerance, spread):
+    dq, dk, dv = (torch.empty(v.shape, dtype=v.dtype) for _ in range(3))
+    tensors = dict(q=flat_tokens(q), k=flat_tokens(k), v=flat_tokens(v), dout=flat_tokens(dout), dq=dq, dk=dk, dv=dv)
+    _call("masa_backward", tensors, sin, cos, decomposed, half_split, _gammas(q.shape[3], decay_range), scale)
+    return dq, dk, dv
+
+
+@_attention_backward.register_fake
+def _(dout, q, k, v, *rest):
+    return v.new_empty(v.shape), v.new_empty(v.shape), v.new_empty(v.shape)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.rest = inputs[5:]
+
+
+def _backward(ctx, dout: Tensor):
+    return *_attention_backward(dout, *ctx.saved_tensors, *ctx.rest), *[None] * 8
+
+
+_attention.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _gammas(heads: int, decay_range) -> list[float]:
+    return decay_rates(heads, (decay_range[0], decay_range[1])) if decay_range else [1.0] * heads
+
+
+def _call(kernel, tensors, sin, cos, decomposed, half_split, gammas, scale, reaches=None) -> None:
+    v = tensors["v"]
+    images, height, width, heads, head_dim = v.shape
+    if not v.numel():
+        return
+    sin, cos = sin.contiguous(), cos.contiguous()
+    log2_gamma = (ctypes.c_float * heads)(*(math.log2(gamma) for gamma in gammas))
+    reach = (ctypes.c_int64 * heads)(*(reaches or [NO_LIMIT] * heads))
+    problem = _Problem(
+        **{name: _Heads(t.data_ptr(), t.stride(0), t.stride(2), t.stride(3)) for name, t in tensors.items()},
+        **dict(images=images, height=height, width=width, heads=heads, threads=torch.get_num_threads()),
+        **dict(decomposed=decomposed, half_split=half_split, scale=scale, sin=sin.data_ptr(), cos=cos.data_ptr()),
+        **dict(log_gamma=ctypes.addressof(log2_gamma), reach=ctypes.addressof(reach)),
+    )
+    getattr(load("planes.cpp", f"HEAD_DIM={head_dim}"), kernel)(ctypes.byref(problem))

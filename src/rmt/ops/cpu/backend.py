@@ -1,0 +1,41 @@
+"""The backend `native`: what the C++ kernels serve, and the operations they serve it with.
+
+Equal to `masa.py` to 1e-5 (relative to the largest value), forward and gradients, in float32. Registered as operators
+of PyTorch, so that `torch.compile(fullgraph=True)` passes.
+"""
+
+import torch
+
+from rmt.ops.call import Call
+from rmt.ops.cpu.attention import manhattan_attention
+from rmt.ops.cpu.build import why_not
+from rmt.ops.cpu.depthwise import depthwise_conv
+
+__all__ = ["depthwise_conv", "manhattan_attention", "unusable"]
+
+
+def unusable(call: Call) -> str | None:
+    """Why this backend cannot serve a call; None if it can."""
+    if call.device != "cpu":
+        return f"it runs on a CPU, not on {call.device}"
+    for dtype in call.dtypes:
+        if dtype != torch.float32:
+            return f"it computes in float32, not in {dtype}"
+    if call.tracing == "export":
+        return "an exported program would depend on this machine's compiler"
+    if call.config is not None:
+        if call.config.tolerance and call.needs_grad:
+            return "windows are for inference"
+        if call.config.decay == "paper":
+            return "it has no decay after the softmax"
+        return _why_not("planes.cpp", f"HEAD_DIM={call.shape[-1]}")
+    if call.op == "depthwise":
+        if call.shape[-1] % 16:
+            return "the channels are not a multiple of 16"
+        return _why_not("depthwise.cpp", f"KERNEL={call.kernel_size}")
+    return f"it has no {call.op}"
+
+
+@torch.compiler.assume_constant_result
+def _why_not(source: str, define: str) -> str | None:
+    return why_not(source, define)

@@ -1,0 +1,229 @@
+"""Manhattan Self-Attention (MaSA) in plain PyTorch: the formula of RMT (CVPR 2024, arXiv 2309.11523), on torch alone.
+
+From top to bottom: the configuration, the spatial prior (decay rates, Eq. 8; distances, Eq. 4; rotary phases, Eq. 1),
+attention over all pairs of tokens (Eq. 5) and along rows and columns (Eq. 6), and the depthwise convolution beside it
+(LCE, Eq. 7). Every faster implementation in `rmt.ops` is tested against the functions of this file.
+
+Tokens lie on a grid, channels last: (B, h, w, C), with n heads (B, h, w, n, d), d = C/n.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Decay = Literal["released", "paper", "none"]
+
+
+class MaSAConfig(NamedTuple):
+    """Which attention is computed. Hashable and constant for a module, so that compilers specialise on it.
+
+    Attributes:
+        decomposed: attend along rows and then along columns (Eq. 6); otherwise over all pairs of tokens (Eq. 5).
+        decay: `"released"` adds |Δ|·ln γ to the scores before the softmax, as the released networks do, so that the
+            weights of a query sum to 1; `"paper"` multiplies the weights by γ^|Δ| after the softmax, as the paper
+            writes it, so that they sum to less; `"none"` leaves the decay out.
+        decay_range: (a, b) of Eq. 8, see `decay_rates`.
+        scale: factor of the keys, d^−½; 1 if their weights include it.
+        half_split: rotate the channel pairs (j, j + d/2); otherwise (2j, 2j + 1).
+        tolerance: sum of the attention weights that an implementation may leave out by windows, see `windows.py`. The
+            functions of this file are exact and ignore it.
+        spread: upper limit of the difference between two logits of a query, assumed for the windows; None to bound it
+            for each input.
+    """
+
+    decomposed: bool
+    decay: Decay
+    decay_range: tuple[float, float]
+    scale: float
+    half_split: bool = False
+    tolerance: float = 0.0
+    spread: float | None = None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The spatial prior: it depends on the size of the grid alone, never on the data.
+
+
+class SpatialPrior(NamedTuple):
+    """Rotary phases and decay of an h × w grid of tokens.
+
+    Always float32 (float64 for a float64 network), whatever the network's dtype: in bfloat16, 3,136 positions would
+    collapse to 709 distinct values.
+    """
+
+    sin: Tensor  # (h, w, 1, d/2), of the rotary phases
+    cos: Tensor  # (h, w, 1, d/2)
+    log_decay_h: Tensor  # (n, h, h), |Δy|·ln γ between the rows of a column
+    log_decay_w: Tensor  # (n, w, w), |Δx|·ln γ between the columns of a row
+    log_gamma: Tensor  # (n,), ln γ of each head
+
+
+def spatial_prior(
+    height: int, width: int, num_heads: int, head_dim: int, decay_range: tuple[float, float], like: Tensor
+) -> SpatialPrior:
+    """Compute the prior of a height × width grid, on the device of `like`, in float32 (float64 if `like` is)."""
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    log_gamma = log_decay_rates(num_heads, decay_range, dtype, like.device)
+    phase = rotary_phases(height, width, head_dim, dtype, like.device)
+    return SpatialPrior(
+        sin=phase.sin(),
+        cos=phase.cos(),
+        log_decay_h=log_decay(height, log_gamma),
+        log_decay_w=log_decay(width, log_gamma),
+        log_gamma=log_gamma,
+    )
+
+
+def decay_rates(num_heads: int, decay_range: tuple[float, float]) -> list[float]:
+    """γᵢ = 1 − 2^(−a − (b−a)·i/n) of head i of n, for `decay_range` (a, b). Eq. 8.
+
+    The rates grow with i: the first head's decay is the strongest, the last head sees farthest.
+    """
+    a, b = decay_range
+    return [1 - 2 ** (-a - (b - a) * i / num_heads) for i in range(num_heads)]
+
+
+def log_decay_rates(num_heads: int, decay_range: tuple[float, float], dtype, device) -> Tensor:
+    """ln γᵢ of each head, (n,)."""
+    rates = decay_rates(num_heads, decay_range)
+    return torch.tensor([math.log(gamma) for gamma in rates], dtype=dtype, device=device)
+
+
+def log_decay(length: int, log_gamma: Tensor) -> Tensor:
+    """|Δ|·ln γᵢ between the positions of one axis, for ln γ (n,): (n, length, length), never positive."""
+    position = torch.arange(length, dtype=log_gamma.dtype, device=log_gamma.device)
+    distance = (position[:, None] - position[None, :]).abs()
+    return log_gamma[:, None, None] * distance
+
+
+def manhattan_log_decay(prior: SpatialPrior) -> Tensor:
+    """(|Δx| + |Δy|)·ln γ between all tokens of the grid, row by row: (n, h·w, h·w). Eq. 4.
+
+    The Manhattan distance is the sum of the distances along both axes, so the decay is a product, D²ᵈ = Dᴴ ⊗ Dᵂ, and
+    its logarithm a sum.
+    """
+    along_columns, along_rows = prior.log_decay_h[:, :, None, :, None], prior.log_decay_w[:, None, :, None, :]
+    return (along_columns + along_rows).flatten(3, 4).flatten(1, 2)  # from (n, h, w, h, w)
+
+
+def rotary_phases(height: int, width: int, head_dim: int, dtype, device) -> Tensor:
+    """p·θⱼ in radians, for the row-major position p = y·width + x: (height, width, 1, head_dim/2).
+
+    θⱼ = 10000^(−j/(d/2−1)). The order of the operations is part of the released networks: at 2688² p reaches 451,584,
+    where another order already gives visibly different phases.
+    """
+    theta = 1.0 / 10000 ** torch.linspace(0, 1, head_dim // 2, dtype=dtype, device=device)
+    position = torch.arange(height * width, dtype=dtype, device=device)
+    return (position[:, None] * theta).view(height, width, 1, head_dim // 2)
+
+
+def rotate(x: Tensor, prior: SpatialPrior, half_split: bool = False) -> Tensor:
+    """Rotate the channel pairs (a, b) of x (B, h, w, n, d) by the phases: (a·cos − b·sin, b·cos + a·sin).
+
+    Pair j consists of the adjacent channels (2j, 2j+1); with `half_split`, of (j, j + d/2), which moves less data and
+    for which `rmt.deploy` permutes the weights of queries and keys.
+    """
+    if half_split:
+        a, b = x.chunk(2, dim=-1)
+    else:
+        a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    rotated = (a * prior.cos - b * prior.sin, b * prior.cos + a * prior.sin)  # (B, h, w, n, d/2) each
+    return (torch.cat(rotated, dim=-1) if half_split else torch.stack(rotated, dim=-1).flatten(-2)).to(x.dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Attention.
+
+
+def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, config: MaSAConfig) -> Tensor:
+    """Manhattan Self-Attention over a grid of tokens.
+
+    Args:
+        q, k, v: queries and keys before their rotation, and values: (B, h, w, n, d), any strides.
+        prior: of the h × w grid.
+        config: which attention.
+    Returns:
+        (B, h, w, n, d), in the dtype of v.
+    """
+    q, k = rotate_queries_and_keys(q, k, prior, config)
+    if config.decomposed:
+        return decomposed_attention(q, k, v, prior, config.decay)
+    return full_attention(q, k, v, prior, config.decay)
+
+
+def rotate_queries_and_keys(q: Tensor, k: Tensor, prior: SpatialPrior, config: MaSAConfig) -> tuple[Tensor, Tensor]:
+    """q and the scaled k with their rotary phases."""
+    if config.scale != 1:
+        k = k * config.scale
+    return rotate(q, prior, config.half_split), rotate(k, prior, config.half_split)
+
+
+def full_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, decay: Decay) -> Tensor:
+    """Attention of every token to every token of the grid (Eq. 5), for rotated q and scaled, rotated k."""
+    grid = q.shape[1:3]
+    q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))  # (B, n, h·w, d)
+    weights = attention_weights(q @ k.transpose(-2, -1), manhattan_log_decay(prior), decay)  # (B, n, h·w, h·w)
+    out = weights.to(v.dtype) @ v  # (B, n, h·w, d)
+    return out.transpose(1, 2).unflatten(1, grid)  # (B, h, w, n, d)
+
+
+def decomposed_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, decay: Decay) -> Tensor:
+    """Attention along each row and then, with the same q and k, along each column (Eq. 6)."""
+    v = attend_along_rows(q, k, v, prior.log_decay_w, decay)
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, w, h, n, d): the columns are the rows now
+    return attend_along_rows(q, k, v, prior.log_decay_h, decay).transpose(1, 2)  # (B, h, w, n, d)
+
+
+def attend_along_rows(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, decay: Decay) -> Tensor:
+    """Attention of the tokens of each row to each other: (B, h, w, n, d), with log_decay (n, w, w)."""
+    rows = q.shape[:2]
+    # Products of rank 4: the attention patterns of PyTorch's compiler fail on those of rank 5.
+    q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B·h, n, w, d)
+    weights = attention_weights(q @ k.transpose(-2, -1), log_decay, decay)  # (B·h, n, w, w)
+    out = weights.to(v.dtype) @ v  # (B·h, n, w, d)
+    return out.transpose(1, 2).unflatten(0, rows)  # (B, h, w, n, d)
+
+
+def attention_weights(scores: Tensor, log_decay: Tensor, decay: Decay) -> Tensor:
+    """Softmax of the scores (…, n, queries, keys) over the keys, with the decay, in the dtype of the prior."""
+    scores = scores.to(log_decay.dtype)
+    if decay == "released":
+        scores = scores + log_decay
+    weights = scores.softmax(dim=-1)
+    if decay == "paper":
+        weights = weights * log_decay.exp()
+    return weights
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Depthwise convolutions of tokens: LCE (Eq. 7), conditional positional encoding and that of the feed-forward.
+
+
+def depthwise_conv(
+    x: Tensor,
+    conv: nn.Conv2d,
+    *,
+    residual: bool = False,
+    plus: Tensor | None = None,
+    gelu: bool = False,
+    shift: Tensor | None = None,
+) -> Tensor:
+    """[plus] + [h] + conv(h), with h = x or, with `gelu`, GELU(x [+ shift]).
+
+    Args:
+        x: tokens (B, h, w, C).
+        conv: a depthwise convolution whose padding keeps the size of the grid.
+        residual: add h.
+        plus: a tensor to add, (B, h, w, C).
+        gelu: apply GELU before the convolution.
+        shift: added before GELU, (C,).
+    """
+    h = x if shift is None else x + shift
+    h = F.gelu(h) if gelu else h
+    out = conv(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    if residual:
+        out = h + out
+    return out if plus is None else plus + out

@@ -1,0 +1,67 @@
+"""The spatial prior as the network asks for it: computed once for each size of the grid, then reused."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rmt.ops import masa
+from rmt.ops.call import tracing
+from rmt.ops.masa import SpatialPrior
+
+# All networks of a process share the priors; the least recently used go when together they exceed this size.
+CACHE_BYTES = 256 * 2**20
+
+
+def spatial_prior(
+    height: int, width: int, num_heads: int, head_dim: int, decay_range: tuple[float, float], like: Tensor
+) -> SpatialPrior:
+    """As `masa.spatial_prior`, from a cache in eager mode.
+
+    Where operations are recorded instead (compile, export, fake tensors), the prior is computed from sizes that may be
+    symbolic, becomes part of the graph, and is not cached.
+    """
+    arguments = (height, width, num_heads, head_dim, decay_range)
+    if tracing(like) != "eager":
+        return masa.spatial_prior(*arguments, like)
+    key = (*arguments, like.dtype == torch.float64, like.device)
+    return _cache.get(key, lambda: masa.spatial_prior(*arguments, like))
+
+
+class _Cache:
+    """The most recently used priors, up to CACHE_BYTES. Outside all modules, so that copies and pickles stay small."""
+
+    def __init__(self) -> None:
+        self.priors: OrderedDict[tuple, SpatialPrior] = OrderedDict()
+        self.bytes = 0
+        self.lock = threading.Lock()
+
+    def get(self, key: tuple, compute: Callable[[], SpatialPrior]) -> SpatialPrior:
+        with self.lock:
+            if key in self.priors:
+                self.priors.move_to_end(key)
+                return self.priors[key]
+        # Outside inference mode: a tensor made inside cannot be saved for a later training step.
+        with torch.inference_mode(False), torch.no_grad():
+            prior = compute()
+        size = sum(table.nbytes for table in prior)
+        if size > CACHE_BYTES:
+            return prior
+        with self.lock:
+            if key not in self.priors:
+                self.priors[key] = prior
+                self.bytes += size
+            while self.bytes > CACHE_BYTES:
+                _, oldest = self.priors.popitem(last=False)
+                self.bytes -= sum(table.nbytes for table in oldest)
+        return prior
+
+    def clear(self) -> None:
+        with self.lock:
+            self.priors.clear()
+            self.bytes = 0
+
+
+_cache = _Cache()
