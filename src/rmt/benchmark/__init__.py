@@ -1,1 +1,1 @@
-"""Speed and memory, side by side in one run. Needs torch, timm and NumPy alone; plots are drawn afterwards."""
+"""Speed and memory of networks, measured side by side. Needs torch, timm and NumPy only, apart from the plots."""

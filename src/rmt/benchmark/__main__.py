@@ -1,4 +1,4 @@
-"""`python -m rmt.benchmark`: as `rmt bench`, on torch, timm and NumPy alone."""
+"""`python -m rmt.benchmark`: like `rmt bench`, with torch, timm and NumPy only."""
 
 import argparse
 import json
@@ -10,12 +10,13 @@ from typing import Any
 
 from rmt.benchmark.cases import Case, Options
 from rmt.benchmark.measure import measure_memory
-from rmt.benchmark.run import run_benchmark, table
+from rmt.benchmark.run import run_benchmark, set_threads, table
 from rmt.errors import RMTError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command line and returns its exit code."""
+    """Run one command line and return its exit code."""
+    args = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m rmt.benchmark", description=__doc__)
     parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # one case, for `measure.peak_memory`
@@ -27,14 +28,16 @@ def main(argv: list[str] | None = None) -> int:
             parser.add_argument(name, nargs="+", type=type(default[0]), default=default)
         else:
             parser.add_argument(name, type=type(default), default=default)
-    args = vars(parser.parse_args(argv))
-    output, memory_of = args.pop("output"), args.pop("memory_of")
+    values = vars(parser.parse_args(args))
+    output, memory_of = values.pop("output"), values.pop("memory_of")
     try:
         if memory_of is not None:
-            return _memory_of(memory_of)
-        options = _options(args)
-        typed = shlex.join(["python", "-m", "rmt.benchmark", *(sys.argv[1:] if argv is None else argv)])
-        print(table(run_benchmark(options, output, command=typed)))
+            case, values = json.loads(memory_of)
+            set_threads(options := _options(values))
+            print(json.dumps(measure_memory(Case(**case), options)))
+        else:
+            command = shlex.join(["python", "-m", "rmt.benchmark", *args])
+            print(table(run_benchmark(_options(values), output, command=command)))
     except RMTError as error:
         print(f"rmt.benchmark: {error}", file=sys.stderr)
         return 1
@@ -42,19 +45,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _options(values: dict[str, Any]) -> Options:
-    tuples: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    tuples: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return Options(**tuples)
-
-
-def _memory_of(text: str) -> int:
-    import torch
-
-    case, options = json.loads(text)
-    options = _options(options)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    print(json.dumps(measure_memory(Case(**case), options)))
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,30 +1,29 @@
-"""What is measured: one `Case` is one cell of models × sizes × batches × dtypes × modes × backends × steps."""
+"""The cases of a benchmark: models × image sizes × batches × dtypes × modes × backends × tolerances × steps."""
 
-import dataclasses
 import itertools
 from dataclasses import dataclass
 
 from rmt.errors import RMTError
 
-MODES = ("eager", "compile", "deploy", "deploy+compile")  # on CUDA each also with +graph: replayed as a CUDA graph
+MODES = ("eager", "compile", "deploy", "deploy+compile")  # on CUDA also with +graph: replayed as a CUDA graph
 STEPS = ("forward", "train")
 DTYPES = ("float32", "bfloat16", "float16", "autocast")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Case:
-    """One thing to measure."""
+    """One measurement."""
 
     model: str
     image_size: int  # height in pixels
-    image_width: int  # the same, or another
+    image_width: int  # width in pixels
     batch: int
-    dtype: str  # one of DTYPES; "autocast" is bfloat16 where PyTorch's autocast puts it
-    mode: str  # one of MODES
-    backend: str  # of our attention, "auto" for the rule's choice; always "auto" for other networks
+    dtype: str  # one of DTYPES; "autocast" is PyTorch's autocast to bfloat16
+    mode: str  # one of MODES, or with +graph
+    backend: str  # of attention in RMT networks, "auto" for the default; always "auto" for other networks
     tolerance: float  # of windowed attention; 0 for exact
-    step: str  # "forward", or "train": forward, loss and backward
+    step: str  # "forward", or "train": forward pass, loss and backward pass
 
     @property
     def label(self) -> str:
@@ -37,34 +36,40 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """A run: the cases are the product of the tuples, less what makes no sense (see `list_cases`)."""
+    """Options of a run. Its cases are the product of the tuples, without impossible ones (see `list_cases`)."""
 
-    models: tuple[str, ...] = ("rmt_small", "swin_tiny_patch4_window7_224")  # ours, and timm's by name
+    models: tuple[str, ...] = ("rmt_small", "swin_tiny_patch4_window7_224")  # names of RMT networks, or of timm's
     image_sizes: tuple[str, ...] = ("224",)  # pixels a side, or HEIGHTxWIDTH
     batches: tuple[int, ...] = (8,)
     dtypes: tuple[str, ...] = ("float32",)
-    modes: tuple[str, ...] = ("eager", "deploy")  # "eager/plain" is the mode with this backend alone
+    modes: tuple[str, ...] = ("eager", "deploy")  # "eager/plain" is a mode with one backend only
     backends: tuple[str, ...] = ("auto",)
     tolerances: tuple[float, ...] = (0.0,)
     steps: tuple[str, ...] = ("forward",)
     device: str = "cpu"
-    memory_format: str = "contiguous"
-    rounds: int = 7  # each measures every case once, in an order of its own
-    seconds: float = 0.2  # a case's share of a round: short steps are repeated
-    memory: bool = True
-    tf32: bool = False  # CUDA: TensorFloat-32 in float32 products
-    threads: int = 0  # 0 leaves PyTorch's own
+    memory_format: str = "contiguous"  # or "channels_last"
+    rounds: int = 7  # each measures every case once, in random order
+    seconds: float = 0.2  # time per case and round: short steps are repeated
+    memory: bool = True  # measure peak memory
+    tf32: bool = False  # CUDA: TensorFloat-32 in float32 matrix products
+    threads: int = 0  # 0 is PyTorch's default
     seed: int = 0
 
 
-def list_cases(options: Options, ours: frozenset[str]) -> list[Case]:
-    """The cases of a run. Other networks than `ours` have no deployed form, backends or windows: one case stands.
+_AXES = ("models", "image_sizes", "batches", "dtypes", "modes", "backends", "tolerances", "steps")
 
+
+def list_cases(options: Options, ours: frozenset[str]) -> list[Case]:
+    """Return the cases of a run.
+
+    Args:
+        ours: names of the RMT networks. Others have no deployed form, backends or windows, so one case stands for all.
     Raises:
         RMTError: an unknown word.
     """
+    modes = tuple(mode.partition("/")[0] for mode in options.modes)
     for words, known in (
-        (tuple(mode.partition("/")[0].removesuffix("+graph") for mode in options.modes), MODES),
+        (tuple(mode.removesuffix("+graph") for mode in modes), MODES),
         (options.steps, STEPS),
         (options.dtypes, DTYPES),
         ((options.memory_format,), MEMORY_FORMATS),
@@ -72,46 +77,24 @@ def list_cases(options: Options, ours: frozenset[str]) -> list[Case]:
         for word in words:
             if word not in known:
                 raise RMTError(f"{word!r} is not one of {', '.join(known)}")
-    if any(mode.endswith("+graph") for mode in options.modes) and not options.device.startswith("cuda"):
+    if any(mode.endswith("+graph") for mode in modes) and not options.device.startswith("cuda"):
         raise RMTError(f"a mode with +graph is for CUDA, and the device is {options.device}")
-    found: dict[Case, None] = {}  # an ordered set
-    for model, size, batch, dtype, mode, backend, tolerance, step in itertools.product(
-        options.models,
-        options.image_sizes,
-        options.batches,
-        options.dtypes,
-        options.modes,
-        options.backends,
-        options.tolerances,
-        options.steps,
-    ):
-        height, width = _size(size)
+    cases: dict[Case, None] = {}  # an ordered set
+    for values in itertools.product(*(getattr(options, axis) for axis in _AXES)):
+        model, size, batch, dtype, mode, backend, tolerance, step = values
         mode, _, own_backend = mode.partition("/")
-        backend = own_backend or backend
-        if mode.startswith("deploy") and step == "train":
-            continue  # it has no gradients
-        if tolerance and not mode.startswith("deploy"):
-            continue  # an option of the deployed form
-        case = Case(
-            model=model,
-            image_size=height,
-            image_width=width,
-            batch=batch,
-            dtype=dtype,
-            mode=mode,
-            backend=backend,
-            tolerance=tolerance,
-            step=step,
-        )
+        deployed = mode.startswith("deploy")
+        if (deployed and step == "train") or (tolerance and not deployed):
+            continue  # the deployed form has no gradients; windows are an option of it
         if model not in ours:
             mode = mode.replace("deploy+compile", "compile").replace("deploy", "eager")
-            case = dataclasses.replace(case, mode=mode, backend="auto", tolerance=0.0)
-        found[case] = None
-    return list(found)
+            own_backend, tolerance = "auto", 0.0
+        cases[Case(model, *_parse_size(size), batch, dtype, mode, own_backend or backend, tolerance, step)] = None
+    return list(cases)
 
 
-def _size(text: str) -> tuple[int, int]:
-    """224 or 800x1333 as (height, width)."""
+def _parse_size(text: str) -> tuple[int, int]:
+    """Parse 224 or 800x1333 into (height, width)."""
     height, _, width = text.partition("x")
     try:
         size = int(height), int(width or height)

@@ -1,4 +1,4 @@
-"""What a measurement depends on besides the case."""
+"""Machine, versions and settings, recorded with every measurement."""
 
 import os
 import platform
@@ -13,8 +13,8 @@ from rmt._version import __version__
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Machine, versions and settings, for the JSON."""
-    facts: dict[str, Any] = dict(
+    """Return machine, versions and settings, for the JSON."""
+    info: dict[str, Any] = dict(
         cpu=_cpu_name(),
         cores=os.cpu_count(),
         threads=torch.get_num_threads(),
@@ -30,14 +30,15 @@ def describe(device: str) -> dict[str, Any]:
     )
     if device.startswith("cuda"):
         properties = torch.cuda.get_device_properties(device)
-        facts |= dict(gpu=properties.name, gpu_memory=properties.total_memory, cuda=torch.version.cuda)
-    return facts
+        info |= dict(gpu=properties.name, gpu_memory=properties.total_memory, cuda=torch.version.cuda)
+    return info
 
 
 def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        fields = dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line)
-        fields = {key.strip(): value.strip() for key, value in fields.items()}
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        first = cpuinfo.read_text().split("\n\n")[0]
+        lines = (line.partition(":") for line in first.splitlines())
+        fields = {key.strip(): value.strip() for key, _, value in lines}
         return f"{fields.get('model name', platform.processor())}, model {fields.get('model', '?')}"
     return platform.processor()

@@ -1,4 +1,4 @@
-"""Time and memory of cases: interleaved rounds, so that whatever slows the machine slows all of them alike."""
+"""Time and memory of cases. Rounds are interleaved, so that a slowdown of the machine affects all cases equally."""
 
 import json
 import os
@@ -16,15 +16,15 @@ import torch
 from rmt.benchmark.cases import Case, Options
 from rmt.benchmark.prepare import PeakMemory, prepare
 
-MEMORY_SECONDS = 1800  # a memory measurement that takes longer is given up
+MEMORY_SECONDS = 1800  # limit for the measurement of a case's memory
 
 
 def time_rounds(
     functions: Mapping[Any, Callable[[], None]], options: Options, report: Callable[[str], None]
 ) -> dict[Any, list[float]]:
-    """Seconds per call of each function in each round. Every function has been called before.
+    """Return the seconds per call of each function in each round. Every function has been called before.
 
-    In each round all functions are measured once, in another order; a short one is repeated to fill its share.
+    Each round measures all functions once, in random order; a short one is repeated for `options.seconds`.
     """
     clock = cuda_seconds if options.device.startswith("cuda") else _cpu_seconds
     repeats = {key: max(1, int(options.seconds / max(clock(f, 1), 1e-6))) for key, f in functions.items()}
@@ -46,7 +46,7 @@ def _cpu_seconds(function: Callable[[], None], repeats: int) -> float:
 
 
 def cuda_seconds(function: Callable[[], None], repeats: int) -> float:
-    """Seconds per call on the GPU's own clock."""
+    """Return the seconds per call, measured by CUDA events."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()
@@ -58,16 +58,16 @@ def cuda_seconds(function: Callable[[], None], repeats: int) -> float:
 
 
 def summarise(seconds: list[float]) -> dict[str, Any]:
-    """Median, and quartiles for the spread."""
+    """Return median, quartiles and minimum of the rounds."""
     first, _, third = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (seconds[0],) * 3
     return dict(median=statistics.median(seconds), quartiles=[first, third], minimum=min(seconds), rounds=seconds)
 
 
 def peak_memory(case: Case, options: Options) -> int | None:
-    """Bytes over what model and images take.
+    """Return the peak memory of a case in bytes, without that of model and images; None if it is not known.
 
-    On a CPU in a process of its own, so that no other case's pages count, whose allocator gives large blocks back at
-    once: kept for later, as it would, they make repeated measurements differ by a fifth.
+    On a CPU it is measured in a new process, so that the memory of other cases does not count. Its allocator returns
+    large blocks at once: if it keeps them, as by default, repeated measurements differ by a fifth.
     """
     if options.device.startswith("cuda"):
         return measure_memory(case, options)
@@ -81,7 +81,7 @@ def peak_memory(case: Case, options: Options) -> int | None:
 
 
 def measure_memory(case: Case, options: Options) -> int | None:
-    """As `peak_memory`, in this process. What compiles has been compiled before; gradients count."""
+    """Like `peak_memory`, in this process. Memory of gradients counts, that of compilation does not."""
     run = prepare(replace(case, mode=case.mode.removesuffix("+graph")), options)
     if "compile" in case.mode:
         run()

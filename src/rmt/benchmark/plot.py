@@ -10,8 +10,8 @@ from rmt.errors import RMTError
 from rmt.extras import missing_extra
 from rmt.model.variants import PAPER_TOP1
 
-# Published top-1 accuracy on ImageNet-1k at 224², in percent: from the networks' own papers, and from timm for its own
-# maxvit_tiny_rw_224.
+# Published top-1 accuracy on ImageNet-1k at 224², in percent: from the papers of the networks (maxvit_tiny_rw_224: from
+# timm).
 ACCURACY = PAPER_TOP1 | {
     "swin_tiny_patch4_window7_224": 81.3,
     "convnext_tiny": 82.1,
@@ -28,24 +28,27 @@ ACCURACY = PAPER_TOP1 | {
 
 
 def plot(content: dict[str, Any], path: Path) -> list[Path]:
-    """Draw what the run can show: accuracy against speed, or cost per pixel against size. Returns the files.
+    """Plot accuracy against speed, cost per pixel against image size, or both, as far as the results allow.
 
     Args:
-        content: of a run, see `run_benchmark`.
-        path: the JSON's own path; the pictures stand beside it.
+        content: results of `run_benchmark`.
+        path: path of the JSON; the plots are written next to it.
+    Returns:
+        the files that were written.
     Raises:
         RMTError: matplotlib is missing.
     """
     results = [r for r in content["results"] if "failed" not in r and r["step"] == "forward"]
-    drawn = []
+    files = []
     if sum(r["model"] in ACCURACY for r in results if r["image_size"] == 224) > 1:
-        drawn.append(_accuracy_against_speed(results, content, path.with_suffix(".png")))
+        files.append(_accuracy_against_speed(results, content, path.with_suffix(".png")))
     if len({r["image_size"] for r in results}) > 1:
-        drawn.append(_cost_per_pixel(results, content, path.with_name(f"{path.stem}-pixels.png")))
-    return drawn
+        files.append(_cost_per_pixel(results, content, path.with_name(f"{path.stem}-pixels.png")))
+    return files
 
 
-def _figure():
+def _figure(content: dict[str, Any]):
+    """A figure and its axes, titled with the machine."""
     try:
         import matplotlib
     except ModuleNotFoundError as error:
@@ -53,7 +56,12 @@ def _figure():
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    machine = content["machine"]
+    name = machine.get("gpu", machine["cpu"])
+    axes.set_title(f"{name}, {machine['threads']} threads, torch {machine['torch']}")
+    axes.grid(alpha=0.3)
+    return figure, axes
 
 
 def _variant(result: dict[str, Any]) -> str:
@@ -63,40 +71,34 @@ def _variant(result: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _title(content: dict[str, Any]) -> str:
-    machine = content["machine"]
-    return f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, torch {machine['torch']}"
-
-
 def _accuracy_against_speed(results: list[dict], content: dict[str, Any], path: Path) -> Path:
-    figure, axes = _figure()
+    figure, axes = _figure(content)
     series = defaultdict(list)
     for r in results:
         if r["model"] in ACCURACY and r["image_size"] == 224:
             ours = "ours" if r["model"].startswith("rmt_") else "timm"
             series[f"{ours}: {_variant(r)}, batch {r['batch']}"].append(r)
-    for label, points in series.items():
-        x, y = [r["images_per_second"] for r in points], [ACCURACY[r["model"]] for r in points]
+    for label, rs in series.items():
+        x, y = [r["images_per_second"] for r in rs], [ACCURACY[r["model"]] for r in rs]
         axes.plot(x, y, "o" if label.startswith("timm") else "s-", label=label)
     axes.margins(x=0.12)
-    drawn = sorted((r["images_per_second"], ACCURACY[r["model"]], r["model"]) for rs in series.values() for r in rs)
-    _name_points(axes, {name.split("_patch")[0]: place for *place, name in drawn}, [place for *place, _ in drawn])
-    axes.set(xlabel="images per second, 224²", ylabel="published top-1 accuracy, %", title=_title(content))
+    points = sorted((r["images_per_second"], ACCURACY[r["model"]], r["model"]) for rs in series.values() for r in rs)
+    _label_points(axes, {name.split("_patch")[0]: place for *place, name in points}, [place for *place, _ in points])
+    axes.set(xlabel="images per second, 224²", ylabel="published top-1 accuracy, %")
     axes.legend(fontsize=7)
-    axes.grid(alpha=0.3)
     figure.savefig(path, dpi=130)
     return path
 
 
-def _name_points(axes, named: dict[str, list[float]], points: list[list[float]]) -> None:
-    """Each name to the right of its point, or above or below that where another name or a point is."""
+def _label_points(axes, labels: dict[str, list[float]], points: list[list[float]]) -> None:
+    """Write each label to the right of its point, moved up or down if it would overlap a point or another label."""
     from matplotlib.transforms import Bbox
 
-    axes.figure.canvas.draw()  # settles the axes' limits, and with them what overlaps
+    axes.figure.canvas.draw()  # sets the limits of the axes, which decide what overlaps
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in axes.transData.transform(points)]
-    for name, place in named.items():
-        for rise in (-3, 6, -12, -3):  # points; in a crowd, the first
-            text = axes.annotate(name, place, fontsize=7, xytext=(7, rise), textcoords="offset points")
+    for name, place in labels.items():
+        for shift in (-3, 6, -12, -3):  # in points; the first if all overlap
+            text = axes.annotate(name, place, fontsize=7, xytext=(7, shift), textcoords="offset points")
             box = text.get_window_extent()
             if not any(box.overlaps(other) for other in taken):
                 break
@@ -106,32 +108,30 @@ def _name_points(axes, named: dict[str, list[float]], points: list[list[float]])
 
 
 def _cost_per_pixel(results: list[dict], content: dict[str, Any], path: Path) -> Path:
-    figure, axes = _figure()
+    figure, axes = _figure(content)
     series, errors = defaultdict(list), defaultdict(list)
     for r in results:
-        series[f"{r['model']}, {_variant(r)}"].append(
-            (r["image_size"], 1e6 / r["images_per_second"] / (r["image_size"] * r.get("image_width", r["image_size"])))
-        )
+        label, side = f"{r['model']}, {_variant(r)}", r["image_size"]
+        series[label].append((side, 1e6 / r["images_per_second"] / (side * r.get("image_width", side))))
         if r.get("output_error") is not None:
-            errors[f"{r['model']}, {_variant(r)}"].append(r["output_error"])
+            errors[label].append(r["output_error"])
     for label, points in series.items():
         known = f", output error up to {max(errors[label]):.0e}" if label in errors else ""
         axes.plot(*zip(*sorted(points), strict=True), "o-", label=label + known)
-    axes.set(xlabel="image side, pixels", ylabel="µs per pixel", title=_title(content), ylim=(0, None))
+    axes.set(xlabel="image side, pixels", ylabel="µs per pixel", ylim=(0, None))
     axes.legend(fontsize=7)
-    axes.grid(alpha=0.3)
     figure.savefig(path, dpi=130)
     return path
 
 
 def main(paths: list[str]) -> int:
-    """Plots each file; returns an exit code."""
+    """Plot each file and return the exit code."""
     try:
         for path in map(Path, paths):
             if not path.is_file():
                 raise RMTError(f"{path}: no such file")
-            for drawn in plot(json.loads(path.read_text()), path):
-                print(drawn)
+            for file in plot(json.loads(path.read_text()), path):
+                print(file)
     except RMTError as error:
         print(f"rmt.benchmark.plot: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""From a case to a function that runs it once."""
+"""Build the function that runs a case, and other things to measure."""
 
 import contextlib
 from collections.abc import Callable
@@ -18,7 +18,7 @@ TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16":
 
 
 def build(name: str, size: tuple[int, int], seed: int) -> nn.Module:
-    """The network with fresh, seeded weights and no stochastic depth. Raises RMTError for an unknown name."""
+    """Build a network with random weights and no stochastic depth. Raises RMTError for an unknown name."""
     torch.manual_seed(seed)
     if name in list_models():
         return create_model(name, drop_path_rate=0.0)
@@ -26,17 +26,17 @@ def build(name: str, size: tuple[int, int], seed: int) -> nn.Module:
         raise RMTError(f"neither we nor timm {timm.__version__} have a network named {name!r}")
     if size == (224, 224):
         return timm.create_model(name, drop_path_rate=0.0)
-    try:  # networks with windows or position tables of a fixed size
+    try:  # networks with windows or position embeddings of a fixed size
         return timm.create_model(name, drop_path_rate=0.0, img_size=size)
     except TypeError:
         return timm.create_model(name, drop_path_rate=0.0)
 
 
 def prepare(case: Case, options: Options) -> Callable[[], None]:
-    """A function that runs the case once. The first call may compile.
+    """Return a function that runs the case once. Its first call may compile.
 
     Raises:
-        RMTError: an unknown network, or a backend that cannot serve the case (when called).
+        RMTError: an unknown network or, when called, a backend that does not support the case.
     """
     model, x = _model_and_images(case, options)
     device = x.device
@@ -44,7 +44,7 @@ def prepare(case: Case, options: Options) -> Callable[[], None]:
     labels = torch.arange(case.batch, device=device) % 1000
 
     @contextlib.contextmanager
-    def setting():
+    def context():
         with (
             use_backend(None if case.backend == "auto" else case.backend),
             torch.autocast(device.type, torch.bfloat16, enabled=case.dtype == "autocast"),
@@ -52,12 +52,12 @@ def prepare(case: Case, options: Options) -> Callable[[], None]:
             yield
 
     def forward() -> None:
-        with setting(), torch.no_grad():
+        with context(), torch.no_grad():
             run(x)
 
     def train() -> None:
         model.zero_grad(set_to_none=True)
-        with setting():
+        with context():
             loss = nn.functional.cross_entropy(run(x).float(), labels)
         loss.backward()
 
@@ -66,7 +66,7 @@ def prepare(case: Case, options: Options) -> Callable[[], None]:
 
 
 def output_error(case: Case, options: Options) -> float:
-    """‖o − e‖ / ‖e‖: the logits o with the case's windows, the exact ones e, of the same fresh weights and images."""
+    """Return ‖o − e‖ / ‖e‖ for the logits o with the case's windows and the exact ones e, with random weights."""
     exact = _logits(replace(case, tolerance=0.0), options)
     return ((_logits(case, options) - exact).norm() / exact.norm()).item()
 
@@ -79,7 +79,7 @@ def _logits(case: Case, options: Options) -> torch.Tensor:
             found = model(x).double().cpu()
         if case.tolerance:
             return found
-        _exact.clear()  # sizes come one after the other
+        _exact.clear()  # those of another size
         _exact[key] = found
     return _exact[key]
 
@@ -96,16 +96,16 @@ def _model_and_images(case: Case, options: Options) -> tuple[nn.Module, torch.Te
     layout = torch.channels_last if options.memory_format == "channels_last" else torch.contiguous_format
     x = torch.randn(case.batch, 3, case.image_size, case.image_width, generator=torch.Generator().manual_seed(0))
     dtype = TORCH_DTYPES.get(case.dtype, torch.float32)
-    if not case.mode.startswith("deploy"):  # the deployed form has chosen its layout
+    if not case.mode.startswith("deploy"):  # the deployed form has its own layout
         model = model.to(memory_format=layout)
     return model.to(device, dtype), x.to(device, dtype).contiguous(memory_format=layout)
 
 
 def captured(function: Callable[[], None]) -> Callable[[], None]:
-    """The same as one CUDA graph: the host launches it at once, however many kernels it has."""
+    """Return a function that replays `function` as a CUDA graph: the host launches all its kernels at once."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # what is allocated or compiled on first calls stays out of the graph
+    with torch.cuda.stream(side):  # the first calls allocate and compile
         for _ in range(3):
             function()
     torch.cuda.current_stream().wait_stream(side)
@@ -115,13 +115,13 @@ def captured(function: Callable[[], None]) -> Callable[[], None]:
 
     def replay() -> None:
         graph.replay()
-        _ = function  # holds what the graph reads: it keeps addresses, not tensors
+        _ = function  # keeps the tensors alive that the graph reads
 
     return replay
 
 
 def matrix_product(dtype: str, device: str) -> tuple[Callable[[], None], int]:
-    """A large square product, whose rate stands for the machine's matrix peak, and its floating-point operations."""
+    """Return a function for a large matrix product, whose rate is the machine's peak, and its number of operations."""
     side = 8192 if device.startswith("cuda") else 2048
     kind = TORCH_DTYPES.get(dtype, torch.bfloat16)
     a, b = (torch.randn(side, side).to(device, kind) for _ in range(2))
@@ -134,10 +134,10 @@ def matrix_product(dtype: str, device: str) -> tuple[Callable[[], None], int]:
 
 
 class PeakMemory:
-    """The most memory that a block takes over what is in use when it starts, in bytes: `with PeakMemory(d) as peak`.
+    """Context manager that measures the peak memory of a block over what is in use when it starts.
 
-    On CUDA, the allocator's own count; on Linux, the process's resident pages, whose high-water mark the kernel keeps
-    and resets on request. `bytes` is None where neither is known.
+    On CUDA it asks the allocator, on Linux it uses the peak resident set of the process. `bytes` is None if neither is
+    available.
     """
 
     def __init__(self, device: str) -> None:
