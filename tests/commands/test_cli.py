@@ -117,14 +117,14 @@ def test_everything_after_parsing_is_one_line_and_exit_code_1(capsys, args, part
     assert not list(tmp_path.iterdir())
 
 
-def test_a_fault_of_ours_is_one_line_too(capsys, monkeypatch):
+def test_a_bug_is_one_line_too(capsys, monkeypatch):
     def broken(args):
         raise TypeError("unsupported\noperand")
 
     monkeypatch.setattr(cli, "_dispatch", broken)
     code, _, err = run(capsys, "recipes")
     assert code == 1
-    assert err == "rmt: TypeError: unsupported operand (a fault of ours; RMT_TRACEBACK=1 shows where)\n"
+    assert err == "rmt: TypeError: unsupported operand (a bug of rmt; RMT_TRACEBACK=1 shows where)\n"
     monkeypatch.setenv("RMT_TRACEBACK", "1")
     with pytest.raises(TypeError):
         cli.main(["recipes"])

@@ -56,7 +56,7 @@ def test_info_of_a_detector_and_a_segmenter(tmp_path, capsys):
         save_model(model, tmp_path / "m.safetensors", classes=["a", "b", "c"])
         assert main(["info", str(tmp_path / "m.safetensors")]) == 0
         out = capsys.readouterr().out
-        assert f"under {head}: {sum(p.numel() for p in model.parameters()):,} parameters in all" in out
+        assert f"with its {head} head: {sum(p.numel() for p in model.parameters()):,} parameters\n" in out
         assert "rmt_pico: " in out and "at 32×32" in out and "classes: a, b, c" in out
 
 

@@ -40,20 +40,23 @@ class Options:
 
     models: tuple[str, ...] = ("rmt_small", "swin_tiny_patch4_window7_224")  # names of RMT networks, or of timm's
     image_sizes: tuple[str, ...] = ("224",)  # pixels a side, or HEIGHTxWIDTH
-    batches: tuple[int, ...] = (8,)
-    dtypes: tuple[str, ...] = ("float32",)
-    modes: tuple[str, ...] = ("eager", "deploy")  # "eager/plain" is a mode with one backend only
-    backends: tuple[str, ...] = ("auto",)
-    tolerances: tuple[float, ...] = (0.0,)
-    steps: tuple[str, ...] = ("forward",)
-    device: str = "cpu"
-    memory_format: str = "contiguous"  # or "channels_last"
+    batches: tuple[int, ...] = (8,)  # images per step
+    dtypes: tuple[str, ...] = ("float32",)  # float32, bfloat16, float16 or autocast (to bfloat16)
+    modes: tuple[str, ...] = (
+        "eager",
+        "deploy",
+    )  # eager, compile, deploy, deploy+compile; MODE/BACKEND sets one backend
+    backends: tuple[str, ...] = ("auto",)  # implementations of attention in RMT networks
+    tolerances: tuple[float, ...] = (0.0,)  # of windowed attention in the deployed form; 0 is exact
+    steps: tuple[str, ...] = ("forward",)  # forward, or train: forward pass, loss and backward pass
+    device: str = "cpu"  # cpu or cuda
+    memory_format: str = "contiguous"  # contiguous or channels_last
     rounds: int = 7  # each measures every case once, in random order
     seconds: float = 0.2  # time per case and round: short steps are repeated
     memory: bool = True  # measure peak memory
     tf32: bool = False  # CUDA: TensorFloat-32 in float32 matrix products
-    threads: int = 0  # 0 is PyTorch's default
-    seed: int = 0
+    threads: int = 0  # CPU threads; 0 is PyTorch's default
+    seed: int = 0  # of weights and of the order of cases
 
 
 _AXES = ("models", "image_sizes", "batches", "dtypes", "modes", "backends", "tolerances", "steps")

@@ -1,1 +1,1 @@
-"""The commands of `rmt`, one module each; `cli` only wires them."""
+"""The commands of `rmt`, one module each; `cli` dispatches to them."""

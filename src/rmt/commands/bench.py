@@ -1,4 +1,4 @@
-"""`rmt bench`: speed and memory of our networks and of timm's, side by side."""
+"""`rmt bench`: speed and memory of RMT networks and timm's, side by side."""
 
 import shlex
 import sys
@@ -11,14 +11,15 @@ from rmt.benchmark.cases import Options
 
 
 def run(options: Annotated[Options, tyro.conf.arg(name="")] = Options(), output: Path | None = None) -> None:  # noqa: B008
-    """Measure models × sizes × batches × dtypes × modes × backends × steps in interleaved rounds.
+    """Measure speed and memory of networks, for all combinations of the options.
 
-    Prints medians, spread, peak memory and the fraction of the machine's matrix peak; with --output, writes JSON and
-    plots beside it. `python -m rmt.benchmark` is the same without tyro and matplotlib.
+    Prints medians, spread, peak memory and the fraction of the machine's peak rate for matrix products. All cases are
+    measured in turn in every round, so that they stay comparable while the machine's speed changes. With --output, also
+    writes JSON, and plots next to it. `python -m rmt.benchmark` does the same without tyro and matplotlib.
 
     Args:
-        options: what to measure.
-        output: the JSON file to write.
+        options: What to measure.
+        output: The JSON file to write.
     """
     from rmt.benchmark.plot import plot
     from rmt.benchmark.run import run_benchmark, table
@@ -26,5 +27,4 @@ def run(options: Annotated[Options, tyro.conf.arg(name="")] = Options(), output:
     content = run_benchmark(options, output, command=shlex.join(["rmt", *sys.argv[1:]]))
     print(table(content))
     if output is not None:
-        for picture in plot(content, output):
-            print(picture)
+        print(*plot(content, output), sep="\n")

@@ -1,7 +1,7 @@
-"""`rmt COMMAND …`: wires the commands together and turns whatever goes wrong into one line and an exit code.
+"""`rmt COMMAND …`: run a command, and turn errors into one line and an exit code.
 
-Exit codes: 0 done, 1 a failure (one line on stderr), 2 a mistyped option (the parser's own message), 130 or 143 stopped
-by Ctrl-C or SIGTERM. RMT_TRACEBACK=1 shows the traceback behind a line.
+Exit codes: 0 success, 1 failure (one line on stderr), 2 wrong option (message of the parser), 130 or 143 stopped by
+Ctrl-C or SIGTERM. RMT_TRACEBACK=1 shows the traceback of an error.
 """
 
 import importlib
@@ -17,26 +17,17 @@ COMMANDS = ("train", "evaluate", "predict", "info", "convert", "recipes", "token
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    """Run one command line and return its exit code."""
     try:
-        return _exit_code(args, show_traceback=bool(os.environ.get("RMT_TRACEBACK")))
-    except BrokenPipeError:  # the reader of our output has gone, as in `rmt recipes | head`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - so that the interpreter's own flush at exit is silent
-        return 1
-
-
-def _exit_code(args: list[str], *, show_traceback: bool) -> int:
-    """Of one command line, with one line on stderr for what went wrong, unless the traceback is wanted."""
-    try:
-        return _dispatch(args)
+        return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt as stop:
         print(f"rmt: {stop}" if str(stop) else "rmt: stopped", file=sys.stderr)
         return 128 + getattr(stop, "signal_number", 2)
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError:  # the reader of the output has exited, as in `rmt recipes | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at exit
+        return 1
     except Exception as error:
-        if show_traceback:
+        if os.environ.get("RMT_TRACEBACK"):
             raise
         print(f"rmt: {_one_line(error)}", file=sys.stderr)
         return 1
@@ -51,9 +42,8 @@ def _dispatch(args: list[str]) -> int:
     import tyro
 
     runs = {name: importlib.import_module(f"rmt.commands.{name.replace('-', '_')}").run for name in COMMANDS}
-    description = (
-        f"RMT {__version__}: train, judge and use Retentive Networks for vision.\n\nFirst steps: rmt train quickstart"
-    )
+    purpose = f"RMT {__version__}: train, evaluate and use Retentive Networks for vision."
+    description = f"{purpose}\n\nFirst steps: rmt train quickstart"
     code = tyro.extras.subcommand_cli_from_dict(
         runs, prog="rmt", description=description, args=args or ["--help"], config=(tyro.conf.OmitArgPrefixes,)
     )
@@ -69,7 +59,7 @@ def _one_line(error: Exception) -> str:
         where = f"{error.filename}: " if error.filename else ""
         text = f"{where}{error.strerror or error}"
     else:
-        text = f"{type(error).__name__}: {error} (a fault of ours; RMT_TRACEBACK=1 shows where)"
+        text = f"{type(error).__name__}: {error} (a bug of rmt; RMT_TRACEBACK=1 shows where)"
     return " ".join(text.split())
 
 

@@ -1,4 +1,4 @@
-"""`rmt convert IN.pth OUT.safetensors`: the authors' weights as a model file of ours."""
+"""`rmt convert IN.pth OUT.safetensors`: convert the authors' weights to a model file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,13 +13,13 @@ def run(
     model: str = "",
     ema: bool = True,
 ) -> None:
-    """Turn a checkpoint of the RMT authors into a model file that every other command takes.
+    """Convert a checkpoint of the RMT authors to a model file, which all other commands take.
 
     Args:
-        source: Their `.pth` file. Nothing in it is run.
+        source: Their `.pth` file. Code in it is not executed.
         output: The `.safetensors` file to write.
-        model: Name of the network, e.g. `rmt_small`; found from the shapes in the file if not given.
-        ema: Where the file holds both, take the averaged weights rather than the raw ones.
+        model: Name of the network, e.g. `rmt_small`. By default it is found from the shapes in the file.
+        ema: If the file has both, take the averaged weights instead of the raw ones.
     """
     from rmt.errors import RMTError
     from rmt.model.checkpoints import save_checkpoint
