@@ -42,10 +42,7 @@ class Options:
     image_sizes: tuple[str, ...] = ("224",)  # pixels a side, or HEIGHTxWIDTH
     batches: tuple[int, ...] = (8,)  # images per step
     dtypes: tuple[str, ...] = ("float32",)  # float32, bfloat16, float16 or autocast (to bfloat16)
-    modes: tuple[str, ...] = (
-        "eager",
-        "deploy",
-    )  # eager, compile, deploy, deploy+compile; MODE/BACKEND sets one backend
+    modes: tuple[str, ...] = ("eager", "deploy")  # eager, compile, deploy, deploy+compile; or MODE/BACKEND
     backends: tuple[str, ...] = ("auto",)  # implementations of attention in RMT networks
     tolerances: tuple[float, ...] = (0.0,)  # of windowed attention in the deployed form; 0 is exact
     steps: tuple[str, ...] = ("forward",)  # forward, or train: forward pass, loss and backward pass

@@ -79,18 +79,15 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
         seconds, cost = summarise(times[case]), _cost(case.model, (case.image_size, case.image_width))
         rate = case.batch / seconds["median"]
         passes = 3 if case.step == "train" else 1
-        results.append(
-            asdict(case)
-            | dict(
-                seconds=seconds,
-                images_per_second=rate,
-                first_call=first_call[case],
-                peak_memory=peak_memory(case, options) if options.memory else None,
-                output_error=output_error(case, options) if case.tolerance and case.step == "forward" else None,
-                fraction_of_matrix_peak=2 * cost["macs"] * passes * rate / peaks[case.dtype],
-            )
-            | cost
+        entry = asdict(case) | dict(
+            seconds=seconds,
+            images_per_second=rate,
+            first_call=first_call[case],
+            peak_memory=peak_memory(case, options) if options.memory else None,
+            output_error=output_error(case, options) if case.tolerance and case.step == "forward" else None,
+            fraction_of_matrix_peak=2 * cost["macs"] * passes * rate / peaks[case.dtype],
         )
+        results.append(entry | cost)
     content = dict(
         command=command,
         started=started,
