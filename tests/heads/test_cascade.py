@@ -10,7 +10,7 @@ from torchvision.ops import box_iou
 
 import rmt
 from rmt.heads.detection import CascadeMaskRCNNOptions, MaskRCNNOptions, RetinaNetOptions
-from rmt.training.distributed.sync_batchnorm import CPUSyncBatchNorm2d, synchronise_batchnorm
+from rmt.training.distributed.sync_batchnorm import CPUSyncBatchNorm2d, convert_sync_batchnorm
 
 STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 SHAPE = (70, 90)
@@ -191,7 +191,7 @@ def test_the_box_heads_norms_are_synchronised_with_the_backbone_s():
     model = tiny("cascade_mask_rcnn")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     norms = sum(type(m) is nn.BatchNorm2d for m in model.modules())
-    synced = synchronise_batchnorm(model, torch.device("cpu"))
+    synced = convert_sync_batchnorm(model, torch.device("cpu"))
     assert sum(isinstance(m, CPUSyncBatchNorm2d) for m in synced.modules()) == norms == 4 * 3 + 7
     assert before.keys() == synced.state_dict().keys()
     assert all(torch.equal(value, before[name]) for name, value in synced.state_dict().items())

@@ -9,7 +9,7 @@ from helpers.runs import tiny_recipe
 from torch import nn
 
 import rmt
-from rmt.training.distributed.sync_batchnorm import synchronise_batchnorm
+from rmt.training.distributed.sync_batchnorm import convert_sync_batchnorm
 from rmt.training.network import adapt
 
 CPU = torch.device("cpu")
@@ -71,7 +71,7 @@ def test_the_backbone_s_statistics_are_frozen_and_a_head_s_learn(make, synchroni
     }
     model = made[make]()
     if synchronised:
-        synchronise_batchnorm(model, CPU)
+        convert_sync_batchnorm(model, CPU)
     adapt(model, tiny_recipe(freeze_batchnorm=True), CPU)
     norms = {name: m for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
     of_heads = {name for name, m in norms.items() if not any(m is n for n in backbone.modules())}

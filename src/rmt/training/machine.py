@@ -10,7 +10,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from rmt.device import choose_device, choose_precision
 from rmt.recipes.recipe import Recipe
 from rmt.training.checkpoints.io import AtomicCheckpointIO
-from rmt.training.distributed.fsdp import ShardedStrategy
+from rmt.training.distributed.fsdp import FSDPStrategy
 from rmt.training.distributed.processes import world_size
 
 _LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -42,7 +42,7 @@ def build_trainer(
 
 
 class Joined(LightningEnvironment):
-    """Processes that have found each other already (`distributed.launch`); leaves the environment's words alone."""
+    """Processes that are in a process group already (see `distributed.launch`); keeps the environment variables."""
 
     def teardown(self) -> None:
         pass
@@ -54,5 +54,5 @@ def _sharing(recipe: Recipe) -> dict[str, Any]:
     strategy = DDPStrategy(broadcast_buffers=not recipe.sync_batchnorm, gradient_as_bucket_view=True)
     places: dict[str, Any] = {"devices": recipe.devices, "num_nodes": recipe.nodes}
     if recipe.strategy == "fsdp":
-        return {**places, "strategy": ShardedStrategy(), "inference_mode": False}  # FSDP gathers tensors of its own
+        return {**places, "strategy": FSDPStrategy(), "inference_mode": False}  # FSDP gathers tensors of its own
     return {**places, "strategy": strategy}

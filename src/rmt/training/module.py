@@ -17,7 +17,7 @@ from rmt.data.sets import SkipReport
 from rmt.errors import RMTError
 from rmt.recipes.recipe import Recipe
 from rmt.training.distributed import processes
-from rmt.training.distributed.fsdp import ShardedStrategy, gather_for_evaluation, shard, whole
+from rmt.training.distributed.fsdp import FSDPStrategy, apply_fsdp, full_model, unshard
 from rmt.training.metric_columns import Measure
 from rmt.training.nonfinite import MOST_IN_A_ROW, NonFiniteLoss, keep_statistics, no_loss
 from rmt.training.progress import Progress
@@ -134,26 +134,26 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         return {"raw": self.model} | ({} if self.ema is None else {"ema": self.ema.module})
 
     def configure_model(self) -> None:
-        if isinstance(self.trainer.strategy, ShardedStrategy):
+        if isinstance(self.trainer.strategy, FSDPStrategy):
             assert self.device_mesh is not None
             for network in self.networks().values():
-                shard(network, self.device_mesh["data_parallel"])
+                apply_fsdp(network, self.device_mesh["data_parallel"])
             if self.ema is not None:
                 self.ema.foreach = False  # there are no such kernels for divided tensors
 
     def on_validation_start(self) -> None:
         for network in self.networks().values():
-            gather_for_evaluation(network, True)
+            unshard(network)
 
     def on_validation_end(self) -> None:
         for network in self.networks().values():
-            gather_for_evaluation(network, False)
+            unshard(network, False)
 
     def make_whole(self) -> None:
         """After training: networks divided among processes are put together, in the main one; all must call it."""
-        self.model = whole(self.model)
+        self.model = full_model(self.model)
         if self.ema is not None:
-            self.ema.module = whole(self.ema.module)
+            self.ema.module = full_model(self.ema.module)
 
     def train_dataloader(self) -> BatchLoader:
         self._train_loader = self.data.train_loader(self.global_rank, self.trainer.world_size)
@@ -182,7 +182,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         restore = keep_statistics(self.model) if skips else None
         seed_process(*seed)
         loss = self.batch_loss(batch)
-        value = processes.mean(loss.item())  # every process must come to the same conclusion
+        value = processes.all_reduce_mean(loss.item())  # every process must come to the same conclusion
         self.progress.bad_images.update(batch["bad"])
         if math.isfinite(value):
             self.progress.add_loss(value)
@@ -232,7 +232,9 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         self._useful = False
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.progress.bad_images = processes.union(self.progress.bad_images)
+        self.progress.bad_images = {
+            name: reason for part in processes.all_gather(self.progress.bad_images) for name, reason in part.items()
+        }
         checkpoint["rmt"] = {"recipe": self.recipe.as_dict(), "progress": self.progress.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -39,14 +39,14 @@ class NonFiniteLoss:
         """Looks into a batch of `module` (a TrainingModule) in every process; `again` computes its loss once more."""
         layer = first_nonfinite(module.model, again)
         mine = [names(int(index)) for index in batch["index"]] if layer else []
-        layers = processes.gather(layer)
+        layers = processes.all_gather(layer)
         return cls(
             loss=str(loss),
             epoch=module.current_epoch + 1,
             step=module.global_step,
             learning_rate=max(group["lr"] for group in module.trainer.optimizers[0].param_groups),
             layer=next((layer for layer in layers if layer), "no layer when computed again"),
-            images=[name for part in processes.gather(mine) for name in part],
+            images=[name for part in processes.all_gather(mine) for name in part],
         )
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ class NonFiniteLoss:
 
     def record(self, folder: Path) -> None:
         """Writes all of it, every image's name included, into the run's folder."""
-        if processes.is_main():
+        if processes.is_main_process():
             write_text(folder / FILE, json.dumps(asdict(self), indent=2) + "\n")
 
     def stop(self) -> RMTError:

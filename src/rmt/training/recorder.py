@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from rmt.training.distributed.fsdp import whole_state
+from rmt.training.distributed.fsdp import full_state_dict
 from rmt.training.logging.display import Display
 from rmt.training.logging.history import History
 from rmt.training.module import TrainingModule
@@ -112,7 +112,7 @@ class Recorder(Callback):
         self._since = time.monotonic()
 
     def _save(self, name: str, network: torch.nn.Module, epoch: int, scores: dict[str, float], **facts: Any) -> None:
-        self.files.save(name, whole_state(network), {"epoch": epoch, **facts, "val": scores})
+        self.files.save(name, full_state_dict(network), {"epoch": epoch, **facts, "val": scores})
 
 
 def _highest_rate(optimizer: torch.optim.Optimizer) -> float:

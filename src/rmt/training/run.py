@@ -16,7 +16,7 @@ from rmt.training.batch import settle_batch
 from rmt.training.checkpoints.callback import Interrupted, StateCheckpoint
 from rmt.training.checkpoints.io import newest_good_state
 from rmt.training.distributed import processes
-from rmt.training.distributed.launch import joined, settle_devices
+from rmt.training.distributed.launch import process_group, resolve_devices
 from rmt.training.logging.display import Display
 from rmt.training.logging.history import History, NoHistory
 from rmt.training.logging.warnings import quiet_libraries
@@ -62,8 +62,9 @@ def train(recipe: Recipe, task: Task) -> TrainResult:
     Raises RMTError for anything the user can mend, TrainingStopped on Ctrl-C or SIGTERM (with the state saved).
     """
     recipe = _placed(recipe)
-    with joined(recipe):
-        processes.from_main(lambda: RunFolder.refuse_used(recipe))  # before the data are read, which may take a while
+    with process_group(recipe):
+        # Before the data are read, which may take a while.
+        processes.broadcast_from_main(lambda: RunFolder.refuse_used(recipe))
         module, run = _fit(task.resolve(recipe), task, None, _console())
     return _finish(module, run, task)
 
@@ -76,9 +77,10 @@ def resume(folder: RunFolder, task: Task, recipe: Recipe | None = None, *, accep
     """
     recipe = folder.read_recipe() if recipe is None else recipe
     recipe = _placed(recipe)
-    with joined(recipe):
+    with process_group(recipe):
         console = _console()
-        state, complaint = processes.main_first(lambda: newest_good_state(folder.state))
+        with processes.main_process_first():
+            state, complaint = newest_good_state(folder.state)
         if complaint:
             console.print(f"warning: {complaint}", markup=False)
         began = folder.read_recipe() if state is None else from_dict(state["rmt"]["recipe"])
@@ -100,7 +102,7 @@ def resume(folder: RunFolder, task: Task, recipe: Recipe | None = None, *, accep
         if state is None:
             console.print("no state was saved yet: starting from the beginning", markup=False)
         recipe = replace(recipe, output=str(folder.path))
-        processes.from_main(lambda: folder.write_recipe(recipe))
+        processes.broadcast_from_main(lambda: folder.write_recipe(recipe))
         module, run = _fit(recipe, task, state, console, folder)
     return _finish(module, run, task)
 
@@ -108,7 +110,7 @@ def resume(folder: RunFolder, task: Task, recipe: Recipe | None = None, *, accep
 def _placed(recipe: Recipe) -> Recipe:
     """The recipe with its devices and their share of the batch settled. Raises RMTError for values that cannot be."""
     refuse_problems(recipe)
-    recipe = settle_batch(settle_devices(recipe))
+    recipe = settle_batch(resolve_devices(recipe))
     refuse_problems(recipe)  # again, since the batch of a device may have come out just now
     return recipe
 
@@ -127,13 +129,13 @@ def _fit(
     recipe, data, measure = module.recipe, module.data, module.measure
     adapt(module.model, recipe, device)
 
-    folder = folder or RunFolder(processes.from_main(lambda: RunFolder.create(recipe).path))
-    if processes.is_main():
+    folder = folder or RunFolder(processes.broadcast_from_main(lambda: RunFolder.create(recipe).path))
+    if processes.is_main_process():
         folder.remove_drafts()
     files = WeightFiles(folder.path, module.model, data.classes, data.preprocessing, recipe, facts=module.file_facts())
     step = 0 if state is None else int(state["global_step"])
     up_to = None if state is None else step
-    history = History(folder.metrics_csv, measure, up_to_step=up_to) if processes.is_main() else NoHistory()
+    history = History(folder.metrics_csv, measure, up_to_step=up_to) if processes.is_main_process() else NoHistory()
     batches, done = data.batches_per_epoch, step * recipe.accumulate
     display = Display(
         module.epochs,
@@ -184,7 +186,7 @@ def _finish(module: TrainingModule, run: FinishedRun, task: Task) -> TrainResult
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True, quiet=not processes.is_main())
+    return Console(highlight=False, soft_wrap=True, quiet=not processes.is_main_process())
 
 
 def _introduction(module: TrainingModule, machine: str, folder: RunFolder) -> list[str]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rmt.model import save_checkpoint
 from rmt.recipes.recipe import Recipe
-from rmt.training.distributed.processes import is_main
+from rmt.training.distributed.processes import is_main_process
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class WeightFiles:
 
     def save(self, name: str, weights: dict[str, Tensor], metrics: dict[str, Any]) -> None:
         """Writes NAME.safetensors atomically, in the main process. Raises RMTError when the disk refuses."""
-        if not is_main():
+        if not is_main_process():
             return
         save_checkpoint(
             self.model,

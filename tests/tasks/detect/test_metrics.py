@@ -142,7 +142,7 @@ def test_processes_together_answer_as_one_with_each_image_once(images, monkeypat
         for rank in range(2)
     ]
 
-    monkeypatch.setattr("rmt.training.distributed.processes.gather", lambda mine: parts)
+    monkeypatch.setattr("rmt.training.distributed.processes.all_gather", lambda mine: parts)
     split = Gathering(images, dict(parts[1]))
     split.from_all_processes()
     assert split.results() == whole.results()

@@ -1,4 +1,4 @@
-"""Who a process is, by what torchrun, srun or a process of ours told it; and what is refused."""
+"""The rank of a process as torchrun, srun or `rmt train` tell it; what is refused; the collectives."""
 
 from dataclasses import replace
 
@@ -8,7 +8,8 @@ from helpers.together import run_together
 
 import rmt
 from rmt.training.distributed import processes
-from rmt.training.distributed.launch import WorkerEnvironment, joined, settle_devices
+from rmt.training.distributed.environment import WorkerEnvironment
+from rmt.training.distributed.launch import process_group, resolve_devices
 
 TORCHRUN = dict(TORCHELASTIC_RUN_ID="x", RANK=5, WORLD_SIZE=8, LOCAL_RANK=1, LOCAL_WORLD_SIZE=4, GROUP_RANK=1)
 TORCHRUN |= dict(MASTER_ADDR="a", MASTER_PORT=1)
@@ -16,7 +17,7 @@ SRUN = dict(SLURM_STEP_NUM_TASKS=8, SLURM_STEP_NUM_NODES=2, SLURM_PROCID=5, SLUR
 SRUN |= dict(SLURM_STEP_NODELIST="gpu[07-08]", SLURM_JOB_ID=123456)
 
 
-def words(values):
+def strings(values):
     return {key: str(value) for key, value in values.items()}
 
 
@@ -27,62 +28,68 @@ def alone(monkeypatch):
 
 
 def test_torchrun_and_srun_are_understood_alike():
-    torchrun, srun = WorkerEnvironment.given(words(TORCHRUN)), WorkerEnvironment.given(words(SRUN))
-    assert torchrun == WorkerEnvironment(rank=5, size=8, local_rank=1, local_size=4, node=1, address="a", port=1)
+    torchrun, srun = WorkerEnvironment.from_environ(strings(TORCHRUN)), WorkerEnvironment.from_environ(strings(SRUN))
+    assert torchrun == WorkerEnvironment(
+        rank=5, world_size=8, local_rank=1, local_world_size=4, node_rank=1, address="a", port=1
+    )
+    assert WorkerEnvironment.from_environ(torchrun.environ()) == torchrun
     assert srun == replace(torchrun, address="gpu07", port=15_000 + 3456)
     assert srun.nodes == 2
-    assert WorkerEnvironment.given({}) is None
+    assert WorkerEnvironment.from_environ({}) is None
     sbatch = SRUN | {"SLURM_STEP_NUM_TASKS": 1}  # its script, not yet started by srun
-    assert WorkerEnvironment.given(words(sbatch)) is None
+    assert WorkerEnvironment.from_environ(strings(sbatch)) is None
     with pytest.raises(rmt.RMTError, match="7 tasks on 2 nodes"):
-        WorkerEnvironment.given(words(SRUN | {"SLURM_STEP_NUM_TASKS": 7}))
+        WorkerEnvironment.from_environ(strings(SRUN | {"SLURM_STEP_NUM_TASKS": 7}))
 
 
 def test_the_launcher_says_how_many(alone, monkeypatch):
-    assert (settle_devices(tiny_recipe(devices="auto")).devices, settle_devices(tiny_recipe()).nodes) == (1, 1)
-    for name, value in words(TORCHRUN).items():
+    assert (resolve_devices(tiny_recipe(devices="auto")).devices, resolve_devices(tiny_recipe()).nodes) == (1, 1)
+    for name, value in strings(TORCHRUN).items():
         monkeypatch.setenv(name, value)
-    settled = settle_devices(tiny_recipe(devices="auto"))
-    assert (settled.devices, settled.nodes) == (4, 2)
+    resolved = resolve_devices(tiny_recipe(devices="auto"))
+    assert (resolved.devices, resolved.nodes) == (4, 2)
     with pytest.raises(rmt.RMTError, match=r"--devices 8 --nodes 1, but the launcher started 4 .* each of 2 machines"):
-        settle_devices(tiny_recipe(devices=8, nodes=1))
+        resolve_devices(tiny_recipe(devices=8, nodes=1))
 
 
 def test_one_device_has_nobody_to_share_with(alone):
     with pytest.raises(rmt.RMTError, match="--strategy fsdp divides a network among devices, and this run has one"):
-        settle_devices(tiny_recipe(strategy="fsdp", devices="auto"))
-    assert settle_devices(tiny_recipe(strategy="fsdp", devices=2)).strategy == "fsdp"
+        resolve_devices(tiny_recipe(strategy="fsdp", devices="auto"))
+    assert resolve_devices(tiny_recipe(strategy="fsdp", devices=2)).strategy == "fsdp"
 
 
 def test_several_machines_need_to_find_each_other(alone):
     with (
         pytest.raises(rmt.RMTError, match="NODE_RANK .0 to 3., MASTER_ADDR and MASTER_PORT"),
-        joined(settle_devices(tiny_recipe(devices=2, nodes=4))),
+        process_group(resolve_devices(tiny_recipe(devices=2, nodes=4))),
     ):
         pass
 
 
-def _talk():
-    recipe = settle_devices(tiny_recipe(devices="auto"))
-    with joined(recipe):
+def _communicate(file):
+    recipe = resolve_devices(tiny_recipe(devices="auto"))
+    with process_group(recipe):
         rank = processes.rank()
-        assert (processes.world_size(), processes.is_main()) == (3, rank == 0)
-        assert processes.mean(rank) == 1.0
-        assert processes.largest(rank, -rank) == [2, 0]
-        assert processes.gather(f"r{rank}") == ["r0", "r1", "r2"]
-        assert processes.union({f"r{rank}": "x"}) == {"r0": "x", "r1": "x", "r2": "x"}
-        assert processes.from_main(lambda: rank) == 0
-        assert processes.main_first(lambda: rank) == rank
+        assert (processes.world_size(), processes.is_main_process()) == (3, rank == 0)
+        assert processes.all_reduce_mean(rank) == 1.0
+        assert processes.all_reduce_max(rank, -rank) == [2, 0]
+        assert processes.all_gather(f"r{rank}") == ["r0", "r1", "r2"]
+        assert processes.broadcast_from_main(lambda: rank) == 0
+        with processes.main_process_first():
+            assert file.exists() == bool(rank)
+            file.touch()
     print("alone:", processes.world_size())
 
 
 def test_processes_agree_and_the_main_one_goes_on_alone(tmp_path):
-    assert run_together(_talk, size=3, output=tmp_path) == [0, 0, 0]
+    assert run_together(_communicate, tmp_path / "file", size=3, output=tmp_path) == [0, 0, 0]
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(3)] == ["alone: 1\n", "", ""]
 
 
 def test_alone_nothing_is_asked():
-    assert processes.mean(2.0) == 2.0
-    assert processes.largest(1, 2) == [1, 2]
-    assert processes.gather(1) == [1]
-    assert processes.from_main(lambda: 1) == processes.main_first(lambda: 1) == 1
+    assert processes.all_reduce_mean(2.0) == 2.0
+    assert processes.all_reduce_max(1, 2) == [1, 2]
+    assert processes.all_gather(1) == [1]
+    assert processes.broadcast_from_main(lambda: 1) == 1
+    with processes.main_process_first():
+        pass

@@ -208,7 +208,7 @@ def test_a_killed_process_is_named_and_the_run_resumes_exactly(tmp_path, undistu
     said = [(tmp_path / "said" / f"{r}.txt").read_text() for r in range(2)]
     complaints = [line for text in said for line in text.splitlines() if line.startswith("rmt:")]
     (line,) = complaints
-    assert re.match(rf"rmt: rank {rank}( \(pid \d+ on \S+\))? died without a word", line)
+    assert re.match(rf"rmt: rank {rank}( \(pid \d+ on \S+\))? died without a message", line)
     assert read_state(folder / "last.ckpt")["rmt"]["recipe"]["devices"] == 2
     together(tmp_path, "--resume", str(folder))
     assert_same_run(folder, undisturbed)
@@ -304,8 +304,8 @@ def token_labelling_sharded() -> None:
     from helpers.networks import pico
     from torch.distributed.device_mesh import init_device_mesh
 
-    from rmt.training.distributed.fsdp import shard, whole_state
-    from rmt.training.distributed.launch import joined, settle_devices
+    from rmt.training.distributed.fsdp import apply_fsdp, full_state_dict
+    from rmt.training.distributed.launch import process_group, resolve_devices
 
     def step(model):
         class_logits, token_logits = model.forward_token_labelling(torch.ones(2, 3, 32, 32))
@@ -313,12 +313,12 @@ def token_labelling_sharded() -> None:
         with torch.no_grad():
             for weight in model.parameters():
                 weight -= 0.1 * weight.grad
-        return whole_state(model)
+        return full_state_dict(model)
 
-    with joined(settle_devices(tiny_recipe(devices="auto"))):
+    with process_group(resolve_devices(tiny_recipe(devices="auto"))):
         model = pico(aux_head=True).eval()
         expected = step(pico(aux_head=True).eval())
-        shard(model, init_device_mesh("cpu", (2,)))
+        apply_fsdp(model, init_device_mesh("cpu", (2,)))
         for name, value in step(model).items():
             torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6, msg=name)
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from rmt.training.distributed.sync_batchnorm import CPUSyncBatchNorm2d, synchronise_batchnorm
+from rmt.training.distributed.sync_batchnorm import CPUSyncBatchNorm2d, convert_sync_batchnorm
 
 SHARES = (slice(0, 3), slice(3, 4))  # unequal on purpose
 
@@ -46,7 +46,7 @@ def process(rank: int, port: int, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    model = synchronise_batchnorm(network(), torch.device("cpu"))
+    model = convert_sync_batchnorm(network(), torch.device("cpu"))
     torch.save(two_steps(model, SHARES[rank]), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -75,7 +75,7 @@ def under_autocast(rank: int, port: int, folder: str) -> None:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         torch.set_num_threads(1)
         dist.init_process_group("gloo", rank=rank, world_size=2)
-    model = synchronise_batchnorm(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), torch.device("cpu")).train()
+    model = convert_sync_batchnorm(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), torch.device("cpu")).train()
     generator = torch.Generator().manual_seed(2)
     for p in model.parameters():
         p.data = torch.randn(p.shape, generator=generator)
@@ -108,17 +108,17 @@ def test_under_autocast_the_statistics_are_in_full_precision(tmp_path, free_port
 
 def test_alone_it_is_batchnorm_and_the_names_stay():
     plain = network()
-    synced = synchronise_batchnorm(copy.deepcopy(plain), torch.device("cpu"))
+    synced = convert_sync_batchnorm(copy.deepcopy(plain), torch.device("cpu"))
     assert isinstance(synced[1], CPUSyncBatchNorm2d)
     assert list(synced.state_dict()) == list(plain.state_dict())
     for model_step in (nn.Module.train, nn.Module.eval):
         for model in (plain, synced):
             model_step(model)
         torch.testing.assert_close(synced(batch()), plain(batch()))
-    assert isinstance(synchronise_batchnorm(network(), torch.device("cuda"))[1], nn.SyncBatchNorm)
+    assert isinstance(convert_sync_batchnorm(network(), torch.device("cuda"))[1], nn.SyncBatchNorm)
 
 
 def test_conversion_keeps_the_parameters_themselves():
     model = network()
     before = [id(p) for p in model.parameters()]
-    assert [id(p) for p in synchronise_batchnorm(model, torch.device("cpu")).parameters()] == before
+    assert [id(p) for p in convert_sync_batchnorm(model, torch.device("cpu")).parameters()] == before

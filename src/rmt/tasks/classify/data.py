@@ -14,7 +14,7 @@ from rmt.data.token_labels.transforms import TokenLabelTransform
 from rmt.data.transforms import eval_transform, train_transform
 from rmt.recipes.recipe import ClassifyRecipe
 from rmt.training.batch import refuse_large_batch
-from rmt.training.distributed.processes import from_main, world_size
+from rmt.training.distributed.processes import broadcast_from_main, world_size
 
 _EVAL_BATCH = 2  # evaluation keeps no gradients: twice the training batch fits easily
 
@@ -39,7 +39,7 @@ class ClassifyData:
     @classmethod
     def open(cls, recipe: ClassifyRecipe, normalisation: dict[str, Any]) -> "ClassifyData":
         """Opens the recipe's data. `normalisation` holds the network's mean and std. Raises RMTError for bad data."""
-        stream = from_main(lambda: resolve_stream(recipe.data, recipe.stream))
+        stream = broadcast_from_main(lambda: resolve_stream(recipe.data, recipe.stream))
         recipe = replace(recipe, stream=stream)
         train, test, skipped = open_splits(
             recipe.data, holdout=recipe.holdout, seed=recipe.seed, stream=recipe.stream, buffer=recipe.stream_buffer

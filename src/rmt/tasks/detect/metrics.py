@@ -81,7 +81,7 @@ class Gathering:
 
     def from_all_processes(self) -> None:
         """Exchanges what each process found; afterwards every one has it all, each image once."""
-        self.found = {place: found for part in processes.gather(self.found) for place, found in part.items()}
+        self.found = {place: found for part in processes.all_gather(self.found) for place, found in part.items()}
 
     def results(self) -> list[dict[str, Any]]:
         """Everything found, in COCO's results format, image by image."""

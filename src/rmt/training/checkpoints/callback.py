@@ -95,8 +95,8 @@ class StateCheckpoint(Checkpoint):
         # After an epoch's last batch the evaluation follows; the state is saved behind it, with the epoch complete.
         if not updated or trainer.is_last_batch:
             return
-        due = processes.is_main() and time.monotonic() - self._saved_at >= self.seconds
-        if any(processes.largest(self.signal_number, int(due))):  # all processes save, or none
+        due = processes.is_main_process() and time.monotonic() - self._saved_at >= self.seconds
+        if any(processes.all_reduce_max(self.signal_number, int(due))):  # all processes save, or none
             with self.saving():
                 self._save(trainer)
 
@@ -107,6 +107,6 @@ class StateCheckpoint(Checkpoint):
         self.before_save()
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved_at = time.monotonic()
-        (signal_number,) = processes.largest(self.signal_number)
+        (signal_number,) = processes.all_reduce_max(self.signal_number)
         if signal_number:
             raise Interrupted(signal_number, saved=True)
