@@ -1,11 +1,11 @@
-"""Pack the built-in sample: a class-balanced part of Fashion-MNIST as two parquet files.
+"""Make the built-in sample: a class-balanced part of Fashion-MNIST as two parquet files.
 
     apt-get install dataset-fashion-mnist
     python scripts/make_sample.py [--source /usr/share/datasets/fashion-mnist] [--output src/rmt/data/sample]
 
 The first 800 images of each class of the training set and the first 200 of each class of the test set, in the order
-of the original files; nothing is drawn at random. With the versions of constraints.txt a second run writes the same
-bytes; other versions of Pillow or Arrow may compress differently, the pixels stay the same.
+of the original files; nothing is random. With the versions in constraints.txt a second run writes the same bytes;
+other versions of Pillow or Arrow may compress differently, but the pixels are the same.
 """
 
 import argparse
@@ -28,7 +28,7 @@ FEATURES = Features({"image": Image(), "label": ClassLabel(names=list(CLASSES))}
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """An array of the IDX format: two zero bytes, type (8 = uint8), number of axes, big-endian sizes, values."""
+    """Read an array in IDX format: two zero bytes, type (8 = uint8), number of axes, big-endian sizes, values."""
     data = gzip.decompress(path.read_bytes())
     zero, kind, axes = struct.unpack(">HBB", data[:4])
     if (zero, kind) != (0, 8):
@@ -38,12 +38,12 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
-    """The indices of the first `count` samples of each class, ascending."""
+    """Return the indices of the first `count` samples of each class, ascending."""
     return np.sort(np.concatenate([np.flatnonzero(labels == label)[:count] for label in range(len(CLASSES))]))
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """`pixels` (28, 28) uint8 as the bytes of a grey PNG."""
+    """Encode `pixels` (28, 28) uint8 as a greyscale PNG."""
     file = io.BytesIO()
     PILImage.fromarray(pixels).save(file, "PNG", optimize=True)
     return file.getvalue()
@@ -59,8 +59,8 @@ def pack(source: Path, output: Path) -> None:
             "image": [{"bytes": png(images[i]), "path": f"{theirs}-{i:05d}.png"} for i in chosen],
             "label": labels[chosen].astype(int).tolist(),
         }
-        # `datasets` makes the table, so that its features travel in the metadata; pyarrow writes it, so that the
-        # layout (one row group per 1,000 rows, zstd) does not move with the defaults of `datasets`.
+        # `datasets` builds the table, so that its features are in the metadata; pyarrow writes it, so that the layout
+        # (one row group per 1,000 rows, zstd) does not depend on the defaults of `datasets`.
         table = Dataset.from_dict(rows, features=FEATURES).data.table
         target = output / f"{split}-00000-of-00001.parquet"
         pq.write_table(table, target, compression="zstd", compression_level=19, row_group_size=1000)

@@ -1,12 +1,12 @@
-"""Make a COCO set of trees seen from the air, of the photographs that the Python package deepforest brings (MIT).
+"""Make a COCO data set of trees in aerial photographs, from those in the Python package deepforest (MIT licence).
 
     python -m pip download --no-deps deepforest==2.1.0
     python scripts/make_trees.py --wheel deepforest-2.1.0-py3-none-any.whl --output trees [--size 320] [--overlap 80]
 
-The package holds four photographs with boxes in VOC XML; nothing of its code is run. They are cut to tiles; a box
-belongs to a tile that shows at least `LEAST_SEEN` of it, clipped. Tiles are `train/*.png` and `val/*.png` with
-`annotations/instances_{train,val}.json`. The two sides come from different photographs, taken at places kilometres
-apart; `sources.json` lists which went where. Dead and living trees are one class.
+The package contains four photographs with boxes in VOC XML; its code is not executed. They are cut into tiles. A box
+belongs to every tile that shows at least `MIN_VISIBLE` of it, and is clipped to it. Tiles are written to `train/*.png`
+and `val/*.png` with `annotations/instances_{train,val}.json`. The splits are made of different photographs, taken
+kilometres apart; `sources.json` lists them. Dead and living trees are one class.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-#: Annotation files and their photographs, by side. OSBS_029 comes as PNG and TIFF: the former is taken.
+#: Annotation files and their photographs, by split. OSBS_029 is in the package as PNG and TIFF; the PNG is used.
 SOURCES = {
     "train": {
         "2019_YELL_2_528000_4978000_image_crop2.xml": "2019_YELL_2_528000_4978000_image_crop2.png",
@@ -32,13 +32,13 @@ SOURCES = {
     },
 }
 FOLDER = "deepforest/data/"
-LEAST_SEEN = 0.4  # of a box's area, for it to belong to a tile
+MIN_VISIBLE = 0.4  # part of a box's area in a tile, for the box to belong to it
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def read_boxes(xml: bytes) -> list[Box]:
-    """The boxes of a VOC annotation."""
+    """Return the boxes of a VOC annotation."""
     boxes = []
     for item in ElementTree.fromstring(xml).iter("object"):
         corners = item.find("bndbox")
@@ -49,8 +49,8 @@ def read_boxes(xml: bytes) -> list[Box]:
     return boxes
 
 
-def starts(length: int, size: int, overlap: int) -> list[int]:
-    """Where tiles of `size` begin along a side so that all of it is covered, neighbours sharing at least `overlap`."""
+def tile_starts(length: int, size: int, overlap: int) -> list[int]:
+    """Return where tiles of `size` start along a side, to cover all of it with an overlap of at least `overlap`."""
     if length <= size:
         return [0]
     count = -(-(length - overlap) // (size - overlap))
@@ -58,25 +58,27 @@ def starts(length: int, size: int, overlap: int) -> list[int]:
 
 
 def boxes_in(boxes: list[Box], left: int, top: int, width: int, height: int) -> list[Box]:
-    """The boxes of which the tile shows enough, clipped, in the tile's pixels."""
+    """Return the boxes that are visible enough in a tile, clipped to it, in pixels of the tile."""
     found = []
     for x1, y1, x2, y2 in boxes:
-        seen = (max(x1, left), max(y1, top), min(x2, left + width), min(y2, top + height))
-        area = max(seen[2] - seen[0], 0) * max(seen[3] - seen[1], 0)
-        if area >= LEAST_SEEN * (x2 - x1) * (y2 - y1) > 0:
-            found.append((seen[0] - left, seen[1] - top, seen[2] - left, seen[3] - top))
+        visible = (max(x1, left), max(y1, top), min(x2, left + width), min(y2, top + height))
+        area = max(visible[2] - visible[0], 0) * max(visible[3] - visible[1], 0)
+        if area >= MIN_VISIBLE * (x2 - x1) * (y2 - y1) > 0:
+            found.append((visible[0] - left, visible[1] - top, visible[2] - left, visible[3] - top))
     return found
 
 
 def cut(photo: Image.Image, boxes: list[Box], size: int, overlap: int) -> list[tuple[str, Image.Image, list[Box]]]:
-    """(place, tile, boxes) of every tile that shows a box."""
+    """Return (place, tile, boxes) of every tile with a box."""
     tiles = []
-    for top in starts(photo.height, size, overlap):
-        for left in starts(photo.width, size, overlap):
+    for top in tile_starts(photo.height, size, overlap):
+        for left in tile_starts(photo.width, size, overlap):
             width, height = min(size, photo.width), min(size, photo.height)
             inside = boxes_in(boxes, left, top, width, height)
             tile = photo.crop((left, top, left + width, top + height))
-            if inside and np.asarray(tile).any(axis=2).mean() > 0.5:  # not mostly beyond the edge of the flight
+            if (
+                inside and np.asarray(tile).any(axis=2).mean() > 0.5
+            ):  # less than half is black, outside the photographed area
                 tiles.append((f"{left}-{top}", tile, inside))
     return tiles
 
@@ -109,15 +111,15 @@ def make(wheel: Path, output: Path, size: int, overlap: int) -> None:
 def _annotation(number: int, image: int, box: Box) -> dict[str, Any]:
     left, top, right, bottom = box
     sides = [right - left, bottom - top]
-    facts = {"area": sides[0] * sides[1], "iscrowd": 0, "category_id": 1}
-    return {"id": number, "image_id": image, "bbox": [left, top, *sides], **facts}
+    rest = {"area": sides[0] * sides[1], "iscrowd": 0, "category_id": 1}
+    return {"id": number, "image_id": image, "bbox": [left, top, *sides], **rest}
 
 
 def main() -> None:
     formatting = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatting)
     parser.add_argument("--wheel", type=Path, required=True, help="deepforest-2.1.0-py3-none-any.whl")
-    parser.add_argument("--output", type=Path, required=True, help="the folder to make")
+    parser.add_argument("--output", type=Path, required=True, help="folder to create")
     parser.add_argument("--size", type=int, default=320, help="side of the tiles in pixels")
     parser.add_argument("--overlap", type=int, default=80, help="least overlap of neighbouring tiles in pixels")
     args = parser.parse_args()

@@ -1,10 +1,9 @@
-"""What one core does per JPEG: decoding, augmenting, finding its label map. The numbers of docs/scaling.md.
+"""CPU time per JPEG for decoding, augmentation and reading its label map: the figures of docs/scaling.md.
 
     python scripts/measure_decode.py [--images 200] [--output benchmarks/decode.json]
 
-In CPU seconds of one process, the fastest of five rounds, so that other work on the machine disturbs little. The JPEGs
-are made up, about as large as ImageNet's (500×375 pixels, 104 KB); a folder of real ones gives real numbers:
---folder PHOTOS.
+CPU seconds of one process, the fastest of five rounds, so that other work on the machine has little influence. The
+JPEGs are synthetic and about as large as ImageNet's (500×375 pixels, 104 KB); use --folder PHOTOS for real ones.
 """
 
 import argparse
@@ -28,12 +27,12 @@ from rmt.data.token_labels.transforms import TokenLabelTransform
 from rmt.data.transforms import eval_transform, train_transform
 
 
-def made_up_jpeg(seed: int, width: int = 500, height: int = 375) -> bytes:
+def synthetic_jpeg(seed: int, width: int = 500, height: int = 375) -> bytes:
     """Noise at several scales, about as compressible as a photo."""
-    draw = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     picture = np.zeros((height, width, 3))
     for cells, weight in ((4, 60), (16, 40), (64, 25), (192, 18)):
-        noise = draw.normal(0, weight, (cells, cells, 3)).clip(-127, 127) + 128
+        noise = rng.normal(0, weight, (cells, cells, 3)).clip(-127, 127) + 128
         layer = Image.fromarray(noise.astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
         picture += np.asarray(layer, float) - 128
     file = io.BytesIO()
@@ -55,7 +54,7 @@ class Photos:
 
 
 def processor() -> str:
-    """The processor's name, where the system says it."""
+    """Name of the processor, as far as the system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
@@ -73,7 +72,7 @@ def seconds_each(work, count: int) -> float:
 
 
 def label_maps(folder: Path, data: list[bytes], grid: int) -> LabelMaps:
-    """Maps for the photos, of random classes out of 1,000."""
+    """Label maps for the images, with 1,000 classes."""
     photos = Photos(data)
     photos.classes = tuple(map(str, range(1000)))
     about = LabelMapSpec(
@@ -108,22 +107,22 @@ def main() -> None:
         files = sorted(path for path in args.folder.rglob("*") if path.suffix.lower() in EXTENSIONS)[: args.images]
         data = [path.read_bytes() for path in files]
     else:
-        data = [made_up_jpeg(i) for i in range(args.images)]
+        data = [synthetic_jpeg(i) for i in range(args.images)]
     decoded = [read_image(jpeg) for jpeg in data]
     train = train_transform(224, auto_augment="rand-m9-mstd0.5-inc1", erase_prob=0.25)
-    judge = eval_transform(224)
+    evaluation = eval_transform(224)
     with tempfile.TemporaryDirectory() as name:
         grid = 14
         labelled = TokenLabelTransform(train, label_maps(Path(name), data, grid))
         count = len(data)
-        works = {
+        functions = {
             "decode": lambda i: read_image(data[i]),
             "train transform 224²": lambda i: train(decoded[i]),
             "train transform 224² with label map": lambda i: labelled.labelled(decoded[i], i, ""),
-            "evaluation transform 224²": lambda i: judge(decoded[i]),
+            "evaluation transform 224²": lambda i: evaluation(decoded[i]),
         }
-        rounds = [{key: seconds_each(work, count) for key, work in works.items()} for _ in range(5)]
-        each = {key: min(one[key] for one in rounds) for key in works}
+        rounds = [{key: seconds_each(function, count) for key, function in functions.items()} for _ in range(5)]
+        each = {key: min(one[key] for one in rounds) for key in functions}
     start = time.process_time()
     permutation(10_000_000, ORDER, 0)
     order = time.process_time() - start

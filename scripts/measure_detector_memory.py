@@ -3,8 +3,8 @@
     RMT_BACKEND=plain python scripts/measure_detector_memory.py --output benchmarks/detector-memory-plain.json
     python scripts/measure_detector_memory.py --output benchmarks/detector-memory.json
 
-In bytes over what is in use when the pass starts: weights and image are not counted, what the pass returns is. Weights
-are random, which is the worst case: every one of the 100 detections is filled.
+In bytes over what is in use before the pass: without weights and image, with what the pass returns. Weights are random,
+which is the worst case, because there are then 100 detections.
 """
 
 import argparse
@@ -24,23 +24,23 @@ from rmt.benchmark.prepare import PeakMemory
 
 
 def measure(part: str, head: str, backbone: str, height: int, width: int) -> float:
-    """MiB at the peak of the whole pass, or of the backbone with its norms alone."""
+    """Peak memory in MiB of the whole pass, or of the backbone with its norms only."""
     torch.manual_seed(0)
     model = rmt.detector(head, backbone, num_classes=80).eval()
     image = torch.rand(3, height, width)
     with torch.inference_mode():
         batch = model.transform([image])[0].tensors  # padded
-        model.pyramid(batch[..., :64, :64])  # kernels are built at the first call
+        model.pyramid(batch[..., :64, :64])  # compiles kernels
         with PeakMemory("cpu") as peak:
             result = model([image]) if part == "whole" else model.pyramid(batch)
     del result
     if peak.bytes is None:
-        raise SystemExit("this system does not say how much memory a process uses")
+        raise SystemExit("this system does not report the memory of a process")
     return round(peak.bytes / 2**20, 1)
 
 
-def measure_apart(*arguments: Any) -> float:
-    """`measure` in a process of its own: memory that an earlier pass has freed would hide what a later one takes."""
+def measure_in_new_process(*arguments: Any) -> float:
+    """`measure` in a new process: memory freed by an earlier pass would hide what a later one allocates."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(measure, *arguments).result()
 
@@ -59,7 +59,7 @@ if __name__ == "__main__":
         "backbone": arguments.backbone,
         "size": list(arguments.size),
         "peak_mib": {
-            part: measure_apart(part, arguments.head, arguments.backbone, *arguments.size)
+            part: measure_in_new_process(part, arguments.head, arguments.backbone, *arguments.size)
             for part in ("whole", "backbone")
         },
         "machine": describe("cpu"),

@@ -1,9 +1,9 @@
-"""Peak memory of sliding inference at an image's own size, beyond what one window costs the network.
+"""Peak memory of inference with sliding windows at the size of the image, apart from that of the network.
 
     python scripts/measure_windows.py [--height 4000] [--width 6000] [--classes 150]
 
-The network is a single 1×1 convolution, so what is measured is the blending: windows of 512², stride 341. Prints one
-JSON object; the peak is the process's resident memory.
+The network is a single 1×1 convolution, so this measures the blending of windows of 512² with stride 341. Prints one
+JSON object; the peak is the resident memory of the process.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from rmt.heads.segmentation.sliding import InferenceOptions, segment
 
 
 class PixelWise(nn.Module):
-    """The cheapest segmenter there is."""
+    """A segmenter of one 1×1 convolution."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -44,8 +44,8 @@ def main() -> None:
     image = torch.randint(256, (3, args.height, args.width), dtype=torch.uint8)
     before, since = peak_mib(), time.process_time()
     size = (args.height, args.width)
-    settings = InferenceOptions(sliding=True, batch=1)
-    segment(network, image, size, mean=(0.5,) * 3, std=(0.5,) * 3, inference=settings)
+    options = InferenceOptions(sliding=True, batch=1)
+    segment(network, image, size, mean=(0.5,) * 3, std=(0.5,) * 3, inference=options)
     result = {
         "image": f"{args.width}x{args.height}",
         "classes": args.classes,

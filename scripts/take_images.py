@@ -1,8 +1,9 @@
-"""The first images of a COCO folder as a set to learn by heart: train lists each many times, val once.
+"""Make a small COCO data set, to test whether a detector can overfit it, from the first images of a larger one.
 
     python scripts/take_images.py --data composites --count 8 --repeat 20 --output eight
 
-An epoch then has as many updates as with a large set, and an evaluation reads each image once.
+The training split lists each image many times, so that an epoch has as many updates as with a large data set; the
+validation split lists it once.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from rmt.data.detection.coco import find_split
 
 
 def repeated(content: dict[str, Any], count: int, repeat: int) -> dict[str, Any]:
-    """The first `count` images, listed `repeat` times with their objects, under ids of their own."""
+    """List the first `count` images and their objects `repeat` times, each time with new ids."""
     images = content["images"][:count]
     number = {image["id"]: place for place, image in enumerate(images)}
     objects = [item for item in content["annotations"] if item["image_id"] in number]
@@ -36,8 +37,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatting)
     parser.add_argument("--data", type=Path, required=True, help="a COCO folder")
     parser.add_argument("--count", type=int, default=8, help="images to take")
-    parser.add_argument("--repeat", type=int, default=20, help="how often train lists each")
-    parser.add_argument("--output", type=Path, required=True, help="the folder to make")
+    parser.add_argument("--repeat", type=int, default=20, help="how often the training split lists each")
+    parser.add_argument("--output", type=Path, required=True, help="folder to create")
     args = parser.parse_args()
     images, annotations = find_split(args.data, "train")
     content = json.loads(annotations.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """Our detectors and stock MMDetection's with equal weights: equal losses, equal detections. The paper ran theirs.
 
-The configs are the stock ones with METHOD 6's changes. Samplers take everything, so that nothing is random.
+The configs are the stock ones with the paper's changes. Samplers take everything, so that nothing is random.
 """
 
 import pytest
@@ -57,7 +57,7 @@ def name_map(head: str) -> dict[str, str]:
 
 
 def their_config(head: str):
-    """The stock config, METHOD 6's cascade, narrow, three classes."""
+    """The stock config, the paper's cascade, narrow, three classes."""
     cfg = config("mmdet", DETECTORS[head])
     model = cfg.model
     model.neck.out_channels = 16
@@ -66,7 +66,7 @@ def their_config(head: str):
         return cfg
     model.rpn_head.update(in_channels=16, feat_channels=16)
     model.train_cfg.rpn.sampler.num = EVERYTHING
-    model.train_cfg.rpn.allowed_border = -1  # 0 in the stock cascade; METHOD 6 does not say
+    model.train_cfg.rpn.allowed_border = -1  # 0 in the stock cascade; the paper does not say
     for extractor in ("bbox_roi_extractor", "mask_roi_extractor"):
         model.roi_head[extractor].out_channels = 16
     model.roi_head.mask_head.update(in_channels=16, conv_out_channels=16, num_classes=3)

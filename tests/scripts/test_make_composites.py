@@ -68,23 +68,23 @@ def test_no_file_and_no_content_is_on_both_sides(packages, tmp_path):
 
 
 def test_pictures_come_from_their_own_split_alone(packages, monkeypatch):
-    dealt = script.deal(packages / "stamps", packages / "photos", seed=0)
+    divided = script.split_sources(packages / "stamps", packages / "photos", seed=0)
     script._decoded_photo.cache_clear()
     script._decoded_stamp.cache_clear()
     opened = []
     original = Image.open
     monkeypatch.setattr(Image, "open", lambda file: opened.append(Path(file)) or original(file))
     for number in range(20):
-        script.compose(dealt["val"], 64, np.random.default_rng(number))
-    allowed = set(dealt["val"].photos) | {file for names in dealt["val"].stamps.values() for file in names}
+        script.compose(divided["val"], 64, np.random.default_rng(number))
+    allowed = set(divided["val"].photos) | {file for names in divided["val"].stamps.values() for file in names}
     assert len(set(opened)) > 10
     assert set(opened) <= allowed
 
 
 def test_masks_show_where_the_picture_differs_from_the_photograph(packages):
-    dealt = script.deal(packages / "stamps", packages / "photos", seed=0)
+    divided = script.split_sources(packages / "stamps", packages / "photos", seed=0)
     for number in range(10):
-        picture = script.compose(dealt["train"], 64, np.random.default_rng(number))
+        picture = script.compose(divided["train"], 64, np.random.default_rng(number))
         plain = np.asarray(picture.image)[0, 0]  # the photographs of this test are of one colour
         if picture.class_map()[0, 0] != 1:
             continue

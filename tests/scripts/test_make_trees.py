@@ -70,7 +70,7 @@ def test_a_tile_has_the_boxes_it_shows_enough_of(wheel, tmp_path):
     ("length", "size", "overlap"), [(2299, 320, 80), (400, 320, 80), (320, 320, 80), (200, 320, 80)]
 )
 def test_tiles_cover_a_side_and_overlap(length, size, overlap):
-    starts = make_trees.starts(length, size, overlap)
+    starts = make_trees.tile_starts(length, size, overlap)
     assert starts[0] == 0 and starts[-1] == max(length - size, 0)
     assert all(b - a <= size - overlap for a, b in itertools.pairwise(starts))
 

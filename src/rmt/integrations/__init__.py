@@ -1,1 +1,1 @@
-"""RMT inside other people's frameworks. Nothing here is imported unless it is asked for."""
+"""RMT in other frameworks. Import the modules you need; `rmt` itself imports none of them."""

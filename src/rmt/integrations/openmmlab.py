@@ -1,14 +1,14 @@
-"""RMT as a backbone in OpenMMLab's configs: MMDetection, MMSegmentation and whatever else builds on mmengine.
+"""RMT as a backbone in the configs of OpenMMLab: MMDetection, MMSegmentation and others based on mmengine.
 
-Importing this module registers `RMT` in mmengine's root registry, where every OpenMMLab library looks last:
+Importing this module registers `RMT` in the root registry of mmengine, which all OpenMMLab libraries use:
 
     custom_imports = dict(imports=["rmt.integrations.openmmlab"])
     model = dict(
         backbone=dict(_delete_=True, type="RMT", arch="rmt_small", drop_path_rate=0.15, checkpoint="RMT-S.pth"),
         neck=dict(in_channels=[64, 128, 256, 512]))
 
-The maps are those of `rmt.heads.Pyramid`: each stage through a LayerNorm of its own. Works with the maintained forks
-onedl-mmengine, onedl-mmcv, onedl-mmdetection and onedl-mmsegmentation; `make test-openmmlab` tries it.
+The maps are those of `rmt.heads.Pyramid`: each stage has its own LayerNorm. Works with the maintained forks
+onedl-mmengine, onedl-mmcv, onedl-mmdetection and onedl-mmsegmentation; `make test-openmmlab` runs the tests.
 """
 
 from collections.abc import Sequence
@@ -31,16 +31,16 @@ class RMTBackbone(BaseModule):
     """Images (B, 3, H, W) to a tuple of maps (B, Cᵢ, H / 2^(i+2), W / 2^(i+2)), i in `out_indices`.
 
     Args:
-        arch: a name of `rmt.list_models()` with four stages.
+        arch: name of a network with four stages, see `rmt.list_models()`.
         out_indices: stages to return, ascending, from 0.
-        drop_path_rate: stochastic depth; the paper has `rmt.model.MAX_DROP_PATH`.
+        drop_path_rate: stochastic depth; `rmt.model.MAX_DROP_PATH` has the paper's rates.
         checkpoint: a classifier, detector or segmenter, ours or the authors', whose backbone is loaded by
-            `init_weights`, which mmengine's runner calls. An `init_cfg=dict(type="Pretrained", checkpoint=…)` means the
-            same.
-        norm_eval: keep the BatchNorms' statistics in training.
-        with_cp: keep only the blocks' inputs for the backward pass.
-        pretrained: must be None. MMSegmentation's configs hand theirs down, which is a ResNet's: set
-            `model.pretrained=None` and give a `checkpoint`.
+            `init_weights`, which the runner of mmengine calls. `init_cfg=dict(type="Pretrained", checkpoint=…)` does
+            the same.
+        norm_eval: keep the statistics of BatchNorms fixed in training.
+        with_cp: activation checkpointing, keep only the inputs of blocks for the backward pass.
+        pretrained: must be None. MMSegmentation's configs pass a ResNet's: set `model.pretrained=None` and give a
+            `checkpoint`.
         kwargs: more keywords of `rmt.create_model`.
     """
 
@@ -56,8 +56,8 @@ class RMTBackbone(BaseModule):
         init_cfg: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        by_file = (init_cfg or {}).get("type") == "Pretrained"
-        super().__init__(init_cfg=None if by_file else init_cfg)
+        from_file = (init_cfg or {}).get("type") == "Pretrained"
+        super().__init__(init_cfg=None if from_file else init_cfg)
         if pretrained is not None:
             raise RMTError(
                 f"pretrained={pretrained!r} is not for RMT: set model.pretrained=None, backbone.checkpoint=FILE"
@@ -69,7 +69,7 @@ class RMTBackbone(BaseModule):
             arch, drop_path_rate=drop_path_rate, first=out_indices[0], freeze_bn=norm_eval, **kwargs
         )
         self.pyramid.backbone.set_grad_checkpointing(with_cp)
-        self.taken = [i - out_indices[0] for i in out_indices]
+        self.selected = [i - out_indices[0] for i in out_indices]
 
     def init_weights(self) -> None:
         super().init_weights()
@@ -78,4 +78,4 @@ class RMTBackbone(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         maps = self.pyramid(x)
-        return tuple(maps[i] for i in self.taken)
+        return tuple(maps[i] for i in self.selected)
