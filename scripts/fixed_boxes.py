@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from rmt.data.detection.coco import CocoSet, find_split, open_coco
-from rmt.tasks.detect.metrics import Found, Gathering
+from rmt.inference.detect import Detections
+from rmt.tasks.detect.evaluate import DetectEvaluator
 
 ROUNDS = 50
 
@@ -44,11 +45,12 @@ def box_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def evaluate(images: CocoSet, boxes: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """COCO's metrics, in percent, of predicting the same boxes for every image."""
     order = np.argsort(-scores, kind="stable")
-    gathering = Gathering(images)
+    evaluator = DetectEvaluator(images)
     for i in range(len(images)):
         scaled = (boxes[order] * np.tile(images.sizes[i][::-1], 2)).astype(np.float32)
-        gathering.found[i] = Found(scaled, np.zeros(len(order), np.int64), scores[order].astype(np.float32), None)
-    return gathering.score().flat()
+        labels = np.zeros(len(order), np.int64)
+        evaluator.detections[i] = Detections(scaled, labels, scores[order].astype(np.float32), None)
+    return evaluator.compute()
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from helpers.runs import finished_run, photos, tiny_recipe
 
 import rmt
 from rmt.commands import cli
+from rmt.inference import predictor_class
 from rmt.recipes import RECIPES
 from rmt.tasks import task_named
 
@@ -139,14 +140,17 @@ def test_help_names_the_tasks_that_take_an_option(command):
     for option, text in entries:
         named = {task for task, kind in kinds.items() if kind in text.lower()}
         if named and option not in ("checkpoint", "data"):
-            assert named == {task for task in kinds if option in taken(command, task_named(task))}, option
+            assert named == {task for task in kinds if option in taken(command, task)}, option
 
 
 def taken(command, task):
-    """The keywords of the functions that answer a command."""
-    methods = [task.load, task.answer] if command == "predict" else [task.evaluate, task.describe]
-    names = {name for method in methods for name in inspect.signature(method).parameters}
-    return names | ({"output"} if task.draws else set())
+    """The keywords of the functions that a command calls."""
+    predictor = predictor_class(task)
+    functions = [predictor.load, predictor.result]
+    if command == "evaluate":
+        functions = [task_named(task).evaluate, task_named(task).describe]
+    names = {name for function in functions for name in inspect.signature(function).parameters}
+    return names | ({"output"} if predictor.draws else set())
 
 
 def test_a_missing_extra_says_which(capsys, monkeypatch):

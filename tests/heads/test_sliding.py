@@ -123,9 +123,7 @@ def test_blending_is_the_weighted_mean_of_all_windows():
 def test_no_seam_where_answers_change_over_a_window():
     """The blended answer of `Placed` moves evenly; a plain mean would jump at every window's border."""
     pixels = image(40, 200)
-    forward = module._ForwardPass(
-        Placed(), MEAN, STD, InferenceOptions(), module.contextlib.nullcontext, torch.device("cpu")
-    )
+    forward = module._ForwardPass(Placed(), MEAN, STD, InferenceOptions())
     whole = torch.empty(2, 40, 200)
     for top, left, block in module._blended_blocks(
         forward, pixels, InferenceOptions(sliding=True, window=40, stride=24)

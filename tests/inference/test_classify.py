@@ -7,7 +7,7 @@ from PIL import Image
 
 import rmt
 from rmt.data.images import BadImage
-from rmt.tasks.classify.scoring import evaluate_checkpoint
+from rmt.tasks.classify.evaluate import evaluate_checkpoint
 
 
 def test_a_run_folder_means_its_best_weights():

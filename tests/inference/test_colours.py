@@ -5,10 +5,10 @@ import colorsys
 import numpy as np
 import pytest
 
-from rmt.inference.colours import bright, palette
+from rmt.inference.drawing.palette import line_colour, palette
 
 
-@pytest.mark.parametrize("colours", [[bright(n) for n in range(40)], palette(40).tolist()], ids=["bright", "palette"])
+@pytest.mark.parametrize("colours", [[line_colour(n) for n in range(40)], palette(40).tolist()], ids=["lines", "areas"])
 def test_neighbours_are_far_apart_in_hue(colours):
     hues = np.array([colorsys.rgb_to_hsv(*(value / 255 for value in colour))[0] for colour in colours])
     steps = np.abs(np.diff(hues))

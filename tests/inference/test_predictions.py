@@ -8,17 +8,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rmt.errors import RMTError
-from rmt.inference.predictions import PredictionFolder, distinct
+from rmt.inference.results import PredictionFolder, unique_names
 
 RED = Image.new("RGB", (2, 2), "red")
 
 
 @given(st.lists(st.sampled_from(["x", "X", "x-2", "x-2-2", "y"])))
 def test_names_are_distinct_and_begin_as_they_did(names):
-    found = distinct(names)
+    found = unique_names(names)
     assert len({name.casefold() for name in found}) == len(found) == len(names)
     assert all(name.startswith(before) for name, before in zip(found, names, strict=True))
-    assert distinct(found) == found
+    assert unique_names(found) == found
 
 
 def test_a_kind_is_named_where_there_are_several(tmp_path):

@@ -60,6 +60,8 @@ def run(
     _, task = task_of_checkpoint(checkpoint)
     if not data and annotations is None:
         raise RMTError("--data is missing: what to score, as in training")
+    if workers < 0:
+        raise RMTError(f"--workers must be at least 0, not {workers}")
     given: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size}
     given |= {"images": images, "annotations": annotations}
     given |= {"classes": classes, "inference": inference, "short_side": short_side, "flip": flip or None}

@@ -54,35 +54,36 @@ def run(
     from rmt.commands.options import not_an_option, options_for
     from rmt.data.images import BadImage
     from rmt.errors import RMTError
-    from rmt.inference.predictions import Answer, PredictionFolder
-    from rmt.tasks import task_of_checkpoint
+    from rmt.inference import predictor_class
+    from rmt.inference.results import ImageResult, PredictionFolder
+    from rmt.model import read_metadata
 
     if not images:
         raise RMTError("name at least one image: rmt predict CHECKPOINT IMAGE…")
-    _, task = task_of_checkpoint(checkpoint)
-    loading = options_for(task.load, {"image_size": image_size, "short_side": short_side}, checkpoint)
+    kind = predictor_class(read_metadata(checkpoint)["task"])
+    load_options = options_for(kind.load, {"image_size": image_size, "short_side": short_side}, checkpoint)
     given: dict[str, Any] = {"top_k": top_k, "threshold": threshold, "inference": inference}
     given |= {"flip": flip or None, "scales": scales, "batch_size": batch_size}
-    own = options_for(task.answer, given, checkpoint)
-    if output is not None and not task.draws:
+    result_options = options_for(kind.result, given, checkpoint)
+    if output is not None and not kind.draws:
         raise not_an_option(["output"], checkpoint)
-    folder = PredictionFolder(output, images) if task.draws else None
-    network = task.load(checkpoint, device=device, precision=precision, **loading)
-    answers: list[tuple[Path, Answer]] = []
+    folder = PredictionFolder(output, images) if kind.draws else None
+    predictor = kind.load(checkpoint, device=device, precision=precision, **load_options)
+    results: list[tuple[Path, ImageResult]] = []
     try:
         for number, path in enumerate(images):
             try:
-                answer = task.answer(network, path, **own)
+                result = predictor.result(path, **result_options)
             except BadImage as error:
                 print(f"rmt: {error}", file=sys.stderr)
                 continue
-            files = folder.write(number, answer.pictures) if folder else {}
-            answers.append((path, replace(answer, pictures={})))  # on the disk now; all at once would fill the memory
+            files = folder.write(number, result.pictures) if folder else {}
+            results.append((path, replace(result, pictures={})))  # the pictures of all images would fill the memory
             if json:
-                print(json_module.dumps({"image": str(path), **answer.values, **files}))
+                print(json_module.dumps({"image": str(path), **result.values, **files}))
             else:
-                print(f"{path}: {answer.text}" + (f"; see {', '.join(files.values())}" if files else ""))
-    finally:  # stopped half-way, it covers what was answered
-        if folder and answers and task.document:
-            folder.write_document(task.document(network, answers))
-    return 0 if len(answers) == len(images) else 1
+                print(f"{path}: {result.text}" + (f"; see {', '.join(files.values())}" if files else ""))
+    finally:  # also after an interruption: it covers the images so far
+        if folder and results and (document := predictor.document(results)):
+            folder.write_document(document)
+    return 0 if len(results) == len(images) else 1

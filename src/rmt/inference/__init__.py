@@ -1,1 +1,39 @@
-"""Trained networks applied to images."""
+"""Trained networks applied to images: `load` returns the predictor for a model file's task."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from rmt.errors import RMTError
+from rmt.inference.predictor import Predictor
+from rmt.model import read_metadata
+
+__all__ = ["PREDICTORS", "Predictor", "load", "predictor_class"]
+
+#: Task of a model file -> module and class of its predictor; imported when needed, since detection has an extra.
+PREDICTORS = {
+    "classify": ("rmt.inference.classify", "ClassifyPredictor"),
+    "detect": ("rmt.inference.detect", "DetectPredictor"),
+    "segment": ("rmt.inference.segment", "SegmentPredictor"),
+}
+
+
+def predictor_class(task: str) -> type[Predictor]:
+    """Returns the class of predictor for a task, as model files name it. Raises RMTError when there is none."""
+    if task not in PREDICTORS:
+        raise RMTError(f"no such task: {task!r}; there are {', '.join(PREDICTORS)}")
+    module, name = PREDICTORS[task]
+    return getattr(importlib.import_module(module), name)
+
+
+def load(path: str | Path, **options: Any) -> Predictor:
+    """Reads the trained network in a `.safetensors` file, or the best one of a run folder, ready for images.
+
+    Args:
+        path: the file or folder.
+        options: `device` ("auto", "cpu", "cuda", "mps"), `precision` ("auto", "fp32", "bf16", "fp16"), and those of the
+            task: `image_size` of a classifier or detector, `short_side` of a segmenter.
+    Raises:
+        RMTError: it is not a model file of this package, or the device is missing.
+    """
+    return predictor_class(read_metadata(path)["task"]).load(path, **options)

@@ -1,18 +1,18 @@
-"""`rmt.load(path)`: a trained classifier with its classes and its preprocessing, ready for images."""
+"""Predictor of image classification: images to ranked classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from PIL import Image
 from torch import nn
 
-from rmt.data.images import read_image
 from rmt.data.transforms import eval_transform
-from rmt.device import autocast, choose_device, choose_precision
 from rmt.errors import RMTError
+from rmt.inference.predictor import ImageLike, Predictor, checked_size
+from rmt.inference.results import ImageResult
 from rmt.model import load_model
 
 
@@ -22,73 +22,49 @@ class Prediction:
 
     label: str
     probability: float
-    index: int  # the class's number: the position among the logits
+    index: int  # of the class: its position among the logits
 
 
-class Predictor:
-    """A trained classifier.
+class ClassifyPredictor(Predictor):
+    """A trained classifier; `preprocessing` holds the arguments of `rmt.data.transforms.eval_transform`."""
 
-    Attributes:
-        model: the network in eval mode, images (B, 3, H, W) to logits (B, K).
-        classes: the K labels in the order of the logits.
-        preprocessing: size, mean, std, interpolation, crop_pct and pad_to, as `eval_transform` takes them.
-        metadata: everything the file says of itself, recipe and metrics included.
-    """
+    task = "classify"
 
-    def __init__(self, model: nn.Module, metadata: dict[str, Any], device: torch.device, precision: str) -> None:
-        self.model = model
-        self.metadata = metadata
-        self.classes: tuple[str, ...] = tuple(metadata["classes"])
-        self.preprocessing: dict[str, Any] = metadata["preprocessing"]
-        self.num_classes = int(model.num_classes)  # type: ignore[arg-type]
-        self.device = device
-        self.precision = precision
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "auto", precision: str = "auto", image_size: int = 0) -> Self:
+        """See `Predictor.load`. `image_size`: side of the images in pixels, instead of the file's own (0)."""
+        predictor = super().load(path, device=device, precision=precision)
+        if image_size:
+            predictor.preprocessing["size"] = [checked_size(image_size)] * 2
+        return predictor
 
-    @torch.inference_mode()
-    def predict(
-        self,
-        images: str | Path | Image.Image | Sequence[str | Path | Image.Image],
-        top_k: int = 5,
-        batch_size: int = 32,
+    @staticmethod
+    def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+        return load_model(path)
+
+    def predict(  # type: ignore[override]
+        self, images: ImageLike | Sequence[ImageLike], top_k: int = 5, batch_size: int = 32
     ) -> list[list[Prediction]]:
-        """The `top_k` likeliest classes of each image, likeliest first.
+        """Returns the `top_k` likeliest classes of each image, likeliest first; see `Predictor.predict`.
 
-        `images` is one image or several, each a path or a PIL image. Raises BadImage (an RMTError) for an image that
-        cannot be read, and RMTError for a `top_k` below 1.
+        Raises:
+            RMTError: `top_k` is below 1.
         """
         if top_k < 1:
             raise RMTError(f"top_k must be at least 1, not {top_k}")
-        several = [images] if isinstance(images, str | Path | Image.Image) else list(images)
+        return super().predict(images, batch_size=batch_size, top_k=top_k)
+
+    def predict_batch(self, images: list[Image.Image], *, top_k: int = 5) -> list[list[Prediction]]:  # type: ignore[override]
         transform = eval_transform(**self.preprocessing)
-        answers: list[list[Prediction]] = []
-        for start in range(0, len(several), batch_size):
-            loaded = [_opened(image) for image in several[start : start + batch_size]]
-            batch = torch.stack([transform(image) for image in loaded]).to(self.device)  # (B, 3, H, W)
-            with autocast(self.precision, self.device):
-                logits = self.model(batch)  # (B, K)
-            top = logits.float().softmax(1).topk(min(top_k, logits.shape[1]))
-            for shares, indices in zip(top.values.tolist(), top.indices.tolist(), strict=True):
-                answers.append([Prediction(self._label(i), p, i) for p, i in zip(shares, indices, strict=True)])
-        return answers
+        logits = self.runtime(torch.stack([transform(image) for image in images]))  # (B, K)
+        top = logits.float().softmax(1).topk(min(top_k, logits.shape[1]))
+        return [
+            [Prediction(self.classes[k], probability, k) for probability, k in zip(*ranking, strict=True)]
+            for ranking in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        ]
 
-    def _label(self, index: int) -> str:
-        return self.classes[index] if self.classes else str(index)
-
-
-def load(path: str | Path, *, device: str = "auto", precision: str = "auto", image_size: int = 0) -> Predictor:
-    """The classifier in a `.safetensors` file, or the best one of a run folder.
-
-    `image_size` replaces the file's own (0). Raises RMTError when the file is no classifier of ours.
-    """
-    where = choose_device(device)
-    arithmetic_used = choose_precision(precision, where)
-    model, metadata = load_model(path, where)
-    if image_size:
-        if image_size < 32:
-            raise RMTError(f"--image-size must be at least 32, not {image_size}")
-        metadata["preprocessing"]["size"] = [image_size, image_size]
-    return Predictor(model, metadata, where, arithmetic_used)
-
-
-def _opened(image: str | Path | Image.Image) -> Image.Image:
-    return image.convert("RGB") if isinstance(image, Image.Image) else read_image(Path(image))
+    def result(self, image: Path, *, top_k: int = 5) -> ImageResult:
+        """The `top_k` likeliest classes."""
+        (ranking,) = self.predict(image, top_k=top_k)
+        text = ", ".join(f"{p.label} {100 * p.probability:.1f} %" for p in ranking)
+        return ImageResult(text, {"predictions": [asdict(p) for p in ranking]})

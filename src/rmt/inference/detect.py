@@ -1,83 +1,138 @@
-"""`rmt.load(path)` of a detector: the network with its classes and its preprocessing, ready for pictures."""
+"""Predictor of detection and instance segmentation: images to boxes, classes, scores and masks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import torch
+import numpy as np
 from PIL import Image
+from torch import Tensor, nn
 
+from rmt.data.detection.rle import encode
 from rmt.data.detection.transforms import DetectionEvalTransform
 from rmt.data.images import read_image
-from rmt.device import autocast, choose_device, choose_precision
 from rmt.errors import RMTError
 from rmt.heads import load_model
-from rmt.heads.detection import MaskRCNN, RetinaNet
-from rmt.tasks.detect.metrics import Found
+from rmt.inference.drawing.boxes import MIN_SCORE, draw_boxes, labelled_boxes
+from rmt.inference.predictor import ImageLike, Predictor, checked_size
+from rmt.inference.results import ImageResult
+from rmt.inference.runtime import Runtime
 
 
-class DetectionPredictor:
-    """A trained detector.
+@dataclass(frozen=True)
+class Detections:
+    """The objects that a detector found in one image, in pixels of that image, highest score first."""
+
+    boxes: np.ndarray  # (n, 4) float32: left, top, right, bottom
+    labels: np.ndarray  # (n,) int64
+    scores: np.ndarray  # (n,) float32
+    masks: list[dict[str, Any]] | None  # n compressed RLEs
+
+    @classmethod
+    def from_output(cls, output: Mapping[str, Tensor]) -> "Detections":
+        """From one entry of a detector's output; its masks, if any, are boolean (n, 1, H, W)."""
+        boxes, scores = (output[key].float().cpu().numpy() for key in ("boxes", "scores"))
+        masks = output.get("masks")
+        runs = None if masks is None else encode(masks[:, 0].cpu().numpy())
+        return cls(boxes, output["labels"].cpu().numpy(), scores, runs)
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int | None]) -> list[dict[str, Any]]:
+        """In COCO's results format; objects whose class has no category id are left out."""
+        results = []
+        for number, (box, label, score) in enumerate(
+            zip(self.boxes.tolist(), self.labels.tolist(), self.scores.tolist(), strict=True)
+        ):
+            if (category := category_ids[label]) is None:
+                continue
+            left, top, right, bottom = box
+            entry: dict[str, Any] = {"image_id": image_id, "category_id": category, "score": score}
+            entry["bbox"] = [left, top, right - left, bottom - top]
+            if self.masks is not None:
+                entry["segmentation"] = self.masks[number]
+            results.append(entry)
+        return results
+
+
+class DetectPredictor(Predictor):
+    """A trained detector; `preprocessing["size"]` holds the shorter and the longest side of its images in pixels.
 
     Attributes:
-        model: the detector in eval mode; see `rmt.detector`.
-        classes: the K labels in the order of the network's.
-        category_ids: per class the COCO category id of the data it was trained on.
-        preprocessing: `size`, the short and the longest side in pixels.
-        metadata: everything the file says of itself, recipe and metrics included.
+        category_ids: for each class the COCO category id of the data it was trained on.
     """
 
-    def __init__(
-        self, model: RetinaNet | MaskRCNN, metadata: dict[str, Any], device: torch.device, precision: str
-    ) -> None:
-        self.model = model
-        self.metadata = metadata
-        self.classes: tuple[str, ...] = tuple(metadata["classes"]) or tuple(map(str, range(model.num_classes)))
-        self.preprocessing: dict[str, Any] = {"size": [800, 1333], **metadata["preprocessing"]}
-        known = self.preprocessing.get("category_ids") or []
-        self.category_ids: list[int | None] = list(known) or list(range(1, model.num_classes + 1))
-        self.device = device
-        self.precision = precision
+    task = "detect"
+    draws = True
+
+    def __init__(self, runtime: Runtime, metadata: dict[str, Any]) -> None:
+        super().__init__(runtime, metadata)
+        self.preprocessing = {"size": [800, 1333], **metadata["preprocessing"]}
+        known = self.preprocessing.get("category_ids") or range(1, runtime.num_classes + 1)
+        self.category_ids: list[int | None] = list(known)
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "auto", precision: str = "auto", image_size: int = 0) -> Self:
+        """See `Predictor.load`. `image_size`: shorter side of the images in pixels, instead of the file's own (0);
+        the longest side changes in proportion."""
+        predictor = super().load(path, device=device, precision=precision)
+        if image_size:
+            short, long = predictor.preprocessing["size"]
+            predictor.preprocessing["size"] = [checked_size(image_size), round(image_size * long / short)]
+        return predictor
+
+    @staticmethod
+    def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+        return load_model(path)
 
     @property
     def masks(self) -> bool:
-        """Whether it finds masks, too."""
+        """Whether the network predicts masks."""
         return getattr(self.model.options, "masks", False)
 
-    @torch.inference_mode()
-    def predict(self, images: str | Path | Image.Image | Sequence[str | Path | Image.Image]) -> list[Found]:
-        """The objects in each image, best first, in the pixels of the image.
+    def predict(self, images: ImageLike | Sequence[ImageLike]) -> list[Detections]:  # type: ignore[override]
+        """Returns the objects in each image; see `Predictor.predict`."""
+        return super().predict(images, batch_size=1)  # padding for a neighbour in the batch would change the result
 
-        `images` is one image or several, each a path or a PIL image. Raises BadImage (an RMTError) for an image that
-        cannot be read.
-        """
-        several = [images] if isinstance(images, str | Path | Image.Image) else list(images)
+    def predict_batch(self, images: list[Image.Image]) -> list[Detections]:  # type: ignore[override]
         view = DetectionEvalTransform(*self.preprocessing["size"])
-        answers = []
-        for image in several:  # one at a time: padding for a neighbour would change the answer
-            picture = image.convert("RGB") if isinstance(image, Image.Image) else read_image(Path(image))
-            tensor, _ = view(picture)
-            with autocast(self.precision, self.device):
-                (answer,) = self.model([tensor.to(self.device)], sizes=[(picture.height, picture.width)])
-            answers.append(Found.of(answer))
-        return answers
+        sizes = [(image.height, image.width) for image in images]
+        return list(map(Detections.from_output, self.runtime([view(image)[0] for image in images], sizes=sizes)))
 
+    def result(self, image: Path, *, threshold: float = MIN_SCORE) -> ImageResult:
+        """All objects as values; in text and picture those with a score of at least `threshold`."""
+        if not 0 <= threshold <= 1:
+            raise RMTError(f"--threshold must lie in [0, 1], not {threshold:g}")
+        photo = read_image(image)
+        (found,) = self.predict(photo)
+        shown = [
+            f"{self.classes[label]} {score:.2f}"
+            for label, score in zip(found.labels, found.scores, strict=True)
+            if score >= threshold
+        ]
+        text = ", ".join(shown) or f"nothing at a score of {threshold:g} or more"
+        objects = [
+            {key: value for key, value in entry.items() if key != "image_id"}
+            for entry in found.to_coco(0, self.category_ids)
+        ]
+        values = {"width": photo.width, "height": photo.height, "objects": objects}
+        boxes = labelled_boxes(
+            found.boxes, found.labels, found.masks, self.classes, scores=found.scores, threshold=threshold
+        )
+        return ImageResult(text, values, {"picture": draw_boxes(photo, boxes)})
 
-def load(path: str | Path, *, device: str = "auto", precision: str = "auto", image_size: int = 0) -> DetectionPredictor:
-    """The detector in a `.safetensors` file, or the best one of a run folder.
-
-    `image_size` replaces the file's short side (0), the longest side in proportion. Raises RMTError when the file is no
-    detector of ours.
-    """
-    where = choose_device(device)
-    arithmetic_used = choose_precision(precision, where)
-    model, metadata = load_model(path, where)
-    if not isinstance(model, RetinaNet | MaskRCNN):
-        raise RMTError(f"{path} is no detector")
-    predictor = DetectionPredictor(model, metadata, where, arithmetic_used)
-    if image_size:
-        if image_size < 32:
-            raise RMTError(f"--image-size must be at least 32, not {image_size}")
-        short, long = predictor.preprocessing["size"]
-        predictor.preprocessing["size"] = [image_size, round(image_size * long / short)]
-    return predictor
+    def document(self, results: Sequence[tuple[Path, ImageResult]]) -> dict[str, Any]:
+        """All objects of all images in COCO's annotation format, with images and categories."""
+        pairs = zip(self.category_ids, self.classes, strict=True)
+        content: dict[str, Any] = {
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": number, "name": name} for number, name in pairs if number is not None],
+        }
+        for number, (image, result) in enumerate(results, start=1):
+            size = {key: result.values[key] for key in ("width", "height")}
+            content["images"].append({"id": number, "file_name": str(image), **size})
+            for entry in result.values["objects"]:
+                _, _, width, height = entry["bbox"]
+                ids = {"id": len(content["annotations"]) + 1, "image_id": number}
+                content["annotations"].append({**ids, **entry, "iscrowd": 0, "area": width * height})
+        return content

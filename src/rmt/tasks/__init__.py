@@ -2,10 +2,10 @@
 
 import importlib
 from pathlib import Path
-from typing import Any
 
 from rmt.errors import RMTError
-from rmt.inference.classify import Prediction, Predictor
+from rmt.inference import Predictor, load
+from rmt.inference.classify import Prediction
 from rmt.model import read_metadata
 from rmt.recipes.recipe import Recipe
 from rmt.training import run as trainer
@@ -67,12 +67,3 @@ def resume(run: Path | str, recipe: Recipe | None = None, *, accept_changes: boo
     """
     folder = RunFolder.open(Path(run))
     return trainer.resume(folder, task_named(folder.task), recipe, accept_changes=accept_changes)
-
-
-def load(path: str | Path, **options: Any) -> Any:
-    """Returns the trained network in a `.safetensors` file, or the best one of a run folder, ready for images.
-
-    What is returned depends on the file's task: a `Predictor` for a classifier. `options` are those of that task's
-    `load`, `device` and `precision` among them. Raises RMTError when the file is not a model file of this package.
-    """
-    return task_of_checkpoint(path)[1].load(path, **options)

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -18,6 +18,7 @@ from rmt.errors import RMTError
 from rmt.recipes.recipe import Recipe
 from rmt.training.distributed import processes
 from rmt.training.distributed.fsdp import FSDPStrategy, apply_fsdp, full_model, unshard
+from rmt.training.evaluator import Evaluator
 from rmt.training.metric_columns import Measure
 from rmt.training.nonfinite import MOST_IN_A_ROW, NonFiniteLoss, keep_statistics, no_loss
 from rmt.training.progress import Progress
@@ -82,18 +83,15 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         self._useful = False  # whether a batch of the update under way gave gradients
         self._train_loader: BatchLoader | None = None
         self._val_loader: BatchLoader | None = None
+        self.evaluators = nn.ModuleDict({kind: self.build_evaluator() for kind in self.networks()})
 
     @abstractmethod
     def batch_loss(self, batch: dict[str, Any]) -> Tensor:
         """The loss to train on, of one batch of the training loader."""
 
     @abstractmethod
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Scores every one of `networks()` on a batch of the validation loader, which may be empty."""
-
-    @abstractmethod
-    def take_scores(self) -> dict[str, dict[str, float]]:
-        """The evaluation's results per set of weights ("raw", "ema"); clears the counters for the next one."""
+    def build_evaluator(self) -> Evaluator:
+        """Returns the metrics of one network on the validation images."""
 
     @abstractmethod
     def build_optimizer(self) -> torch.optim.Optimizer:
@@ -148,6 +146,19 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
     def on_validation_end(self) -> None:
         for network in self.networks().values():
             unshard(network, False)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.progress.bad_images.update(batch["bad"])
+        for kind, network in self.networks().items():
+            cast(Evaluator, self.evaluators[kind]).update(network, batch)
+
+    def take_scores(self) -> dict[str, dict[str, float]]:
+        """Returns the metrics of each set of weights ("raw", "ema"), and clears the evaluators for the next epoch."""
+        evaluators = {kind: cast(Evaluator, evaluator) for kind, evaluator in self.evaluators.items()}
+        scores = {kind: evaluator.compute() for kind, evaluator in evaluators.items()}
+        for evaluator in evaluators.values():
+            evaluator.reset()
+        return scores
 
     def make_whole(self) -> None:
         """After training: networks divided among processes are put together, in the main one; all must call it."""

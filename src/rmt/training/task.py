@@ -4,15 +4,13 @@ The trainer knows no task by name: `train` and `resume` of `rmt.training.run` ar
 is `rmt.tasks.TASKS`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from rich.console import Console
 
-from rmt.inference.predictions import Answer
 from rmt.recipes.recipe import Recipe
 from rmt.training.logging.history import History
 from rmt.training.module import TrainingModule
@@ -46,26 +44,16 @@ class Task(Generic[RecipeT, ModuleT]):
             from if `fresh` (not resumed). The module's recipe is the one that runs: nothing in it is open any more.
         finish: evaluates last, averaged and best weights; writes them with their scores, `metrics.json` and the report.
         summary: the closing lines of a run, from its `metrics.json`.
-        load: (path, *, device, precision); the trained network in a file, with what it takes to use it. More keywords
-            are the task's own.
         evaluate: (checkpoint, data, *, device, precision, workers); scores a checkpoint, JSON values. More keywords are
             the task's own, each an option of `rmt evaluate`.
         describe: what `evaluate` returned, as lines of text. Keywords, again, are options of `rmt evaluate`.
         bulky: keys of `evaluate`'s result that are too large for the terminal.
-        answer: (network, image); one image's answer by what `load` returned. More keywords are the task's own, each an
-            option of `rmt predict`. Raises BadImage for an unreadable image.
-        draws: whether its answers come with pictures.
-        document: (network, [(image, answer), …]); what a file of all answers together holds, where there is to be one.
     """
 
     resolve: Callable[[RecipeT], RecipeT]
     build: Callable[..., ModuleT]
     finish: Callable[[ModuleT, FinishedRun], dict[str, Any]]
     summary: Callable[[dict[str, Any], RunFolder], list[str]]
-    load: Callable[..., Any]
     evaluate: Callable[..., dict[str, Any]]
     describe: Callable[..., list[str]]
     bulky: tuple[str, ...] = ()
-    answer: Callable[..., Answer]
-    draws: bool = False
-    document: Callable[[Any, Sequence[tuple[Path, Answer]]], dict[str, Any]] | None = None

@@ -8,10 +8,10 @@ from PIL import Image
 import rmt
 from rmt.ops import decay_rates
 from rmt.tasks.classify.data import ClassifyData
-from rmt.tasks.classify.evaluate import Answers
-from rmt.tasks.classify.finish import summary
+from rmt.tasks.classify.evaluate import Predictions
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.classify.report import draw_report, heads_by_stage
+from rmt.tasks.classify.task import summary
 from rmt.training.logging.history import History
 from rmt.training.run_folder import RunFolder
 
@@ -43,9 +43,9 @@ def draw(folder: Path, model: str, classes: int = 3) -> Image.Image:
     history.add("epoch", 1, lr=1e-3, train_loss=1.0, val_loss=1.0, val_top1=80.0, images_per_s=3.0)
     history.close()
     label = np.arange(12) // 4
-    answers = Answers(np.arange(12), label, np.roll(label, 2), np.full(12, 0.7, np.float32))
+    predictions = Predictions(np.arange(12), label, np.roll(label, 2), np.full(12, 0.7, np.float32))
     network = rmt.create_model(model, num_classes=3, device="meta")
-    draw_report(RunFolder(folder), data, history, METRICS, np.ones((classes, classes), np.int64), answers, network)
+    draw_report(RunFolder(folder), data, history, METRICS, np.ones((classes, classes), np.int64), predictions, network)
     with Image.open(folder / "report.png") as picture:
         picture.load()
         return picture

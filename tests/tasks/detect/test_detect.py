@@ -1,5 +1,6 @@
 """Detection through the trainer and the commands: a run's folder, exact resume, evaluation, prediction, mistakes."""
 
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +17,15 @@ import rmt
 from rmt.data.detection.coco import find_split, open_coco
 from rmt.data.detection.rle import decode
 from rmt.errors import RMTError
-from rmt.inference.boxes import Drawn, draw
-from rmt.inference.colours import bright
+from rmt.inference.detect import DetectPredictor
+from rmt.inference.drawing.boxes import LabelledBox, draw_boxes
+from rmt.inference.drawing.palette import line_colour
 from rmt.model import read_metadata
 from rmt.recipes import from_dict
 from rmt.tasks import resume
 from rmt.tasks.detect.build import build, build_detector, resolve
+from rmt.tasks.detect.evaluate import describe, evaluate_checkpoint
 from rmt.tasks.detect.module import DetectModule
-from rmt.tasks.detect.scoring import describe, evaluate_checkpoint
-from rmt.tasks.detect.task import TASK
 from rmt.training.run import _introduction
 from rmt.training.run_folder import RunFolder
 
@@ -124,16 +125,16 @@ def test_results_are_in_the_picture_s_own_pixels(tmp_path):
 def test_predictions_are_coco_json(tmp_path):
     network = rmt.load(finished_run(), device="cpu")
     files = sorted((data() / "val2017").iterdir())[:2]
-    answers = [(file, TASK.answer(network, file, threshold=0.0)) for file in files]
-    assert all(answer.values["objects"] and max(answer.pictures["picture"].size) == 900 for _, answer in answers)
-    content = TASK.document(network, answers)
+    results = [(file, network.result(file, threshold=0.0)) for file in files]
+    assert all(result.values["objects"] and max(result.pictures["picture"].size) == 900 for _, result in results)
+    content = network.document(results)
     assert [image["file_name"] for image in content["images"]] == [str(file) for file in files]
     assert [category["id"] for category in content["categories"]] == [0, 7, 90]
     assert len({annotation["id"] for annotation in content["annotations"]}) == len(content["annotations"])
     again = open_coco(Path("/"), write_json(tmp_path / "again.json", _relative(content)), with_masks=True)
     assert len(again) == 2  # our own reader takes it
     with pytest.raises(RMTError, match="--threshold must lie in"):
-        TASK.answer(network, files[0], threshold=2.0)
+        network.result(files[0], threshold=2.0)
 
 
 def test_predictions_are_not_added_to_earlier_ones(tmp_path, capsys):
@@ -149,18 +150,19 @@ def test_predictions_are_not_added_to_earlier_ones(tmp_path, capsys):
     assert (tmp_path / "predictions.json").read_text() == "[]"
 
 
-def test_what_was_answered_before_a_failure_is_in_the_json(tmp_path, monkeypatch):
+def test_predictions_before_an_interruption_are_in_the_json(tmp_path, monkeypatch):
     from rmt.commands import predict
 
     pictures = sorted((data() / "val2017").iterdir())[:3]
-    original = TASK.answer
+    original = DetectPredictor.result
 
+    @functools.wraps(original)
     def stopped(network, image, **options):
         if image == pictures[2]:
             raise KeyboardInterrupt
         return original(network, image, **options)
 
-    monkeypatch.setattr("rmt.tasks.task_named", lambda _: replace(TASK, answer=stopped))
+    monkeypatch.setattr(DetectPredictor, "result", stopped)
     with pytest.raises(KeyboardInterrupt):
         predict.run(finished_run(), tuple(pictures), output=tmp_path / "out", device="cpu")
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
@@ -180,15 +182,17 @@ def test_a_picture_shows_box_mask_and_name():
     (runs,) = encode(mask[None].astype(bool))
     assert np.array_equal(decode(runs, 90, 120), mask)
     plain = Image.new("RGB", (120, 90), (128, 128, 128))
-    shown = np.asarray(draw(plain, [Drawn((30, 20, 80, 60), 2, "cat 0.93", runs)], smallest=480)).astype(int)
+    shown = np.asarray(
+        draw_boxes(plain, [LabelledBox((30, 20, 80, 60), 2, "cat 0.93", runs)], min_long_side=480)
+    ).astype(int)
     assert shown.shape == (360, 480, 3)
-    paint = np.array(bright(2))
+    paint = np.array(line_colour(2))
     assert np.abs(shown[120:125, 200] - paint).min() > 0  # the veil lets the picture through …
     veiled = 0.58 * 128 + 0.42 * paint
     assert np.abs(shown[160, 220] - veiled).max() <= 2
     assert np.abs(shown[200, 121] - paint).max() <= 2  # … the line at its border does not
     assert (shown[350, 20] == 128).all() and (shown[20, 400] == 128).all()
-    assert np.array_equal(np.asarray(draw(plain, [], smallest=120)), np.asarray(plain))
+    assert np.array_equal(np.asarray(draw_boxes(plain, [], min_long_side=120)), np.asarray(plain))
 
 
 def test_the_optimiser_decays_as_method_6_says():

@@ -12,7 +12,9 @@ from helpers.coco_sets import make_coco
 from rmt.data.detection.coco import find_split, open_coco
 from rmt.data.detection.rle import encode
 from rmt.errors import RMTError
-from rmt.tasks.detect.metrics import FIGURES, KINDS, Found, Gathering, score, table
+from rmt.inference.detect import Detections
+from rmt.tasks.detect.evaluate import DetectEvaluator
+from rmt.tasks.detect.metrics import KINDS, METRICS, coco_metrics, table
 
 REFERENCE = pytest.importorskip("pycocotools.cocoeval")
 
@@ -25,7 +27,7 @@ def images(tmp_path):
 def guesses(images, seed=0):
     """What a middling detector might find: some objects shifted, some missed, some wrong, some invented."""
     draw = np.random.default_rng(seed)
-    gathering = Gathering(images)
+    evaluator = DetectEvaluator(images)
     for place in range(len(images)):
         objects = images.objects(place)
         height, width = images.sizes[place].tolist()
@@ -41,9 +43,9 @@ def guesses(images, seed=0):
             mask &= draw.random(mask.shape) < 0.97
         scores = draw.random(len(boxes)).astype(np.float32)
         order = np.argsort(-scores)
-        found = Found(boxes[order].astype(np.float32), labels[order], scores[order], encode(masks[order]))
-        gathering.found[place] = found
-    return gathering
+        found = Detections(boxes[order].astype(np.float32), labels[order], scores[order], encode(masks[order]))
+        evaluator.detections[place] = found
+    return evaluator
 
 
 def reference(truth, results, kind):
@@ -67,11 +69,11 @@ def reference(truth, results, kind):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_figures_are_pycocotools_s(images, seed):
-    gathering = guesses(images, seed)
-    scores = gathering.score()
+    evaluator = guesses(images, seed)
+    scores = evaluator.coco_metrics()
     for kind, ours in KINDS.items():
-        figures, precision, _ = reference(images.ground_truth(), gathering.results(), kind)
-        mine = [scores.figures[ours][name] for name in FIGURES]
+        figures, precision, _ = reference(images.ground_truth(), evaluator.coco_results(), kind)
+        mine = [scores.figures[ours][name] for name in METRICS]
         assert np.abs(np.array(mine) - figures).max() < 1e-6
         assert 0.05 < mine[0] < 0.95
         for place, name in enumerate(images.classes):
@@ -84,25 +86,25 @@ def test_the_figures_are_pycocotools_s(images, seed):
 
 def test_crowd_regions_forgive_detections(images):
     """One more detection inside a crowd region costs nothing; the same on the ground does."""
-    gathering = guesses(images)
-    plain = gathering.score().figures["box"]["ap"]
+    evaluator = guesses(images)
+    plain = evaluator.coco_metrics().figures["box"]["ap"]
     truth = images.ground_truth()
     crowded = next(a for a in truth["annotations"] if a["iscrowd"])
     extra = dict(image_id=crowded["image_id"], category_id=7, score=2.0)
 
     def with_one_more(box):
         entry = {**extra, "bbox": box}
-        return score(truth, [*gathering.results(), entry], ["bbox"]).figures["box"]["ap"]
+        return coco_metrics(truth, [*evaluator.coco_results(), entry], ["bbox"]).figures["box"]["ap"]
 
     assert with_one_more(crowded["bbox"]) == pytest.approx(plain, abs=1e-9)
     assert with_one_more([60, 40, 9, 8]) < plain - 1e-3
 
 
 def test_the_table_reads_as_coco_s(images):
-    gathering = guesses(images)
-    scores = gathering.score()
+    evaluator = guesses(images)
+    scores = evaluator.coco_metrics()
     lines = table(scores.figures, scores.per_class)
-    blocks = {ours: reference(images.ground_truth(), gathering.results(), kind)[2] for kind, ours in KINDS.items()}
+    blocks = {ours: reference(images.ground_truth(), evaluator.coco_results(), kind)[2] for kind, ours in KINDS.items()}
     assert lines[0] == "box:" and lines[1:13] == blocks["box"]
     assert lines[13] == "mask:" and lines[14:26] == blocks["mask"]
     assert lines[26].split() == ["AP", "per", "class", "box", "mask"]
@@ -119,18 +121,18 @@ def test_masks_are_small_or_large_by_their_own_area():
     own = dict(id=1, image_id=1, category_id=1, bbox=[10, 10, 20, 20], area=400, iscrowd=0, segmentation=right)
     results = [dict(image_id=1, category_id=1, bbox=[30, 40, 60, 50], score=0.9, segmentation=thin)]
     results += [dict(image_id=1, category_id=1, bbox=[10, 10, 20, 20], score=0.8, segmentation=right)]
-    figures = score({**truth, "annotations": [own]}, results, ["bbox", "segm"]).figures
+    figures = coco_metrics({**truth, "annotations": [own]}, results, ["bbox", "segm"]).figures
     assert figures["mask"]["ap_small"] == pytest.approx(0.5)
     assert figures["box"]["ap_small"] == pytest.approx(1.0)  # its box is none of the small ones
 
 
 def test_nothing_found_is_a_score_of_zero(images):
-    gathering = Gathering(images)
-    with pytest.raises(RMTError, match="none of the 9 images to judge on could be read"):
-        gathering.score()
-    empty = Found(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32), [])
-    gathering.found = dict.fromkeys(range(9), empty)
-    flat = gathering.score().flat()
+    evaluator = DetectEvaluator(images)
+    with pytest.raises(RMTError, match="none of the 9 images to evaluate on could be read"):
+        evaluator.coco_metrics()
+    empty = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32), [])
+    evaluator.detections = dict.fromkeys(range(9), empty)
+    flat = evaluator.coco_metrics().percent()
     assert flat["box_ap"] == flat["mask_ap50"] == 0
 
 
@@ -138,28 +140,28 @@ def test_processes_together_answer_as_one_with_each_image_once(images, monkeypat
     """Two processes with every other image each, one of them with an image of the other's, as padding would give."""
     whole = guesses(images)
     parts = [
-        {place: whole.found[place] for place in range(len(images)) if place % 2 == rank or place == 0}
+        {place: whole.detections[place] for place in range(len(images)) if place % 2 == rank or place == 0}
         for rank in range(2)
     ]
 
     monkeypatch.setattr("rmt.training.distributed.processes.all_gather", lambda mine: parts)
-    split = Gathering(images, dict(parts[1]))
-    split.from_all_processes()
-    assert split.results() == whole.results()
-    assert split.score() == whole.score()
+    split = DetectEvaluator(images)
+    split.detections = dict(parts[1])
+    assert split.coco_metrics() == whole.coco_metrics()
+    assert split.coco_results() == whole.coco_results()
 
 
 def test_a_model_in_another_order_of_classes_scores_alike(images):
     plain = guesses(images)
-    other = Gathering(images.with_classes(("bar", "more", "disc", "never")))
+    other = DetectEvaluator(images.with_classes(("bar", "more", "disc", "never")))
     place = np.array([2, 0, 3])
-    for number, found in plain.found.items():
-        other.found[number] = Found(found.boxes, place[found.labels], found.scores, found.masks)
-    assert other.score() == plain.score()
+    for number, found in plain.detections.items():
+        other.detections[number] = Detections(found.boxes, place[found.labels], found.scores, found.masks)
+    assert other.coco_metrics() == plain.coco_metrics()
 
 
 def test_without_the_package_the_remedy_is_named(images, monkeypatch):
-    gathering = guesses(images)
+    evaluator = guesses(images)
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     with pytest.raises(RMTError, match=re.escape("faster-coco-eval: pip install '.[detect]' in a checkout")):
-        gathering.score()
+        evaluator.coco_metrics()

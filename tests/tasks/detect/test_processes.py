@@ -7,7 +7,7 @@ import pytest
 from helpers.detect_runs import data, tiny_recipe
 from helpers.together import recipe_file, rmt_command, run_together
 
-from rmt.tasks.detect.scoring import evaluate_checkpoint
+from rmt.tasks.detect.evaluate import evaluate_checkpoint
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ from rmt.recipes import SegmentRecipe
 from rmt.tasks import resume
 from rmt.tasks.segment.build import build, resolve
 from rmt.tasks.segment.data import SegmentData
+from rmt.tasks.segment.evaluate import evaluate_checkpoint
 from rmt.tasks.segment.module import SegmentModule
-from rmt.tasks.segment.scoring import evaluate_checkpoint
 from rmt.training.optimizers import build_adamw
 
 _KEPT = tempfile.TemporaryDirectory(prefix="rmt-segment-")

@@ -6,14 +6,12 @@ only until the next row has been added. So apart from the image and the class ma
 number of classes only.
 """
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from rmt.errors import RMTError
@@ -53,27 +51,25 @@ class InferenceOptions:
 
 @torch.inference_mode()
 def segment(
-    network: nn.Module,
+    network: Callable[[Tensor], Tensor],
     image: Tensor,
     size: tuple[int, int],
     *,
     mean: Sequence[float],
     std: Sequence[float],
     inference: InferenceOptions | None = None,
-    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> Tensor:
     """Return the class of each pixel, uint8 (*size) on the CPU.
 
     Args:
-        network: a segmenter in eval mode: (B, 3, h, w) to logits (B, K, h, w), K = `num_classes` ≤ 255.
-        image: uint8 (3, h, w), on any device; it is moved to that of the network, window by window if `sliding`.
+        network: a segmenter in eval mode or a `Runtime`: (B, 3, h, w) to logits (B, K, h, w), K = `num_classes` ≤ 255.
+        image: uint8 (3, h, w), on the device of the network.
         size: (height, width) of the result; logits are resized to it before classes are chosen.
         mean, std: of the network's input, after division by 255.
         inference: whole or sliding, flip, scales; whole by default.
-        autocast: returns the context of the forward pass.
     """
-    options, device = inference or InferenceOptions(), next(network.parameters()).device
-    forward = _ForwardPass(network, mean, std, options, autocast, device)
+    options = inference or InferenceOptions()
+    forward = _ForwardPass(network, mean, std, options)
     height, width = image.shape[1:]
     if not options.sliding or max(height, width) <= options.window:
         return _classes(_resize_in_bands(forward(image[None])[0], size))
@@ -84,7 +80,7 @@ def segment(
             labels[top : top + block.shape[1], left : left + block.shape[2]] = _classes([block])
         return labels
     # Resizing needs all logits at once. This image has been resized for the network, so it is small.
-    logits = torch.empty((forward.num_classes, height, width), device=device)
+    logits = torch.empty((forward.num_classes, height, width), device=image.device)
     for top, left, block in blocks:
         logits[:, top : top + block.shape[1], left : left + block.shape[2]] = block
     return _classes(_resize_in_bands(logits, size))
@@ -100,20 +96,18 @@ class _ForwardPass:
     """Crops of equal size, uint8 (B, 3, h, w), to logits float32 (B, K, h, w), or to the mean of the probabilities if
     several predictions are averaged."""
 
-    network: nn.Module
+    network: Callable[[Tensor], Tensor]
     mean: Sequence[float]
     std: Sequence[float]
     options: InferenceOptions
-    autocast: Callable[[], contextlib.AbstractContextManager[Any]]
-    device: torch.device
 
     @property
     def num_classes(self) -> int:
-        return int(self.network.num_classes)  # type: ignore[arg-type]
+        return int(self.network.num_classes)  # type: ignore[attr-defined]
 
     def __call__(self, crops: Tensor) -> Tensor:
-        pixels = crops.to(self.device).float() / 255
-        mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (self.mean, self.std))
+        pixels = crops.float() / 255
+        mean, std = (torch.tensor(v, device=crops.device).view(3, 1, 1) for v in (self.mean, self.std))
         x = (pixels - mean) / std
         passes = list(itertools.product(self.options.scales, (False, True) if self.options.flip else (False,)))
         if len(passes) == 1:
@@ -129,9 +123,7 @@ class _ForwardPass:
         scaled = x if scale == 1 else resize(x, (height, width))
         scaled = scaled.flip(3) if flip else scaled
         padded = F.pad(scaled, (0, max(0, _MIN_SIZE - width), 0, max(0, _MIN_SIZE - height)))
-        with self.autocast():
-            logits = self.network(padded)
-        logits = logits[:, :, :height, :width].float()
+        logits = self.network(padded)[:, :, :height, :width].float()
         logits = logits.flip(3) if flip else logits
         return logits if scale == 1 else resize(logits, x.shape[2:])
 
@@ -168,9 +160,9 @@ def _blended_blocks(
     for left in range(0, width, strip):
         right = min(left + strip, width)
         columns = [x for x in lefts if x < right and x + window_w > left]
-        buffer = torch.zeros((classes, window_h, right - left), device=forward.device)  # rows from `top` on
-        scale_h, scale_w = total_h.to(forward.device), total_w[left:right].to(forward.device)
-        weight = (weight_h[:, None] * weight_w).to(forward.device)
+        buffer = torch.zeros((classes, window_h, right - left), device=image.device)  # rows from `top` on
+        scale_h, scale_w = total_h.to(image.device), total_w[left:right].to(image.device)
+        weight = (weight_h[:, None] * weight_w).to(image.device)
         for top, next_top in zip(tops, [*tops[1:], height], strict=True):
             for start in range(0, len(columns), options.batch):
                 batch = columns[start : start + options.batch]

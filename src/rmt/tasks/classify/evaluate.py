@@ -1,21 +1,29 @@
-"""Scoring networks on a set of images, each image counted once."""
+"""Evaluation of classifiers: loss, top-1 and top-5 accuracy, confusion matrix."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
 
-from rmt.device import autocast
+from rmt.data.image_loader import ImageLoader
+from rmt.data.sets import with_classes
+from rmt.data.splits import open_evaluation_split
+from rmt.data.transforms import eval_transform
 from rmt.errors import RMTError
-from rmt.tasks.classify.metrics import Scores
+from rmt.inference.classify import ClassifyPredictor
+from rmt.tasks.classify.metrics import ClassificationMetrics, top5
+from rmt.training.evaluated import judged, own_hold_out, unreadable_lines
+from rmt.training.evaluator import Evaluator, evaluate
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What one network said to each image; all arrays (N,)."""
+class Predictions:
+    """What one network predicted for N images; all arrays (N,)."""
 
     index: np.ndarray  # int64, number of the image in its set
     label: np.ndarray  # int64, the true class
@@ -23,56 +31,87 @@ class Answers:
     probability: np.ndarray  # float32, of the predicted class
 
 
-@dataclass
-class Evaluation:
-    """The result of one pass: counts per network, unreadable images (name -> reason), one network's answers."""
+class ClassifyEvaluator(Evaluator):
+    """Loss and accuracy; with `details` also the confusion matrix and the prediction for each image."""
 
-    scores: dict[str, Scores]
-    unread: dict[str, str] = field(default_factory=dict)
-    _answers: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
+    def __init__(self, num_classes: int, num_images: int, *, details: bool = False) -> None:
+        super().__init__(num_images)
+        self.metrics = ClassificationMetrics()
+        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False) if details else None
+        self._predictions: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
-    def results(self) -> dict[str, dict[str, float]]:
-        """Per network: mean loss, top1 and top5 in percent, number of images."""
-        return {name: scores.compute() for name, scores in self.scores.items()}
+    def update_metrics(self, network: Callable[..., Any], batch: dict[str, Any]) -> None:
+        labels, logits = batch["label"], network(batch["image"])
+        self.metrics.update(logits, labels)
+        if self.confusion is not None:
+            predicted = top5(logits)[:, 0]
+            self.confusion.update(predicted, labels)
+            probability = logits.float().softmax(1).amax(1)
+            self._predictions.append((batch["index"], labels, predicted, probability))
 
-    def confusion(self, name: str) -> np.ndarray:
-        """(K, K) counts, a row per true class."""
-        return self.scores[name].confusion.cpu().numpy()
+    def compute(self) -> dict[str, float]:
+        """loss, top1 and top5 (percent), images."""
+        self.require_images()
+        return self.metrics.compute()
 
-    @property
-    def answers(self) -> Answers:
-        return Answers(*(torch.cat(parts).cpu().numpy() for parts in zip(*self._answers, strict=True)))
+    def confusion_matrix(self) -> np.ndarray:
+        """int64 (K, K) counts, a row per true class; of an evaluator with `details`."""
+        assert self.confusion is not None
+        return self.confusion.compute().cpu().numpy()
+
+    def predictions(self) -> Predictions:
+        return Predictions(*(torch.cat(parts).cpu().numpy() for parts in zip(*self._predictions, strict=True)))
+
+    def reset(self) -> None:
+        super().reset()
+        self.metrics.reset()
+        if self.confusion is not None:
+            self.confusion.reset()
+        self._predictions.clear()
 
 
-@torch.inference_mode()
-def evaluate(
-    networks: Mapping[str, nn.Module],
-    batches: Iterable[Mapping[str, Any]],
-    num_classes: int,
+def evaluate_checkpoint(
+    checkpoint: str | Path,
+    data: str,
     *,
-    device: torch.device,
-    precision: str,
-) -> Evaluation:
-    """Runs every network over the same single pass of `batches` (dicts of image, label, index and bad).
+    batch_size: int = 64,
+    image_size: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int = 2,
+) -> dict[str, Any]:
+    """Evaluates a checkpoint on the validation split of `data`, else on what its run held out of it, else on all.
 
-    The answers kept are the last network's. All networks are on `device` and in eval mode afterwards. Raises RMTError
-    when no image at all could be read.
+    The data's classes are matched with the checkpoint's by name.
+
+    Returns loss, top1 and top5 (percent), images, classes, confusion (K lists of K counts, a row per true class),
+    unreadable (name -> reason) and judged (see `judged`). Raises RMTError.
     """
-    done = Evaluation({name: Scores(num_classes, confusion=True).to(device) for name in networks})
-    for network in networks.values():
-        network.to(device).eval()
-    for batch in batches:
-        done.unread.update(batch["bad"])
-        labels = batch["label"].to(device)
-        if not len(labels):  # every image of the batch was unreadable
-            continue
-        images = batch["image"].to(device, non_blocking=True)
-        for name, network in networks.items():
-            with autocast(precision, device):
-                logits = network(images)  # (B, K)
-            done.scores[name].update(logits, labels)
-        probability, predicted = logits.float().softmax(1).max(1)
-        done._answers.append((batch["index"], labels, predicted, probability))
-    if not done._answers:
-        raise RMTError(f"none of the {len(done.unread)} images to judge on could be read")
-    return done
+    if batch_size < 1:
+        raise RMTError(f"--batch-size must be at least 1, not {batch_size}")
+    predictor = ClassifyPredictor.load(checkpoint, device=device, precision=precision, image_size=image_size)
+    images, part = open_evaluation_split(data, own_hold_out(predictor.metadata, data=data))
+    if predictor.metadata["classes"]:
+        images = with_classes(images, predictor.classes)
+    elif len(images.classes) != predictor.num_classes:
+        raise RMTError(
+            f"{checkpoint} has {predictor.num_classes} classes without names, the data have {len(images.classes)}"
+        )
+    evaluator = ClassifyEvaluator(predictor.num_classes, len(images), details=True)
+    loader = ImageLoader(
+        images, eval_transform(**predictor.preprocessing), batch_size=batch_size, shuffle=False, workers=workers
+    )
+    evaluate({"model": evaluator}, {"model": predictor.runtime}, loader, predictor.device)
+    return {
+        **evaluator.compute(),
+        "classes": list(images.classes),
+        "confusion": evaluator.confusion_matrix().tolist(),
+        "unreadable": evaluator.unreadable,
+        "judged": judged(checkpoint, predictor.metadata, data, part),
+    }
+
+
+def describe(result: dict[str, Any]) -> list[str]:
+    """The metrics in one line, and the images that could not be read."""
+    metrics = f"top-1 {result['top1']:.2f} %   top-5 {result['top5']:.2f} %   loss {result['loss']:.4f}"
+    return [f"{metrics}   ({result['images']:,} images)", *unreadable_lines(result["unreadable"])]

@@ -1,17 +1,16 @@
 """Image classification as a LightningModule: the loss, the evaluation, and what one epoch leaves behind."""
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
-from rmt.errors import RMTError
 from rmt.recipes.recipe import ClassifyRecipe
 from rmt.tasks.classify.baseline import MajorityBaseline, chance_warning
 from rmt.tasks.classify.data import ClassifyData
-from rmt.tasks.classify.metrics import Scores
+from rmt.tasks.classify.evaluate import ClassifyEvaluator
 from rmt.training.batch import batch_in_words
 from rmt.training.metric_columns import Measure
 from rmt.training.module import TrainingModule
@@ -43,7 +42,6 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
         self.mix = _build_mix(recipe, num_classes)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self.scores = nn.ModuleDict({kind: Scores(num_classes) for kind in self.networks()})
         self.baseline = MajorityBaseline.of(data.val.labels, num_classes)
 
     @property
@@ -73,24 +71,8 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
     def batch_loss(self, batch: dict[str, Any]) -> Tensor:
         return self.loss(batch["image"], batch["label"])
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.progress.bad_images.update(batch["bad"])
-        if not len(batch["label"]):  # every image of the batch was unreadable
-            return
-        for kind, network in self.networks().items():
-            self._scores(kind).update(network(batch["image"]), batch["label"])
-
-    def take_scores(self) -> dict[str, dict[str, float]]:
-        results = {}
-        for kind in self.scores:
-            results[kind] = self._scores(kind).compute()  # over all processes
-            self._scores(kind).reset()
-        if not results["raw"]["images"]:
-            raise RMTError(f"none of the {len(self.data.val)} images to judge on could be read")
-        return results
-
-    def _scores(self, kind: str) -> Scores:
-        return cast(Scores, self.scores[kind])
+    def build_evaluator(self) -> ClassifyEvaluator:
+        return ClassifyEvaluator(len(self.data.classes), len(self.data.val))
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         return build_optimizer(self.model, self.recipe, self.lr)

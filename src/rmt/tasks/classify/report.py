@@ -16,7 +16,7 @@ from rmt.data.images import BadImage
 from rmt.model import ManhattanSelfAttention
 from rmt.ops import decay_rates
 from rmt.tasks.classify.data import ClassifyData
-from rmt.tasks.classify.evaluate import Answers
+from rmt.tasks.classify.evaluate import Predictions
 from rmt.training.logging import plots as panels
 from rmt.training.logging.history import History
 from rmt.training.run_folder import RunFolder
@@ -30,7 +30,7 @@ def draw_report(
     history: History,
     metrics: dict[str, Any],
     confusion: np.ndarray,
-    answers: Answers,
+    answers: Predictions,
     model: nn.Module,
 ) -> None:
     """Draws the page. `confusion` (K, K) and `answers` are of the best weights on the test images."""
@@ -106,7 +106,7 @@ def _curves(figure: Any, data: ClassifyData, history: History, metrics: dict[str
     panels.rate_panel(right, curve("lr", "step"), curve("images_per_s"))
 
 
-def _samples(figure: Any, data: ClassifyData, answers: Answers) -> None:
+def _samples(figure: Any, data: ClassifyData, answers: Predictions) -> None:
     """Test images drawn at random, and the mistakes the network was surest of."""
     draw = np.random.default_rng(data.recipe.seed)
     wrong = np.flatnonzero(answers.predicted != answers.label)

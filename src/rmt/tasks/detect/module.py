@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rmt.recipes.detect_recipe import DetectRecipe
 from rmt.tasks.detect.data import DetectData
-from rmt.tasks.detect.metrics import Gathering
+from rmt.tasks.detect.evaluate import DetectEvaluator
 from rmt.training.batch import batch_in_words
 from rmt.training.metric_columns import Measure
 from rmt.training.module import TrainingModule
@@ -24,7 +24,6 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
     def __init__(self, model: nn.Module, recipe: DetectRecipe, data: DetectData, *, lr: float) -> None:
         super().__init__(model, recipe, data, lr=lr)
         self.measure = _MASK if recipe.masks else _BOX
-        self.found = {kind: Gathering(data.val) for kind in self.networks()}
 
     @property
     def epochs(self) -> int:
@@ -41,21 +40,8 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
     def batch_loss(self, batch: dict[str, Any]) -> Tensor:
         return torch.stack(list(self.model(batch["image"], batch["target"]).values())).sum()
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.progress.bad_images.update(batch["bad"])
-        if not len(batch["image"]):  # every image of the batch was unreadable
-            return
-        sizes = [tuple(size) for size in self.data.val.sizes[batch["index"].cpu().numpy()].tolist()]
-        for kind, network in self.networks().items():
-            self.found[kind].add(batch["index"], network(batch["image"], sizes=sizes))
-
-    def take_scores(self) -> dict[str, dict[str, float]]:
-        results = {}
-        for kind, gathering in self.found.items():
-            gathering.from_all_processes()
-            results[kind] = gathering.score().flat()
-            gathering.found = {}
-        return results
+    def build_evaluator(self) -> DetectEvaluator:
+        return DetectEvaluator(self.data.val)
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         recipe = self.recipe

@@ -10,10 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rmt.atomic import replace_file
+from rmt.data.detection.coco import CocoSet
+from rmt.data.detection.rle import encode
 from rmt.data.images import BadImage
-from rmt.inference.boxes import draw, found, side_by_side, truth
+from rmt.inference.detect import Detections
+from rmt.inference.drawing.boxes import LabelledBox, draw_boxes, labelled_boxes, side_by_side
 from rmt.tasks.detect.data import DetectData
-from rmt.tasks.detect.metrics import Gathering, Scores
+from rmt.tasks.detect.metrics import CocoMetrics
 from rmt.training.logging import plots as panels
 from rmt.training.task import FinishedRun
 
@@ -21,10 +24,15 @@ _PICTURES = 6
 
 
 def draw_report(
-    data: DetectData, run: FinishedRun, metrics: dict[str, Any], scores: Scores, gathering: Gathering, updates: int
+    data: DetectData,
+    run: FinishedRun,
+    metrics: dict[str, Any],
+    scores: CocoMetrics,
+    detections: dict[int, Detections],
+    updates: int,
 ) -> None:
-    """Draws the page; `scores` and `gathering` are of the best weights, `updates` the updates of an epoch."""
-    chosen = sorted(gathering.found)
+    """Draws the page; `scores` and `detections` are of the best weights, `updates` the updates of an epoch."""
+    chosen = sorted(detections)
     draws = np.random.default_rng(data.recipe.seed).permutation(len(chosen))[:_PICTURES]
     page = Figure(figsize=(16, 18), facecolor="white", layout="constrained")
     page.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)  # type: ignore[union-attr, call-arg]
@@ -39,13 +47,25 @@ def draw_report(
             image = data.val.load(place)
         except BadImage:  # gone since it was scored
             continue
-        pair = [truth(data.val, place), found(gathering.found[place], data.classes)]
-        ax.imshow(np.asarray(side_by_side([draw(image, objects, 700) for objects in pair])))
+        found = detections[place]
+        pair = [
+            true_boxes(data.val, place),
+            labelled_boxes(found.boxes, found.labels, found.masks, data.classes, scores=found.scores),
+        ]
+        ax.imshow(np.asarray(side_by_side([draw_boxes(image, objects, 700) for objects in pair])))
         ax.set_title(
             "truth (left), found at a score of 0.5 or more (right)", fontsize=9, color=panels.MUTED, loc="left"
         )
     with replace_file(run.folder.report) as draft:
         page.savefig(draft, dpi=100, format="png")
+
+
+def true_boxes(images: CocoSet, place: int) -> list[LabelledBox]:
+    """The objects of an image as annotated, largest last, so that small ones stay visible."""
+    objects = images.objects(place)
+    order = np.argsort((objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(1), kind="stable")
+    masks = None if objects.masks is None else encode(objects.masks[order].astype(bool))
+    return labelled_boxes(objects.boxes[order], objects.labels[order], masks, images.classes)
 
 
 def _title(figure: Any, metrics: dict[str, Any], judged: int) -> None:
@@ -61,7 +81,7 @@ def _title(figure: Any, metrics: dict[str, Any], judged: int) -> None:
     panels.title(figure, metrics["recipe"], facts, scores, f"last epoch, {judged:,} images, %")
 
 
-def _curves(figure: Any, run: FinishedRun, metrics: dict[str, Any], scores: Scores, updates: int) -> None:
+def _curves(figure: Any, run: FinishedRun, metrics: dict[str, Any], scores: CocoMetrics, updates: int) -> None:
     left, middle, right = figure.subplots(1, 3)
 
     def curve(column: str, kind: str = "epoch") -> panels.Curve:
@@ -80,7 +100,7 @@ def _curves(figure: Any, run: FinishedRun, metrics: dict[str, Any], scores: Scor
         panels.rate_panel(right, curve("lr", "step"), curve("images_per_s"))
 
 
-def _classes(ax: Any, scores: Scores, most: int = 20) -> None:
+def _classes(ax: Any, scores: CocoMetrics, most: int = 20) -> None:
     """AP per class as bars, best first."""
     panels.quiet(ax)
     panels.heading(ax, "Box AP per class, %", "best weights")

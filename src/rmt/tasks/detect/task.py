@@ -1,55 +1,51 @@
-"""Detection, as the trainer and the commands see it."""
+"""Detection and instance segmentation: what the trainer and `rmt evaluate` call, and the end of a run."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from rmt.data.images import read_image
-from rmt.errors import RMTError
-from rmt.inference.boxes import SURE, draw, found
-from rmt.inference.detect import DetectionPredictor, load
-from rmt.inference.predictions import Answer
+from rmt.inference.runtime import TorchRuntime
 from rmt.tasks.detect.build import build, resolve
-from rmt.tasks.detect.finish import finish, summary
-from rmt.tasks.detect.scoring import describe, evaluate_checkpoint
-from rmt.training.task import Task
+from rmt.tasks.detect.evaluate import describe, evaluate_checkpoint
+from rmt.tasks.detect.module import DetectModule
+from rmt.training.evaluator import evaluate
+from rmt.training.results import best_of, closing_lines, facts, judged_rows, write
+from rmt.training.run_folder import RunFolder
+from rmt.training.task import FinishedRun, Task
 
 
-def answer(network: DetectionPredictor, image: Path, *, threshold: float = SURE) -> Answer:
-    """What is in an image: the values hold every object that was found, text and picture the likely ones.
+def finish(module: DetectModule, run: FinishedRun) -> dict[str, Any]:
+    """See `Task.finish`. Last and averaged weights keep the scores of the last epoch, of the same images."""
+    from rmt.tasks.detect.report import draw_report  # matplotlib takes a second to import
 
-    `threshold`: the least score of these.
-    """
-    if not 0 <= threshold <= 1:
-        raise RMTError(f"--threshold must lie in [0, 1], not {threshold:g}")
-    picture = read_image(image)
-    (answer,) = network.predict(picture)
-    sure = [(network.classes[k], s) for k, s in zip(answer.labels, answer.scores, strict=True) if s >= threshold]
-    text = ", ".join(f"{name} {score:.2f}" for name, score in sure) or f"nothing at a score of {threshold:g} or more"
-    objects = [
-        {key: value for key, value in entry.items() if key != "image_id"}
-        for entry in answer.results(0, network.category_ids)
-    ]
-    values = {"width": picture.width, "height": picture.height, "objects": objects}
-    return Answer(text, values, {"picture": draw(picture, found(answer, network.classes, threshold))})
+    data = module.data
+    best = best_of(module, run.folder)
+    evaluator = module.build_evaluator()
+    network = TorchRuntime(best, run.device, run.precision)
+    evaluate({"best": evaluator}, {"best": network}, data.val_loader(), run.device)
+    scores = evaluator.coco_metrics()
+    metrics = facts(module, run, {**module.progress.val, "best": scores.percent()}, judged_on="val")
+    metrics["head"] = data.recipe.head
+    metrics["images"] = {"train": len(data.train), "val": len(data.val)}
+    metrics["best_chosen_on"] = f"the {len(data.val):,} validation images themselves, which flatters it"
+    metrics["unreadable"] = {"train and val": module.progress.bad_images | evaluator.unreadable}
+    metrics["per_class"] = scores.per_class
+    write(module, run, metrics, best)
+    draw_report(data, run, metrics, scores, evaluator.detections, module.updates_per_epoch)
+    return metrics
 
 
-def document(network: DetectionPredictor, answers: Sequence[tuple[Path, Answer]]) -> dict[str, Any]:
-    """Every object that was found in every image, in COCO's format, images and categories included."""
-    pairs = zip(network.category_ids, network.classes, strict=True)
-    content: dict[str, Any] = {
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": number, "name": name} for number, name in pairs if number is not None],
-    }
-    for number, (image, answer) in enumerate(answers, start=1):
-        size = {key: answer.values[key] for key in ("width", "height")}
-        content["images"].append({"id": number, "file_name": str(image), **size})
-        for entry in answer.values["objects"]:
-            _, _, width, height = entry["bbox"]
-            place = {"id": len(content["annotations"]) + 1, "image_id": number}
-            content["annotations"].append({**place, **entry, "iscrowd": 0, "area": width * height})
-    return content
+def summary(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
+    """The closing table: last and best apart, raw and averaged apart; then what was left out, and where things lie."""
+    names = [name for name in ("box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50") if name in _last(metrics)]
+    heads = "".join(f"{name.replace('_', ' ').replace('ap', 'AP'):>12}" for name in names)
+    lines = ["", f"{'':24}{heads}"]
+    for name, entry in judged_rows(metrics):
+        lines.append(f"{name:24}" + "".join(f"{entry['val'][key]:>10.2f} %" for key in names))
+    lines.append(f"best was chosen on {metrics['best_chosen_on']}")
+    return lines + closing_lines(metrics, folder)
+
+
+def _last(metrics: dict[str, Any]) -> dict[str, float]:
+    return metrics["last"]["raw"]["val"]
 
 
 TASK = Task(
@@ -57,11 +53,7 @@ TASK = Task(
     build=build,
     finish=finish,
     summary=summary,
-    load=load,
     evaluate=evaluate_checkpoint,
     describe=describe,
     bulky=("results",),
-    answer=answer,
-    draws=True,
-    document=document,
 )

@@ -1,53 +1,23 @@
-"""Counting pixels: mean IoU and its relatives, exact over any number of images and processes."""
+"""Mean IoU and its relatives from a confusion matrix, float64: counts are int64 (K, K), a row per true class."""
 
 import math
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torchmetrics import Metric
-
-
-class Confusion(Metric):
-    """Pixel counts of an evaluation. `update(predicted, truth)`: class maps of one shape; truth 255 does not count.
-
-    The state is one int64 (K, K) matrix, a row per true class, which processes add up: nothing is averaged before the
-    last pixel is in.
-    """
-
-    full_state_update = False
-    counts: Tensor
-
-    def __init__(self, num_classes: int, ignore: int = 255) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.ignore = ignore
-        zeros = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-        self.add_state("counts", zeros, dist_reduce_fx="sum")
-
-    def update(self, predicted: Tensor, truth: Tensor) -> None:
-        seen = truth != self.ignore
-        pairs = truth[seen].long() * self.num_classes + predicted[seen].long()
-        self.counts += torch.bincount(pairs, minlength=self.num_classes**2).view_as(self.counts)
-
-    def compute(self) -> dict[str, float]:
-        """See `overall`."""
-        return overall(self.counts.cpu().numpy())
 
 
 def per_class(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """IoU and accuracy of each class in percent, float64 (K,); NaN for a class that occurs neither here nor there.
+    """IoU and accuracy of each class in percent, float64 (K,); NaN for a class that is neither there nor predicted.
 
-    IoU is hits / (true + predicted − hits), accuracy hits / true. counts: int64 (K, K), a row per true class.
+    IoU is hits / (true + predicted − hits), accuracy hits / true.
     """
     hits, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return 100 * hits / (true + predicted - hits), 100 * hits / true
 
 
-def overall(counts: np.ndarray) -> dict[str, float]:
-    """miou and macc (means over the classes that occur), aacc (share of right pixels): percent; 0 without a pixel."""
+def mean_metrics(counts: np.ndarray) -> dict[str, float]:
+    """miou and macc (means over the classes that occur) and aacc (share of correct pixels) in percent, and pixels."""
     iou, accuracy = per_class(counts)
     return {
         "miou": _mean(iou),
@@ -57,15 +27,20 @@ def overall(counts: np.ndarray) -> dict[str, float]:
     }
 
 
-def always(counts: np.ndarray, label: int) -> np.ndarray:
-    """The counts that naming every pixel `label` would have given."""
-    guess = np.zeros_like(counts)
-    guess[:, label] = counts.sum(1)
-    return guess
+def foreground_miou(counts: np.ndarray, background: int) -> float:
+    """Mean IoU in percent of the classes that occur, without class `background`."""
+    return _mean(np.delete(per_class(counts)[0], background))
 
 
-def table(counts: np.ndarray, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Per class: its name, IoU and accuracy in percent (None where the class does not occur), its pixels."""
+def constant_prediction(counts: np.ndarray, label: int) -> np.ndarray:
+    """The counts that predicting `label` for every pixel gives."""
+    constant = np.zeros_like(counts)
+    constant[:, label] = counts.sum(1)
+    return constant
+
+
+def per_class_table(counts: np.ndarray, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Per class: class (its name), iou and accuracy in percent (None for a class that does not occur), pixels."""
     rows = zip(names, *per_class(counts), counts.sum(1), strict=True)
     return [
         {"class": name, "iou": _or_none(iou), "accuracy": _or_none(accuracy), "pixels": int(pixels)}
@@ -74,6 +49,7 @@ def table(counts: np.ndarray, names: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def _mean(values: np.ndarray) -> float:
+    """The mean of the values that are not NaN; 0 if all are."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else 0.0
 

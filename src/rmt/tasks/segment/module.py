@@ -3,16 +3,14 @@
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rmt.data.sets import skip_lines
-from rmt.errors import RMTError
 from rmt.heads import Segmenter, file_facts
-from rmt.heads.segmentation.sliding import segment
 from rmt.inference.segment import inference_from
 from rmt.recipes.segment_recipe import SegmentRecipe
 from rmt.tasks.segment.data import SegmentData
-from rmt.tasks.segment.metrics import Confusion
+from rmt.tasks.segment.evaluate import SegmentEvaluator
 from rmt.training.batch import batch_in_words
 from rmt.training.metric_columns import Measure
 from rmt.training.module import TrainingModule
@@ -26,9 +24,8 @@ class SegmentModule(TrainingModule[SegmentRecipe, SegmentData]):
     measure = Measure(columns=("miou", "macc", "aacc"), best="miou", label="mIoU")
 
     def __init__(self, model: Segmenter, recipe: SegmentRecipe, data: SegmentData, *, lr: float) -> None:
-        super().__init__(model, recipe, data, lr=lr)
         self.inference = inference_from({"preprocessing": data.preprocessing, "recipe": recipe.as_dict()})
-        self.scores = nn.ModuleDict({kind: Confusion(len(data.classes)) for kind in self.networks()})
+        super().__init__(model, recipe, data, lr=lr)
 
     @property
     def epochs(self) -> int:
@@ -52,31 +49,11 @@ class SegmentModule(TrainingModule[SegmentRecipe, SegmentData]):
     def batch_loss(self, batch: dict[str, Any]) -> Tensor:
         return cast(Segmenter, self.model).loss(batch["image"], batch["mask"])["loss"]
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.progress.bad_images.update(batch["bad"])
-        for image, mask in zip(batch["image"], batch["mask"], strict=True):
-            for kind, network in self.networks().items():
-                found = segment(
-                    network,
-                    image,
-                    (mask.shape[0], mask.shape[1]),
-                    mean=self.data.preprocessing["mean"],
-                    std=self.data.preprocessing["std"],
-                    inference=self.inference,
-                )
-                self._scores(kind).update(found.to(mask.device), mask)
-
-    def take_scores(self) -> dict[str, dict[str, float]]:
-        results = {}
-        for kind in self.scores:
-            results[kind] = self._scores(kind).compute()
-            self._scores(kind).reset()
-        if not results["raw"]["pixels"]:
-            raise RMTError(f"none of the {len(self.data.val)} images to judge on could be read")
-        return results
-
-    def _scores(self, kind: str) -> Confusion:
-        return cast(Confusion, self.scores[kind])
+    def build_evaluator(self) -> SegmentEvaluator:
+        data = self.data
+        return SegmentEvaluator(
+            len(data.classes), len(data.val), preprocessing=data.preprocessing, inference=self.inference
+        )
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         recipe = self.recipe

@@ -8,13 +8,12 @@ matplotlib.use("Agg")
 
 import numpy as np
 from matplotlib.figure import Figure
-from torch import nn
 
 from rmt.atomic import replace_file
 from rmt.data.images import BadImage
-from rmt.data.segmentation.transforms import resize_to_fit
-from rmt.heads.segmentation.sliding import segment
-from rmt.inference.overlay import overlay
+from rmt.inference.drawing.masks import draw_segmentation
+from rmt.inference.runtime import TorchRuntime
+from rmt.inference.segment import SegmentPredictor
 from rmt.tasks.segment.module import SegmentModule
 from rmt.training.logging import plots as panels
 from rmt.training.task import FinishedRun
@@ -23,7 +22,7 @@ _SAMPLES = 6
 _MOST_CLASSES = 40  # bars in the panel of classes
 
 
-def draw_report(module: SegmentModule, run: FinishedRun, metrics: dict[str, Any], model: nn.Module) -> None:
+def draw_report(module: SegmentModule, run: FinishedRun, metrics: dict[str, Any], model: TorchRuntime) -> None:
     """Draws the page; `model` has the best weights."""
     rows = _class_rows(metrics)
     page = Figure(figsize=(16, 12.4 + 0.22 * len(rows)), facecolor="white", layout="constrained")
@@ -92,9 +91,11 @@ def _classes(ax: Any, rows: list[dict[str, Any]]) -> None:
     ax.grid(axis="y", visible=False)
 
 
-def _samples(figure: Any, module: SegmentModule, run: FinishedRun, model: nn.Module) -> None:
+def _samples(figure: Any, module: SegmentModule, run: FinishedRun, model: TorchRuntime) -> None:
     """Validation images drawn at random: the image, the truth, the answer."""
     data, draw = module.data, np.random.default_rng(module.recipe.seed)
+    metadata = {"classes": data.classes, "preprocessing": data.preprocessing, "recipe": module.recipe.as_dict()}
+    predictor = SegmentPredictor(model, metadata)
     figure.suptitle(
         "Drawn at random: image, truth, answer",
         **dict(x=0.012, ha="left", fontsize=12, fontweight="bold", color=panels.INK),
@@ -107,16 +108,11 @@ def _samples(figure: Any, module: SegmentModule, run: FinishedRun, model: nn.Mod
             pair = data.val.load(index)
         except BadImage:  # it was passed over when scored
             continue
-        answer = segment(
-            model,
-            resize_to_fit(pair.image, data.preprocessing["long_side"], data.preprocessing["short_side"]),
-            (pair.image.height, pair.image.width),
-            mean=data.preprocessing["mean"],
-            std=data.preprocessing["std"],
-            inference=module.inference,
-        ).numpy()
-        shown = (pair.image, overlay(pair.image, pair.mask, data.classes), overlay(pair.image, answer, data.classes))
-        for ax, picture in zip(column, shown, strict=True):
+        pictures = [
+            draw_segmentation(pair.image, mask, data.classes)
+            for mask in (pair.mask, predictor.segment(pair.image).numpy())
+        ]
+        for ax, picture in zip(column, [pair.image, *pictures], strict=True):
             picture = picture.copy()
             picture.thumbnail((480, 480))
             ax.imshow(np.asarray(picture))

@@ -1,4 +1,4 @@
-"""What `rmt predict` gives: each image's answer, and the folder that takes the pictures of all of them."""
+"""What `rmt predict` shows of each image, and the folder for its pictures."""
 
 import json
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from rmt.atomic import replace_file, write_text
 from rmt.output_folder import create_folder, require_empty, unused_path
 
 FOLDER = Path("predictions")
-"""Where pictures go unless another folder is asked for."""
+"""Where pictures go without `--output`."""
 DOCUMENT = "predictions.json"
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a network says of one image.
+class ImageResult:
+    """The prediction for one image, as `rmt predict` shows it.
 
     Attributes:
-        text: in a line.
-        values: as JSON values.
-        pictures: kind to picture, such as "overlay"; kinds are a task's own, the same for every image.
+        text: one line.
+        values: the same as JSON values.
+        pictures: kind, such as "overlay", to picture; the kinds are the same for every image of a task.
     """
 
     text: str
@@ -32,23 +32,26 @@ class Answer:
 
 
 class PredictionFolder:
-    """The pictures of some images, two of which may be called alike, in a folder that holds nothing else.
+    """A new or empty folder for the pictures of some images, whose names may be equal.
 
     Args:
-        output: the folder, made when the first file is written; None takes `predictions`, or, since earlier answers
-            are never added to, the first of `predictions-2`, … that does not exist.
+        output: the folder, created with the first file. With None it is `predictions`, or the first of
+            `predictions-2`, … that does not exist, so that nothing is added to earlier predictions.
         images: every image that pictures will be written of.
-
-    Raises RMTError when `output` is a file or holds files already.
+    Raises:
+        RMTError: `output` is a file or holds files already.
     """
 
     def __init__(self, output: Path | None, images: Sequence[Path]) -> None:
         self.path = unused_path(FOLDER) if output is None else output
         require_empty(self.path)
-        self.stems = distinct([image.stem for image in images])
+        self.stems = unique_names([image.stem for image in images])
 
     def write(self, number: int, pictures: dict[str, Image.Image]) -> dict[str, str]:
-        """Writes the pictures of image `number` as STEM-KIND.png, or STEM.png where there is one kind; kind to path."""
+        """Writes the pictures of image `number`: STEM.png, or STEM-KIND.png where there are several kinds.
+
+        Returns each kind's path.
+        """
         create_folder(self.path)
         written = {}
         for kind, picture in pictures.items():
@@ -59,20 +62,20 @@ class PredictionFolder:
         return written
 
     def write_document(self, content: dict[str, Any]) -> None:
-        """Writes what there is to say of all images together, as `predictions.json`."""
+        """Writes `predictions.json`, which covers all images."""
         create_folder(self.path)
         write_text(self.path / DOCUMENT, json.dumps(content) + "\n")
 
 
-def distinct(names: Sequence[str]) -> list[str]:
-    """The names, with -2, -3, … behind those that stand before already, in capitals or not, as file systems compare."""
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Returns the names with -2, -3, … appended to repeated ones; case is ignored, as some file systems do."""
     taken: set[str] = set()
-    found = []
+    unique = []
     for name in names:
         candidate, number = name, 1
         while candidate.casefold() in taken:
             number += 1
             candidate = f"{name}-{number}"
         taken.add(candidate.casefold())
-        found.append(candidate)
-    return found
+        unique.append(candidate)
+    return unique

@@ -1,0 +1,1 @@
+"""Pictures of what a network predicts, or of the truth."""

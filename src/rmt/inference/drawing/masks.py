@@ -1,0 +1,82 @@
+"""Class maps of segmentation drawn over a photograph, with a legend, and as a palette picture."""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from rmt.inference.drawing.palette import palette
+
+_OPACITY = 0.58
+_MIN_SHORT_SIDE = 480  # smaller pictures are enlarged by a whole factor
+_INK, _MUTED, _PAPER = (31, 41, 51), (123, 135, 148), (255, 255, 255)
+_MIN_SHARE = 0.001  # of the pixels, for an entry in the legend
+UNCOLOURED = ("background",)
+"""Classes whose pixels show the photograph itself."""
+
+
+def draw_segmentation(photo: Image.Image, labels: np.ndarray, classes: tuple[str, ...]) -> Image.Image:
+    """Returns the photograph in the colours of its classes, with white borders; small ones enlarged.
+
+    Args:
+        photo: an RGB image.
+        labels: uint8 (height, width), indices into `classes`; pixels of 255 are not coloured.
+        classes: their names.
+    """
+    factor = max(1, -(-_MIN_SHORT_SIDE // min(photo.size)))
+    size = (photo.width * factor, photo.height * factor)
+    enlarged = photo.resize(size, Image.Resampling.BICUBIC) if factor > 1 else photo
+    labels = labels.repeat(factor, 0).repeat(factor, 1)
+    opacity = np.full(256, round(255 * _OPACITY), dtype=np.uint8)
+    opacity[[*(k for k, name in enumerate(classes) if name in UNCOLOURED), 255]] = 0
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    colours[: len(classes)] = palette(len(classes))
+    picture = Image.composite(Image.fromarray(colours[labels]), enlarged, Image.fromarray(opacity[labels]))
+    picture.paste((255, 255, 255), mask=_borders(labels, max(1, round(min(size) / 400))))
+    return picture
+
+
+def _borders(labels: np.ndarray, width: int) -> Image.Image:
+    """Where a pixel's class differs from that of its right or lower neighbour, about `width` pixels wide; mode L."""
+    edges = np.zeros(labels.shape, dtype=np.uint8)
+    edges[:, :-1][labels[:, 1:] != labels[:, :-1]] = 230
+    edges[:-1][labels[1:] != labels[:-1]] = 230
+    lines = Image.fromarray(edges)
+    return lines.filter(ImageFilter.MaxFilter(2 * (width // 2) + 1)) if width > 1 else lines
+
+
+def with_legend(picture: Image.Image, labels: np.ndarray, classes: tuple[str, ...]) -> Image.Image:
+    """Returns the picture with its classes listed below, the largest first, with their shares of the pixels."""
+    entries = [(name, f"{100 * s:.1f} %") for name, s in class_shares(labels, classes).items() if s >= _MIN_SHARE]
+    size = max(14, round(picture.width / 42))
+    font = ImageFont.load_default(size)
+    longest = max((font.getlength(f"{name}  {share}") for name, share in entries), default=0)
+    cell = round(2.2 * size + longest + 1.2 * size)
+    columns = max(1, (picture.width - size) // cell)
+    rows = -(-len(entries) // columns)
+    line = round(1.7 * size)
+    page = Image.new("RGB", (picture.width, picture.height + rows * line + size), _PAPER)
+    page.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(page)
+    colours = dict(zip(classes, map(tuple, palette(len(classes)).tolist()), strict=True))
+    for place, (name, share) in enumerate(entries):
+        left = size // 2 + place % columns * cell
+        middle = picture.height + size // 2 + place // columns * line + line // 2
+        box = (left, middle - size // 2, left + round(1.4 * size), middle + size // 2)
+        fill, outline = (_PAPER, _MUTED) if name in UNCOLOURED else (colours[name], None)
+        draw.rounded_rectangle(box, radius=size // 5, fill=fill, outline=outline)
+        draw.text((left + 1.9 * size, middle), name, fill=_INK, font=font, anchor="lm")
+        draw.text((left + 1.9 * size + font.getlength(f"{name}  "), middle), share, fill=_MUTED, font=font, anchor="lm")
+    return page
+
+
+def class_shares(labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, float]:
+    """Returns each class's share of the pixels, the largest first; absent classes are left out."""
+    counts = np.bincount(labels.ravel(), minlength=256)[: len(classes)]
+    order = np.argsort(-counts, kind="stable")
+    return {classes[k]: float(counts[k] / labels.size) for k in order if counts[k]}
+
+
+def segmentation_pictures(photo: Image.Image, labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, Image.Image]:
+    """Returns `overlay`, the drawing with a legend, and `classes`, a palette picture of the class indices."""
+    indices = Image.fromarray(labels, "P")
+    indices.putpalette(palette(len(classes)).tobytes())
+    return {"overlay": with_legend(draw_segmentation(photo, labels, classes), labels, classes), "classes": indices}

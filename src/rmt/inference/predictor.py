@@ -1,0 +1,117 @@
+"""The base of all predictors: a trained network with its classes and preprocessing, ready for images."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from PIL import Image
+from torch import nn
+
+from rmt.data.images import read_image
+from rmt.device import choose_device, choose_precision
+from rmt.errors import RMTError
+from rmt.inference.results import ImageResult
+from rmt.inference.runtime import Runtime, TorchRuntime
+
+ImageLike = str | Path | Image.Image
+
+
+class Predictor(ABC):
+    """A trained network, ready for images; `rmt.load(path)` returns the one that suits the file's task.
+
+    Attributes:
+        runtime: what runs the network on a batch.
+        classes: the K class names in the order of the network's outputs; numbers where the file has no names.
+        preprocessing: how images are resized and normalised, as stored in the file.
+        metadata: everything that is stored in the file besides the weights, recipe and metrics included.
+    """
+
+    task: ClassVar[str]
+    draws: ClassVar[bool] = False
+    """Whether `result` comes with pictures."""
+
+    def __init__(self, runtime: Runtime, metadata: dict[str, Any]) -> None:
+        self.runtime = runtime
+        self.metadata = metadata
+        self.classes: tuple[str, ...] = tuple(metadata["classes"]) or tuple(map(str, range(runtime.num_classes)))
+        self.preprocessing: dict[str, Any] = metadata["preprocessing"]
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "auto", precision: str = "auto") -> Self:
+        """Reads a `.safetensors` file, or the best one of a run folder.
+
+        Raises:
+            RMTError: the file is not a model file of this package for this task, or the device is missing.
+        """
+        chosen_device = choose_device(device)
+        chosen_precision = choose_precision(precision, chosen_device)
+        model, metadata = cls.load_network(path)
+        if metadata["task"] != cls.task:
+            raise RMTError(f"{path} is a model for the task {metadata['task']!r}, not {cls.task!r}")
+        return cls(TorchRuntime(model, chosen_device, chosen_precision), metadata)
+
+    @staticmethod
+    @abstractmethod
+    def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+        """Returns the network in the file and the file's metadata."""
+
+    @abstractmethod
+    def predict_batch(self, images: list[Image.Image], **options: Any) -> list[Any]:
+        """Returns one prediction for each of some RGB images, which go through the network together if they can."""
+
+    @abstractmethod
+    def result(self, image: Path) -> ImageResult:
+        """Returns what `rmt predict` shows of one image; further keywords of a subclass are options of the command."""
+
+    def document(self, results: Sequence[tuple[Path, ImageResult]]) -> dict[str, Any] | None:
+        """Returns the content of `predictions.json` for (image, result) pairs; None if the task writes no such file."""
+        return None
+
+    def predict(self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 32, **options: Any) -> list[Any]:
+        """Returns one prediction per image.
+
+        Args:
+            images: one image or several, each a path or a PIL image.
+            batch_size: images that are read and run together.
+            options: those of the subclass.
+        Raises:
+            BadImage: an RMTError, for an image that cannot be read.
+        """
+        several = [images] if isinstance(images, ImageLike) else list(images)
+        predictions: list[Any] = []
+        for start in range(0, len(several), batch_size):
+            opened = [open_image(image) for image in several[start : start + batch_size]]
+            predictions += self.predict_batch(opened, **options)
+        return predictions
+
+    @property
+    def model(self) -> nn.Module:
+        """The network in eval mode; of a `TorchRuntime` alone."""
+        return self.runtime.model  # type: ignore[attr-defined]
+
+    @property
+    def device(self) -> Any:
+        """Where the network runs."""
+        return self.runtime.device
+
+    @property
+    def precision(self) -> str:
+        """ "fp32", "bf16" or "fp16"."""
+        return self.runtime.precision
+
+    @property
+    def num_classes(self) -> int:
+        return self.runtime.num_classes
+
+
+def open_image(image: ImageLike) -> Image.Image:
+    """Returns the image as RGB. Raises BadImage, an RMTError, for a path that cannot be read as an image."""
+    return image.convert("RGB") if isinstance(image, Image.Image) else read_image(Path(image))
+
+
+def checked_size(image_size: int) -> int:
+    """Returns `image_size`. Raises RMTError when it is smaller than the networks take."""
+    if image_size < 32:
+        raise RMTError(f"--image-size must be at least 32, not {image_size}")
+    return image_size

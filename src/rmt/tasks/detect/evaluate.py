@@ -1,0 +1,109 @@
+"""Evaluation of detectors: COCO's average precision and recall."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rmt.data.detection.coco import CocoSet, find_split, open_coco
+from rmt.data.sets import Part
+from rmt.errors import RMTError
+from rmt.inference.detect import Detections, DetectPredictor
+from rmt.tasks.detect.data import eval_loader
+from rmt.tasks.detect.metrics import CocoMetrics, coco_metrics, table
+from rmt.training.distributed import processes
+from rmt.training.evaluated import judged, own_hold_out, unreadable_lines
+from rmt.training.evaluator import Evaluator, evaluate
+
+
+class DetectEvaluator(Evaluator):
+    """All detections in a set of images, which COCO's metrics are computed of at the end.
+
+    Attributes:
+        detections: by the image's place in the set.
+    """
+
+    def __init__(self, images: CocoSet) -> None:
+        super().__init__(len(images))
+        self.images = images
+        self.detections: dict[int, Detections] = {}
+
+    def update_metrics(self, network: Callable[..., Any], batch: dict[str, Any]) -> None:
+        places = batch["index"].tolist()
+        sizes = [tuple(size) for size in self.images.sizes[places].tolist()]
+        for place, output in zip(places, network(batch["image"], sizes=sizes), strict=True):
+            self.detections[place] = Detections.from_output(output)
+
+    def require_images(self) -> None:
+        self.num_read = len(self.detections)
+        super().require_images()
+
+    def coco_results(self) -> list[dict[str, Any]]:
+        """All detections in COCO's results format, image by image."""
+        ids, categories = self.images.image_ids.tolist(), self.images.category_ids
+        places = sorted(self.detections)
+        return [entry for place in places for entry in self.detections[place].to_coco(ids[place], categories)]
+
+    def coco_metrics(self) -> CocoMetrics:
+        """The metrics over the images that could be read, of all processes. Raises RMTError when there is none."""
+        self.require_images()
+        for detections in processes.all_gather(self.detections):
+            self.detections |= detections
+        truth = self.images.ground_truth(sorted(self.detections))
+        return coco_metrics(truth, self.coco_results(), ["bbox", "segm"] if self.images.with_masks else ["bbox"])
+
+    def compute(self) -> dict[str, float]:
+        """See `CocoMetrics.percent`."""
+        return self.coco_metrics().percent()
+
+    def reset(self) -> None:
+        super().reset()
+        self.detections = {}
+
+
+def evaluate_checkpoint(
+    checkpoint: str | Path,
+    data: str,
+    *,
+    images: Path | None = None,
+    annotations: Path | None = None,
+    image_size: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int = 2,
+) -> dict[str, Any]:
+    """Evaluates a detector on the validation split of the COCO folder `data`, or on `annotations`.
+
+    If its run held images out of the same annotations, these are evaluated. The data's classes are matched with the
+    checkpoint's by name.
+
+    Returns images (their number), figures (kind -> name -> 0…1, see `METRICS`), per_class (kind -> class -> AP), notes,
+    unreadable (name -> reason), judged (see `judged`) and results, in COCO's results format. Raises RMTError.
+    """
+    if bool(images) != bool(annotations) or bool(data) == bool(annotations):
+        raise RMTError("give --data COCO_FOLDER, or --images FOLDER with --annotations FILE.json")
+    predictor = DetectPredictor.load(checkpoint, device=device, precision=precision, image_size=image_size)
+    folder, file = (images, annotations) if images and annotations else find_split(Path(data), "val")
+    coco = open_coco(folder, file, with_masks=predictor.masks)
+    part: Part = "val" if data else "listed"
+    if held := own_hold_out(predictor.metadata, images=folder, annotations=file):
+        divided = not predictor.metadata["recipe"].get("val_annotations")
+        coco, part = (coco.hold_out(*held)[1], "held out") if divided else (coco, "train")
+    evaluator = DetectEvaluator(coco.with_classes(predictor.classes))
+    loader = eval_loader(evaluator.images, predictor.preprocessing, workers)
+    evaluate({"model": evaluator}, {"model": predictor.runtime}, loader, predictor.device)
+    metrics = evaluator.coco_metrics()
+    return {
+        "images": len(evaluator.detections),
+        "figures": metrics.figures,
+        "per_class": metrics.per_class,
+        "notes": evaluator.images.notes,
+        "unreadable": evaluator.unreadable,
+        "judged": judged(checkpoint, predictor.metadata, data or file, part),
+        "results": evaluator.coco_results(),
+    }
+
+
+def describe(result: dict[str, Any], *, per_class: bool = False) -> list[str]:
+    """COCO's table, with `per_class` also AP per class, and what was left out."""
+    lines = [*table(result["figures"], result["per_class"] if per_class else None), f"({result['images']:,} images)"]
+    return [*lines, *result["notes"], *unreadable_lines(result["unreadable"])]

@@ -1,0 +1,146 @@
+"""Evaluation of segmenters: exact counts of pixels, and what follows from them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from rmt.data.segmentation.dataset import open_segmentation_evaluation
+from rmt.data.segmentation.masks import IGNORE
+from rmt.heads.segmentation.sliding import InferenceOptions, segment
+from rmt.inference.segment import Mode, SegmentPredictor, inference_from
+from rmt.tasks.segment.data import whole_loader
+from rmt.tasks.segment.metrics import constant_prediction, foreground_miou, mean_metrics, per_class_table
+from rmt.training.evaluated import judged, own_hold_out, unreadable_lines
+from rmt.training.evaluator import Evaluator, evaluate
+
+BACKGROUND = "background"
+
+
+class SegmentEvaluator(Evaluator):
+    """The confusion matrix of all pixels that are not ignored, at the size of the masks.
+
+    Args:
+        num_classes: K.
+        num_images: images in the set.
+        preprocessing: `mean` and `std` of the network's images.
+        inference: whole or sliding, flip, scales.
+    """
+
+    def __init__(
+        self, num_classes: int, num_images: int, *, preprocessing: dict[str, Any], inference: InferenceOptions
+    ) -> None:
+        super().__init__(num_images)
+        self.mean, self.std, self.inference = preprocessing["mean"], preprocessing["std"], inference
+        self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=False)
+
+    def update_metrics(self, network: Callable[..., Any], batch: dict[str, Any]) -> None:
+        for image, mask in zip(batch["image"], batch["mask"], strict=True):
+            size = (mask.shape[0], mask.shape[1])
+            labels = segment(network, image, size, mean=self.mean, std=self.std, inference=self.inference)
+            self.confusion.update(labels.to(mask.device), mask)
+
+    def counts(self) -> np.ndarray:
+        """int64 (K, K) pixels, a row per true class. Raises RMTError when no image could be read."""
+        self.require_images()
+        return self.confusion.compute().cpu().numpy()
+
+    def compute(self) -> dict[str, float]:
+        """See `mean_metrics`."""
+        return mean_metrics(self.counts())
+
+    def reset(self) -> None:
+        super().reset()
+        self.confusion.reset()
+
+
+def evaluate_checkpoint(
+    checkpoint: str | Path,
+    data: str,
+    *,
+    classes: str = "",
+    batch_size: int = 4,
+    inference: Mode | None = None,
+    flip: bool = False,
+    scales: tuple[float, ...] = (1.0,),
+    short_side: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int = 2,
+) -> dict[str, Any]:
+    """Evaluates a segmenter on the validation split of `data`, else on what its run held out of it, else on all.
+
+    The data's classes are matched with the checkpoint's by name. `batch_size` counts windows.
+
+    Returns the values of `details`, images, skipped_files, unreadable (name -> reason) and judged (see `judged`).
+    Raises RMTError.
+    """
+    predictor = SegmentPredictor.load(checkpoint, device=device, precision=precision, short_side=short_side)
+    preprocessing = predictor.preprocessing
+    images, part = open_segmentation_evaluation(
+        data,
+        classes,
+        zero_is_ignored=preprocessing.get("zero_is_ignored", False),
+        held=own_hold_out(predictor.metadata, data=data),
+    )
+    images = images.with_classes(predictor.classes)
+    evaluator = SegmentEvaluator(
+        predictor.num_classes,
+        len(images),
+        preprocessing=preprocessing,
+        inference=inference_from(predictor.metadata, batch_size, inference, flip, scales),
+    )
+    loader = whole_loader(images, preprocessing["long_side"], preprocessing["short_side"], workers=workers)
+    evaluate({"model": evaluator}, {"model": predictor.runtime}, loader, predictor.device)
+    return {
+        **details(evaluator.counts(), predictor.classes),
+        "images": len(images) - len(evaluator.unreadable),
+        "skipped_files": images.skipped,
+        "unreadable": evaluator.unreadable,
+        "judged": judged(checkpoint, predictor.metadata, data, part),
+    }
+
+
+def details(counts: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
+    """All that follows from the counts, as JSON values.
+
+    Returns miou, macc, aacc (percent), pixels, most_frequent (what predicting the most frequent class everywhere
+    scores), per_class (see `per_class_table`), confusion (a row per true class), and where there is a class
+    `background` foreground_miou, the mean IoU of the others.
+    """
+    frequent = int(counts.sum(1).argmax())
+    constant = mean_metrics(constant_prediction(counts, frequent))
+    found: dict[str, Any] = {**mean_metrics(counts), "most_frequent": {"class": names[frequent], **constant}}
+    if BACKGROUND in names and len(names) > 1:
+        ground = names.index(BACKGROUND)
+        pixels = counts.sum(1)
+        pixels[ground] = -1
+        label = int(pixels.argmax())
+        found["foreground_miou"] = foreground_miou(counts, ground)
+        found["most_frequent"]["foreground_class"] = names[label]
+        found["most_frequent"]["foreground_miou"] = foreground_miou(constant_prediction(counts, label), ground)
+    return {**found, "per_class": per_class_table(counts, names), "confusion": counts.tolist()}
+
+
+def describe(result: dict[str, Any]) -> list[str]:
+    """The means in one line, those of a constant prediction below, and a line per class."""
+    constant = result["most_frequent"]
+    lines = [
+        f"mIoU {result['miou']:.2f} %   mean accuracy {result['macc']:.2f} %   pixel accuracy {result['aacc']:.2f} %"
+        f"   ({result['images']:,} images, {result['pixels']:,} pixels)",
+        f"always {constant['class']}: mIoU {constant['miou']:.2f} %, pixel accuracy {constant['aacc']:.2f} %",
+    ]
+    if "foreground_miou" in result:
+        lines.append(
+            f"foreground mIoU {result['foreground_miou']:.2f} %"
+            f"   (always {constant['foreground_class']}: {constant['foreground_miou']:.2f} %)"
+        )
+    width = max(len(row["class"]) for row in result["per_class"])
+    lines.append(f"{'class':<{width}} {'IoU':>8} {'accuracy':>10} {'pixels':>13}")
+    for row in result["per_class"]:
+        iou, accuracy = (f"{row[key]:.2f} %" if row[key] is not None else "–" for key in ("iou", "accuracy"))
+        lines.append(f"{row['class']:<{width}} {iou:>8} {accuracy:>10} {row['pixels']:>13,}")
+    lines += [f"passed over: {count} × {reason}" for reason, count in result["skipped_files"].items()]
+    return lines + unreadable_lines(result["unreadable"])

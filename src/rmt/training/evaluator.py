@@ -1,0 +1,84 @@
+"""The evaluation loop. The same code scores networks in validation, at the end of a run and in `rmt evaluate`."""
+
+import contextlib
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from torch import nn
+
+from rmt.data.loader import BatchLoader
+from rmt.errors import RMTError
+from rmt.training.distributed import processes
+
+# Where no image could be read, `compute` raises an error that says so.
+warnings.filterwarnings(
+    "ignore", message=r"The ``compute`` method of metric .* was called before", module="torchmetrics"
+)
+
+
+class Evaluator(nn.Module, ABC):
+    """The metrics of one network on a set of images, updated batch by batch.
+
+    `compute` combines the counts of all processes, so that no mean is taken before the last image is counted.
+
+    Args:
+        num_images: images in the set.
+
+    Attributes:
+        num_read: images that this process has counted.
+        unreadable: name and reason of each image that this process could not read.
+    """
+
+    def __init__(self, num_images: int) -> None:
+        super().__init__()
+        self.num_images = num_images
+        self.num_read = 0
+        self.unreadable: dict[str, str] = {}
+
+    def update(self, network: Callable[..., Any], batch: dict[str, Any]) -> None:
+        """Runs the network on a batch of the evaluation loader and counts; all images of a batch may be unreadable."""
+        self.unreadable.update(batch["bad"])
+        if len(batch["index"]):
+            self.num_read += len(batch["index"])
+            self.update_metrics(network, batch)
+
+    @abstractmethod
+    def update_metrics(self, network: Callable[..., Any], batch: dict[str, Any]) -> None:
+        """Does so for a batch with at least one image."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """Returns the metrics over all images. Raises RMTError when none could be read."""
+
+    def reset(self) -> None:
+        """Clears all counts, for the next evaluation."""
+        self.num_read = 0
+
+    def require_images(self) -> None:
+        """Raises RMTError when no process could read any image; all must call it."""
+        if not any(processes.all_gather(self.num_read)):
+            raise RMTError(f"none of the {self.num_images} images to evaluate on could be read")
+
+
+@torch.inference_mode()
+def evaluate(
+    evaluators: Mapping[str, Evaluator],
+    networks: Mapping[str, Callable[..., Any]],
+    loader: BatchLoader,
+    device: torch.device,
+) -> None:
+    """Updates each evaluator with the network of the same name, in one pass over the loader, which is closed then.
+
+    The networks are on `device`, in eval mode.
+    """
+    for evaluator in evaluators.values():
+        evaluator.to(device)
+    with contextlib.closing(loader):
+        for batch in loader:
+            batch = move_data_to_device(batch, device)
+            for name, evaluator in evaluators.items():
+                evaluator.update(networks[name], batch)
