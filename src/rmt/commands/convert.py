@@ -23,14 +23,14 @@ def run(
     """
     from rmt.errors import RMTError
     from rmt.model.checkpoints import save_checkpoint
-    from rmt.model.convert import build_for, identify
+    from rmt.model.rebuild import build_for, identify
     from rmt.model.state_dicts import from_official, read_state_dict
 
     if output.suffix != ".safetensors":
         raise RMTError(f"{output}: the output must end in .safetensors")
     state = from_official(read_state_dict(source, use_ema=ema))
     name = model or identify(state, str(source))
-    network = build_for(name, state, str(source))
+    network = build_for(name, state)
     save_checkpoint(network, output)
     classes = f"{network.num_classes} classes" if network.num_classes else "no classifier"
     print(f"{output}: {name}, {sum(p.numel() for p in network.parameters()):,} parameters, {classes}")

@@ -12,8 +12,8 @@ from rmt.heads.detection import MaskRCNN, RetinaNet, detector
 from rmt.heads.segmentation.segmenter import Segmenter, segmenter
 from rmt.model import RMT, read_metadata, resolve_checkpoint, save_checkpoint
 from rmt.model.checkpoints import building_from, checked_args, load_meta_model, model_arguments
+from rmt.model.rebuild import rebuild
 from rmt.model.state_dicts import check_fit
-from rmt.model.variants import rebuild
 
 Model = RetinaNet | MaskRCNN | Segmenter
 

@@ -3,7 +3,6 @@
 from rmt.model.checkpoints import (
     describe_weights,
     load_checkpoint,
-    load_model,
     load_official,
     read_metadata,
     resolve_checkpoint,
@@ -11,6 +10,7 @@ from rmt.model.checkpoints import (
 )
 from rmt.model.cost import count_macs
 from rmt.model.deploy import deploy
+from rmt.model.rebuild import load_model
 from rmt.model.rmt import RMT, ManhattanSelfAttention
 from rmt.model.variants import MAX_DROP_PATH, create_model, list_models
 

@@ -1,7 +1,7 @@
-"""Networks and their weights on disk.
+"""Model files: writing them, their metadata, and loading weights into a network.
 
-A model file of ours is safetensors with one metadata key `rmt`: JSON from which network, labels and preprocessing can
-be rebuilt without any other file. The authors' `.pth` files are read too, see `state_dicts.py`.
+A model file is safetensors with one metadata key `rmt`: JSON from which network, labels and preprocessing can be
+rebuilt without any other file (`rebuild.py`). The authors' `.pth` files can be loaded too, see `state_dicts.py`.
 """
 
 import contextlib
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from rmt.atomic import write_bytes
 from rmt.errors import RMTError
-from rmt.model.rmt import RMT
 from rmt.model.state_dicts import (
     CLASSIFIERS,
     HEAD,
@@ -39,10 +38,10 @@ def load_official(
 
     Args:
         model: the network, or timm's `features_only` wrapper of one.
-        source: a path, or a dict as the file holds it. Files of ours are taken as well.
-        new_head: keep the network's own classifier where the file has none or one for other classes; without this,
-            that is an error.
-        use_ema: where the file holds both, take the averaged weights.
+        source: a path, or the content of such a file as a dict. Files of ours can be loaded as well.
+        new_head: keep the network's own classifier if the file has none or one for another number of classes, which
+            is an error otherwise.
+        use_ema: prefer the averaged weights if the file has both.
     Returns:
         the names that kept the network's own values (empty unless `new_head`).
     Raises:
@@ -75,18 +74,18 @@ def save_checkpoint(
     recipe: Mapping[str, Any] | None = None,
     state_dict: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write a model file: safetensors that alone rebuilds network, labels and preprocessing.
+    """Write a model file, from which network, labels and preprocessing can be rebuilt.
 
-    The file appears whole or not at all: it is written beside `path` and renamed.
+    The file is written beside `path` and renamed, so it appears whole or not at all.
 
     Args:
         model: the network.
-        task: "classify", "detect" or "segment"; `head` and `head_args` name what sits on the backbone.
-        model_name, model_args: for `create_model`; by default what `model` was created with.
-        classes: label names in the order of the logits.
+        task: "classify", "detect" or "segment"; `head` and `head_args` describe what follows the backbone.
+        model_name, model_args: for `create_model`; by default those `model` was created with.
+        classes: label names, in the order of the logits.
         preprocessing: `size`, `mean`, `std`, `interpolation`, `crop_pct`; by default the network's `pretrained_cfg`.
-        metrics, recipe: anything JSON can hold, for the reader.
-        state_dict: other weights than the model's current ones, e.g. averaged.
+        metrics, recipe: any JSON values, for the reader.
+        state_dict: weights to write instead of the model's current ones, e.g. averaged ones.
     Raises:
         RMTError: the file cannot be written (no permission, disk full).
     """
@@ -114,29 +113,29 @@ def save_checkpoint(
 
 
 def model_arguments(model: nn.Module) -> dict[str, Any]:
-    """The keywords that build `model` again: those it was created with, or what came of them.
+    """The keywords that build `model` again: those it was created with, updated.
 
-    Classes and pooling may have been reset since, and the channels of images may be those of a pretrained file.
+    Classes and pooling may have been reset since, and a pretrained file may have set the number of input channels.
     """
     now = dict(num_classes=0, in_chans=3, global_pool="avg")
     return getattr(model, "model_args", {}) | {key: getattr(model, key, default) for key, default in now.items()}
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
-    """A file itself; of a run folder its `best.safetensors`. Raises RMTError for a folder without."""
+    """The path of a file itself, or of the `best.safetensors` of a run folder. Raises RMTError if a folder has none."""
     path = Path(path)
     if not path.is_dir():
         return path
     best = path / "best.safetensors"
     if not best.is_file():
-        if (path / "recipe.json").is_file():  # a run, stopped before there was a best
-            raise RMTError(f"{path} has no weights yet, for its run was not judged once: `rmt train --resume {path}`")
+        if (path / "recipe.json").is_file():  # a run that stopped before its first evaluation
+            raise RMTError(f"{path} has no weights yet: its run was not evaluated once; `rmt train --resume {path}`")
         raise RMTError(f"{path} is a folder without best.safetensors; give a run folder or a model file")
     return best
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """The JSON that `save_checkpoint` wrote: format, task, model, model_args, head, …, recipe.
+    """The metadata that `save_checkpoint` wrote: format, task, model, model_args, head, …, recipe.
 
     Raises:
         RMTError: not a model file of ours, or of a newer format.
@@ -151,9 +150,9 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def describe_weights(path: str | Path) -> dict[str, Any] | None:
-    """As `read_metadata`, but None where the file says nothing of itself: anyone's weights, in whatever format.
+    """As `read_metadata`, but None if the file has no such metadata: any other weights, in any format.
 
-    What a file is, its content says, whatever it is called.
+    The content of the file decides, not its name.
 
     Raises:
         RMTError: no such file, or a model file of ours that is damaged or of a newer format.
@@ -181,33 +180,9 @@ def describe_weights(path: str | Path) -> dict[str, Any] | None:
     return metadata
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[RMT, dict[str, Any]]:
-    """The classifier in a model file or run folder, in eval mode, and the file's metadata.
-
-    Shapes are compared before any memory is taken, so a file cannot ask for more than it holds.
-    """
-    from rmt.model.variants import rebuild
-
-    path = resolve_checkpoint(path)
-    metadata = read_metadata(path)
-    if metadata["task"] != "classify":
-        raise RMTError(f"{path} is a model for the task {metadata['task']!r}; this call loads classifiers")
-    state = read_state_dict(path)
-    with building_from(path):
-        model = rebuild(metadata["model"], metadata["model_args"])
-    if not any(HEAD.match(key) for key in state):  # a backbone alone, as `rmt convert` makes it of a detector
-        model.prune_intermediate_layers([len(model.stages) - 1])
-    check_fit(model.state_dict(), state, str(path))
-    load_meta_model(model, state)
-    return model.to(device).eval(), metadata
-
-
 @contextlib.contextmanager
 def building_from(path: Path) -> Iterator[None]:
-    """Builds on the meta device, and turns what a constructor says to arguments from an untrusted file into one line.
-
-    Raises RMTError.
-    """
+    """Build on the meta device, and turn a constructor's error about an untrusted file's arguments into RMTError."""
     try:
         with torch.device("meta"):
             yield
@@ -218,18 +193,18 @@ def building_from(path: Path) -> Iterator[None]:
 def load_meta_model(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give a model on the meta device the weights of `state`, each in memory of its own.
 
-    Tensors of a safetensors file lie at any address in one buffer, and matrix libraries sum in another order where
-    memory is not aligned (seen with MKL on AVX-512): a loaded model would differ in the last bit from the saved one.
+    The tensors of a safetensors file share one buffer at unaligned addresses, and for those some matrix libraries
+    sum in another order (MKL with AVX-512): a loaded model would differ from the saved one in the last bit.
     """
     model.load_state_dict({name: value.clone() for name, value in state.items()}, assign=True)
 
 
 COUNTS = {"depths", "convs", "box_convs", "box_fcs", "mask_convs", "octave_scales"}
-"""Arguments that say how many modules to build."""
+"""Arguments that are numbers of modules to build."""
 
 
 def checked_args(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Refuse numbers from an untrusted file that would keep the machine busy before shapes can be compared."""
+    """Refuse numbers from an untrusted file that would take long to build before shapes can be compared."""
     for name, value in args.items():
         numbers = value if isinstance(value, list) else [value]
         limit = 256 if name in COUNTS else 2**20
@@ -239,9 +214,9 @@ def checked_args(args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load(model: nn.Module, state: dict[str, Tensor], name: str, new_head: bool) -> list[str]:
-    network = getattr(model, "model", model)  # timm's features_only wrapper holds it there
+    network = getattr(model, "model", model)  # inside timm's features_only wrapper
     own = network.state_dict()
-    if not any(CLASSIFIERS.match(key) for key in own):  # made without a classifier on purpose
+    if not any(CLASSIFIERS.match(key) for key in own):  # built without a classifier
         state = {key: value for key, value in state.items() if key in own or not HEAD.match(key)}
     if new_head:
         state = {

@@ -7,16 +7,16 @@ from torch import Tensor, nn
 
 from rmt.errors import RMTError
 from rmt.model.checkpoints import resolve_checkpoint
-from rmt.model.state_dicts import CLASSIFIERS, HEAD, check_fit, from_official, read_state_dict, unwrap
+from rmt.model.state_dicts import CLASSIFIERS, HEAD, check_fit, from_official, read_state_dict, sizes_of, unwrap
 
 AUTHORS = "https://github.com/qhfan/RMT"
 
 
 def describe_source(model_name: str, cfg: Any, overlay: dict[str, Any]) -> dict[str, Any]:
-    """`pretrained_cfg_overlay` with what its file says of itself: the number of classes and of input channels.
+    """Complete `pretrained_cfg_overlay` by the number of classes and of input channels of its file.
 
     Raises:
-        RMTError: no file was given. Nothing can be downloaded: the authors' weights have no licence to spread them.
+        RMTError: no file was given. Nothing can be downloaded: the authors' weights have no licence that allows it.
     """
     given = {**(cfg if isinstance(cfg, Mapping) else getattr(cfg, "__dict__", {})), **overlay}
     if given.get("state_dict"):
@@ -29,34 +29,33 @@ def describe_source(model_name: str, cfg: Any, overlay: dict[str, Any]) -> dict[
             f"pretrained=True: no weights of {model_name} can be downloaded; the authors link theirs at {AUTHORS}. With"
             f" such a file: timm.create_model({model_name!r}, pretrained=True, pretrained_cfg_overlay=dict(file=PATH))"
         )
-    state = from_official(state)
-    if "head.fc.weight" in state:
-        overlay["num_classes"] = state["head.fc.weight"].shape[0]
-    for name in ("stem.0.weight", "stem.proj.weight"):
-        if name in state and state[name].ndim == 4:
-            overlay["input_size"] = (state[name].shape[1], *(given.get("input_size") or (3, 224, 224))[1:])
+    sizes = sizes_of(from_official(state))
+    if "num_classes" in sizes:
+        overlay["num_classes"] = sizes["num_classes"]
+    if "in_chans" in sizes:
+        overlay["input_size"] = (sizes["in_chans"], *(given.get("input_size") or (3, 224, 224))[1:])
     return overlay
 
 
 def filter_state_dict(
     state: Mapping[str, Tensor], model: nn.Module, headless: bool = False, name: str = "the checkpoint"
 ) -> dict[str, Tensor]:
-    """What timm's loader may load into `model`: our names, everything but the classifiers checked.
+    """The state dict for timm's loader: under our names, with everything but the classifiers checked against `model`.
 
     timm itself leaves out a classifier for another number of classes and adapts the first convolution to `in_chans`.
 
     Args:
-        headless: `features_only`, so the file needs no head.
+        headless: the network is built with `features_only`, so the file needs no head.
     """
     state = from_official(unwrap(state, name=name))
     own = model.state_dict()
-    if headless:  # timm prunes the head after loading: whatever it holds is as good
+    if headless:  # timm removes the head after loading: its values do not matter
         state = {key: value for key, value in state.items() if not HEAD.match(key)}
         state |= {key: value for key, value in own.items() if HEAD.match(key)}
     elif model.num_classes and "head.fc.weight" not in state:
         raise RMTError(f"{name} has no classifier; pass features_only=True or num_classes=0")
     first_conv = "stem.0.weight" if "stem.0.weight" in own else "stem.proj.weight"
-    adapted = {key for key in [*own, *state] if CLASSIFIERS.match(key)} | {first_conv}  # by timm, after this
+    adapted = {key for key in [*own, *state] if CLASSIFIERS.match(key)} | {first_conv}  # by timm, afterwards
     check_fit(
         {key: value for key, value in own.items() if key not in adapted},
         {key: value for key, value in state.items() if key not in adapted},

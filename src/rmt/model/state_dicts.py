@@ -1,6 +1,6 @@
-"""Tensors from any checkpoint file, ours or the authors', under our names; and what is wrong with them.
+"""State dicts of any checkpoint file, ours or the authors': reading, renaming and comparing with a network.
 
-No file read here can run code or ask for more memory than it holds: pickles are opened with `weights_only`.
+No file read here can run code or allocate more memory than its own size: pickles are opened with `weights_only`.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rmt.errors import RMTError
 
-# The authors' names, from METHOD 8, and ours. Matched at the front, first hit wins; the rest of the name stays.
+# Prefixes of the authors' names, and ours. The first that matches is replaced, the rest of the name stays.
 _OFFICIAL: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"patch_embed\.proj\.(\d+)\.", r"stem.\1."),
     (r"layers\.(\d+)\.blocks\.(\d+)\.pos\.conv\.", r"stages.\1.blocks.\2.cpe."),
@@ -35,7 +35,7 @@ _OFFICIAL: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(proj|norm)\.", r"head.\1."),
     (r"head\.", r"head.fc."),
 ]
-# Recomputed by the network, or a pyramid's (which belongs to the detector or segmenter on top).
+# Computed by the network itself, or the norms of a feature pyramid (part of a detector or segmenter).
 _NOT_THE_BACKBONE = re.compile(r"layers\.\d+\.Relpos\.|extra_norms\.\d+\.")
 HEAD = re.compile(r"(head|aux_head)\.")
 _OUR_PYRAMID = re.compile(r"(?:backbone\.)?pyramid\.(?:(backbone)|norms\.(\d+))\.")
@@ -43,13 +43,14 @@ CLASSIFIERS = re.compile(r"(head\.fc|aux_head)\.")
 
 
 def read_state_dict(path: str | Path, use_ema: bool = True) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` or PyTorch file, on the CPU, under the file's own names less their wrapping.
+    """Read the tensors of a `.safetensors` or PyTorch file to the CPU, under the file's own names without wrapping.
 
-    Wrapping is an outer `model`, `state_dict`, `model_ema` or `state_dict_ema`, and a `module.` or `backbone.` before
-    each name. Of a detector or segmenter, the authors' or ours, only the backbone and its pyramid's norms are taken.
+    Wrapping means an outer key `model`, `state_dict`, `model_ema` or `state_dict_ema`, and a prefix `module.` or
+    `backbone.` of each name. From a detector or segmenter, the authors' or ours, only the backbone and the norms of
+    its feature pyramid are taken.
 
     Args:
-        use_ema: where the file holds both, take the averaged weights.
+        use_ema: prefer the averaged weights if the file has both.
     Raises:
         RMTError: no such file, not a checkpoint, or one with objects that could run code.
     """
@@ -60,13 +61,13 @@ def read_state_dict(path: str | Path, use_ema: bool = True) -> dict[str, Tensor]
         content = safetensors.torch.load_file(path) if is_safetensors(path) else _read_pickle(path)
     except RMTError:
         raise
-    except Exception as error:  # the unpickler raises whatever arbitrary bytes lead it to
+    except Exception as error:  # arbitrary bytes make the unpickler raise anything
         raise RMTError(f"{path} is not a readable checkpoint: {one_line(error)}") from error
     return unwrap(content, use_ema, name=str(path))
 
 
 def unwrap(content: Any, use_ema: bool = True, name: str = "the checkpoint") -> dict[str, Tensor]:
-    """The bare tensors of what a checkpoint file held, see `read_state_dict`."""
+    """The tensors in the content of a checkpoint file, see `read_state_dict`."""
     keys = ["model", "state_dict"]
     keys = ["model_ema", "state_dict_ema", *keys] if use_ema else [*keys, "model_ema", "state_dict_ema"]
     if isinstance(content, Mapping):
@@ -84,9 +85,9 @@ def unwrap(content: Any, use_ema: bool = True, name: str = "the checkpoint") -> 
 
 
 def _pyramid_of_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Backbone and norms of a detector or segmenter of ours, the norms by the authors' name and their stage."""
+    """Backbone and pyramid norms of a detector or segmenter of ours, the norms under the authors' names."""
     matches = [(match, value) for key, value in state.items() if (match := _OUR_PYRAMID.match(key))]
-    first = 3 - max((int(match[2]) for match, _ in matches if match[2]), default=3)  # the last norm is of stage 4
+    first = 3 - max((int(match[2]) for match, _ in matches if match[2]), default=3)  # the last norm is that of stage 4
     return {
         match.string[match.end() :]
         if match[1]
@@ -96,7 +97,7 @@ def _pyramid_of_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' names to ours (METHOD 8), without a pyramid's norms. Other names come back as they are."""
+    """The authors' names to ours, without the norms of a pyramid. Other names are returned unchanged."""
     state = {name: value for name, value in state.items() if not _NOT_THE_BACKBONE.match(name)}
     if not any(name.startswith(("patch_embed.", "layers.")) for name in state):
         return state
@@ -110,10 +111,19 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
+def sizes_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The number of classes and of input channels of a state dict under our names, as keywords of `create_model`."""
+    sizes = {"num_classes": state["head.fc.weight"].shape[0]} if "head.fc.weight" in state else {}
+    stem = state.get("stem.0.weight", state.get("stem.proj.weight"))
+    if stem is not None and stem.ndim == 4 and stem.shape[1] <= 1024:
+        sizes["in_chans"] = stem.shape[1]
+    return sizes
+
+
 def check_fit(
     own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str, optional: Sequence[str] = (), hint: str = ""
 ) -> None:
-    """Raise RMTError unless `state` has exactly the names and shapes of `own`, less the optional ones."""
+    """Raise RMTError unless `state` has exactly the names and shapes of `own`; `optional` names may be missing."""
     missing = [k for k in own if k not in state and k not in optional and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in state if k not in own]
     shapes = [
@@ -132,7 +142,7 @@ def check_fit(
 
 
 def is_safetensors(path: Path) -> bool:
-    """By content: eight bytes of length, then a JSON object. A pickle or zip starts otherwise."""
+    """Whether a file is safetensors by content: eight bytes of length, then a JSON object."""
     with path.open("rb") as file:
         return file.read(9)[8:] == b"{"
 
@@ -140,13 +150,13 @@ def is_safetensors(path: Path) -> bool:
 def _read_pickle(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            # torch.save stores; a compressed entry could unpack to far more than the file.
+            # torch.save does not compress; a compressed entry could unpack to far more than the file.
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("its entries are compressed, which no torch.save writes")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            # A Namespace holds mere data, and many trainers keep their options beside the weights.
-            warnings.simplefilter("ignore")  # of pickle protocols: what cannot be read is said below
+            # Many trainers save their options, a Namespace of plain data, beside the weights.
+            warnings.simplefilter("ignore")  # of pickle protocols: the error below says what cannot be read
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))

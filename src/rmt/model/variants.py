@@ -18,7 +18,7 @@ products, without norms and other elementwise work.
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
@@ -28,7 +28,6 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from rmt.errors import RMTError
-from rmt.model.checkpoints import checked_args
 from rmt.model.pretrained import describe_source, filter_state_dict
 from rmt.model.rmt import RMT
 
@@ -36,7 +35,7 @@ NARROW, MID, WIDE = (2, 6), (2, 7), (2, 8)  # (a, b) of the decay
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "rmt_pico": dict(
-        # One block per stage: a small image's time goes into the number of operations, not into their size.
+        # One block per stage: on small images the time depends on the number of operations, not on their size.
         depths=(1, 1, 1, 1),
         dims=(32, 64, 128, 192),
         num_heads=(2, 4, 4, 6),
@@ -44,7 +43,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         decay_ranges=(NARROW, NARROW, NARROW, NARROW),
         head_hidden_dim=256,
     ),
-    # One narrow block per stage: what a test of a run is about does not depend on the network's size, its time does.
+    # One narrow block per stage, for tests of training runs.
     "rmt_test": dict(depths=(1, 1, 1, 1), dims=(8, 16, 16, 16), num_heads=(2, 2, 2, 2), head_hidden_dim=16),
     "rmt_tiny": dict(
         depths=(2, 2, 8, 2),
@@ -71,7 +70,7 @@ ARCHITECTURES |= {
     f"{name}_tl": ARCHITECTURES[name] | dict(aux_head=True)
     for name in ("rmt_pico", "rmt_test", "rmt_small", "rmt_base", "rmt_large")
 }
-# DeiT's and Swin's macro design: patches for a stem, no CPE, no convolution in the feed-forward, a plain head.
+# The design of DeiT and Swin: patch embedding, no CPE, no convolution in the feed-forward, a head without hidden layer.
 _plain = dict(conv_stem=False, cpe=False, ffn_conv=False, conv_downsample=False, head_hidden_dim=None)
 _swin = _plain | dict(
     dims=(96, 192, 384, 768),
@@ -103,16 +102,12 @@ MAX_DROP_PATH = {
     "rmt_small": 0.15,
     "rmt_base": 0.4,
     "rmt_large": 0.5,
-    "rmt_pico_tl": 0.0,
-    "rmt_test_tl": 0.0,
-    "rmt_small_tl": 0.15,
-    "rmt_base_tl": 0.4,
-    "rmt_large_tl": 0.5,
     "rmt_deit_small": 0.1,
     "rmt_swin_tiny": 0.2,
     "rmt_swin_small": 0.3,
 }
-"""Stochastic depth in the paper's training. The networks themselves default to 0, as timm's do."""
+"""Stochastic depth in the paper's training (App. B). The networks themselves default to 0, as timm's do."""
+MAX_DROP_PATH |= {name: MAX_DROP_PATH[name.removesuffix("_tl")] for name in ARCHITECTURES if name.endswith("_tl")}
 
 PAPER_TOP1 = {
     "rmt_tiny": 82.4,
@@ -123,7 +118,7 @@ PAPER_TOP1 = {
     "rmt_base_tl": 85.6,
     "rmt_large_tl": 86.1,
 }
-"""Accuracy on ImageNet-1k at 224² in percent, as the authors published it; none of ours."""
+"""Top-1 accuracy on ImageNet-1k at 224² in percent, as the authors published it (Table 1); not measured by us."""
 
 
 def _cfg(name: str) -> dict[str, Any]:
@@ -146,10 +141,10 @@ default_cfgs = generate_default_cfgs({f"{name}.untrained": _cfg(name) for name i
 
 
 ARGUMENTS = frozenset(inspect.signature(RMT).parameters)
-"""The keywords of `create_model` that say what a network is; the others are timm's, and say where weights come from."""
+"""The keywords of `create_model` that describe the network; the others are timm's, about its weights and device."""
 
 
-def _create(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
+def build(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
     """Build variant `name`; kwargs are those of `RMT` and of timm's `create_model`."""
     if "img_size" in kwargs:  # many of timm's networks are built for one size
         raise RMTError("img_size: leave it out; the network takes images of any height and width when it is called")
@@ -174,7 +169,7 @@ def _create(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
 
 def _register(name: str) -> None:
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> RMT:
-        return _create(name, pretrained, **kwargs)
+        return build(name, pretrained, **kwargs)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__doc__ = f"See the table in `{__name__}`."
@@ -187,10 +182,10 @@ for _name in ARCHITECTURES:
 
 
 def list_models(filter: str | Sequence[str] = "", exclude_filters: str | Sequence[str] = "") -> list[str]:
-    """The names `create_model` takes, by default all.
+    """The names that `create_model` takes, by default all.
 
-    As `timm.list_models` does it: `filter` is a shell pattern or several, of which a name matches one ("rmt_s*");
-    `exclude_filters` leaves names out again.
+    As in `timm.list_models`, `filter` is one shell pattern ("rmt_s*") or several, of which a name matches any, and
+    `exclude_filters` removes names.
     """
     names = [name for name in ARCHITECTURES if not filter or _matches(name, filter)]
     return [name for name in names if not _matches(name, exclude_filters)]
@@ -202,27 +197,10 @@ def _matches(name: str, patterns: str | Sequence[str]) -> bool:
 
 def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
     """`timm.create_model` for our names. Raises RMTError for another name."""
-    _check_name(name)
+    check_name(name)
     return cast(RMT, timm.create_model(name, pretrained=pretrained, **kwargs))
 
 
-def rebuild(name: str, arguments: Mapping[str, Any]) -> RMT:
-    """Network `name` with fresh weights, by what an untrusted model file says: its name and its constructor's keywords.
-
-    It does not pass through `timm.create_model`, whose other keywords (`checkpoint_path`, `pretrained_cfg`, …) open
-    files, so that a model file could name another one.
-
-    Raises:
-        RMTError: no network of that name.
-        ValueError: a keyword that is not `RMT`'s, or a number out of bounds.
-    """
-    _check_name(name)
-    for key in arguments:
-        if key not in ARGUMENTS:
-            raise ValueError(f"model_args holds {key[:40]!r}, which is no argument of the network")
-    return _create(name, **checked_args(arguments))
-
-
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
     if name not in ARCHITECTURES:
         raise RMTError(f"no network named {name!r}; choose one of {', '.join(list_models())}")

@@ -13,34 +13,25 @@ Each implementation's `unusable(call)` names what it cannot do. An exported prog
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from types import ModuleType
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmt.errors import RMTError
 from rmt.ops import masa
-from rmt.ops.call import Call, needs_grad, result_dtype, tracing
+from rmt.ops.call import Call, Op, needs_grad, result_dtype, tracing
 from rmt.ops.cpu import backend as cpu
 from rmt.ops.masa import MaSAConfig, SpatialPrior
 from rmt.ops.torch import blockwise, flex, sdpa
 from rmt.ops.torch.linear import linear_fast_bias_gradient
 from rmt.ops.triton import backend as triton
 
+_MODULES: dict[str, ModuleType] = dict(sdpa=sdpa, flex=flex, blockwise=blockwise, native=cpu, triton=triton)
 BACKENDS: dict[str, Callable[..., Tensor]] = {
     "plain": masa.manhattan_attention,
-    "sdpa": sdpa.manhattan_attention,
-    "flex": flex.manhattan_attention,
-    "blockwise": blockwise.manhattan_attention,
-    "native": cpu.manhattan_attention,
-    "triton": triton.manhattan_attention,
-}
-_UNUSABLE: dict[str, Callable[[Call], str | None]] = {
-    "plain": lambda call: None,
-    "sdpa": sdpa.unusable,
-    "flex": flex.unusable,
-    "blockwise": blockwise.unusable,
-    "native": cpu.unusable,
-    "triton": triton.unusable,
+    **{name: module.manhattan_attention for name, module in _MODULES.items()},
 }
 KERNELS = {"cpu": "native", "cuda": "triton"}  # the backend with kernels of our own, by type of device
 # Attention scores of a call beyond which `blockwise` serves instead of `plain`: 64 Mi are 256 MiB in float32.
@@ -75,13 +66,30 @@ def choose(call: Call) -> str:
         return _forced
     if call.tracing == "export":
         return "plain"
-    kernels = KERNELS.get(call.device, "") if _forced is None else _forced
-    if kernels in KERNELS.values() and _UNUSABLE[kernels](call) is None:
+    kernels = _forced or KERNELS.get(call.device, "plain")
+    if kernels in KERNELS.values() and _unusable(kernels, call) is None:
         return kernels
     # In this order: compared with a number, a symbolic size would become a constant of the graph.
-    if call.op == "attention" and blockwise.unusable(call) is None and _scores(call) > MAX_SCORES:
+    if call.op == "attention" and _unusable("blockwise", call) is None and _scores(call) > MAX_SCORES:
         return "blockwise"
     return "plain"
+
+
+def _unusable(name: str, call: Call) -> str | None:
+    """Why a backend cannot serve a call; None if it can."""
+    if name == "plain":
+        return None
+    if call.config is not None and call.config.decay == "paper":
+        return "it has no decay after the softmax"
+    return _MODULES[name].unusable(call)
+
+
+def _check_forced(name: str, call: Call) -> None:
+    if name not in BACKENDS:
+        raise RMTError(f"RMT_BACKEND={name}: there is no such backend; choose one of {', '.join(BACKENDS)}")
+    reason = _unusable(name, call)
+    if reason is not None:
+        raise RMTError(f"RMT_BACKEND={name} cannot be used here: {reason}")
 
 
 def _scores(call: Call) -> int:
@@ -90,26 +98,14 @@ def _scores(call: Call) -> int:
     return batch * heads * height * width * keys
 
 
-def _check_forced(name: str, call: Call) -> None:
-    if name not in BACKENDS:
-        raise RMTError(f"RMT_BACKEND={name}: there is no such backend; choose one of {', '.join(BACKENDS)}")
-    reason = _UNUSABLE[name](call)
-    if reason is not None:
-        raise RMTError(f"RMT_BACKEND={name} cannot be used here: {reason}")
+def _call(op: Op, x: Tensor, inputs: tuple[Tensor | None, ...], dtypes: tuple[torch.dtype, ...] = (), **rest) -> Call:
+    """Describe an operation on x, for which the gradients of the tensors `inputs` may be needed."""
+    return Call(op, x.device.type, dtypes or (x.dtype,), x.shape, needs_grad(*inputs), tracing(x), **rest)
 
 
 def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, config: MaSAConfig) -> Tensor:
     """As `masa.manhattan_attention`. Raises RMTError if the forced backend cannot serve the call."""
-    call = Call(
-        op="attention",
-        device=q.device.type,
-        dtypes=(q.dtype,),
-        shape=q.shape,
-        needs_grad=needs_grad(q, k, v),
-        tracing=tracing(q),
-        config=config,
-        image_stride=q.stride(0),
-    )
+    call = _call("attention", q, (q, k, v), config=config, image_stride=q.stride(0))
     return BACKENDS[choose(call)](q, k, v, prior, config)
 
 
@@ -143,29 +139,13 @@ def fuses_gelu(x: Tensor, conv: nn.Conv2d) -> bool:
 
 
 def _depthwise_call(x: Tensor, conv: nn.Conv2d) -> Call:
-    return Call(
-        op="depthwise",
-        device=x.device.type,
-        dtypes=(x.dtype, conv.weight.dtype, result_dtype(x)),
-        shape=x.shape,
-        needs_grad=needs_grad(x, conv.weight),
-        tracing=tracing(x),
-        kernel_size=conv.kernel_size[0],
-    )
+    dtypes = (x.dtype, conv.weight.dtype, result_dtype(x))
+    return _call("depthwise", x, (x, conv.weight), dtypes, kernel_size=conv.kernel_size[0])
 
 
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-6) -> Tensor:
     """LayerNorm of x (…, C) over the last dimension, with scale and shift (C,) or without both."""
-    call = Call(
-        op="layer_norm",
-        device=x.device.type,
-        dtypes=(x.dtype,),
-        shape=x.shape,
-        needs_grad=needs_grad(x, weight, bias),
-        tracing=tracing(x),
-        affine=weight is not None,
-    )
-    if choose(call) == "triton":
+    if choose(_call("layer_norm", x, (x, weight, bias), affine=weight is not None)) == "triton":
         return triton.layer_norm(x, weight, bias, eps, result_dtype(x))
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
@@ -185,14 +165,6 @@ class Linear(nn.Linear):
     """`nn.Linear`, (…, C) to (…, C'); in training on an NVIDIA GPU with a faster gradient of the bias."""
 
     def forward(self, x: Tensor) -> Tensor:
-        call = Call(
-            op="linear",
-            device=x.device.type,
-            dtypes=(x.dtype,),
-            shape=x.shape,
-            needs_grad=needs_grad(self.bias),
-            tracing=tracing(x),
-        )
-        if choose(call) == "triton":
+        if choose(_call("linear", x, (self.bias,))) == "triton":
             return linear_fast_bias_gradient(x, self.weight, self.bias, result_dtype(x))
         return super().forward(x)

@@ -26,8 +26,6 @@ def unusable(call: Call) -> str | None:
     if call.config is not None:
         if call.config.tolerance and call.needs_grad:
             return "windows are for inference"
-        if call.config.decay == "paper":
-            return "it has no decay after the softmax"
         return _why_not("planes.cpp", f"HEAD_DIM={call.shape[-1]}")
     if call.op == "depthwise":
         if call.shape[-1] % 16:

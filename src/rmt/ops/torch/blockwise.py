@@ -17,10 +17,6 @@ BLOCK_SCORES = 2**20  # computed at a time: 4 MiB in float32, little beside the 
 
 def unusable(call: Call) -> str | None:
     """Why this backend cannot serve a call; None if it can."""
-    if call.config is None:
-        return f"it has no {call.op}"
-    if call.config.decay == "paper":
-        return "it has no decay after the softmax"
     if call.tracing in ("compile", "export"):
         return "its loop over blocks would be unrolled in the graph"
     return None

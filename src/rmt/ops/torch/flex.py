@@ -17,10 +17,6 @@ from rmt.ops.torch.lines import grid_as_line, rows_then_columns
 
 def unusable(call: Call) -> str | None:
     """Why this backend cannot serve a call; None if it can."""
-    if call.config is None:
-        return f"it has no {call.op}"
-    if call.config.decay == "paper":
-        return "it has no decay after the softmax"
     if call.dtypes[0] == torch.float64:
         return "FlexAttention computes in float32 or less"
     if call.device == "cpu" and call.needs_grad:

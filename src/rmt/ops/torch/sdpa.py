@@ -18,11 +18,8 @@ MAX_TOKENS = 400  # of a grid with attention over all pairs: the mask of 16 head
 
 def unusable(call: Call) -> str | None:
     """Why this backend cannot serve a call; None if it can."""
-    if call.config is None:
-        return f"it has no {call.op}"
-    if call.config.decay == "paper":
-        return "it has no decay after the softmax"
-    if not call.config.decomposed and call.shape[1] * call.shape[2] > MAX_TOKENS:
+    full = call.config is not None and not call.config.decomposed
+    if full and call.shape[1] * call.shape[2] > MAX_TOKENS:
         return f"attention over all pairs of more than {MAX_TOKENS} tokens would need a (tokens × tokens) table"
     return None
 

@@ -255,36 +255,18 @@ def _placed(*tables: Tensor) -> list[Tensor]:
 
 @operator("triton_attention", fake=lambda q, k, v, *rest: v.new_empty(v.shape))
 def _operator(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    log_gamma: Tensor,
-    reaches: Tensor | None,
-    decomposed: bool,
-    half_split: bool,
-    decay: bool,
-    scale: float,
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, log_gamma: Tensor, reaches: Tensor | None,
+    decomposed: bool, half_split: bool, decay: bool, scale: float,
+) -> Tensor:  # fmt: skip
     tables = _placed(cos, sin, log_gamma)
     return forward(traceably, q, k, v, *tables, reaches, decomposed, half_split, decay, scale)
 
 
 @operator("triton_attention_backward", fake=lambda dout, q, k, v, *rest: tuple(t.new_empty(t.shape) for t in (q, k, v)))
 def _backward_operator(
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    log_gamma: Tensor,
-    decomposed: bool,
-    half_split: bool,
-    decay: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, log_gamma: Tensor,
+    decomposed: bool, half_split: bool, decay: bool, scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     tables = _placed(cos, sin, log_gamma)
     return backward(traceably, dout, q, k, v, *tables, decomposed, half_split, decay, scale)
 

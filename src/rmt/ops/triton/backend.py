@@ -36,8 +36,6 @@ def unusable(call: Call) -> str | None:
     if call.op == "depthwise" and not convolves():
         return "depthwise convolutions need Triton 3.3 (PyTorch 2.7) or newer"
     if call.config is not None:
-        if call.config.decay == "paper":
-            return "it has no decay after the softmax"
         if call.config.tolerance and call.needs_grad:
             return "windows are for inference"
         if call.shape[-1] > MAX_CHANNELS:

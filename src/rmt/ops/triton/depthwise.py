@@ -51,30 +51,12 @@ def load_row(pointer, row, rows, column, columns, token_stride, channel, channel
 
 @triton.jit
 def depthwise(
-    x,
-    other,
-    taps,
-    bias,
-    out,
-    x_image,
-    x_token,
-    other_image,
-    other_token,
-    out_image,
-    out_token,
-    height,
-    width,
-    channels,
-    strips,
-    rows_each,
-    K: tl.constexpr,
-    FLIP: tl.constexpr,
-    IDENTITY: tl.constexpr,
-    OTHER: tl.constexpr,
-    BIAS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
+    x, other, taps, bias, out,
+    x_image, x_token, other_image, other_token, out_image, out_token,
+    height, width, channels, strips, rows_each,
+    K: tl.constexpr, FLIP: tl.constexpr, IDENTITY: tl.constexpr, OTHER: tl.constexpr, BIAS: tl.constexpr,
+    COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
     """out = [bias] + Σ taps·(x shifted), taps (K·K, C); with OTHER "plus", other + that; "slope", GELU′(other)·that.
 
     FLIP turns the kernel by 180°, IDENTITY adds 1 to its centre.
@@ -126,23 +108,11 @@ def depthwise(
 
 @triton.jit
 def depthwise_weight_gradient(
-    x,
-    dout,
-    parts,
-    x_image,
-    x_token,
-    dout_image,
-    dout_token,
-    images,
-    height,
-    width,
-    channels,
-    programs,
-    K: tl.constexpr,
-    GELU: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
+    x, dout, parts,
+    x_image, x_token, dout_image, dout_token,
+    images, height, width, channels, programs,
+    K: tl.constexpr, GELU: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
     """Each program's part of the gradients of the taps and, last, of the bias: (programs, K·K + 1, C).
 
     A program takes every `programs`-th strip of COLUMNS columns; a row of the gradient, K times shifted, meets K rows

@@ -1,0 +1,89 @@
+"""Networks rebuilt from weights on disk: of a model file, or of a state dict that belongs to a named network."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rmt.errors import RMTError
+from rmt.model.checkpoints import (
+    building_from,
+    checked_args,
+    load_meta_model,
+    load_official,
+    read_metadata,
+    resolve_checkpoint,
+)
+from rmt.model.rmt import RMT
+from rmt.model.state_dicts import HEAD, check_fit, read_state_dict, sizes_of
+from rmt.model.variants import ARGUMENTS, build, check_name, create_model, list_models
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[RMT, dict[str, Any]]:
+    """The classifier in a model file or run folder, in eval mode, and the file's metadata.
+
+    Shapes are compared before memory is allocated, so a file cannot ask for more than it contains.
+    """
+    path = resolve_checkpoint(path)
+    metadata = read_metadata(path)
+    if metadata["task"] != "classify":
+        raise RMTError(f"{path} is a model for the task {metadata['task']!r}; this call loads classifiers")
+    state = read_state_dict(path)
+    with building_from(path):
+        model = rebuild(metadata["model"], metadata["model_args"])
+    if not any(HEAD.match(key) for key in state):  # a backbone alone, as `rmt convert` writes it for a detector's file
+        model.prune_intermediate_layers([len(model.stages) - 1])
+    check_fit(model.state_dict(), state, str(path))
+    load_meta_model(model, state)
+    return model.to(device).eval(), metadata
+
+
+def rebuild(name: str, arguments: Mapping[str, Any]) -> RMT:
+    """Network `name` with fresh weights, from what an untrusted model file says: its name and constructor keywords.
+
+    It does not go through `timm.create_model`, whose other keywords (`checkpoint_path`, `pretrained_cfg`, …) open
+    files: a model file could name one.
+
+    Raises:
+        RMTError: no network of that name.
+        ValueError: a keyword that is not `RMT`'s, or a number out of bounds.
+    """
+    check_name(name)
+    for key in arguments:
+        if key not in ARGUMENTS:
+            raise ValueError(f"model_args holds {key[:40]!r}, which is no argument of the network")
+    return build(name, **checked_args(arguments))
+
+
+def identify(state: Mapping[str, Tensor], name: str = "the checkpoint") -> str:
+    """The registered name whose backbone has exactly the names and shapes of `state` (under our names).
+
+    Raises:
+        RMTError: none has.
+    """
+    shapes = _backbone_shapes(state)
+    for candidate in list_models():
+        network = create_model(candidate, device="meta", **sizes_of(state))
+        same_heads = (network.aux_head is not None) == ("aux_head.weight" in state)
+        if same_heads and _backbone_shapes(network.state_dict()) == shapes:
+            return candidate
+    raise RMTError(f"{name} fits none of {', '.join(list_models())}")
+
+
+def build_for(model_name: str, state: Mapping[str, Tensor]) -> RMT:
+    """Network `model_name` with the weights of `state`, and their number of classes and of input channels."""
+    network = create_model(model_name, **sizes_of(state))
+    if "head.fc.weight" not in state:
+        network.prune_intermediate_layers([len(network.stages) - 1])
+    load_official(network, state)
+    return network
+
+
+def _backbone_shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {
+        key: tuple(value.shape)
+        for key, value in state.items()
+        if key.startswith(("stem.", "stages.")) and not key.endswith("num_batches_tracked")
+    }
