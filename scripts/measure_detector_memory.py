@@ -20,7 +20,7 @@ import torch
 
 import rmt
 from rmt.benchmark.machine import describe
-from rmt.benchmark.prepare import PeakMemory
+from rmt.benchmark.memory import PeakMemory
 
 
 def measure(part: str, head: str, backbone: str, height: int, width: int) -> float:

@@ -11,7 +11,7 @@ import torch
 from rmt.benchmark import kernels
 from rmt.benchmark.__main__ import main
 from rmt.benchmark.cases import Options, list_cases
-from rmt.benchmark.measure import peak_memory
+from rmt.benchmark.memory import peak_memory
 from rmt.benchmark.plot import plot
 from rmt.benchmark.reach import reach_table
 from rmt.benchmark.run import run_benchmark, table

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rmt.benchmark.cases import Case, Options
-from rmt.benchmark.measure import measure_memory
+from rmt.benchmark.memory import measure_memory
 from rmt.benchmark.run import run_benchmark, set_threads, table
 from rmt.errors import RMTError
 
@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     args = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m rmt.benchmark", description=__doc__)
     parser.add_argument("--output", type=Path, help="JSON file to write")
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # one case, for `measure.peak_memory`
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # one case, for `memory.peak_memory`
     for field in fields(Options):
         name, default = f"--{field.name.replace('_', '-')}", field.default
         if isinstance(default, bool):

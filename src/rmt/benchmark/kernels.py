@@ -1,278 +1,79 @@
-"""`python -m rmt.benchmark.kernels`: the Triton kernels on the GPU at hand, checked, and timed against their floors.
+"""`python -m rmt.benchmark.kernels`: check the Triton kernels on this GPU, and compare their times with lower bounds.
 
-Every kernel first runs on fresh random inputs and is compared with float64: ‖found − exact‖ / ‖exact‖. Its floor is the
-larger of two times: the bytes it cannot avoid (each input read once, each output written once) over the bandwidth of a
-large copy, and its operations over the rate of a large matrix product, both measured in the same run. Times are
-medians of CUDA graph replays over inputs that together outgrow the cache. On torch and Triton alone.
+Every kernel first runs on random inputs and is compared with float64: ‖found − exact‖ / ‖exact‖. Its lower bound
+("floor") is the larger of two times: the bytes that it must move (each input read once, each output written once) over
+the bandwidth of a large copy, and its operations over the rate of a large matrix product, both measured in the same
+run. Times are medians of CUDA graph replays over inputs that together exceed the cache. Needs torch and Triton only.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import median
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from rmt.benchmark.kernel_problems import Problem, problems
 from rmt.benchmark.machine import describe
-from rmt.benchmark.measure import cuda_seconds
-from rmt.benchmark.prepare import captured, matrix_product
+from rmt.benchmark.timing import cuda_graph, cuda_seconds, matrix_product
 from rmt.errors import RMTError
-from rmt.ops import BACKENDS, LayerNorm, MaSAConfig, SpatialPrior, depthwise_conv, masa, spatial_prior, use_backend
 
-CACHE_BYTES = 200e6  # what the inputs of one replay have to outgrow
-DECAY_RANGE = (2.0, 6.0)
-Grid = tuple[int, int, int]  # images, height, width
-
-
-class Problem(NamedTuple):
-    """One kernel call: what it is named, computes, moves and takes."""
-
-    name: str
-    ours: Callable[..., Any]
-    reference: Callable[..., Any]  # plain PyTorch, in any dtype
-    inputs: tuple[tuple[int, ...], ...]  # shapes
-    bytes: int
-    operations: int
-
-
-def attention(grid: Grid, heads: int, channels: int, dtype: torch.dtype, config: MaSAConfig) -> list[Problem]:
-    """All of attention on `grid` (images, height, width)."""
-    height, width = grid[1:]
-
-    def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return BACKENDS["triton"](q, k, v, _prior(q, config), config)
-
-    def plainly(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return masa.manhattan_attention(q, k, v, _prior(q, config), config)
-
-    def backward(q: Tensor, k: Tensor, v: Tensor, dout: Tensor):
-        prior = _prior(q, config)
-        rest = (prior.cos, prior.sin, prior.log_gamma, config.decomposed, config.half_split, True, config.scale)
-        return torch.ops.rmt.triton_attention_backward(dout, q, k, v, *rest)
-
-    name = "rows and columns" if config.decomposed else "all pairs"
-    keys = height + width if config.decomposed else height * width
-    return _both_ways(name, (*grid, heads, channels), keys, dtype, forward, backward, plainly)
-
-
-def row_pass(grid: Grid, heads: int, channels: int, dtype: torch.dtype, config: MaSAConfig) -> list[Problem]:
-    """One axis pass alone."""
-
-    def call(q: Tensor):
-        from rmt.ops.triton.attention_ops import Attention
-
-        prior = _prior(q, config)
-        tables = (prior.cos, prior.sin, prior.log_gamma)
-        return Attention(q, tables, None, config.half_split, True, config.scale)
-
-    def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return call(q).forward(q, k, v, "rows")[0]
-
-    def backward(q: Tensor, k: Tensor, v: Tensor, dout: Tensor):
-        gradients = tuple(torch.empty_like(t) for t in (q, k, v))
-        call(q).backward((q, k, v, dout), (v, v), gradients, "rows", add=False)
-        return gradients
-
-    def plainly(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        prior = _prior(q, config)
-        q, k = masa.rotate_queries_and_keys(q, k, prior, config)
-        return masa.attend_along_rows(q, k, v, prior.log_decay_w, config.decay)
-
-    return _both_ways("rows", (*grid, heads, channels), grid[2], dtype, forward, backward, plainly)
-
-
-def _both_ways(name, shape, keys: int, dtype: torch.dtype, forward, backward, plainly) -> list[Problem]:
-    """Forward reads q, k, v and writes one tensor, with 2 products; backward reads four and writes three, with 5."""
-    images, height, width, heads, channels = shape
-    numbers, size = images * height * width * heads * channels, torch.finfo(dtype).bits // 8
-    label = f"{name} of {images}×{height}×{width}, {heads} heads of {channels}"
-
-    def gradients_plainly(q: Tensor, k: Tensor, v: Tensor, dout: Tensor):
-        leaves = [t.detach().requires_grad_() for t in (q, k, v)]
-        with torch.enable_grad():
-            out = plainly(*leaves)
-        return torch.autograd.grad(out, leaves, dout)
-
-    return [
-        Problem(f"{label}, forward", forward, plainly, (shape,) * 3, 4 * numbers * size, 4 * numbers * keys),
-        Problem(
-            f"{label}, backward", backward, gradients_plainly, (shape,) * 4, 7 * numbers * size, 10 * numbers * keys
-        ),
-    ]
-
-
-def convolution(grid: Grid, channels: int, size: int, dtype: torch.dtype) -> list[Problem]:
-    """x + conv(x), and the gradients of the weight and the bias."""
-    shape = (*grid, channels)
-    numbers, width = int(torch.tensor(shape).prod()), torch.finfo(dtype).bits // 8
-    conv = nn.Conv2d(channels, channels, size, padding=size // 2, groups=channels).cuda()
-
-    def forward(x: Tensor) -> Tensor:
-        return depthwise_conv(x, conv.to(x.dtype), residual=True)
-
-    def plainly(x: Tensor) -> Tensor:
-        with use_backend("plain"):
-            return forward(x)
-
-    def gradients(x: Tensor, dout: Tensor):
-        return torch.ops.rmt.triton_depthwise_weight_gradient(x, dout, size, False)
-
-    def gradients_plainly(x: Tensor, dout: Tensor):
-        like = conv.to(x.dtype).weight.detach()
-        mask, pad = [False, True, True], [size // 2] * 2
-        x, dout = x.permute(0, 3, 1, 2), dout.permute(0, 3, 1, 2)
-        zero = [0, 0]
-        found = torch.ops.aten.convolution_backward(
-            dout, x, like, [channels], [1, 1], pad, [1, 1], False, zero, channels, mask
-        )
-        return found[1], found[2]
-
-    label = f"depthwise {size}×{size} of {'×'.join(map(str, shape))}"
-    operations = 2 * numbers * size * size
-    return [
-        Problem(f"{label}, forward", forward, plainly, (shape,), 2 * numbers * width, operations),
-        Problem(
-            f"{label}, weight gradient", gradients, gradients_plainly, (shape,) * 2, 2 * numbers * width, operations
-        ),
-    ]
-
-
-def feed_forward(grid: Grid, channels: int, dtype: torch.dtype) -> list[Problem]:
-    """The gradients of h + conv(h), h = GELU(x): one kernel for x, one for the weight and the bias."""
-    shape = (*grid, channels)
-    numbers, size = int(torch.tensor(shape).prod()), torch.finfo(dtype).bits // 8
-    conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels).cuda()
-
-    def gradients(x: Tensor, dout: Tensor):
-        x = x.detach().requires_grad_()
-        layer = conv.to(x.dtype)
-        with torch.enable_grad():
-            out = depthwise_conv(x, layer, gelu=True, residual=True)
-        return torch.autograd.grad(out, [x, *layer.parameters()], dout)
-
-    def plainly(x: Tensor, dout: Tensor):
-        with use_backend("plain"):
-            return gradients(x, dout)
-
-    label = f"GELU and depthwise 3×3 of {'×'.join(map(str, shape))}, forward and gradients"
-    return [Problem(label, gradients, plainly, (shape,) * 2, 7 * numbers * size, 54 * numbers)]
-
-
-def layer_norm(grid: Grid, channels: int, dtype: torch.dtype) -> list[Problem]:
-    shape = (*grid, channels)
-    numbers, size = int(torch.tensor(shape).prod()), torch.finfo(dtype).bits // 8
-    norm = LayerNorm(channels, eps=1e-6).cuda()
-    nn.init.normal_(norm.weight)
-
-    def forward(x: Tensor) -> Tensor:
-        return norm.to(x.dtype)(x)
-
-    def forward_plainly(x: Tensor) -> Tensor:
-        with use_backend("plain"):
-            return forward(x)
-
-    def both(x: Tensor, dout: Tensor):
-        x = x.detach().requires_grad_()
-        with torch.enable_grad():
-            out = norm.to(x.dtype)(x)
-        return torch.autograd.grad(out, [x, *norm.parameters()], dout)
-
-    def both_plainly(x: Tensor, dout: Tensor):
-        with use_backend("plain"):
-            return both(x, dout)
-
-    label = f"LayerNorm of {'×'.join(map(str, shape))}"
-    return [
-        Problem(f"{label}, forward", forward, forward_plainly, (shape,), 2 * numbers * size, 8 * numbers),
-        Problem(f"{label}, forward and gradients", both, both_plainly, (shape,) * 2, 5 * numbers * size, 24 * numbers),
-    ]
-
-
-def problems(dtype: torch.dtype, batch: int) -> Iterator[Problem]:
-    """What RMT-S asks for at 224², stage by stage, and attention at 800 × 1333."""
-
-    def config(channels: int, decomposed: bool = True) -> MaSAConfig:
-        return MaSAConfig(decomposed, "released", DECAY_RANGE, scale=channels**-0.5)
-
-    for side, heads, channels in ((56, 4, 16), (28, 4, 32), (14, 8, 32)):
-        yield from row_pass((batch, side, side), heads, channels, dtype, config(channels))
-        yield from attention((batch, side, side), heads, channels, dtype, config(channels))
-    yield from attention((batch, 7, 7), 16, 32, dtype, config(32, decomposed=False))
-    for height, width, heads, channels in ((200, 334, 4, 16), (100, 167, 4, 32), (50, 84, 8, 32)):
-        yield from attention((2, height, width), heads, channels, dtype, config(channels))
-    yield from attention((2, 25, 42), 16, 32, dtype, config(32, decomposed=False))
-    for side, channels, size in ((56, 64, 5), (56, 256, 3), (28, 128, 5), (28, 512, 3), (14, 256, 5), (14, 768, 3)):
-        yield from convolution((batch, side, side), channels, size, dtype)
-    for side, channels, ratio in ((56, 64, 4), (28, 128, 4), (14, 256, 3), (7, 512, 3)):
-        yield from feed_forward((batch, side, side), ratio * channels, dtype)
-        yield from layer_norm((batch, side, side), channels, dtype)
+CACHE_BYTES = 200e6  # total size of the inputs of one replay, at least
 
 
 def measure(problem: Problem, dtype: torch.dtype, bandwidth: float, rate: float, seed: int) -> dict[str, Any]:
-    """Error and times of one problem."""
+    """Return error and times of one problem."""
     generator = torch.Generator("cuda").manual_seed(seed)
 
-    def draw(images: int | None = None) -> tuple[Tensor, ...]:
+    def random_inputs(images: int | None = None) -> tuple[Tensor, ...]:
         shapes = [(images or shape[0], *shape[1:]) for shape in problem.inputs]
         return tuple(torch.randn(shape, generator=generator, device="cuda").to(dtype) for shape in shapes)
 
-    few = draw(2)
+    few = random_inputs(2)
     exact = _tensors(problem.reference(*(t.double() for t in few)))
-    found = _tensors(problem.ours(*few))
-    again = _tensors(problem.ours(*few))
-    error = max(((a.double() - b).norm() / b.norm()).item() for a, b in zip(found, exact, strict=True))
-    sets = [draw()]
-    taken = sum(t.nbytes for t in sets[0])
-    sets += [draw() for _ in range(int(min(8, CACHE_BYTES // taken)))]
-    floor = max(problem.bytes / bandwidth, problem.operations / rate)
-    seconds, plain_seconds = _seconds(problem.ours, sets), _seconds(problem.reference, sets)
+    found, again = (_tensors(problem.ours(*few)) for _ in range(2))
+    inputs = [random_inputs()]
+    inputs += [random_inputs() for _ in range(int(min(8, CACHE_BYTES // sum(t.nbytes for t in inputs[0]))))]
+    moving, computing = problem.bytes(dtype) / bandwidth, problem.operations / rate
+    floor, seconds = max(moving, computing), _seconds(problem.ours, inputs)
     return dict(
         problem=problem.name,
         dtype=str(dtype).removeprefix("torch."),
-        error=error,
+        error=max(((a.double() - b).norm() / b.norm()).item() for a, b in zip(found, exact, strict=True)),
         repeats=all(torch.equal(a, b) for a, b in zip(found, again, strict=True)),
         floor=floor,
-        bound="bytes" if problem.bytes / bandwidth >= problem.operations / rate else "operations",
+        bound="bytes" if moving >= computing else "operations",
         seconds=seconds,
-        plain_seconds=plain_seconds,
+        plain_seconds=_seconds(problem.reference, inputs),
         fraction_of_floor=floor / seconds if seconds else None,
     )
 
 
-def _seconds(function: Callable[..., Any], sets: list[tuple[Tensor, ...]]) -> float | None:
-    """Median seconds of a call, or None where memory does not suffice."""
+def _seconds(function: Callable[..., Any], inputs: list[tuple[Tensor, ...]]) -> float | None:
+    """Median seconds per call, or None if memory is not sufficient."""
 
     def run() -> None:
         with torch.no_grad():
-            for inputs in sets:
-                function(*inputs)
+            for tensors in inputs:
+                function(*tensors)
 
     try:
-        replay = captured(run)
+        replay = cuda_graph(run)
     except torch.OutOfMemoryError:
         return None
-    return sorted(cuda_seconds(replay, 1) for _ in range(11))[5] / len(sets)
+    return median(cuda_seconds(replay, 1) for _ in range(11)) / len(inputs)
 
 
 def _tensors(value: Any) -> list[Tensor]:
     return [value.detach()] if isinstance(value, Tensor) else [t.detach() for t in value]
 
 
-def _prior(q: Tensor, config: MaSAConfig) -> SpatialPrior:
-    """The tables of q's grid; in float64 with the phases of float32, which are what is to be computed."""
-    _, height, width, heads, channels = q.shape
-    prior = spatial_prior(height, width, heads, channels, config.decay_range, q)
-    if q.dtype == torch.float64:
-        single = spatial_prior(height, width, heads, channels, config.decay_range, q.float())
-        prior = prior._replace(sin=single.sin.double(), cos=single.cos.double())
-    return prior
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command line and returns its exit code: 1 where a kernel is wrong."""
+    """Run one command line and return its exit code: 1 if a kernel is wrong."""
     parser = argparse.ArgumentParser(prog="python -m rmt.benchmark.kernels", description=__doc__)
     parser.add_argument("--batch", type=int, default=64, help="images at 224²")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
@@ -290,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(batch: int, dtype: torch.dtype, seed: int) -> dict[str, Any]:
-    """All problems, printed as they come. Raises RMTError without a CUDA device."""
+    """Measure all problems and print them one by one. Raises RMTError without a CUDA device."""
     if not torch.cuda.is_available():
         raise RMTError("this machine has no CUDA device that PyTorch can use")
     bandwidth, rate = _bandwidth(), _rate(str(dtype).removeprefix("torch."))
@@ -298,7 +99,7 @@ def run(batch: int, dtype: torch.dtype, seed: int) -> dict[str, Any]:
     print(f"{'µs':>8} {'floor':>8} {'of it':>6} {'plain':>8} {'error':>8}  problem")
     limit = 1e-4 if dtype == torch.float32 else 2e-2
     results = []
-    for problem in problems(dtype, batch):
+    for problem in problems(batch):
         found = measure(problem, dtype, bandwidth, rate, seed)
         results.append(found)
         slow = found["plain_seconds"]

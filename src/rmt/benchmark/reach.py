@@ -1,4 +1,4 @@
-"""How far each head sees: `python -m rmt.benchmark.reach rmt_small --image-size 1792 --tolerance 1e-5 1e-3`."""
+"""Attention window of each head: `python -m rmt.benchmark.reach rmt_small --image-size 1792 --tolerance 1e-5 1e-3`."""
 
 import argparse
 import sys
@@ -11,10 +11,10 @@ from rmt.ops.windows import reach
 
 
 def reach_table(model_name: str, image_size: int, tolerances: list[float], spread: float) -> str:
-    """Per stage and head: γ, and for each tolerance the window in tokens and pixels to each side.
+    """Format a table of all heads: γ, and for each tolerance the window in tokens and pixels to each side.
 
     Args:
-        spread: Δ, how far the logits of a query lie apart; 0 means equal logits.
+        spread: Δ, difference between the largest and the smallest logit of a query; 0 means equal logits.
     """
     model: Any = create_model(model_name, device="meta")
     lines = [f"{model_name} at {image_size}², logits within {spread:g} of each other; tokens (pixels) to each side"]
@@ -33,7 +33,7 @@ def reach_table(model_name: str, image_size: int, tolerances: list[float], sprea
 
 
 def main() -> int:
-    """Runs one command line and returns its exit code."""
+    """Run one command line and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m rmt.benchmark.reach", description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--image-size", type=int, default=1792)

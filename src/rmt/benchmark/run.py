@@ -1,4 +1,4 @@
-"""One benchmark run: prepare all cases, time them in interleaved rounds, measure their memory, write the results."""
+"""One benchmark run: build all cases, time them in interleaved rounds, measure their memory, write the results."""
 
 import functools
 import json
@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from rmt.benchmark.build import build_model, build_step, output_error
 from rmt.benchmark.cases import Case, Options, list_cases
 from rmt.benchmark.machine import describe
-from rmt.benchmark.measure import peak_memory, summarise, time_rounds
-from rmt.benchmark.prepare import build, matrix_product, output_error, prepare
+from rmt.benchmark.memory import peak_memory
+from rmt.benchmark.timing import matrix_product, summarise, time_rounds
 from rmt.errors import RMTError
 from rmt.model import list_models
 from rmt.model.cost import count_macs
@@ -55,7 +56,7 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
         report(f"preparing {case.label}")
         start = time.perf_counter()
         try:
-            function = prepare(case, options)
+            function = build_step(case, options)
             for _ in range(3 if cuda else 1):
                 function()
         except (RMTError, RuntimeError) as error:
@@ -110,7 +111,7 @@ def set_threads(options: Options) -> None:
 
 @functools.cache
 def _cost(name: str, size: tuple[int, int]) -> dict[str, int]:
-    model: Any = build(name, size, seed=0)
+    model: Any = build_model(name, size, seed=0)
     if not isinstance(getattr(model, "in_chans", None), int):
         model.in_chans = 3
     return dict(parameters=sum(p.numel() for p in model.parameters()), macs=count_macs(model, *size))

@@ -1,22 +1,16 @@
-"""Time and memory of cases. Rounds are interleaved, so that a slowdown of the machine affects all cases equally."""
+"""Time of functions, in interleaved rounds, so that a slowdown of the machine affects all of them equally."""
 
-import json
-import os
 import random
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
-from rmt.benchmark.cases import Case, Options
-from rmt.benchmark.prepare import PeakMemory, prepare
+from rmt.benchmark.cases import Options
 
-MEMORY_SECONDS = 1800  # limit for the measurement of a case's memory
+TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def time_rounds(
@@ -63,28 +57,33 @@ def summarise(seconds: list[float]) -> dict[str, Any]:
     return dict(median=statistics.median(seconds), quartiles=[first, third], minimum=min(seconds), rounds=seconds)
 
 
-def peak_memory(case: Case, options: Options) -> int | None:
-    """Return the peak memory of a case in bytes, without that of model and images; None if it is not known.
+def cuda_graph(function: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that replays `function` as a CUDA graph: the host launches all its kernels at once."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # the first calls allocate and compile
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
 
-    On a CPU it is measured in a new process, so that the memory of other cases does not count. Its allocator returns
-    large blocks at once: if it keeps them, as by default, repeated measurements differ by a fifth.
-    """
-    if options.device.startswith("cuda"):
-        return measure_memory(case, options)
-    command = [sys.executable, "-m", "rmt.benchmark", "--memory-of", json.dumps([asdict(case), asdict(options)])]
-    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=MEMORY_SECONDS, env=env)
-        return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
-    except (subprocess.TimeoutExpired, IndexError, ValueError):
-        return None
+    def replay() -> None:
+        graph.replay()
+        _ = function  # keeps the tensors alive that the graph reads
+
+    return replay
 
 
-def measure_memory(case: Case, options: Options) -> int | None:
-    """Like `peak_memory`, in this process. Memory of gradients counts, that of compilation does not."""
-    run = prepare(replace(case, mode=case.mode.removesuffix("+graph")), options)
-    if "compile" in case.mode:
-        run()
-    with PeakMemory(options.device) as peak:
-        run()
-    return peak.bytes
+def matrix_product(dtype: str, device: str) -> tuple[Callable[[], None], int]:
+    """Return a function for a large matrix product, whose rate is the machine's peak, and its number of operations."""
+    side = 8192 if device.startswith("cuda") else 2048
+    kind = TORCH_DTYPES.get(dtype, torch.bfloat16)
+    a, b = (torch.randn(side, side).to(device, kind) for _ in range(2))
+    out = torch.empty_like(a)
+
+    def run() -> None:
+        torch.mm(a, b, out=out)
+
+    return run, 2 * side**3
