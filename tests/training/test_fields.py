@@ -77,10 +77,10 @@ ELSEWHERE = {
     "device": "below",
     "holdout": "below",
     "repeated_augmentation": "below",
-    "token_labels": "test_token_labelling.py",
-    "token_loss": "test_token_labelling.py",
-    "mix_token": "test_token_labelling.py",
-    "ground_truth": "test_token_labelling.py",
+    "token_labels": "token_labelling/test_module.py",
+    "token_loss": "token_labelling/test_module.py",
+    "mix_token": "token_labelling/test_module.py",
+    "ground_truth": "token_labelling/test_module.py",
 }
 
 

@@ -11,7 +11,7 @@ from rmt.heads import save_model
 from rmt.model import create_model, describe_weights
 from rmt.recipes import SegmentRecipe
 from rmt.tasks import task_named
-from rmt.tasks.classify.teacher import load_teacher
+from rmt.tasks.classify.token_labelling.teacher import load_teacher
 
 TASKS = ("classify", "detect", "segment")
 FILES = ("ours.safetensors", "ours.bin", "plain.safetensors", "plain.bin", "plain.pth")

@@ -44,8 +44,8 @@ def run(
         workers: Processes that read images.
     """
     from rmt.errors import RMTError
-    from rmt.tasks.classify.teacher import load_teacher
-    from rmt.tasks.classify.token_labels import make_token_labels
+    from rmt.tasks.classify.token_labelling.maps import make_token_labels
+    from rmt.tasks.classify.token_labelling.teacher import load_teacher
 
     if not teacher and not weights:
         raise RMTError("--teacher is missing: a network's name in timm, or --weights with a model file of ours")
@@ -68,13 +68,13 @@ def run(
         precision=precision,
         workers=workers,
     )
-    about = report.about
-    grid = "×".join(map(str, about.grid))
+    spec = report.spec
+    grid, gigabytes = "×".join(map(str, spec.grid)), spec.bytes_per_image / 1e3
     print(
-        f"{out}: label maps of {about.images:,} images by {about.teacher}, {grid} places of {about.top_k} classes, "
-        f"{report.bytes / 1e6:,.1f} MB ({report.bytes_per_million / 1e9:.2f} GB per million images)"
+        f"{out}: label maps of {spec.images:,} images by {spec.teacher}, {grid} places of {spec.top_k} classes, "
+        f"{report.bytes / 1e6:,.1f} MB ({gigabytes:.2f} GB per million images)"
     )
-    if report.maps and about.num_classes > 1:
+    if report.maps and spec.num_classes > 1:
         share = 100 * report.agree / report.maps
         print(f"{report.maps:,} made now; the likeliest class of the whole map is the image's label for {share:.1f} %")
     for name, reason in list(report.unreadable.items())[:5]:
@@ -82,4 +82,4 @@ def run(
     if len(report.unreadable) > 5:
         print(f"… {len(report.unreadable)} unreadable images in all")
     if report.missing:
-        print(f"{report.missing} of {about.files} shards are still to be made by the other parts")
+        print(f"{report.missing} of {spec.files} shards are still to be made by the other parts")

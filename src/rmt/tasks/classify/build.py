@@ -12,7 +12,7 @@ from rmt.model import create_model, describe_weights, load_checkpoint
 from rmt.recipes.recipe import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData, class_weights
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.tasks.classify.token_labelling import TokenLabelModule
+from rmt.tasks.classify.token_labelling.module import TokenLabelModule
 from rmt.training.initial_weights import other_classes, resolve_model
 from rmt.training.optimizers import peak_lr
 from rmt.training.task import Log

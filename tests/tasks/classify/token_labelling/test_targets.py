@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rmt.tasks.classify.token_targets import Rectangle, dense_maps, pool_maps, smooth, token_label_loss
+from rmt.tasks.classify.token_labelling.targets import MixTokenBox, dense_maps, pool_maps, smooth, token_label_loss
 
 
 def stored(batch=3, height=5, width=6, k=5, num_classes=11):
@@ -108,21 +108,21 @@ def test_rectangles_are_as_the_method_says():
     """λ ~ Beta(1, 1), sides ⌊√(1−λ)·grid⌋, centre uniform, clipped: drawn by hand from the same generator."""
     for number in range(200):
         torch.manual_seed(number)
-        rectangle = Rectangle.draw((7, 5))
+        box = MixTokenBox.sample((7, 5))
         torch.manual_seed(number)
         share = float(torch.distributions.Beta(1.0, 1.0).sample())
         height, width = math.floor(math.sqrt(1 - share) * 7), math.floor(math.sqrt(1 - share) * 5)
         y, x = int(torch.randint(7, ())), int(torch.randint(5, ()))
         cells = {(i, j) for i in range(7) for j in range(5)}
         inside = {(i, j) for i, j in cells if 0 <= i - (y - height // 2) < height and 0 <= j - (x - width // 2) < width}
-        ours = {(i, j) for i, j in cells if rectangle.top <= i < rectangle.bottom}
-        ours = {(i, j) for i, j in ours if rectangle.left <= j < rectangle.right}
+        ours = {(i, j) for i, j in cells if box.top <= i < box.bottom}
+        ours = {(i, j) for i, j in ours if box.left <= j < box.right}
         assert ours == inside
-        assert rectangle.kept == pytest.approx(1 - len(inside) / 35)
+        assert box.kept == pytest.approx(1 - len(inside) / 35)
 
 
 def test_swapping_exchanges_the_cells_of_b_and_its_partner():
-    rectangle = Rectangle(1, 3, 0, 2, (4, 3))
+    box = MixTokenBox(1, 3, 0, 2, (4, 3))
     x = torch.arange(5 * 2 * 8 * 6).view(5, 2, 8, 6)  # two positions a cell
     expected = x.clone()
     for b in range(5):
@@ -130,15 +130,15 @@ def test_swapping_exchanges_the_cells_of_b_and_its_partner():
             for j in range(6):
                 if 1 <= i // 2 < 3 and 0 <= j // 2 < 2:
                     expected[b, :, i, j] = x[4 - b, :, i, j]
-    assert torch.equal(rectangle.swap(x, 2), expected)
-    assert torch.equal(rectangle.swap(rectangle.swap(x, 2), 2), x)
-    assert rectangle.kept == pytest.approx(1 - 4 / 12)
+    assert torch.equal(box.swap(x, 2), expected)
+    assert torch.equal(box.swap(box.swap(x, 2), 2), x)
+    assert box.kept == pytest.approx(1 - 4 / 12)
 
 
 def test_mixed_targets_by_area():
-    rectangle, targets = Rectangle(0, 2, 0, 1, (4, 2)), torch.rand(3, 5)
+    box, targets = MixTokenBox(0, 2, 0, 1, (4, 2)), torch.rand(3, 5)
     for b in range(3):
-        torch.testing.assert_close(rectangle.mix(targets)[b], 0.75 * targets[b] + 0.25 * targets[2 - b])
+        torch.testing.assert_close(box.mix(targets)[b], 0.75 * targets[b] + 0.25 * targets[2 - b])
 
 
 def test_the_two_part_loss():

@@ -15,8 +15,8 @@ from rmt.data.token_labels.label_maps import INDEX, LabelMapSpec, fingerprint, w
 from rmt.errors import RMTError
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData
-from rmt.tasks.classify.token_labelling import TokenLabelModule
-from rmt.tasks.classify.token_targets import Rectangle, dense_maps, pool_maps
+from rmt.tasks.classify.token_labelling.module import TokenLabelModule
+from rmt.tasks.classify.token_labelling.targets import MixTokenBox, dense_maps, pool_maps
 from rmt.training.optimizers import CosineSchedule, build_optimizer
 
 
@@ -82,7 +82,7 @@ def test_the_loss_by_hand(recipe):
     loss = task.batch_loss(batch)
 
     torch.manual_seed(5)
-    cut = Rectangle.draw((2, 2))
+    cut = MixTokenBox.sample((2, 2))
     tokens, whole = pool_maps(
         dense_maps(batch["map_scores"], batch["map_classes"], 3), batch["box"], batch["flipped"], (2, 2)
     )

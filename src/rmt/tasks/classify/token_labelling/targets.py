@@ -1,4 +1,4 @@
-"""The arithmetic of token labelling (METHOD 5): from stored maps to targets, MixToken, and the two-part loss."""
+"""The arithmetic of token labelling: from stored maps to targets, MixToken, and the loss of both heads."""
 
 import math
 from dataclasses import dataclass
@@ -9,26 +9,26 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 STEM_TOKENS_PER_CELL = 8
-"""A cell of the stage-4 grid (stride 32) covers this many stem tokens (stride 4) a side."""
+"""Stem tokens (stride 4) along a side of a cell of the last stage's grid (stride 32)."""
 
 
 def dense_maps(scores: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """Stored maps, both (B, h, w, k), to float32 (B, num_classes, h, w): 0 for the classes that are not stored."""
+    """Stored maps, both (B, h, w, k), as float32 (B, num_classes, h, w): 0 for the classes that are not stored."""
     batch, height, width, _ = scores.shape
     dense = scores.new_zeros((batch, height, width, num_classes), dtype=torch.float32)
     return dense.scatter_(3, classes.long(), scores.float()).permute(0, 3, 1, 2)
 
 
 def pool_maps(maps: Tensor, box: Tensor, flipped: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """What the maps say of the part of each image that is shown: by RoIAlign, as distributions over the classes.
+    """The part of each map that lies in the crop of its image, pooled by RoIAlign into distributions over the classes.
 
     Args:
-        maps: float32 (B, K, h, w), each over a whole image.
-        box: float32 (B, 4), the shown part: left, top, right, bottom as fractions of the image.
-        flipped: bool (B,), whether that part is shown mirrored.
-        grid: tokens of the last stage, down and across.
+        maps: float32 (B, K, h, w), each of a whole image.
+        box: float32 (B, 4), the crop: left, top, right, bottom as fractions of the image.
+        flipped: bool (B,), whether the crop was flipped horizontally.
+        grid: rows and columns of tokens of the last stage.
     Returns:
-        targets of the tokens (B, K, *grid) and of the whole view (B, K); both sum to 1 over K.
+        targets of the tokens (B, K, *grid) and of the whole crop (B, K); both sum to 1 over K.
     """
     height, width = maps.shape[2:]
     scale = torch.tensor([width, height, width, height], dtype=maps.dtype, device=maps.device)
@@ -37,11 +37,11 @@ def pool_maps(maps: Tensor, box: Tensor, flipped: Tensor, grid: tuple[int, int])
     tokens = roi_align(maps, rois, grid, aligned=True)
     tokens = torch.where(flipped.view(-1, 1, 1, 1), tokens.flip(3), tokens)
     whole = roi_align(maps, rois, (1, 1), aligned=True).flatten(1)
-    return _as_distribution(tokens), _as_distribution(whole)
+    return _normalised(tokens), _normalised(whole)
 
 
-def _as_distribution(scores: Tensor) -> Tensor:
-    """Scores (B, K, …) divided by their sum over K, for the classes outside the stored five are missing from it."""
+def _normalised(scores: Tensor) -> Tensor:
+    """Scores (B, K, …) divided by their sum over K, which lacks the classes that are not stored; uniform if it is 0."""
     total = scores.sum(1, keepdim=True)
     return torch.where(total > 0, scores / total.clamp(min=1e-12), 1 / scores.shape[1])
 
@@ -52,8 +52,8 @@ def smooth(targets: Tensor, smoothing: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Rectangle:
-    """Cells of the stage-4 grid that images b and B−1−b exchange: rows top…bottom−1, columns left…right−1."""
+class MixTokenBox:
+    """The box of cells that images b and B−1−b exchange: rows top…bottom−1, columns left…right−1 of the grid."""
 
     top: int
     bottom: int
@@ -62,7 +62,7 @@ class Rectangle:
     grid: tuple[int, int]
 
     @classmethod
-    def draw(cls, grid: tuple[int, int], alpha: float = 1.0) -> "Rectangle":
+    def sample(cls, grid: tuple[int, int], alpha: float = 1.0) -> "MixTokenBox":
         """λ ~ Beta(alpha, alpha), sides ⌊√(1−λ)·grid⌋, centre uniform over the cells, clipped to the grid.
 
         Draws from torch's global CPU generator.
@@ -76,11 +76,11 @@ class Rectangle:
 
     @property
     def kept(self) -> float:
-        """Share of an image's own cells that stay, after clipping: the λ of the class targets."""
+        """The share of cells outside the box, after clipping: λ of the class targets."""
         return 1 - (self.bottom - self.top) * (self.right - self.left) / (self.grid[0] * self.grid[1])
 
     def swap(self, x: Tensor, scale: int = 1) -> Tensor:
-        """x (B, C, H, W) with the rectangle exchanged, one cell being `scale` positions of x a side."""
+        """x (B, C, H, W) with the box exchanged; a cell is `scale` positions of x wide and high."""
         rows = slice(self.top * scale, self.bottom * scale)
         columns = slice(self.left * scale, self.right * scale)
         swapped = x.clone()
@@ -88,7 +88,7 @@ class Rectangle:
         return swapped
 
     def mix(self, targets: Tensor) -> Tensor:
-        """Class targets (B, K) of the mixed images, by area."""
+        """Class targets (B, K) of the mixed images, weighted by area."""
         return self.kept * targets + (1 - self.kept) * targets.flip(0)
 
 
@@ -98,8 +98,8 @@ def token_label_loss(
     """Soft cross-entropy of the class head plus `token_weight` times its mean over the tokens; in float32.
 
     Args:
-        class_logits, class_target: (B, K), the target mixed already.
-        token_logits, token_target: (B, K, h, w), the logits swapped back, so that each token answers for its own image.
+        class_logits, class_target: (B, K); the target is mixed already.
+        token_logits, token_target: (B, K, h, w); the logits are swapped back, each to the image it belongs to.
     """
     whole = F.cross_entropy(class_logits.float(), class_target)
     return whole + token_weight * F.cross_entropy(token_logits.float(), token_target)

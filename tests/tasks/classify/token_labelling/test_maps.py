@@ -12,8 +12,8 @@ from rmt.data import open_splits
 from rmt.data.sources.folders import FolderSet
 from rmt.data.token_labels.label_maps import INDEX, LabelMaps, LabelMapSpec, read_map_file
 from rmt.errors import RMTError
-from rmt.tasks.classify.teacher import dense_logits, load_teacher
-from rmt.tasks.classify.token_labels import make_token_labels
+from rmt.tasks.classify.token_labelling.maps import make_token_labels
+from rmt.tasks.classify.token_labelling.teacher import dense_logits, load_teacher
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +40,11 @@ def make(teacher, photos, out, **options):
 
 def test_every_image_has_the_map_that_the_teacher_gives_it(teacher, photos, tmp_path):
     made = make(teacher, photos, tmp_path / "maps")
-    about = made.about
+    about = made.spec
     assert (about.images, about.files, about.grid, about.top_k) == (13, 4, (1, 1), 3)
     assert (made.maps, made.missing) == (12, 0)
     assert [name.rpartition("/")[2] for name in made.unreadable] == ["3.png"]
-    assert made.bytes_per_million == 1_000_000 * about.bytes_per_image == 1_000_000 * (1 * 3 * 4 + 8)
+    assert 1_000_000 * made.spec.bytes_per_image == 1_000_000 * about.bytes_per_image == 1_000_000 * (1 * 3 * 4 + 8)
 
     images, loaded = FolderSet(photos / "train"), load_teacher("", teacher)
     maps = LabelMaps(tmp_path / "maps", images)
@@ -81,8 +81,8 @@ def test_only_what_is_missing_or_damaged_is_made_again(teacher, photos, tmp_path
     out = tmp_path / "maps"
     made = make(teacher, photos, out)
     whole = content(out)
-    (out / made.about.file_name(0)).unlink()
-    damaged = out / made.about.file_name(2)
+    (out / made.spec.file_name(0)).unlink()
+    damaged = out / made.spec.file_name(2)
     damaged.write_bytes(whole[damaged.name][:-3])
     again = make(teacher, photos, out)
     assert again.maps == 8 and content(out) == whole
@@ -91,7 +91,7 @@ def test_only_what_is_missing_or_damaged_is_made_again(teacher, photos, tmp_path
 
 
 def test_a_kill_leaves_whole_shards(teacher, photos, tmp_path, monkeypatch):
-    import rmt.tasks.classify.token_labels as module
+    import rmt.tasks.classify.token_labelling.maps as module
 
     calls = []
 
@@ -148,7 +148,7 @@ def test_doubtful_maps_are_warned_of(photos, tmp_path, capsys):
     network = tmp_path / "t.safetensors"
     rmt.save_checkpoint(rmt.create_model("rmt_pico", num_classes=7), network)
     make(str(network), photos, tmp_path / "maps")
-    assert "the teacher knows 7 classes, the images have 3" in " ".join(capsys.readouterr().err.split())
+    assert "the teacher has 7 classes, the images have 3" in " ".join(capsys.readouterr().err.split())
     rmt.save_checkpoint(rmt.create_model("rmt_pico", num_classes=3), network, classes=("red", "green", "blue"))
     make(str(network), photos, tmp_path / "others")
-    assert "classes are called otherwise, or stand in another order" in " ".join(capsys.readouterr().err.split())
+    assert "names or the order of the teacher's classes differ" in " ".join(capsys.readouterr().err.split())

@@ -6,7 +6,7 @@ import torch
 
 import rmt
 from rmt.errors import RMTError
-from rmt.tasks.classify.teacher import dense_logits, load_teacher
+from rmt.tasks.classify.token_labelling.teacher import dense_logits, load_teacher
 
 # One of each kind: map NCHW, map NHWC, tokens with a class token, tokens pooled, attention pooling, two class tokens.
 SMALL = {

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from rmt.commands.cli import main
 from rmt.data.sources.folders import FolderSet
 from rmt.data.token_labels.label_maps import LabelMapSpec, read_map_file
-from rmt.tasks.classify.token_targets import dense_maps, pool_maps
+from rmt.tasks.classify.token_labelling.targets import dense_maps, pool_maps
 
 pytestmark = [
     pytest.mark.optional,

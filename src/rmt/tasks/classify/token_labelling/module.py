@@ -1,4 +1,4 @@
-"""Training on a teacher's label maps (METHOD 5): the `_tl` networks' task."""
+"""Training on a teacher's label maps: the module of the `_tl` networks."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 from rmt.errors import RMTError
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.tasks.classify.token_targets import (
+from rmt.tasks.classify.token_labelling.targets import (
     STEM_TOKENS_PER_CELL,
-    Rectangle,
+    MixTokenBox,
     dense_maps,
     pool_maps,
     smooth,
@@ -20,9 +20,10 @@ _STRIDE = 32  # of the last stage
 
 
 class TokenLabelModule(ClassifyModule):
-    """`ClassifyModule` with another loss: class head and token head learn the pooled map, MixToken mixes images.
+    """`ClassifyModule` with the loss of token labelling, and MixToken in place of Mixup and CutMix.
 
-    Raises RMTError when the network has no token head.
+    Raises:
+        RMTError: the network has no head for tokens.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -34,7 +35,8 @@ class TokenLabelModule(ClassifyModule):
             )
 
     def batch_loss(self, batch: dict[str, Any]) -> Tensor:
-        """image (B, 3, H, W), label (B,), and of `TokenLabelTransform` map_scores, map_classes, box and flipped."""
+        """The loss of a batch: image (B, 3, H, W), label (B,), and map_scores, map_classes, box and flipped of
+        `TokenLabelTransform`."""
         recipe, images, num_classes = self.recipe, batch["image"], len(self.data.classes)
         grid = (-(-images.shape[2] // _STRIDE), -(-images.shape[3] // _STRIDE))
         maps = dense_maps(batch["map_scores"], batch["map_classes"], num_classes)
@@ -44,13 +46,11 @@ class TokenLabelModule(ClassifyModule):
             class_target = (1 - recipe.ground_truth) * class_target + recipe.ground_truth * truth
         token_target = smooth(token_target, recipe.label_smoothing)
         class_target = smooth(class_target, recipe.label_smoothing)
-        if not recipe.mix_token:
-            class_logits, token_logits = self.model.forward_token_labelling(images)  # type: ignore[operator]
-            return token_label_loss(class_logits, token_logits, class_target, token_target, recipe.token_loss)
-        rectangle = Rectangle.draw(grid, recipe.mix_token)
-        class_logits, token_logits = self.model.forward_token_labelling(  # type: ignore[operator]
-            images, mix=lambda tokens: rectangle.swap(tokens, STEM_TOKENS_PER_CELL)
-        )
-        return token_label_loss(
-            class_logits, rectangle.swap(token_logits), rectangle.mix(class_target), token_target, recipe.token_loss
-        )
+        forward: Any = self.model.forward_token_labelling
+        if recipe.mix_token:
+            box = MixTokenBox.sample(grid, recipe.mix_token)
+            class_logits, token_logits = forward(images, mix=lambda tokens: box.swap(tokens, STEM_TOKENS_PER_CELL))
+            token_logits, class_target = box.swap(token_logits), box.mix(class_target)
+        else:
+            class_logits, token_logits = forward(images)
+        return token_label_loss(class_logits, token_logits, class_target, token_target, recipe.token_loss)

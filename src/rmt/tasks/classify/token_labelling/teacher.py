@@ -1,4 +1,4 @@
-"""Any timm classifier as a teacher that classifies each place of an image instead of the whole."""
+"""Teachers: any timm classifier, applied to each place of its feature map instead of to the pooled features."""
 
 import hashlib
 import math
@@ -16,12 +16,12 @@ from rmt.model.state_dicts import read_state_dict
 
 @dataclass(frozen=True)
 class Teacher:
-    """A classifier in eval mode, what it wants its images to be like, and where it came from."""
+    """A classifier in eval mode, its preprocessing, and the origin of its weights."""
 
     model: nn.Module
     name: str
     weights: str  # file name and SHA-256, or "pretrained" for timm's own
-    classes: tuple[str, ...]  # () where the file does not say
+    classes: tuple[str, ...]  # () if the file does not name them
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -38,10 +38,12 @@ class Teacher:
 
 
 def load_teacher(name: str, weights: str = "") -> Teacher:
-    """A network by its timm name, with weights from a file, or timm's own pretrained ones (which it downloads).
+    """Returns the network of a timm name, with weights from a file, or with timm's pretrained ones (a download).
 
-    Of a model file or run folder of ours the network's name is in the file, and may be left out ("").
-    Raises RMTError for an unknown name, or for weights of another network.
+    A model file or run folder of this package contains the name, which may then be left out ("").
+
+    Raises:
+        RMTError: the name is unknown, or the weights are another network's.
     """
     path = Path(resolve_checkpoint(weights)) if weights else None
     metadata = None if path is None else describe_weights(path)
@@ -72,10 +74,10 @@ def load_teacher(name: str, weights: str = "") -> Teacher:
 
 
 def dense_logits(model: nn.Module, images: Tensor) -> Tensor:
-    """A timm classifier's logits at each place: images (B, 3, H, W) to (B, h, w, classes).
+    """The logits of a timm classifier at each place: images (B, 3, H, W) to (B, h, w, classes).
 
-    Each place goes through the network's own head alone, as if the image were of nothing else: pooling a map of one
-    place leaves it as it is. In networks of tokens the place also stands for the class token.
+    Each place passes through the network's own head as a feature map of size 1×1, which pooling does not change. In
+    networks of tokens the place also takes the position of the class token.
     """
     features = model.forward_features(images)  # type: ignore[operator]
     if features.ndim == 3:
@@ -93,7 +95,7 @@ def dense_logits(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _token_grid(model: nn.Module, tokens: int, images: Tensor) -> tuple[int, int]:
-    """Rows and columns of a network's tokens: squares as many as the image's shape allows."""
+    """Rows and columns of the tokens of square patches."""
     height, width = images.shape[2:]
     rows = round(math.sqrt(tokens * height / width))
     if rows < 1 or tokens % rows:
@@ -105,7 +107,7 @@ def _with_weights(name: str, path: Path | None) -> nn.Module:
     if path is None:
         try:
             return timm.create_model(name, pretrained=True)
-        except Exception as error:  # no network, no weights for this name: whatever the hub raises
+        except Exception as error:  # whatever the hub raises without a connection, or without weights of this name
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise RMTError(f"--teacher {name}: no pretrained weights ({reason}); give a file: --weights") from error
     state = read_state_dict(path)
@@ -114,7 +116,7 @@ def _with_weights(name: str, path: Path | None) -> nn.Module:
     rows = state.get(f"{classifier}.weight")
     classes = 1000 if rows is None else len(rows)
     source = {"file": str(path)} if name in list_models() else {"state_dict": state, "custom_load": False}
-    try:  # timm's own way in, which also knows the names that a network's first authors used
+    try:  # timm's own loading also maps the tensor names of a network's first authors
         overlay = {**source, "num_classes": classes, "label_offset": 0}
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=classes)
     except RMTError:

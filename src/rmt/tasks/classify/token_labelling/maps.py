@@ -1,0 +1,219 @@
+"""`rmt token-labels`: a teacher's dense label map of every training image, computed once and stored."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from timm.data.transforms import str_to_interp_mode
+from torch import Tensor
+
+from rmt.atomic import replace_file
+from rmt.data.image_loader import ImageLoader
+from rmt.data.sets import ImageSet, subset
+from rmt.data.splits import open_train
+from rmt.data.token_labels.label_maps import INDEX, Arrays, LabelMapSpec, fingerprint, incomplete_files, write_map_file
+from rmt.data.transforms import Normalize
+from rmt.device import autocast, choose_device, choose_precision
+from rmt.errors import RMTError
+from rmt.output_folder import create_or_reopen
+from rmt.tasks.classify.token_labelling.teacher import Teacher, dense_logits
+
+
+@dataclass
+class TokenLabelReport:
+    """What `make_token_labels` did."""
+
+    spec: LabelMapSpec
+    bytes: int = 0  # on disk, of all files of maps
+    missing: int = 0  # files that other parts have still to write
+    maps: int = 0  # computed in this call
+    agree: int = 0  # of these, those whose likeliest class, pooled over the map, is the image's label
+    unreadable: dict[str, str] = field(default_factory=dict)  # name -> reason
+
+
+def make_token_labels(
+    teacher: Teacher,
+    data: str,
+    out: str | Path,
+    *,
+    top_k: int = 5,
+    shard_images: int = 10_000,
+    part: str = "1/1",
+    batch_size: int = 64,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int = 2,
+    console: Console | None = None,
+) -> TokenLabelReport:
+    """Writes the maps of every training image of `data` (of all images if it has no validation split) into `out`.
+
+    Complete files are kept, so an interrupted call is continued by repeating it. `part` "2/8" writes every eighth file
+    from the second on, so that eight processes can share the work, on one machine or several.
+
+    Raises:
+        RMTError: `out` holds other maps, or for a mistake in data or options, or a full disk.
+    """
+    console = console or Console(stderr=True, highlight=False)
+    first, parts = _parse_part(part)
+    if batch_size < 1 or workers < 0 or shard_images < 1 or top_k < 1:
+        raise RMTError("--batch-size, --shard-images and --top-k must be at least 1, and --workers at least 0")
+    chosen_device = choose_device(device)
+    chosen_precision = choose_precision(precision, chosen_device)
+    images = open_train(data)  # with the images that a run would hold out: another run may hold out others
+    teacher.model.to(chosen_device)
+    folder, spec = Path(out).expanduser(), _describe(teacher, images, top_k, shard_images, chosen_device)
+    if create_or_reopen(folder, INDEX, spec.as_json(), "label maps"):
+        _require_equal(spec, LabelMapSpec.read(folder), folder)
+    for line in _class_warnings(teacher, images, spec):
+        console.print(line, markup=False)
+    report = TokenLabelReport(spec)
+    todo, complaints = incomplete_files(folder, spec, range(first, spec.files, parts))
+    for complaint in complaints:
+        console.print(f"made again: {complaint}", markup=False)
+    columns = (TextColumn("label maps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        progress = bar.add_task("", total=sum(len(spec.rows(number)) for number in todo))
+        files = _label(
+            teacher,
+            images,
+            report,
+            todo,
+            device=chosen_device,
+            precision=chosen_precision,
+            batch_size=batch_size,
+            workers=workers,
+            show_progress=lambda count: bar.update(progress, completed=count),
+        )
+        for number, arrays in files:
+            with replace_file(folder / spec.file_name(number)) as draft:
+                write_map_file(draft, arrays)
+    paths = [folder / spec.file_name(number) for number in range(spec.files)]
+    sizes = [path.stat().st_size for path in paths if path.exists()]
+    report.bytes, report.missing = sum(sizes), spec.files - len(sizes)
+    return report
+
+
+def _label(
+    teacher: Teacher,
+    images: ImageSet,
+    report: TokenLabelReport,
+    todo: Sequence[int],
+    *,
+    device: torch.device,
+    precision: str,
+    batch_size: int,
+    workers: int,
+    show_progress: Callable[[int], None],
+) -> Iterator[tuple[int, Arrays]]:
+    """Yields number and arrays of each file of `todo` (ascending) when it is complete, in one pass over its images.
+
+    Maps of unreadable images stay 0. Counts go into `report`; `show_progress` is told the number of images done.
+    """
+    if not todo:
+        return
+    spec = report.spec
+    wanted = subset(images, [row for number in todo for row in spec.rows(number)])
+    transform = SquashTransform(teacher)
+    pin = device.type == "cuda"
+    loader = ImageLoader(wanted, transform, batch_size=batch_size, shuffle=False, workers=workers, pin_memory=pin)
+    pending = list(todo)
+    arrays: dict[int, Arrays] = {}
+    last = torch.tensor([len(spec.rows(number)) for number in todo]).cumsum(0).tolist()
+    try:
+        for step, batch in enumerate(loader, start=1):
+            report.unreadable.update(batch["bad"])
+            if len(batch["label"]):
+                with autocast(precision, device):
+                    top = teacher.top(batch["image"].to(device, non_blocking=True), spec.top_k)
+                scores, classes = (part.cpu() for part in top)
+                report.agree += int((pooled_top(scores, classes, spec.num_classes) == batch["label"]).sum())
+                report.maps += len(scores)
+                for i, image in enumerate(wanted.indices[batch["index"].numpy()].tolist()):
+                    number, row = divmod(image, spec.shard_images)
+                    if number not in arrays:
+                        arrays[number] = spec.empty(number)
+                    for name, values in (("scores", scores), ("classes", classes), ("sizes", batch["size"])):
+                        arrays[number][name][row] = values[i].numpy()
+            seen = min(step * batch_size, len(wanted))
+            show_progress(seen)
+            while pending and last[len(todo) - len(pending)] <= seen:
+                number = pending.pop(0)
+                yield number, arrays.pop(number) if number in arrays else spec.empty(number)
+    finally:
+        loader.close()
+
+
+class SquashTransform:
+    """Resizes a whole image to the teacher's height × width, whatever its aspect ratio, and normalises it."""
+
+    def __init__(self, teacher: Teacher):
+        self.size = teacher.size
+        self.filter = str_to_interp_mode(teacher.interpolation)
+        self.normalize = Normalize(teacher.mean, teacher.std)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        from torchvision.transforms.functional import pil_to_tensor, resize
+
+        return self.normalize(pil_to_tensor(resize(image, list(self.size), self.filter)))
+
+    def labelled(self, image: Image.Image, index: int, name: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """The image, and `size`, its own width and height."""
+        return self(image), {"size": torch.tensor(image.size, dtype=torch.int32)}
+
+
+def pooled_top(scores: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """The likeliest class of each map, its scores summed over all places: both (B, h, w, k) to int64 (B,)."""
+    sums = torch.zeros(len(scores), num_classes).scatter_add_(1, classes.flatten(1), scores.flatten(1))
+    return sums.argmax(1)
+
+
+def _describe(teacher: Teacher, images: ImageSet, top_k: int, shard_images: int, device: torch.device) -> LabelMapSpec:
+    """The description of the maps; a forward pass tells the teacher's grid and number of classes."""
+    with torch.inference_mode():
+        _, *grid, num_classes = dense_logits(teacher.model, torch.zeros(1, 3, *teacher.size, device=device)).shape
+    return LabelMapSpec(
+        teacher=teacher.name,
+        weights=teacher.weights,
+        image_size=teacher.size,
+        mean=teacher.mean,
+        std=teacher.std,
+        interpolation=teacher.interpolation,
+        num_classes=num_classes,
+        grid=(grid[0], grid[1]),
+        top_k=min(top_k, num_classes),
+        images=len(images),
+        fingerprint=fingerprint(images),
+        shard_images=min(shard_images, len(images)),
+    )
+
+
+def _require_equal(spec: LabelMapSpec, before: LabelMapSpec, folder: Path) -> None:
+    """Raises RMTError that names the differences when the folder's maps were made with other settings."""
+    ours, theirs = vars(spec), vars(before)
+    if changes := ", ".join(f"{key} {theirs[key]!r} -> {ours[key]!r}" for key in ours if ours[key] != theirs[key]):
+        raise RMTError(f"{folder}: it holds maps made otherwise ({changes}); choose another folder or remove it")
+
+
+def _class_warnings(teacher: Teacher, images: ImageSet, spec: LabelMapSpec) -> list[str]:
+    """Warnings of classes with which the maps may be of no use."""
+    if spec.num_classes != len(images.classes):
+        return [
+            f"warning: the teacher has {spec.num_classes:,} classes, the images have {len(images.classes):,}; "
+            "networks can be trained on these maps only with images of all the teacher's classes"
+        ]
+    if teacher.classes and teacher.classes != images.classes:
+        return ["warning: the names or the order of the teacher's classes differ from those of the images"]
+    return []
+
+
+def _parse_part(text: str) -> tuple[int, int]:
+    """The first file and the step of a part: "2/8" to (1, 8)."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise RMTError(f"--part {text!r}: write it like 2/8, the second part of eight")
+    return int(match[1]) - 1, int(match[2])
