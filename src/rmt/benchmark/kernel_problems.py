@@ -60,7 +60,7 @@ def attention(grid: Grid, heads: int, channels: int, *, decomposed: bool = True)
     def backward(q: Tensor, k: Tensor, v: Tensor, dout: Tensor):
         prior = _prior(q, config)
         rest = (prior.cos, prior.sin, prior.log_gamma, config.decomposed, config.half_split, True, config.scale)
-        return torch.ops.rmt.triton_attention_backward(dout, q, k, v, *rest)
+        return _operators().triton_attention_backward(dout, q, k, v, *rest)
 
     name, (_, height, width) = "rows and columns" if decomposed else "all pairs", grid
     keys = height + width if decomposed else height * width
@@ -110,7 +110,7 @@ def convolution(grid: Grid, channels: int, size: int) -> Iterator[Problem]:
         return depthwise_conv(x, conv.to(x.dtype), residual=True)
 
     def gradients(x: Tensor, dout: Tensor):
-        return torch.ops.rmt.triton_depthwise_weight_gradient(x, dout, size, False)
+        return _operators().triton_depthwise_weight_gradient(x, dout, size, False)
 
     def reference_gradients(x: Tensor, dout: Tensor):
         x, dout, weight = x.permute(0, 3, 1, 2), dout.permute(0, 3, 1, 2), conv.to(x.dtype).weight.detach()
@@ -147,6 +147,14 @@ def layer_norm(grid: Grid, channels: int) -> Iterator[Problem]:
     label = f"LayerNorm of {_size(shape)}"
     yield Problem(f"{label}, forward", forward, _plain(forward), (shape,), 2, 8)
     yield Problem(f"{label}, forward and gradients", both, _plain(both), (shape,) * 2, 5, 24)
+
+
+def _operators() -> Any:
+    """`torch.ops.rmt` after the registration of the Triton operators."""
+    from rmt.ops.triton import attention_ops, depthwise_ops
+
+    assert attention_ops and depthwise_ops
+    return torch.ops.rmt
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
