@@ -1,5 +1,6 @@
 """Small training runs that tests of many parts share."""
 
+import atexit
 import csv
 import functools
 import tempfile
@@ -12,14 +13,21 @@ from safetensors.torch import load_file
 from helpers.pictures import make_folder
 from rmt.recipes import ClassifyRecipe
 
-_KEPT = tempfile.TemporaryDirectory(prefix="rmt-tests-")  # removed when the interpreter ends
 TIMES = {"images_per_s", "seconds"}  # what no two runs agree in
+
+
+@functools.cache
+def _kept() -> Path:
+    """A folder that is removed when the interpreter ends; not made at import, so that forked processes share none."""
+    folder = tempfile.TemporaryDirectory(prefix="rmt-tests-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 @functools.cache
 def photos() -> str:
     """An image folder of three colours: 24 images to train on, 12 to judge."""
-    return str(make_folder(Path(_KEPT.name) / "photos"))
+    return str(make_folder(_kept() / "photos"))
 
 
 def tiny_recipe(**changes: Any) -> ClassifyRecipe:
@@ -53,7 +61,7 @@ def finished_run() -> Path:
     """The folder of a finished run of `tiny_recipe`. Not to be written to."""
     from rmt.tasks import train
 
-    return train(tiny_recipe(output=str(Path(_KEPT.name) / "finished"))).folder
+    return train(tiny_recipe(output=str(_kept() / "finished"))).folder
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -1,13 +1,10 @@
 """Synchronised BatchNorm on CPU processes gives what one process gives on the whole batch."""
 
 import copy
-import os
-import socket
 
-import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from helpers.together import run_together
 from torch import nn
 
 from rmt.training.distributed.sync_batchnorm import CPUSyncBatchNorm2d, convert_sync_batchnorm
@@ -42,24 +39,15 @@ def two_steps(model: nn.Module, share: slice = slice(None)) -> dict[str, torch.T
     }
 
 
-def process(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def process(folder: str) -> None:
+    dist.init_process_group("gloo")
     model = convert_sync_batchnorm(network(), torch.device("cpu"))
-    torch.save(two_steps(model, SHARES[rank]), f"{folder}/{rank}.pt")
+    torch.save(two_steps(model, SHARES[dist.get_rank()]), f"{folder}/{dist.get_rank()}.pt")
     dist.destroy_process_group()
 
 
-@pytest.fixture
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def test_two_processes_equal_one_on_the_whole_batch(tmp_path, free_port):
-    mp.spawn(process, args=(free_port, str(tmp_path)), nprocs=2)
+def test_two_processes_equal_one_on_the_whole_batch(tmp_path):
+    assert run_together(process, str(tmp_path), output=tmp_path) == [0, 0]
     expected = two_steps(network())
     got = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     torch.testing.assert_close(torch.cat([g["out"] for g in got]), expected["out"], rtol=1e-10, atol=1e-12)
@@ -69,33 +57,34 @@ def test_two_processes_equal_one_on_the_whole_batch(tmp_path, free_port):
                 torch.testing.assert_close(got[rank][name], value, rtol=1e-9, atol=1e-11, msg=f"{name} of {rank}")
 
 
-def under_autocast(rank: int, port: int, folder: str) -> None:
+def under_autocast(folder: str, share: slice | None = None) -> None:
     """A BatchNorm of bf16 maps large enough that neither their number nor their sum is one of bf16's."""
-    if port:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        torch.set_num_threads(1)
-        dist.init_process_group("gloo", rank=rank, world_size=2)
+    rank = 0
+    if share is None:
+        dist.init_process_group("gloo")
+        rank = dist.get_rank()
+        share = SHARES[rank]
     model = convert_sync_batchnorm(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), torch.device("cpu")).train()
     generator = torch.Generator().manual_seed(2)
     for p in model.parameters():
         p.data = torch.randn(p.shape, generator=generator)
     x = torch.randn(4, 3, 45, 45, generator=generator) + 3
     with torch.autocast("cpu", torch.bfloat16):
-        out = model(x[SHARES[rank]] if port else x)
+        out = model(x[share])
         loss = out.float().pow(3).sum()
     loss.backward()
     gradients = [p.grad for p in model.parameters()]
-    if port:
+    if dist.is_initialized():
         for gradient in gradients:
             dist.all_reduce(gradient)
         dist.destroy_process_group()
     torch.save({"out": out.detach(), "gradients": gradients, "buffers": list(model.buffers())}, f"{folder}/{rank}.pt")
 
 
-def test_under_autocast_the_statistics_are_in_full_precision(tmp_path, free_port):
-    mp.spawn(under_autocast, args=(free_port, str(tmp_path)), nprocs=2)
+def test_under_autocast_the_statistics_are_in_full_precision(tmp_path):
+    assert run_together(under_autocast, str(tmp_path), output=tmp_path) == [0, 0]
     got = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    under_autocast(0, 0, str(tmp_path))
+    under_autocast(str(tmp_path), slice(None))
     expected = torch.load(tmp_path / "0.pt")  # PyTorch's own BatchNorm, of the whole batch
     out = torch.cat([g["out"] for g in got])
     assert out.dtype == expected["out"].dtype == torch.bfloat16
