@@ -1,5 +1,9 @@
 """The rank of a process as torchrun, srun or `rmt train` tell it; what is refused; the collectives."""
 
+import os
+import re
+import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -53,7 +57,7 @@ def test_the_launcher_says_how_many(alone, monkeypatch):
 
 
 def test_one_device_has_nobody_to_share_with(alone):
-    with pytest.raises(rmt.RMTError, match="--strategy fsdp divides a network among devices, and this run has one"):
+    with pytest.raises(rmt.RMTError, match="--strategy fsdp shards a network over devices, and this run has one"):
         resolve_devices(tiny_recipe(strategy="fsdp", devices="auto"))
     assert resolve_devices(tiny_recipe(strategy="fsdp", devices=2)).strategy == "fsdp"
 
@@ -84,6 +88,36 @@ def _communicate(file):
 def test_processes_agree_and_the_main_one_goes_on_alone(tmp_path):
     assert run_together(_communicate, tmp_path / "file", size=3, output=tmp_path) == [0, 0, 0]
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(3)] == ["alone: 1\n", "", ""]
+
+
+def _hang():
+    """Rank 2 is killed while the others wait for something that does not end, as in a collective of NCCL."""
+    with process_group(resolve_devices(tiny_recipe(devices="auto"))):
+        if processes.rank() == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+
+
+def test_a_killed_process_ends_those_that_hang_with_one_line(tmp_path):
+    began = time.monotonic()
+    assert run_together(_hang, size=3, output=tmp_path) == [1, 1, -9]
+    assert time.monotonic() - began < 40
+    assert re.fullmatch(
+        r"rmt: rank 2 \(pid \d+ on \S+\) died without a message: .*killed.*\n", (tmp_path / "0.txt").read_text()
+    )
+    assert (tmp_path / "1.txt").read_text() == ""
+
+
+def test_a_second_training_on_several_devices_is_refused(alone, monkeypatch):
+    """Its other processes would run the script from its beginning, and so the first training."""
+    monkeypatch.setenv("RMT_PROCESSES_LEFT", "1")
+    with (
+        pytest.raises(rmt.RMTError, match="the second training needs a start of its own"),
+        process_group(resolve_devices(tiny_recipe(devices=2, nodes=1))),
+    ):
+        pass
+    with process_group(resolve_devices(tiny_recipe(devices=1, nodes=1))):
+        assert processes.world_size() == 1
 
 
 def test_alone_nothing_is_asked():

@@ -10,20 +10,14 @@ from typing import Any, cast
 
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint import state_dict as dcp
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from rmt.model.rmt import Block
 from rmt.training.distributed.processes import world_size
 
-_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_FULL = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class FSDPStrategy(ModelParallelStrategy):
@@ -35,14 +29,14 @@ class FSDPStrategy(ModelParallelStrategy):
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
         """Full tensors by parameter name in the main process, an empty dict in the others; all must call it."""
         assert self.model is not None
-        return get_optimizer_state_dict(self.model, getattr(optimizer, "_optimizer", optimizer), options=_FULL)
+        return dcp.get_optimizer_state_dict(self.model, getattr(optimizer, "_optimizer", optimizer), options=_FULL)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         assert self.model is not None
         state = self.checkpoint_io.load_checkpoint(Path(checkpoint_path))
-        set_model_state_dict(self.model, state["state_dict"], options=_FULL)
+        dcp.set_model_state_dict(self.model, state["state_dict"], options=_FULL)
         for optimizer, values in zip(self.optimizers, state["optimizer_states"], strict=True):
-            set_optimizer_state_dict(self.model, optimizer, optim_state_dict=values, options=_FULL)
+            dcp.set_optimizer_state_dict(self.model, optimizer, optim_state_dict=values, options=_FULL)
         return state
 
 
@@ -60,7 +54,7 @@ def apply_fsdp(model: nn.Module, mesh: DeviceMesh) -> None:
 def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state dict with full tensors. Of a sharded model: empty but in the main process, and all must call it."""
     if isinstance(model, FSDPModule):
-        return cast(dict[str, Tensor], get_model_state_dict(model, options=_FULL))
+        return cast(dict[str, Tensor], dcp.get_model_state_dict(model, options=_FULL))
     return model.state_dict()
 
 

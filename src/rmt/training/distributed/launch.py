@@ -53,9 +53,7 @@ def resolve_devices(recipe: R) -> R:
     if devices * nodes > 1 and device == "mps":
         raise RMTError("--device mps trains on one device; take --devices 1")
     if recipe.strategy == "fsdp" and devices * nodes == 1:
-        raise RMTError(
-            "--strategy fsdp divides a network among devices, and this run has one: add --devices, or drop it"
-        )
+        raise RMTError("--strategy fsdp shards a network over devices, and this run has one: add --devices, or drop it")
     return replace(recipe, device=device, devices=devices, nodes=nodes)
 
 
@@ -95,16 +93,14 @@ def _leave_failed(error: BaseException, monitor: Monitor, rank: int) -> None:
 
     The process group is not destroyed: that would wait for processes that no longer answer.
     """
-    reason = str(error)
+    reason, failure = str(error) or type(error).__name__, ""
     if isinstance(error, Exception) and not isinstance(error, RMTError):
         # In most cases a collective's broken connection: another process has failed first.
-        if failure := monitor.wait_for_failure():
-            monitor.leave(failure)
-            if monitor.reports:
-                raise RMTError(failure) from error
-            raise SystemExit(1) from error
-        reason = f"{type(error).__name__}: {error}"
-    monitor.leave(reason or type(error).__name__)
+        failure = monitor.wait_for_failure()
+        reason = failure or f"{type(error).__name__}: {error}"
+    monitor.leave(reason)
+    if failure and monitor.reports:
+        raise RMTError(failure) from error
     if rank:
         raise SystemExit(128 + getattr(error, "signal_number", 2) if isinstance(error, KeyboardInterrupt) else 1)
 
@@ -120,15 +116,9 @@ def _start_processes(devices: int, nodes: int) -> WorkerEnvironment:
             "MASTER_ADDR and MASTER_PORT set"
         )
     node_rank = int(env["NODE_RANK"]) if nodes > 1 else 0
-    first = WorkerEnvironment(
-        rank=node_rank * devices,
-        world_size=devices * nodes,
-        local_rank=0,
-        local_world_size=devices,
-        node_rank=node_rank,
-        port=int(env["MASTER_PORT"]) if nodes > 1 else find_free_network_port(),
-        address=env["MASTER_ADDR"] if nodes > 1 else "127.0.0.1",
-    )
+    address = env["MASTER_ADDR"] if nodes > 1 else "127.0.0.1"
+    port = int(env["MASTER_PORT"]) if nodes > 1 else find_free_network_port()
+    first = WorkerEnvironment(node_rank * devices, nodes * devices, 0, devices, node_rank, port, address)
     for local_rank in range(1, devices):
         worker = replace(first, rank=first.rank + local_rank, local_rank=local_rank)
         command = [sys.executable, *sys.orig_argv[1:]]
@@ -150,17 +140,12 @@ def _init_process_group(worker: WorkerEnvironment, device: torch.device) -> None
     os.environ |= dict(LOCAL_RANK=str(worker.local_rank), NODE_RANK=str(worker.node_rank))  # read by Lightning
     if device.type == "cuda":
         torch.cuda.set_device(worker.local_rank)
+    store = f"tcp://{worker.address}:{worker.port}"
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            init_method=f"tcp://{worker.address}:{worker.port}",
-            rank=worker.rank,
-            world_size=worker.world_size,
-            timeout=_TIMEOUT,
-        )
+        dist.init_process_group(backend, store, _TIMEOUT, rank=worker.rank, world_size=worker.world_size)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RMTError(
-            f"rank {worker.rank} could not join the {worker.world_size} processes at {worker.address}:{worker.port}: "
-            f"{reason}"
+            f"rank {worker.rank} could not join the {worker.world_size} processes at {store}: {reason}"
         ) from error
