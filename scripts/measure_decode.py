@@ -118,7 +118,7 @@ def main() -> None:
         functions = {
             "decode": lambda i: read_image(data[i]),
             "train transform 224²": lambda i: train(decoded[i]),
-            "train transform 224² with label map": lambda i: labelled.labelled(decoded[i], i, ""),
+            "train transform 224² with label map": lambda i: labelled.with_targets(decoded[i], i, ""),
             "evaluation transform 224²": lambda i: evaluation(decoded[i]),
         }
         rounds = [{key: seconds_each(function, count) for key, function in functions.items()} for _ in range(5)]

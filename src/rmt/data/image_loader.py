@@ -1,4 +1,4 @@
-"""Batches of labelled images of one size: what a classifier trains on and is judged by."""
+"""Batches of labelled images of one size, for training and evaluating a classifier."""
 
 from functools import partial
 from typing import Any, Protocol, TypedDict, runtime_checkable
@@ -13,25 +13,25 @@ from rmt.data.sources.shards import prefetch, shard_order
 
 
 class Transform(Protocol):
-    """Makes a tensor of an image; `rmt.data.transforms` has the usual ones."""
+    """Converts an image to a tensor; see `rmt.data.transforms`."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of what it returns."""
+        """(height, width) of the tensor."""
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB image to float32 (3, H, W)."""
 
 
 @runtime_checkable
-class LabelledTransform(Transform, Protocol):
-    """A transform that also gives tensors which belong to the image, such as its label map.
+class TargetTransform(Transform, Protocol):
+    """A transform that also returns tensors that belong to the image, such as its label map.
 
-    Each goes into the batch under its name, stacked.
+    Each is stacked, and is in the batch under its name.
     """
 
-    def labelled(self, image: Image.Image, index: int, name: str) -> tuple[Tensor, dict[str, Tensor]]:
-        """RGB image number `index`, called `name`, to float32 (3, H, W) and the tensors that belong to it."""
+    def with_targets(self, image: Image.Image, index: int, name: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """RGB image number `index`, called `name`, to float32 (3, H, W) and its other tensors by name."""
 
 
 class Batch(TypedDict):
@@ -42,33 +42,33 @@ class Batch(TypedDict):
 
 
 class ImageLoader(BatchLoader):
-    """A `BatchLoader` of `Batch`es: the images of `image_set`, each through `transform`. Keywords as there."""
+    """A `BatchLoader` whose batches are `Batch`es of the images of `image_set`, each through `transform`."""
 
     def __init__(self, image_set: ImageSet, transform: Transform, *, shuffle: bool, **options: Any):
         self.image_set = image_set
         if (order := shard_order(image_set)) is not None:
             options |= {"shard_order": order if shuffle else None, "prefetch": partial(prefetch, image_set)}
-        prepare, stack = _Prepare(image_set, transform), _Stack(image_set, transform.size)
-        super().__init__(image_set, prepare, stack, shuffle=shuffle, **options)
+        sample_transform, collate = _SampleTransform(image_set, transform), _Collate(image_set, transform.size)
+        super().__init__(image_set, sample_transform, collate, shuffle=shuffle, **options)
 
 
-class _Prepare:
-    """An image to its tensors by name."""
+class _SampleTransform:
+    """Image to tensors by name."""
 
     def __init__(self, image_set: ImageSet, transform: Transform):
         self.image_set = image_set
         self.transform = transform
-        self.labelled = transform.labelled if isinstance(transform, LabelledTransform) else None
+        self.with_targets = transform.with_targets if isinstance(transform, TargetTransform) else None
 
     def __call__(self, image: Image.Image, index: int) -> dict[str, Tensor]:
-        if self.labelled is None:
+        if self.with_targets is None:
             return {"image": self.transform(image)}
-        tensor, extra = self.labelled(image, index, self.image_set.name(index))
-        return {"image": tensor, **extra}
+        tensor, targets = self.with_targets(image, index, self.image_set.name(index))
+        return {"image": tensor, **targets}
 
 
-class _Stack:
-    """The tensors of a batch's images, stacked by name, and their labels."""
+class _Collate:
+    """Stack the tensors of a batch by name, and add the labels."""
 
     def __init__(self, image_set: ImageSet, size: tuple[int, int]):
         self.image_set = image_set

@@ -1,12 +1,10 @@
-"""Reading one image file safely: whatever comes in, an upright 8-bit RGB image or a `BadImage` comes out.
+"""Read one image file safely: the result is an upright 8-bit RGB image, or a `BadImage` error.
 
-The rules, one per kind of trouble:
-
-- the header is read first, and an image above `MAX_PIXELS` is refused before a single pixel is decoded;
-- only the formats of `FORMATS` are tried: Pillow knows others that run a program (EPS) or have no use here;
-- 16-bit grey is scaled to 8 bits, not clipped; alpha is composited on white; EXIF rotation is applied;
-- of an animation or a multi-page file the first frame is taken;
-- a broken EXIF block costs the rotation, not the image.
+- The header is read first; an image of more than `MAX_PIXELS` is refused before any pixel is decoded.
+- Only `FORMATS` are tried: Pillow has decoders that run a program (EPS) or have no use here.
+- 16-bit grey is scaled to 8 bits, not clipped; alpha is composited on white; the EXIF rotation is applied.
+- Of an animation or a multi-page file the first frame is used.
+- A broken EXIF block is ignored, and with it the rotation.
 """
 
 import io
@@ -14,16 +12,16 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rmt.errors import RMTError
 
 MAX_PIXELS = 100_000_000
-"""Largest width × height that is decoded (300 MB as RGB); a header that claims more is refused."""
+"""Largest width × height that is decoded (300 MB as RGB)."""
 
 MAX_BYTES = 512 * 2**20
 """Largest file that is read into memory."""
@@ -34,27 +32,16 @@ EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"),
 )
-"""What a file must be called to count as an image, in lower case."""
+"""Extensions of the files that count as images, in lower case."""
 
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-# We refuse large images by our own limit and survive broken EXIF; one warning per image of a large set is only noise.
-# Filters set once, since `catch_warnings` around each image is not safe in threads.
+# Large images are refused by our own limit, and broken EXIF is expected, so Pillow's warnings are only noise. The
+# filters are set once: `catch_warnings` around each image is not thread-safe.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class BadImage(RMTError):
-    """An image that cannot be used: `name` says which, `reason` why, in a few words."""
+    """An image that cannot be used: `name` says which one, `reason` why."""
 
     def __init__(self, name: str, reason: str):
         super().__init__(name, reason)  # both, so that it survives pickling between processes
@@ -66,22 +53,28 @@ class BadImage(RMTError):
 
 
 def read_image(source: Path | str | bytes, name: str | None = None) -> Image.Image:
-    """Decode an image file, or the bytes of one, into an upright 8-bit RGB image.
+    """Decode an image file, or the bytes of one, to an upright 8-bit RGB image.
 
-    `name` is what an error calls the image; the default is the path. Raises `BadImage` and nothing else.
+    Args:
+        source: path or bytes of the file.
+        name: what an error calls the image; the path by default.
+    Raises:
+        BadImage: the image cannot be used, for whatever reason.
     """
     name = name or ("image" if isinstance(source, bytes) else str(source))
     with open_safely(source, name) as image:
-        return _to_rgb(_upright(image), name)
+        with suppress(Exception):  # broken EXIF; after `load`, because PNG may have EXIF behind its pixels
+            ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image, name)
 
 
 @contextmanager
 def open_safely(source: Path | str | bytes, name: str) -> Iterator[Image.Image]:
-    """An image file's decoded pixels as they are, neither turned upright nor converted.
+    """Context manager that yields an image with decoded pixels, neither rotated nor converted.
 
-    Whatever goes wrong, also in what the caller does with the pixels, is a `BadImage` called `name`.
+    Any error, also one raised inside the `with` block, becomes a `BadImage` called `name`.
     """
-    data = source if isinstance(source, bytes) else _read_file(source, name)
+    data = source if isinstance(source, bytes) else read_bytes(source, name)
     if not data:
         raise BadImage(name, "the file is empty")
     try:
@@ -95,13 +88,14 @@ def open_safely(source: Path | str | bytes, name: str) -> Iterator[Image.Image]:
         raise
     except Image.UnidentifiedImageError:
         raise BadImage(name, "not an image in a format that can be read") from None
-    except Image.DecompressionBombError as error:  # Pillow's own, higher limit, checked before we get to see the size
+    except Image.DecompressionBombError as error:  # Pillow's own, higher limit, checked before the size is known
         raise BadImage(name, _too_large(_one_line(error).partition(" exceeds")[0])) from None
-    except Exception as error:  # a decoder that is fed broken bytes raises nearly anything, MemoryError included
+    except Exception as error:  # decoders raise nearly any exception for broken bytes, also MemoryError
         raise BadImage(name, f"cannot be decoded ({_one_line(error)})") from None
 
 
-def _read_file(path: Path | str, name: str) -> bytes:
+def read_bytes(path: Path | str, name: str) -> bytes:
+    """The content of a file. Raises `BadImage`, also for files that are too large or not regular files."""
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
@@ -120,15 +114,6 @@ def _read_file(path: Path | str, name: str) -> bytes:
         raise BadImage(name, f"cannot be read ({_one_line(error)})") from None
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Undo the rotation of EXIF. After `load`: PNG may carry EXIF behind its pixels, and TIFF rotates by itself."""
-    try:
-        method = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:
-        return image
-    return image if method is None else image.transpose(method)
-
-
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return Image.fromarray(_grey_to_8_bit(image, name)).convert("RGB")
@@ -137,7 +122,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         white = Image.new("RGBA", layer.size, "white")
         image = Image.alpha_composite(white, layer)
     image = image.convert("RGB")
-    image.info = {}  # profiles and text of a stranger's file have no business further on
+    image.info = {}  # do not pass on the profiles and texts of the file
     return image
 
 

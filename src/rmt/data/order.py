@@ -1,4 +1,4 @@
-"""Which sample stands where in an epoch, and who takes it: plain arithmetic, no images.
+"""Which sample is at which position of an epoch, and which process takes it: arithmetic only, no images.
 
 An epoch is a sequence of *positions* 0…T−1. Each position shows one sample, and each process takes every
 `world_size`-th position. Step k of all processes together covers the positions k·B·W … (k+1)·B·W − 1, so W processes
@@ -14,27 +14,27 @@ from rmt.data.randomness import ORDER, permutation
 from rmt.errors import RMTError
 
 Key = tuple[int, np.ndarray, np.ndarray]
-"""One batch: the pass over the data that it belongs to, its positions in that pass, the samples that stand there."""
+"""One batch: the pass over the data that it belongs to, its positions in that pass, the samples at these positions."""
 
 REPEAT_ROUND = 256
-"""With repeated augmentation an epoch is cut to a multiple of this many positions (METHOD 5)."""
+"""With repeated augmentation the length of an epoch is a multiple of this, as in DeiT's sampler."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochPlan:
     """The order of `samples` samples over `world_size` processes that take batches of `batch_size`.
 
-    `shuffle=True` is training. A shuffled epoch has T = samples positions; with `repeats` r > 1 (METHOD 5: 3) each
-    shuffled sample fills r positions in a row and T = ⌊samples/256⌋·256, so about samples/r samples are shown. Every
-    process takes the same number of samples: fewer than `world_size` are left out, or with `drop_last` fewer than one
-    global batch. With `groups` (samples,) a step shows samples of one group as far as possible: only the last few steps
-    of an epoch, made of what the groups have left over, mix them.
+    `shuffle=True` is training. A shuffled epoch has T = samples positions. With `repeats` r > 1 (repeated augmentation)
+    each shuffled sample fills r consecutive positions and T = ⌊samples/256⌋·256, so that about samples/r samples are
+    shown. Every process takes the same number of samples: fewer than `world_size` are left out, or with `drop_last`
+    fewer than one global batch. With `groups` (samples,) the samples of a step are of one group; only the last few
+    steps of an epoch, which use what the groups have left, mix them.
 
     `shard_order` is the order of streamed images: random over the shards and among the images of a few of them. Every
     process then takes a contiguous part of it, so that two processes read the same shard only at the borders.
 
-    `shuffle=False` is evaluation: every sample exactly once, in order. Every process still takes the same number of
-    steps, so its last batch may be short, or empty.
+    `shuffle=False` is evaluation: every sample exactly once, in order. Every process takes the same number of steps, so
+    that its last batch may be short or empty.
     """
 
     samples: int
@@ -97,7 +97,7 @@ class EpochPlan:
         shown = np.repeat(shuffled[: -(-self.positions // self.repeats)], self.repeats)[: self.positions]
         if self.shard_order is None:
             return shown
-        return shown.reshape(self.world_size, -1).T.reshape(-1)  # part r goes to the positions r, r + W, r + 2W, …
+        return shown.reshape(self.world_size, -1).T.reshape(-1)  # part r is at the positions r, r + W, r + 2W, …
 
     def batch(self, step: int) -> np.ndarray:
         """The positions this process takes in one step, int64 (at most batch_size,)."""
@@ -114,10 +114,10 @@ class EpochPlan:
 
 @dataclass(frozen=True)
 class FixedLengthEpochs:
-    """Training by iterations: passes over the data follow each other, and every `steps` steps count as an epoch.
+    """Epochs of `steps` steps each, for training by iterations: passes over the data follow each other without a gap.
 
-    Step k of epoch e is step e·steps + k of the endless sequence of `plan`'s own epochs, so where the evaluations fall
-    does not change what is shown.
+    Step k of epoch e is step e·steps + k of the endless sequence of `plan`'s own epochs, so the length of an epoch (how
+    often the network is evaluated) does not change which images are shown.
     """
 
     plan: EpochPlan
@@ -130,19 +130,18 @@ class FixedLengthEpochs:
     def keys(self, epoch: int, start: int = 0) -> Iterator[Key]:
         """This process's batches of an epoch, from step `start` on."""
         left = self.steps - start
-        turn, step = divmod(epoch * self.steps + start, self.plan.steps)
+        data_pass, step = divmod(epoch * self.steps + start, self.plan.steps)
         while left > 0:
-            for key, _ in zip(self.plan.keys(turn, step), range(left), strict=False):
+            for key, _ in zip(self.plan.keys(data_pass, step), range(left), strict=False):
                 left -= 1
                 yield key
-            turn, step = turn + 1, 0
+            data_pass, step = data_pass + 1, 0
 
 
 def by_group(order: np.ndarray, groups: np.ndarray, size: int) -> np.ndarray:
-    """The samples of `order` in blocks of `size` of one group each, in the order in which the blocks fill up.
+    """Rearrange `order` into blocks of `size` samples of one group each, in the order in which the blocks are complete.
 
-    What is left of each group when the order ends follows, group by group. groups (N,) int64; every sample of `order`
-    stands in the answer once.
+    The rest of each group follows at the end. `groups` is int64 (N,). The result has every sample of `order` once.
     """
     blocks, rests = [], []
     for group in np.unique(groups):
@@ -156,13 +155,13 @@ def by_group(order: np.ndarray, groups: np.ndarray, size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ShardOrder:
-    """An order for images that come by shards: a permutation of all, in which those of a shard stay near each other.
+    """A random order of all images that keeps the images of a shard near each other.
 
-    The shards are put in a random order and taken together until they have `buffer` images, which are then shuffled.
+    The shards are shuffled and taken together until they have `buffer` images, and those are shuffled.
 
     Args:
-        ends: (shards,) int64, the number of images up to the end of each shard.
-        buffer: images among which the order is random.
+        ends: int64 (shards,), the number of images up to the end of each shard.
+        buffer: number of images among which the order is random.
     """
 
     ends: np.ndarray
@@ -173,7 +172,7 @@ class ShardOrder:
         starts = np.concatenate([[0], self.ends[:-1]])
         shards = permutation(len(self.ends), ORDER, seed, epoch, 0)
         sizes = (self.ends - starts)[shards]
-        window = (np.cumsum(sizes) - sizes) // self.buffer  # of each shard: that in which its first image falls
+        window = (np.cumsum(sizes) - sizes) // self.buffer  # of each shard: that of its first image
         parts = []
         for number in np.unique(window):
             rows = np.concatenate([np.arange(starts[s], self.ends[s]) for s in shards[window == number]])

@@ -1,14 +1,14 @@
-"""Randomness that is a function of where a sample or a step stands, and of nothing else.
+"""Random numbers that depend only on the position of a sample or a step.
 
 Every random draw of the data layer comes from (seed, epoch, position), so it depends neither on the number of workers
-nor on what was drawn before. The augmentations draw from the global generators of Python, numpy and torch: those are
-seeded for each sample, and put back afterwards so that the caller's own draws are not disturbed.
+nor on earlier draws. Augmentations draw from the global generators of Python, numpy and torch; these are seeded for
+each sample and restored afterwards, so that the caller's own draws are not affected.
 
-What the network draws in training (drop path, dropout, mixing) comes from (seed, epoch, batch, rank) in the same way:
-the generators are seeded for each step, so that a resumed run repeats them although no random state is saved.
+The draws of the network in training (drop path, dropout, mixing) come from (seed, epoch, batch, rank): the generators
+are seeded for each step, so that a resumed run repeats them although no random state is saved.
 
-Only streams that numpy promises to keep between versions are used (`SeedSequence` and raw PCG64 output, not
-`Generator.permutation`): the same seed must split a folder the same way next year.
+Only generators whose output numpy guarantees between versions are used (`SeedSequence` and raw PCG64 output, not
+`Generator.permutation`): a seed must divide a folder in the same way next year.
 """
 
 import random
@@ -19,29 +19,29 @@ import numpy as np
 import torch
 from numpy.random import PCG64, SeedSequence
 
-# The first word of every seed, so that no two purposes ever share a stream.
+# The first key of every seed, so that no two purposes share a random sequence.
 ORDER, AUGMENT, REPLACE, HOLD_OUT, PACK = range(5)
 
 
 def seed_words(purpose: int, *keys: int, count: int = 7) -> np.ndarray:
-    """`count` uint32 words that depend on the purpose and on non-negative integer keys only."""
+    """`count` uint32 words, a function of the purpose and of non-negative integer keys."""
     return SeedSequence((purpose, *keys)).generate_state(count)
 
 
 def permutation(n: int, purpose: int, *keys: int) -> np.ndarray:
-    """A permutation of 0…n−1, int64 (n,): the order of n random 64-bit numbers."""
+    """A permutation of 0…n−1, int64 (n,): the ranking of n random 64-bit numbers."""
     return np.argsort(PCG64(SeedSequence((purpose, *keys))).random_raw(n), kind="stable")
 
 
 def seed_process(*keys: int) -> None:
-    """Seed the global generators of Python, numpy and torch, every device's, from non-negative integer keys."""
+    """Seed the global generators of Python, numpy and torch (all devices) from non-negative integer keys."""
     first, second, third = SeedSequence(keys).generate_state(3)
     _seed_python_and_numpy(int(first), int(second))
     torch.manual_seed(int(third))
 
 
 def seed_sample(seed: np.ndarray) -> None:
-    """Seed the global CPU generators of Python, numpy and torch from 7 words. A GPU's, which are a step's, stay."""
+    """Seed the global CPU generators of Python, numpy and torch from 7 words. The GPUs' generators are not touched."""
     _seed_python_and_numpy(int.from_bytes(seed[:4].tobytes(), "little"), int(seed[4]))
     torch.default_generator.manual_seed(int(seed[5]) << 32 | int(seed[6]))
 
@@ -53,11 +53,11 @@ def _seed_python_and_numpy(python: int, numpy: int) -> None:
 
 @contextmanager
 def preserve_rng_state() -> Iterator[None]:
-    """Put the global generators back where they were, whatever happens inside."""
-    kept = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
+    """Restore the global CPU generators of Python, numpy and torch on exit."""
+    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
     try:
         yield
     finally:
-        random.setstate(kept[0])
-        np.random.set_state(kept[1])  # noqa: NPY002
-        torch.default_generator.set_state(kept[2])
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.default_generator.set_state(states[2])

@@ -1,4 +1,4 @@
-"""What a set of labelled images is, its two splits, parts of it, and the stratified hold-out."""
+"""The interface of a set of labelled images, its splits, subsets of it, and the stratified hold-out."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from rmt.errors import RMTError
 S = TypeVar("S")
 
 SkipReport = Mapping[str, Mapping[str, int]]
-"""How many files or objects were passed over when the data were opened: source ("train", "val", or "train and val" for
-one source divided) to reason to count. Every source is there once, so that sums over them are right."""
+"""Number of files or objects that were skipped when the data were opened, by source and reason. The sources are "train"
+and "val", or "train and val" if one source was divided, so that the sum over them is right."""
 
 
 class Splits(NamedTuple, Generic[S]):
-    """What there is to learn from and to judge on, opened once."""
+    """The training and the validation data, each opened once."""
 
     train: S
     val: S
@@ -26,26 +26,26 @@ class Splits(NamedTuple, Generic[S]):
 
 
 class HoldOut(NamedTuple):
-    """How data without a validation split were divided: the held-out fraction, and the seed it was drawn from."""
+    """How data without a validation split were divided: the held-out fraction and the seed."""
 
     fraction: float
     seed: int
 
 
 Part = Literal["val", "held out", "listed", "train", "all"]
-"""Which images an evaluation scores: the validation split, those a run held out, those of a file that lists them, the
-very ones learned from, or all, for want of knowing."""
+"""Which images an evaluation uses: the validation split, those that the training run held out, those that an annotation
+file lists, the training images, or all images because it is not known which were held out."""
 
 
 class EvaluationSplit(NamedTuple, Generic[S]):
-    """The images an evaluation scores, and which part of the data they are."""
+    """The images that an evaluation uses, and which part of the data they are."""
 
     images: S
     part: Part
 
 
 def skip_lines(skipped: SkipReport) -> list[str]:
-    """The report in words, a line per source that has something to say."""
+    """The report as text, one line per source that skipped something."""
     return [
         f"passed over in {source}: {', '.join(f'{count:,} × {reason}' for reason, count in reasons.items())}"
         for source, reasons in skipped.items()
@@ -54,7 +54,7 @@ def skip_lines(skipped: SkipReport) -> list[str]:
 
 
 class ImageSet(Protocol):
-    """Labelled images with random access, in an order that depends on nothing but the data."""
+    """Labelled images with random access, in an order that depends only on the data."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ class ImageSet(Protocol):
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,) int64, without opening an image."""
+        """(N,) int64, available without reading an image."""
 
     def __len__(self) -> int: ...
 
@@ -70,20 +70,23 @@ class ImageSet(Protocol):
         """Image number `index`, upright 8-bit RGB. Raises `BadImage`."""
 
     def name(self, index: int) -> str:
-        """What to call image number `index` in a message."""
+        """What messages call image number `index`."""
 
 
 class Subset:
-    """Some images of another set, in the order of `indices`."""
+    """The images of `parent` at `indices`, in that order; `classes` and `labels` (N,) replace those of the parent."""
 
-    def __init__(self, parent: ImageSet, indices: np.ndarray):
+    def __init__(
+        self,
+        parent: ImageSet,
+        indices: np.ndarray,
+        classes: tuple[str, ...] | None = None,
+        labels: np.ndarray | None = None,
+    ):
         self.parent = parent
         self.indices = indices
-        self.labels = parent.labels[indices]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.parent.classes
+        self.classes = parent.classes if classes is None else classes
+        self.labels = parent.labels[indices] if labels is None else labels
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -95,26 +98,8 @@ class Subset:
         return self.parent.name(int(self.indices[index]))
 
 
-class Relabelled:
-    """The same images under another list of classes; see `with_classes`."""
-
-    def __init__(self, parent: ImageSet, classes: tuple[str, ...], labels: np.ndarray):
-        self.parent = parent
-        self.classes = classes
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.parent)
-
-    def load(self, index: int) -> Image.Image:
-        return self.parent.load(index)
-
-    def name(self, index: int) -> str:
-        return self.parent.name(index)
-
-
 def subset(image_set: ImageSet, indices: Sequence[int] | np.ndarray) -> Subset:
-    """The images at `indices`, in that order. Raises IndexError beyond either end."""
+    """The images at `indices`, in that order. Raises IndexError for indices that are out of range."""
     chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
     if len(chosen) and not (chosen.min() >= 0 and chosen.max() < len(image_set)):
         raise IndexError(f"indices must lie in 0…{len(image_set) - 1}")
@@ -122,26 +107,32 @@ def subset(image_set: ImageSet, indices: Sequence[int] | np.ndarray) -> Subset:
 
 
 def with_classes(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:
-    """The set with labels that count in `classes`, such as those of a checkpoint; matched by name.
+    """The set with labels that refer to `classes`, such as those of a checkpoint; matched by name.
 
-    Raises `RMTError` that names the classes of the set which `classes` does not have.
+    Raises `RMTError` that names the classes of the set that `classes` lacks.
     """
     if tuple(classes) == image_set.classes:
         return image_set
-    place = {name: label for label, name in enumerate(classes)}
-    unknown = [name for name in image_set.classes if name not in place]
-    if unknown:
-        raise RMTError(f"the data have classes that the model does not know: {preview(unknown)}")
-    new_label = np.array([place[name] for name in image_set.classes], dtype=np.int64)
-    return Relabelled(image_set, tuple(classes), new_label[image_set.labels])
+    labels = class_numbers(image_set.classes, classes)[image_set.labels]
+    return Subset(image_set, np.arange(len(image_set)), tuple(classes), labels)
+
+
+def class_numbers(names: Sequence[str], classes: Sequence[str], what: str = "the data have") -> np.ndarray:
+    """int64 (len(names),): the label of each name in `classes`. Raises `RMTError`, beginning with `what`."""
+    label_of = {name: label for label, name in enumerate(classes)}
+    if unknown := [name for name in names if name not in label_of]:
+        raise RMTError(f"{what} classes that the model does not know: {preview(unknown)}")
+    return np.array([label_of[name] for name in names], dtype=np.int64)
 
 
 def hold_out(image_set: ImageSet, amount: int | float, seed: int) -> tuple[Subset, Subset]:
-    """Split into (rest, held): `held` has `amount` images (an integer) or that fraction of them (a float).
+    """Divide into (rest, held): `held` has `amount` images (an integer) or that fraction of them (a float).
 
-    Stratified: each class gives its share, rounded so that the total is exact; but every class keeps at least one
-    image in the rest. Both parts keep the set's order. The same set, amount and seed always give the same split.
-    Raises `RMTError` when nothing would be held or the rest would lose a class.
+    Stratified: each class contributes its share, rounded so that the total is exact, but keeps at least one image in
+    the rest. Both parts keep the order of the set. The result is a function of set, amount and seed.
+
+    Raises:
+        RMTError: nothing would be held out, or the rest would lose a class.
     """
     total = len(image_set)
     if isinstance(amount, float):
@@ -165,14 +156,28 @@ def hold_out(image_set: ImageSet, amount: int | float, seed: int) -> tuple[Subse
     return subset(image_set, np.flatnonzero(~mask)), subset(image_set, np.flatnonzero(mask))
 
 
+def hold_out_mask(total: int, fraction: float, seed: int, where: str, remedy: str) -> np.ndarray:
+    """bool (total,): True for a random `fraction`, which is held out; not stratified.
+
+    Raises `RMTError`, beginning with `where`, if one of the two parts would be empty.
+    """
+    count = round(fraction * total)
+    if not 1 <= count < total:
+        what = f"cannot hold out {fraction:g} of {total:,} images for validation"
+        raise RMTError(f"{where}: {what}: choose another --holdout, or {remedy}")
+    held = np.zeros(total, dtype=bool)
+    held[permutation(total, HOLD_OUT, seed)[:count]] = True
+    return held
+
+
 def _quotas(sizes: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Shares of `count` in proportion to `sizes`, at most size − 1 each, that sum to `count` (largest remainders)."""
+    """Shares of `count` in proportion to `sizes`, at most size − 1 each, by the method of largest remainders."""
     room = np.maximum(sizes - 1, 0)
     exact = count * sizes / sizes.sum()
     quotas = np.minimum(np.floor(exact).astype(np.int64), room)
     tie_break = permutation(len(sizes), HOLD_OUT, seed)
     while (missing := count - int(quotas.sum())) > 0:
-        # one each to the classes that are furthest below their share and still have room
+        # one more for each of the classes that are furthest below their share and have images left
         gap = np.where(quotas < room, exact - quotas, -math.inf)
         first = np.lexsort((tie_break, -gap))[: min(missing, int((quotas < room).sum()))]
         quotas[first] += 1
@@ -180,6 +185,6 @@ def _quotas(sizes: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def preview(names: Sequence[str], most: int = 5) -> str:
-    """The first few names, and how many more there are."""
+    """The first `most` names, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")

@@ -189,8 +189,8 @@ def test_categories_of_one_name_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b'{"images": [{"id": 1, "file_na', "not a whole JSON file .broken at line 1.; download"),
-        (b"\xff\xfe\x00", "not a whole JSON file"),
+        (b'{"images": [{"id": 1, "file_na', "not a complete JSON file .broken at line 1.; download"),
+        (b"\xff\xfe\x00", "not a complete JSON file"),
         (b"[1, 2]", "not in COCO format"),
         (b'{"images": []}', "it has no list 'annotations'"),
         (b'{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "lists no images"),

@@ -90,7 +90,7 @@ def test_broken_lossy_and_missing_files(tmp_path):
         ("sky\ntree\nsky\n", "the class sky is listed twice"),
         ("sky 1 2 3\ntree 1 2 3\n", r"\(1, 2, 3\) is given to two"),
         ("sky 1 2 3\ntree\n", "some classes have a colour and some have none"),
-        ("sky 1 2 300\n", "1 2 300 is no colour"),
+        ("sky 1 2 300\n", "1 2 300 is not a colour"),
         ("\n".join(map(str, range(256))), "256 classes, where 1 to 255"),
     ],
 )

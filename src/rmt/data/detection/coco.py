@@ -1,4 +1,4 @@
-"""Images with boxes and masks, from a COCO folder as downloaded or from any COCO-format JSON."""
+"""Images with boxes and masks, from the COCO folder as downloaded or from any COCO-format JSON."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rmt.data.detection import rle as masks
+from rmt.data.detection import rle
 from rmt.data.detection.coco_json import CocoTable, read_coco
 from rmt.data.images import BadImage, read_image
-from rmt.data.randomness import HOLD_OUT, permutation
-from rmt.data.sets import Splits, preview
+from rmt.data.sets import Splits, class_numbers, hold_out_mask, preview
 from rmt.errors import RMTError
 
 NO_FILE = "image whose file is missing"
@@ -23,11 +22,11 @@ EMPTY = "image without an object"
 
 @dataclass(frozen=True)
 class Objects:
-    """What one image shows, crowd regions left out."""
+    """The objects of one image, without crowd regions."""
 
     boxes: np.ndarray  # (n, 4) float32: left, top, right, bottom in pixels, clipped to the image
     labels: np.ndarray  # (n,) int64
-    masks: np.ndarray | None  # (n, height, width) uint8, or None where they are not asked for
+    masks: np.ndarray | None  # (n, height, width) uint8, or None if the set is opened without masks
 
 
 @dataclass(frozen=True)
@@ -36,25 +35,25 @@ class CocoSet:
 
     folder: Path
     table: CocoTable
-    classes: tuple[str, ...]  # label k is classes[k]; a trained network's may stand in another order than the file's
+    classes: tuple[str, ...]  # label k is classes[k]; not always in the order of the file
     with_masks: bool
-    usable: np.ndarray  # (M,) bool: objects of the table that count
-    indices: np.ndarray  # (N,) int64: the images, as places in the table
-    dropped: Mapping[str, int]  # images left out, by reason
+    usable: np.ndarray  # (M,) bool: the objects of the table that are used
+    indices: np.ndarray  # (N,) int64: positions of the images in the table
+    dropped: Mapping[str, int]  # number of images left out, by reason
 
     def __len__(self) -> int:
         return len(self.indices)
 
     @property
     def skipped(self) -> Mapping[str, int]:
-        """Everything passed over when the set was opened, by reason."""
-        return self.table.troubles.counts() | dict(self.dropped)
+        """Number of images and objects skipped when the set was opened, by reason."""
+        return self.table.problems.counts() | dict(self.dropped)
 
     @property
     def notes(self) -> list[str]:
-        """The same in words, one line per kind of trouble."""
-        left_out = [f"{self.table.troubles.source}: {n:,} × {kind}, left out" for kind, n in self.dropped.items()]
-        return self.table.troubles.lines() + left_out
+        """The same as text, one line per reason, with examples."""
+        left_out = [f"{self.table.problems.source}: {n:,} × {kind}, left out" for kind, n in self.dropped.items()]
+        return self.table.problems.lines() + left_out
 
     @property
     def sizes(self) -> np.ndarray:
@@ -63,25 +62,25 @@ class CocoSet:
 
     @property
     def groups(self) -> np.ndarray:
-        """(N,) int64: 0 for upright images, 1 for wide ones; batches of one kind need little padding."""
+        """(N,) int64: 0 for portrait images, 1 for landscape; a batch of one group needs little padding."""
         return (self.sizes[:, 1] >= self.sizes[:, 0]).astype(np.int64)
 
     @property
     def image_ids(self) -> np.ndarray:
-        """(N,) int64: the file's own numbers of the images."""
+        """(N,) int64: the ids of the images in the file."""
         return self.table.image_ids[self.indices]
 
     @property
     def category_ids(self) -> list[int | None]:
-        """Per label of `classes` the file's category id; None for a class the file does not have."""
-        place = {name: int(number) for name, number in zip(self.table.classes, self.table.category_ids, strict=True)}
-        return [place.get(name) for name in self.classes]
+        """The file's category id of each of `classes`; None for a class that the file does not have."""
+        id_of = dict(zip(self.table.classes, self.table.category_ids.tolist(), strict=True))
+        return [id_of.get(name) for name in self.classes]
 
     def name(self, index: int) -> str:
         return str(self.folder / str(self.table.files[self.indices[index]]))
 
     def load(self, index: int) -> Image.Image:
-        """Image number `index`, upright 8-bit RGB. Raises `BadImage`, also for a size that is not the listed one."""
+        """Image number `index`, upright 8-bit RGB. Raises `BadImage`, also for another size than in the annotations."""
         image = read_image(Path(self.name(index)), self.name(index))
         height, width = self.table.sizes[self.indices[index]].tolist()
         if image.size != (width, height):
@@ -90,7 +89,7 @@ class CocoSet:
         return image
 
     def objects(self, index: int) -> Objects:
-        """What image number `index` shows, for training: boxes clipped to the image, no crowd regions."""
+        """The objects of image number `index`, for training: boxes clipped to the image, no crowd regions."""
         place = int(self.indices[index])
         numbers = self._numbers(place)
         numbers = numbers[~self.table.crowd[numbers]]
@@ -98,17 +97,18 @@ class CocoSet:
         corners = self.table.boxes[numbers].copy()  # (n, 4): x, y, width, height
         corners[:, 2:] += corners[:, :2]
         corners = corners.clip(0, [width, height, width, height]).astype(np.float32)
-        found = None
+        masks = None
         if self.with_masks:
-            found = np.zeros((len(numbers), height, width), dtype=np.uint8)
+            masks = np.zeros((len(numbers), height, width), dtype=np.uint8)
             for row, number in enumerate(numbers.tolist()):
-                found[row] = masks.decode(self.table.shape(number), height, width)
-        return Objects(corners, self._label_of[self.table.labels[numbers]], found)
+                masks[row] = rle.decode(self.table.segmentation(number), height, width)
+        labels = class_numbers(self.table.classes, self.classes)[self.table.labels[numbers]]
+        return Objects(corners, labels, masks)
 
     def ground_truth(self, places: Sequence[int] | None = None) -> dict[str, Any]:
-        """The images (all, or those at `places`) with all objects, crowd included, as a COCO-format dictionary.
+        """The images (all, or those at `places`) with all objects, crowd regions too, as a COCO-format dictionary.
 
-        Boxes, areas and ids are the file's own, so that the evaluator answers as it does for the file itself.
+        Boxes, areas and ids are those of the file, so that the evaluation gives the same result as for the file.
         """
         chosen = self.indices if places is None else self.indices[list(places)]
         table, images, annotations = self.table, [], []
@@ -118,7 +118,7 @@ class CocoSet:
             images.append({"id": number, "file_name": str(table.files[place]), "height": height, "width": width})
             for item in self._numbers(place).tolist():
                 annotation = {
-                    "id": item + 1,  # never 0, which COCO's matching takes for "none"
+                    "id": item + 1,  # never 0, which the COCO evaluation takes for "no match"
                     "image_id": number,
                     "category_id": int(table.category_ids[table.labels[item]]),
                     "bbox": table.boxes[item].tolist(),
@@ -126,50 +126,35 @@ class CocoSet:
                     "iscrowd": int(table.crowd[item]),
                 }
                 if self.with_masks:
-                    annotation["segmentation"] = table.shape(item)
+                    annotation["segmentation"] = table.segmentation(item)
                 annotations.append(annotation)
         pairs = zip(table.category_ids.tolist(), table.classes, strict=True)
         categories = [{"id": number, "name": name} for number, name in pairs]
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
     def with_classes(self, classes: Sequence[str]) -> "CocoSet":
-        """The set with labels that count in `classes`, matched by name. Raises `RMTError` naming unknown ones."""
-        unknown = [name for name in self.table.classes if name not in set(classes)]
-        if unknown:
-            raise RMTError(f"{self.table.troubles.source} has classes that the model does not know: {preview(unknown)}")
+        """The set with labels that refer to `classes`, matched by name. Raises `RMTError` that names unknown ones."""
+        class_numbers(self.table.classes, classes, f"{self.table.problems.source} has")
         return replace(self, classes=tuple(classes))
 
     def hold_out(self, fraction: float, seed: int) -> "tuple[CocoSet, CocoSet]":
-        """(rest, held): `held` has that fraction of the images, drawn from the seed; both keep the order."""
-        count = round(fraction * len(self))
-        if not 1 <= count < len(self):
-            raise RMTError(
-                f"cannot hold out {fraction:g} of {len(self):,} images for validation: give --val-annotations, or "
-                "another --holdout"
-            )
-        held = np.zeros(len(self), dtype=bool)
-        held[permutation(len(self), HOLD_OUT, seed)[:count]] = True
+        """(rest, held): `held` has a random fraction of the images; both keep the order. Raises `RMTError`."""
+        held = hold_out_mask(len(self), fraction, seed, self.table.problems.source, "give --val-annotations")
         return replace(self, indices=self.indices[~held]), replace(self, indices=self.indices[held])
 
     def without_empty(self) -> "CocoSet":
-        """The images that show an object (crowd regions do not count). Raises `RMTError` when none does."""
+        """The images with at least one object, not counting crowd regions. Raises `RMTError` if there is none."""
         learnable = self.usable & ~self.table.crowd
         counts = np.add.reduceat(np.append(learnable, False), self.table.starts[:-1], dtype=np.int64)
         counts[np.diff(self.table.starts) == 0] = 0  # reduceat gives the next image's first object there
         full = counts[self.indices] > 0
         if not full.any():
-            raise RMTError(f"{self.table.troubles.source}: no image shows an object")
+            raise RMTError(f"{self.table.problems.source}: no image shows an object")
         dropped = {} if full.all() else {EMPTY: int((~full).sum())}
         return replace(self, indices=self.indices[full], dropped=dict(self.dropped) | dropped)
 
-    @property
-    def _label_of(self) -> np.ndarray:
-        """(K of the file,) int64: label in `classes` of each of the file's classes."""
-        place = {name: label for label, name in enumerate(self.classes)}
-        return np.array([place[name] for name in self.table.classes], dtype=np.int64)
-
     def _numbers(self, place: int) -> np.ndarray:
-        """The usable objects of an image, as places in the table's arrays."""
+        """Positions of the usable objects of an image in the table."""
         start, end = self.table.starts[place : place + 2]
         return start + np.flatnonzero(self.usable[start:end])
 
@@ -177,8 +162,8 @@ class CocoSet:
 def open_coco(images: Path, annotations: Path, *, with_masks: bool) -> CocoSet:
     """The images below `images` that the COCO-format file `annotations` lists.
 
-    Images whose file is missing are left out, and with `with_masks` objects without a mask; both are counted. Raises
-    `RMTError` when no image is there, or no mask.
+    Images whose file is missing are left out, and with `with_masks` also objects without a mask; both are counted.
+    Raises `RMTError` if there is no image, or no mask.
     """
     table = read_coco(annotations)
     if len(set(table.classes)) < len(table.classes):
@@ -203,30 +188,30 @@ def open_coco_splits(
     holdout: float = 0.0,
     seed: int = 0,
 ) -> Splits[CocoSet]:
-    """Both splits, labels of `val` counting in the classes of `train`.
+    """Open both splits; the labels of both refer to the classes of `train`.
 
     Args:
         train, val: (image folder, annotation file); without `val` images are held out of `train`.
         with_masks: see `open_coco`.
-        empty_images: learn from images that show no object, too.
+        empty_images: keep training images that show no object.
         holdout, seed: see `CocoSet.hold_out`.
     Raises:
         RMTError: as `open_coco`, `hold_out`, `with_classes` and `without_empty` do.
     """
-    learn = open_coco(*train, with_masks=with_masks)
+    train_set = open_coco(*train, with_masks=with_masks)
     if val is None:
-        learn, judge = learn.hold_out(holdout, seed)
+        train_set, val_set = train_set.hold_out(holdout, seed)
     else:
-        judge = open_coco(*val, with_masks=with_masks).with_classes(learn.classes)
+        val_set = open_coco(*val, with_masks=with_masks).with_classes(train_set.classes)
     if not empty_images:
-        learn = learn.without_empty()
-    if val is None:  # both have the whole file's report
-        return Splits(learn, judge, {"train and val": learn.skipped})
-    return Splits(learn, judge, {"train": learn.skipped, "val": judge.skipped})
+        train_set = train_set.without_empty()
+    if val is None:  # both have the report of the whole file
+        return Splits(train_set, val_set, {"train and val": train_set.skipped})
+    return Splits(train_set, val_set, {"train": train_set.skipped, "val": val_set.skipped})
 
 
 def _present(images: Path, table: CocoTable) -> np.ndarray:
-    """(N,) bool: which listed files are there; each folder is read once, which is quick for 100,000 files."""
+    """(N,) bool: which files exist; each folder is listed once, which is faster than 100,000 calls of `stat`."""
     folders: dict[str, frozenset[str]] = {}
     present = np.zeros(len(table.files), dtype=bool)
     for place, file in enumerate(table.files.tolist()):
@@ -240,14 +225,14 @@ def _present(images: Path, table: CocoTable) -> np.ndarray:
                 folders[parent] = frozenset()
         present[place] = base in folders[parent]
         if not present[place]:
-            table.troubles.add(NO_FILE, file)
+            table.problems.add(NO_FILE, file)
     return present
 
 
 def find_split(root: Path, split: str) -> tuple[Path, Path]:
     """(image folder, annotation file) of a split of a COCO folder: `train2017` and its `instances_train2017.json`.
 
-    `split` is "train" or "val". Raises `RMTError` when the split is missing, or there are several.
+    `split` is "train" or "val". Raises `RMTError` if there is no such split, or several.
     """
     folder = root / "annotations"
     if not folder.is_dir():

@@ -1,9 +1,9 @@
-"""A COCO-format JSON, checked line by line and packed into flat arrays.
+"""Read a COCO-format JSON, check every record and pack it into flat arrays.
 
-The rules, one per kind of trouble. Refused, by one line: a file that is not whole JSON, or not of this format; image,
-annotation or category ids that stand twice. Passed over, counted and named in `Troubles`: boxes without area, boxes
-outside the image, masks that miss their box or are of another size, annotations whose image or category is not listed.
-Named only: boxes that reach over the edge (clipped for training), categories that no image has.
+An error: the file is not complete JSON, or not of this format; image, annotation or category ids are not unique.
+Skipped, counted and named in `Problems`: boxes without area, boxes outside the image, masks that do not overlap their
+box or are of another size, annotations whose image or category is not listed. Only named: boxes that reach beyond the
+image (clipped for training), categories without an object.
 """
 
 import json
@@ -29,12 +29,12 @@ OVER_EDGE = "box that reaches over the edge (clipped)"
 UNUSED = "category that no image has"
 _KEPT = (OVER_EDGE, UNUSED)
 _ROUNDING = 1.0
-"""Boxes may reach so many pixels over the edge without being mentioned: COCO's own do, by rounding."""
+"""Boxes may reach this many pixels beyond the image without being reported: COCO's own do, by rounding."""
 
 
 @dataclass
-class Troubles:
-    """What was found wrong in a file, by kind, with the names of the first few."""
+class Problems:
+    """The problems found in a file, by kind, and the annotations concerned."""
 
     source: str
     found: dict[str, list[str]] = field(default_factory=dict)
@@ -43,11 +43,11 @@ class Troubles:
         self.found.setdefault(kind, []).append(name)
 
     def counts(self) -> dict[str, int]:
-        """How many of each kind."""
+        """The number of each kind."""
         return {kind: len(names) for kind, names in self.found.items()}
 
     def lines(self) -> list[str]:
-        """One line per kind: how many, what became of them, which."""
+        """One line per kind: number, consequence, the first few names."""
         return [
             f"{self.source}: {len(names):,} × {kind}{'' if kind in _KEPT else ', passed over'}: {preview(names)}"
             for kind, names in self.found.items()
@@ -56,9 +56,9 @@ class Troubles:
 
 @dataclass(frozen=True)
 class CocoTable:
-    """Images and objects of one file as flat arrays, which forked workers share.
+    """Images and objects of one file as flat arrays, whose memory forked workers share.
 
-    Objects stand in the order of their images: those of image i are `starts[i]:starts[i + 1]`.
+    Objects are sorted by image: those of image i are `starts[i]:starts[i + 1]`.
     """
 
     classes: tuple[str, ...]  # by ascending category id; label k is classes[k]
@@ -71,27 +71,27 @@ class CocoTable:
     labels: np.ndarray  # (M,) int64
     areas: np.ndarray  # (M,) float64, pixels
     crowd: np.ndarray  # (M,) bool
-    shapes: bytes  # the segmentations as JSON, one after the other
-    shape_ends: np.ndarray  # (M + 1,) int64: segmentation j is shapes[shape_ends[j]:shape_ends[j + 1]]
-    troubles: Troubles
+    segmentations: bytes  # as JSON, concatenated
+    segmentation_ends: np.ndarray  # (M + 1,) int64: where each ends in `segmentations`, after a 0
+    problems: Problems
 
-    def shape(self, number: int) -> Any:
-        """The segmentation of object `number`: polygons or RLE as in the file; None where there is none."""
-        start, end = self.shape_ends[number : number + 2]
-        return json.loads(self.shapes[start:end])
+    def segmentation(self, number: int) -> Any:
+        """The segmentation of object `number`: polygons or RLE as in the file; None if it has none."""
+        start, end = self.segmentation_ends[number : number + 2]
+        return json.loads(self.segmentations[start:end])
 
     @property
     def has_masks(self) -> np.ndarray:
-        """(M,) bool: which objects come with a mask."""
-        return np.diff(self.shape_ends) > len("null")
+        """(M,) bool: which objects have a mask."""
+        return np.diff(self.segmentation_ends) > len("null")
 
 
 def read_coco(path: Path) -> CocoTable:
-    """Reads and checks a COCO-format JSON. Raises `RMTError` for one that has to be refused."""
+    """Read and check a COCO-format JSON. Raises `RMTError` for the errors listed above."""
     content = _read_json(path)
     parts = ("images", "annotations", "categories")
     images, annotations, categories = (_records(content, part, path) for part in parts)
-    troubles = Troubles(path.name)
+    problems = Problems(path.name)
     for part, records in (("image", images), ("annotation", annotations), ("category", categories)):
         _refuse_duplicates(records, part, path)
     if not images or not categories:
@@ -105,16 +105,16 @@ def read_coco(path: Path) -> CocoTable:
     for annotation in annotations:
         place, name = place_of.get(annotation.get("image_id")), f"annotation {annotation['id']}"
         if place is None:
-            troubles.add(NO_IMAGE, f"{name} (image {annotation.get('image_id')})")
+            problems.add(NO_IMAGE, f"{name} (image {annotation.get('image_id')})")
         elif annotation.get("category_id") not in label_of:
-            troubles.add(NO_CATEGORY, f"{name} (category {annotation.get('category_id')})")
-        elif (box := _checked(annotation, sizes[place], name, troubles)) is not None:
+            problems.add(NO_CATEGORY, f"{name} (category {annotation.get('category_id')})")
+        elif (box := _checked(annotation, sizes[place], name, problems)) is not None:
             kept[place].append((annotation, box))
     objects = [pair for of_image in kept for pair in of_image]
     labels = np.array([label_of[a["category_id"]] for a, _ in objects], dtype=np.int64)
     for label in np.flatnonzero(np.bincount(labels, minlength=len(categories)) == 0):
-        troubles.add(UNUSED, str(categories[label].get("name", categories[label]["id"])))
-    shapes = [json.dumps(a.get("segmentation") or None, separators=(",", ":")).encode() for a, _ in objects]
+        problems.add(UNUSED, str(categories[label].get("name", categories[label]["id"])))
+    segmentations = [json.dumps(a.get("segmentation") or None, separators=(",", ":")).encode() for a, _ in objects]
     return CocoTable(
         classes=tuple(str(record.get("name", record["id"])) for record in categories),
         category_ids=np.array([record["id"] for record in categories], dtype=np.int64),
@@ -126,9 +126,9 @@ def read_coco(path: Path) -> CocoTable:
         labels=labels,
         areas=np.array([_area(a, box) for a, box in objects], dtype=np.float64),
         crowd=np.array([bool(a.get("iscrowd")) for a, _ in objects], dtype=bool),
-        shapes=b"".join(shapes),
-        shape_ends=_ends(map(len, shapes)),
-        troubles=troubles,
+        segmentations=b"".join(segmentations),
+        segmentation_ends=_ends(map(len, segmentations)),
+        problems=problems,
     )
 
 
@@ -141,7 +141,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
         raise RMTError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
         where = f"at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "in its encoding"
-        raise RMTError(f"{path}: not a whole JSON file (broken {where}); download or write it again") from None
+        raise RMTError(f"{path}: not a complete JSON file (broken {where}); download or write it again") from None
     if not isinstance(content, Mapping):
         raise RMTError(f"{path}: not in COCO format: an object with images, annotations and categories is expected")
     return content
@@ -181,35 +181,35 @@ def _file_name(record: Mapping[str, Any], path: Path) -> str:
     return name
 
 
-def _checked(annotation: Mapping[str, Any], size: np.ndarray, name: str, troubles: Troubles) -> list[float] | None:
-    """The box (x, y, width, height) of an annotation that can be used, else None, the reason added to `troubles`."""
+def _checked(annotation: Mapping[str, Any], size: np.ndarray, name: str, problems: Problems) -> list[float] | None:
+    """The box (x, y, width, height) of an annotation; None if it cannot be used, the reason is added to `problems`."""
     box = annotation.get("bbox")
     numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
     if not numbers or not all(map(math.isfinite, box)) or box[2] <= 0 or box[3] <= 0:  # type: ignore[arg-type, index]
-        troubles.add(NO_AREA, name)
+        problems.add(NO_AREA, name)
         return None
     assert isinstance(box, list)
     x, y, w, h = map(float, box)
     height, width = int(size[0]), int(size[1])
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        troubles.add(OUTSIDE, name)
+        problems.add(OUTSIDE, name)
         return None
-    if shape := annotation.get("segmentation"):
-        around = mask_box(shape, height, width)
-        if around is None:
-            troubles.add(BAD_MASK, name)
+    if segmentation := annotation.get("segmentation"):
+        mask_bounds = mask_box(segmentation, height, width)
+        if mask_bounds is None:
+            problems.add(BAD_MASK, name)
             return None
-        left, top, right, bottom = around
+        left, top, right, bottom = mask_bounds
         if min(right, x + w) <= max(left, x) or min(bottom, y + h) <= max(top, y):
-            troubles.add(MASK_ELSEWHERE, name)
+            problems.add(MASK_ELSEWHERE, name)
             return None
     if x < -_ROUNDING or y < -_ROUNDING or x + w > width + _ROUNDING or y + h > height + _ROUNDING:
-        troubles.add(OVER_EDGE, name)
+        problems.add(OVER_EDGE, name)
     return [x, y, w, h]
 
 
 def _area(annotation: Mapping[str, Any], box: Sequence[float]) -> float:
-    """The file's own area, which the evaluator sorts objects into small, medium and large by; else the box's."""
+    """The area given in the file, by which the evaluation tells small from large objects; else that of the box."""
     area = annotation.get("area")
     return float(area) if isinstance(area, int | float) and area > 0 else box[2] * box[3]
 

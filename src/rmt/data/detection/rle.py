@@ -1,4 +1,4 @@
-"""Masks as COCO writes them, polygons or run lengths, to pixels and back; by the evaluator's own mask code."""
+"""COCO segmentations (polygons or run lengths, RLE) to pixels and back, by faster-coco-eval's mask functions."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ import numpy as np
 from rmt.extras import missing_extra
 
 
-def api() -> Any:
-    """faster-coco-eval's mask functions. Raises `RMTError` when the package is missing."""
+def mask_api() -> Any:
+    """faster-coco-eval's mask functions. Raises `RMTError` if the package is missing."""
     try:
         from faster_coco_eval.core import mask
     except ModuleNotFoundError as error:
@@ -19,9 +19,9 @@ def api() -> Any:
 
 
 def mask_box(shape: Any, height: int, width: int) -> tuple[float, float, float, float] | None:
-    """(left, top, right, bottom) around a segmentation; None for one that is not well-formed or of another image size.
+    """Bounding box (left, top, right, bottom) of a segmentation; None if it is malformed or of another image size.
 
-    An RLE without a single pixel gives an empty box.
+    The box of an RLE without a pixel is empty.
     """
     if isinstance(shape, list):
         whole = [isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in shape]
@@ -32,29 +32,29 @@ def mask_box(shape: Any, height: int, width: int) -> tuple[float, float, float, 
     rle = _rle(shape, height, width)
     if rle is None:
         return None
-    left, top, across, down = map(float, api().toBbox([rle])[0])
+    left, top, across, down = map(float, mask_api().toBbox([rle])[0])
     return left, top, left + across, top + down
 
 
 def _rle(shape: Any, height: int, width: int) -> dict[str, Any] | None:
-    """A run-length segmentation in compressed form; None when it is broken or of another size."""
+    """A run-length segmentation in compressed form; None if it is malformed or of another size."""
     if not isinstance(shape, dict) or list(shape.get("size", ())) != [height, width]:
         return None
     counts = shape.get("counts")
     if isinstance(counts, list):
         if not all(isinstance(run, int) and run >= 0 for run in counts) or sum(counts) != height * width:
             return None
-        return api().frPyObjects([shape], height, width)[0]
+        return mask_api().frPyObjects([shape], height, width)[0]
     if isinstance(counts, str | bytes) and _pixels(counts) == height * width:
         return {"size": [height, width], "counts": counts}
     return None
 
 
 def _pixels(counts: str | bytes) -> int:
-    """How many pixels a compressed RLE covers, both values together: broken ones must not reach the decoder in C++.
+    """Number of pixels that a compressed RLE describes, −1 if it is malformed: the decoder in C++ does not check.
 
-    COCO's code: numbers in groups of five bits, lowest first, bit 5 set where more follow, bit 4 of the last group the
-    sign; from the fourth run on each is the difference to the run two before.
+    The format: numbers in groups of five bits, lowest first; bit 5 is set if more groups follow, bit 4 of the last
+    group is the sign; from the fourth run on each number is the difference to the run two before.
     """
     data = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
     runs: list[int] = []
@@ -77,17 +77,17 @@ def _pixels(counts: str | bytes) -> int:
 
 
 def decode(shape: Any, height: int, width: int) -> np.ndarray:
-    """A segmentation as (height, width) uint8, 1 inside. Polygons of one object are united."""
-    mask = api()
+    """A segmentation as (height, width) uint8, 1 inside. Polygons of one object are merged."""
+    mask = mask_api()
     rle = mask.merge(mask.frPyObjects(shape, height, width)) if isinstance(shape, list) else _rle(shape, height, width)
     return np.ascontiguousarray(mask.decode([rle])[..., 0])
 
 
 def encode(masks: np.ndarray) -> list[dict[str, Any]]:
-    """(n, height, width) bool to n compressed RLEs as COCO's results hold them: {"size": [h, w], "counts": text}."""
+    """(n, height, width) bool to n compressed RLEs as in COCO's result files: {"size": [h, w], "counts": text}."""
     if not len(masks):
         return []
-    found: Sequence[dict] = api().encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
+    found: Sequence[dict] = mask_api().encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
     return [{"size": list(rle["size"]), "counts": _text(rle["counts"])} for rle in found]
 
 

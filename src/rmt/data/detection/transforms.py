@@ -1,7 +1,7 @@
-"""How a detector sees an image: the pipelines of METHOD 6, on torchvision's transforms v2.
+"""Transforms for detection on torchvision's transforms v2: the 1× and 3×+MS schedules of the paper, Sec. 4.2.
 
-Boxes and masks travel with the pixels. Every draw comes from torch's global generator, which the loader seeds for each
-sample.
+Boxes and masks are transformed with the image. Every draw comes from torch's global generator, which the loader seeds
+for each sample.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from torchvision.transforms.v2 import functional as F
 from rmt.data.detection.coco import CocoSet
 
 CROP_SHORT_SIDES = (400, 500, 600)
-"""3×+MS: half of the images are first resized to one of these short sides …"""
+"""3×+MS: half of the images are first resized to one of these short sides, in pixels, …"""
 CROP_SIDES = (384, 600)
-"""… and cropped to sides between these."""
+"""… and then cropped to sides between these."""
 _NO_LIMIT = 4200
-"""Longest side before the crop, as in the paper's framework."""
+"""Longest side before the crop, as in MMDetection."""
 
 
 class RandomSidesCrop(v2.Transform):
-    """Crop to a height and a width drawn from `smallest`…`largest` pixels each, at a random place.
+    """Crop to a random height and width between `smallest` and `largest` pixels, at a random position.
 
-    A side shorter than that stays whole. The image may lose all its objects.
+    A side shorter than that is not cropped. The image may lose all its objects.
     """
 
     def __init__(self, smallest: int, largest: int):
@@ -54,9 +54,13 @@ class RandomSidesCrop(v2.Transform):
 def train_augmentation(
     short_sides: Sequence[int], long_side: int, *, flip: float = 0.5, random_crop: bool = False
 ) -> v2.Transform:
-    """1× with one short side, multi-scale with several; with `random_crop` half of the images pass the crop of 3×+MS.
+    """Random flip and resize; with `random_crop` half of the images are also cropped, as in the 3×+MS schedule.
 
-    The size follows the drawn short side, and never has a longer side than `long_side`.
+    Args:
+        short_sides: the short side in pixels; with several values (multi-scale) one is drawn per image.
+        long_side: upper limit of the long side.
+        flip: probability of a horizontal flip.
+        random_crop: see above.
     """
     resize = v2.RandomShortestSize(list(short_sides), max_size=long_side)
     steps: list[Any] = [v2.RandomHorizontalFlip(flip)]
@@ -67,15 +71,15 @@ def train_augmentation(
 
 
 class DetectionTrainTransform:
-    """Images of `images` as a detector learns from them: uint8 (3, H, W), each with its targets.
+    """Sample transform of a `BatchLoader` over a `CocoSet`: augmented uint8 image (3, H, W) and its targets.
 
-    Targets: `boxes` float32 (n, 4) as left, top, right, bottom in pixels of the tensor, `labels` int64 (n,), counted
+    The targets are `boxes` float32 (n, 4) as left, top, right, bottom in pixels of the tensor, `labels` int64 (n,)
     from 0, and `masks` uint8 (n, H, W) if the set has them.
     """
 
-    def __init__(self, images: CocoSet, pipeline: v2.Transform):
+    def __init__(self, images: CocoSet, augmentation: v2.Transform):
         self.images = images
-        self.pipeline = pipeline
+        self.augmentation = augmentation
 
     def __call__(self, image: Image.Image, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         """RGB image number `index` and its targets."""
@@ -88,21 +92,21 @@ class DetectionTrainTransform:
         }
         if objects.masks is not None:
             target["masks"] = tv_tensors.Mask(torch.from_numpy(objects.masks))
-        pixels, target = self.pipeline(F.to_image(image), target)
+        pixels, target = self.augmentation(F.to_image(image), target)
         return pixels.as_subclass(Tensor), {key: value.as_subclass(Tensor) for key, value in target.items()}
 
 
 class DetectionEvalTransform:
-    """An image at short side `short_side`, long side at most `long_side`, uint8 (3, H, W); nothing is random."""
+    """Resize an image to short side `short_side` and long side at most `long_side`: uint8 (3, H, W)."""
 
     def __init__(self, short_side: int, long_side: int):
         self.resize = v2.RandomShortestSize([short_side], max_size=long_side)
 
     def __call__(self, image: Image.Image, index: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-        """The picture alone: the evaluation holds the targets."""
+        """The image, without targets: the evaluation has them."""
         return self.resize(F.to_image(image)).as_subclass(Tensor), {}
 
 
 def collate_lists(entries: list[tuple[Tensor, dict[str, Tensor]]], indices: list[int]) -> dict[str, Any]:
-    """A batch of images that differ in size: `image` and `target`, lists in the order of the entries."""
+    """Collate images of different sizes: lists `image` and `target`."""
     return {"image": [image for image, _ in entries], "target": [target for _, target in entries]}

@@ -1,1 +1,1 @@
-"""Images with a mask each."""
+"""Images with masks for semantic segmentation."""

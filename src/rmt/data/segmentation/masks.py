@@ -1,4 +1,4 @@
-"""Reading one mask of semantic segmentation: whatever comes in, class indices or a `BadImage` come out."""
+"""Read one mask of semantic segmentation: the result is an array of class indices, or a `BadImage` error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from rmt.data.images import BadImage, open_safely
 from rmt.errors import RMTError
 
 IGNORE = 255
-"""The index of pixels that count neither in training nor in scoring."""
+"""The index of pixels that neither the loss nor the metrics count."""
 MAX_CLASSES = 255
 _IGNORED_NAMES = ("ignore", "void", "unlabelled", "unlabeled")
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
@@ -20,11 +20,11 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class ClassList:
-    """The classes of a data set, and how masks name them.
+    """The classes of a dataset, and how masks encode them.
 
     Attributes:
         names: class k is `names[k]`.
-        colours: for masks that are coded by colour: RGB to class, or to `IGNORE`. Empty for masks of indices.
+        colours: for RGB masks, the class (or `IGNORE`) of each colour. Empty for masks of indices.
         zero_is_ignored: value 0 of a mask is ignored and class k is value k + 1, as in ADE20K.
     """
 
@@ -34,19 +34,21 @@ class ClassList:
 
     @classmethod
     def read(cls, path: Path, zero_is_ignored: bool = False) -> "ClassList":
-        """From a text file with a class per line, or ADE20K's `objectInfo150.txt`.
+        """Read a text file with one class per line, or ADE20K's `objectInfo150.txt`.
 
-        A line may end in three numbers 0…255, the class's colour in RGB masks. With colours, a line named `ignore` or
-        `void` gives a colour that is ignored. Empty lines and lines that begin with # are passed over. Raises
-        `RMTError` for a file that cannot be read, no class, a class or colour that occurs twice, more than 255 classes.
+        A line may end in three numbers 0…255, the colour of the class in RGB masks. With colours, a line named `ignore`
+        or `void` gives a colour that is ignored. Empty lines and lines that start with # are skipped.
+
+        Raises:
+            RMTError: the file cannot be read, there is no class or more than 255, a class or colour occurs twice.
         """
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise RMTError(f"{path}: the class list cannot be read ({error})") from None
         if lines and lines[0].split()[:2] == ["Idx", "Ratio"]:  # objectInfo150.txt: Idx, Ratio, Train, Val, Stuff, Name
-            listed = [line.split("\t")[-1].split(",")[0].strip() for line in lines[1:] if line.strip()]
-            return cls._checked(path, _numbered(listed), {}, True)
+            first_words = [line.split("\t")[-1].split(",")[0].strip() for line in lines[1:] if line.strip()]
+            return cls._checked(path, _unique(first_words), {}, True)
         names: list[str] = []
         colours: dict[Colour, int] = {}
         for line in lines:
@@ -74,8 +76,8 @@ class ClassList:
         return cls(tuple(names), colours, zero_is_ignored)
 
 
-def _numbered(names: list[str]) -> list[str]:
-    """The names, those that occur again followed by (2), (3), …: ADE20K's first words are not all different."""
+def _unique(names: list[str]) -> list[str]:
+    """The names, with (2), (3), … appended to repeated ones: the first words of ADE20K's classes are not unique."""
     counts = [names[: place + 1].count(name) for place, name in enumerate(names)]
     return [name if count == 1 else f"{name} ({count})" for name, count in zip(names, counts, strict=True)]
 
@@ -87,25 +89,26 @@ def _name_and_colour(path: Path, line: str) -> tuple[str, Colour | None]:
         return line.strip(), None
     red, green, blue = (int(word) for word in last)
     if max(red, green, blue) > 255:
-        raise RMTError(f"{path}: {' '.join(last)} is no colour; its parts lie in 0…255")
+        raise RMTError(f"{path}: {' '.join(last)} is not a colour: its parts must lie in 0…255")
     return " ".join(words[:-3]), (red, green, blue)
 
 
 def read_mask(path: Path, classes: ClassList, size: tuple[int, int]) -> np.ndarray:
-    """The class of each pixel, uint8 (height, width); `IGNORE` where there is none.
+    """Read the class of each pixel, uint8 (height, width); `IGNORE` where there is none.
 
     Args:
-        path: a file of indices (grey, or with a palette, whose colours do not matter), or with `classes.colours` of
-            colours.
-        size: (width, height) of the image it belongs to.
+        path: an image of indices (grey, or with a palette, whose colours are ignored), or of colours if the class list
+            has colours.
+        classes: the class list.
+        size: (width, height) of the image that the mask belongs to.
     Raises:
-        BadImage: unreadable, of another size, a value beyond the class list, colours where indices are expected, a
-            colour that no class has, nothing but ignored pixels.
+        BadImage: the mask is unreadable or of another size, has a value or colour that is not in the class list, has
+            colours where indices are expected, or has only ignored pixels.
     """
     name = str(path)
     with open_safely(path, name) as image:
         if image.size != size:
-            raise BadImage(name, f"the mask has {_by(image.size)} pixels, its image {_by(size)}")
+            raise BadImage(name, f"the mask has {_size_text(image.size)} pixels, its image {_size_text(size)}")
         if image.format == "JPEG":
             raise BadImage(name, "a JPEG mask, whose values compression has changed; save masks as PNG")
         if classes.colours and image.mode not in ("1", "L", "I", "I;16", "I;16B"):
@@ -151,5 +154,5 @@ def _by_colour(values: np.ndarray, colours: dict[Colour, int], name: str) -> np.
     return labels[inverse].reshape(code.shape).astype(np.uint8)
 
 
-def _by(size: Sequence[int]) -> str:
+def _size_text(size: Sequence[int]) -> str:
     return f"{size[0]:,}×{size[1]:,}"

@@ -1,4 +1,4 @@
-"""How a segmenter sees an image: the augmentation and the resizing of METHOD 7.
+"""Transforms for semantic segmentation: MMSegmentation's ADE20K augmentation, as in the paper's Sec. 4.3.
 
 Every draw comes from Python's global generator, which the loader seeds for each sample.
 """
@@ -6,26 +6,27 @@ Every draw comes from Python's global generator, which the loader seeds for each
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
 from rmt.data.segmentation.dataset import Pair
 from rmt.data.segmentation.masks import IGNORE
+from rmt.data.transforms import Normalize
 
-_TRIES = 10  # crops looked at until one is varied enough
-_BRIGHTNESS = 32.0  # added or taken off, of 255
+_TRIES = 10  # crops drawn until one is varied enough
+_BRIGHTNESS = 32.0  # largest shift, of 255
 _CONTRAST = _SATURATION = (0.5, 1.5)
-_HUE = 18 / 180  # of the colour circle, to either side
+_HUE = 18 / 180  # largest shift, as a fraction of the colour circle
 
 
 def fitted_size(size: tuple[int, int], long_side: float, short_side: float) -> tuple[int, int]:
-    """The size (width, height) that fits into long_side × short_side, either way round, with the aspect kept.
+    """The largest size (width, height) of the same aspect ratio with sides of at most `long_side` and `short_side`.
 
-    Sides of 0 leave the size. A strip keeps at least one pixel.
+    A limit of 0 leaves the size. Each side has at least one pixel.
     """
     if not long_side or not short_side:
         return size
@@ -35,12 +36,12 @@ def fitted_size(size: tuple[int, int], long_side: float, short_side: float) -> t
 
 @dataclass(frozen=True)
 class SegmentationTrainTransform:
-    """A pair to a training crop: `prepare` of a `BatchLoader` over a `SegmentationSet`.
+    """Sample transform of a `BatchLoader` over a `SegmentationSet`: a pair to an augmented crop.
 
-    In this order: resized to fit long_side × short_side, both times a ratio drawn from `ratios`; a crop in which one
-    class fills at most `max_share` of the labelled pixels, if one of ten has that; a flip; brightness, contrast,
-    saturation and hue, each with chance `distortion`; normalised; padded at the right and below to `crop`, images with
-    0, masks with 255.
+    The steps: resize to fit long_side × short_side, both multiplied by a random ratio in `ratios`; random crop in which
+    no class fills more than `max_share` of the labelled pixels, if one of ten crops has that; horizontal flip with
+    probability `flip`; `photometric_distortion`, each with probability `distortion`; normalise; pad at the right and
+    bottom to `crop` pixels, images with 0 and masks with 255.
     """
 
     crop: int
@@ -59,20 +60,20 @@ class SegmentationTrainTransform:
         size = fitted_size(pair.image.size, self.long_side * ratio, self.short_side * ratio)
         image = pair.image.resize(size, Image.Resampling.BILINEAR)
         mask = np.asarray(Image.fromarray(pair.mask).resize(size, Image.Resampling.NEAREST))
-        left, top = self._place(mask)
+        left, top = self._crop_position(mask)
         mask = mask[top : top + self.crop, left : left + self.crop]
         image = image.crop((left, top, left + mask.shape[1], top + mask.shape[0]))
         if random.random() < self.flip:
             image, mask = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), mask[:, ::-1]
-        pixels = normalize(to_tensor(photometric_distortion(image, self.distortion)), self.mean, self.std)
+        pixels = Normalize(self.mean, self.std)(pil_to_tensor(photometric_distortion(image, self.distortion)))
         whole = torch.zeros(3, self.crop, self.crop)
         whole[:, : mask.shape[0], : mask.shape[1]] = pixels
         labels = torch.full((self.crop, self.crop), IGNORE, dtype=torch.uint8)
         labels[: mask.shape[0], : mask.shape[1]] = torch.from_numpy(mask.copy())
         return {"image": whole, "mask": labels}
 
-    def _place(self, mask: np.ndarray) -> tuple[int, int]:
-        """Left and top of a crop."""
+    def _crop_position(self, mask: np.ndarray) -> tuple[int, int]:
+        """Left and top of the crop, in pixels."""
         height, width = mask.shape
         for _ in range(_TRIES if self.max_share < 1 else 1):
             top = random.randint(0, max(height - self.crop, 0))
@@ -85,7 +86,7 @@ class SegmentationTrainTransform:
 
 
 def collate_crops(entries: list[dict[str, Tensor]], indices: list[int]) -> dict[str, Tensor]:
-    """A batch of training crops: `image` float32 (B, 3, crop, crop), `mask` int64 (B, crop, crop)."""
+    """Collate training crops: `image` float32 (B, 3, crop, crop), `mask` int64 (B, crop, crop)."""
     return {
         "image": torch.stack([entry["image"] for entry in entries]),
         "mask": torch.stack([entry["mask"] for entry in entries]).long(),
@@ -94,7 +95,7 @@ def collate_crops(entries: list[dict[str, Tensor]], indices: list[int]) -> dict[
 
 @dataclass(frozen=True)
 class SegmentationEvalTransform:
-    """A pair as the evaluation sees it: `prepare` of a `BatchLoader`; the image fits long_side × short_side."""
+    """Sample transform for evaluation: the image is resized to fit long_side × short_side, the mask is not."""
 
     long_side: int
     short_side: int
@@ -108,25 +109,29 @@ class SegmentationEvalTransform:
 
 
 def resize_to_fit(image: Image.Image, long_side: int, short_side: int) -> Tensor:
-    """uint8 (3, h, w): an RGB image made to fit long_side × short_side; see `fitted_size`."""
+    """Resize an RGB image to fit long_side × short_side (see `fitted_size`): uint8 (3, h, w)."""
     size = fitted_size(image.size, long_side, short_side)
-    return to_tensor(image if size == image.size else image.resize(size, Image.Resampling.BILINEAR))
+    resized = image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
+    return pil_to_tensor(resized).contiguous()
 
 
 def collate_lists(entries: list[dict[str, Tensor]], indices: list[int]) -> dict[str, list[Tensor]]:
-    """A batch of whole images, each of its own size: lists under `image` and `mask`."""
+    """Collate whole images of different sizes: lists `image` and `mask`."""
     return {key: [entry[key] for entry in entries] for key in ("image", "mask")}
 
 
 def photometric_distortion(image: Image.Image, chance: float) -> Image.Image:
-    """Brightness, contrast (before or after the colours, at random), saturation and hue, each with that chance."""
+    """Random brightness, contrast (before or after the colours), saturation and hue, each with probability `chance`.
+
+    It is MMSegmentation's `PhotoMetricDistortion`, not torchvision's: the draws and the arithmetic differ.
+    """
     contrast_first = random.random() < 0.5
-    image = _scaled_and_shifted(image, 1.0, random.uniform(-_BRIGHTNESS, _BRIGHTNESS) if _yes(chance) else 0.0)
-    contrast = random.uniform(*_CONTRAST) if _yes(chance) else 1.0
+    image = _scaled_and_shifted(image, 1.0, random.uniform(-_BRIGHTNESS, _BRIGHTNESS) if _drawn(chance) else 0.0)
+    contrast = random.uniform(*_CONTRAST) if _drawn(chance) else 1.0
     if contrast_first:
         image = _scaled_and_shifted(image, contrast, 0.0)
-    saturation = random.uniform(*_SATURATION) if _yes(chance) else 1.0
-    hue = random.uniform(-_HUE, _HUE) if _yes(chance) else 0.0
+    saturation = random.uniform(*_SATURATION) if _drawn(chance) else 1.0
+    hue = random.uniform(-_HUE, _HUE) if _drawn(chance) else 0.0
     if saturation != 1 or hue:
         hsv = np.asarray(image.convert("HSV")).astype(np.int16)
         hsv[..., 0] = (hsv[..., 0] + round(256 * hue)) % 256
@@ -136,25 +141,13 @@ def photometric_distortion(image: Image.Image, chance: float) -> Image.Image:
     return image if contrast_first else _scaled_and_shifted(image, contrast, 0.0)
 
 
-def _yes(chance: float) -> bool:
+def _drawn(chance: float) -> bool:
     return random.random() < chance
 
 
 def _scaled_and_shifted(image: Image.Image, factor: float, shift: float) -> Image.Image:
-    """Every value times `factor` plus `shift`, cut to 0…255."""
+    """Every value times `factor` plus `shift`, clipped to 0…255."""
     if factor == 1 and not shift:
         return image
     table = np.clip(np.arange(256) * factor + shift, 0, 255).astype(int).tolist()
     return image.point(table * 3)
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """uint8 (3, H, W)."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-
-
-def normalize(pixels: Any, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 (…, 3, H, W) to float32 (x/255 − mean)/std."""
-    shape = (-1, 1, 1)
-    middle, spread = (torch.tensor(values, device=pixels.device).view(shape) for values in (mean, std))
-    return (pixels.float() / 255 - middle) / spread

@@ -62,12 +62,12 @@ def list_folder(url: str) -> list[RemoteFile]:
     is neither.
     """
     folder = url.rstrip("/")
+    system, inside = _file_system(folder)
     if (index := read_text(f"{folder}/{INDEX}")) is not None:
         try:
             return [RemoteFile(f"{folder}/{name}", int(size)) for name, size in sorted(json.loads(index).items())]
         except (ValueError, AttributeError, TypeError):
             raise RMTError(f"{url}/{INDEX}: not an index as `rmt shard` writes it") from None
-    system, inside = _file_system(folder)
     try:
         found = _retry(url, lambda: system.find(inside, maxdepth=2, detail=True))
     except RMTError:

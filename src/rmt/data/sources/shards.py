@@ -6,6 +6,7 @@ is opened in both cases, so that exact epochs, evaluation of every image once an
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from rmt.data.images import BadImage, read_image
 from rmt.data.order import ShardOrder
-from rmt.data.sets import ImageSet, Relabelled, Subset, preview
+from rmt.data.sets import ImageSet, Subset, preview
 from rmt.data.sources.cache import ShardCache
 from rmt.data.sources.conversion import Shard, class_names, is_tar
 from rmt.errors import RMTError
@@ -84,7 +85,7 @@ class ShardSet:
 
     def _place(self, index: int) -> tuple[int, int]:
         """The shard of image number `index`, and its row there."""
-        shard = int(np.searchsorted(self._ends, index, side="right"))
+        shard = bisect_right(self._ends, index)  # on one number faster than numpy's
         return shard, int(index) - (int(self._ends[shard - 1]) if shard else 0)
 
 
@@ -92,8 +93,6 @@ def shard_order(image_set: ImageSet) -> ShardOrder | None:
     """The training order of streamed images, or of a part of them; None for other images."""
     if isinstance(image_set, ShardSet):
         return image_set.order
-    if isinstance(image_set, Relabelled):
-        return shard_order(image_set.parent)
     if isinstance(image_set, Subset) and (whole := shard_order(image_set.parent)) is not None:
         return ShardOrder(np.searchsorted(image_set.indices, whole.ends), whole.buffer)  # the part keeps the order
     return None
@@ -101,10 +100,8 @@ def shard_order(image_set: ImageSet) -> ShardOrder | None:
 
 def prefetch(image_set: ImageSet, indices: np.ndarray) -> None:
     """Have streamed images, which are used soon, read in the background."""
-    while isinstance(image_set, Subset | Relabelled):
-        if isinstance(image_set, Subset):
-            indices = image_set.indices[indices]
-        image_set = image_set.parent
+    while isinstance(image_set, Subset):
+        indices, image_set = image_set.indices[indices], image_set.parent
     if isinstance(image_set, ShardSet):
         image_set.prefetch(indices)
 

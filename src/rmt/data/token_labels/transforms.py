@@ -68,7 +68,7 @@ def _flat(steps: Any) -> list[Any]:
 
 
 class TokenLabelTransform:
-    """A training transform that hands out the label map of each image beside it; see `LabelledTransform`."""
+    """A training transform that hands out the label map of each image beside it; see `TargetTransform`."""
 
     def __init__(self, transform: ImageTransform, maps: LabelMaps):
         self.transform = transform
@@ -78,7 +78,7 @@ class TokenLabelTransform:
     def __call__(self, image: Image.Image) -> Tensor:
         return self.transform(image)
 
-    def labelled(self, image: Image.Image, index: int, name: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def with_targets(self, image: Image.Image, index: int, name: str) -> tuple[Tensor, dict[str, Tensor]]:
         """The tensor, and `map_scores` float16 (h, w, k), `map_classes` (h, w, k), `box` float32 (4,), `flipped`."""
         scores, classes = self.maps.load(index, image.size, name)
         tensor, view = show(self.transform, image)

@@ -161,7 +161,7 @@ class SquashTransform:
 
         return self.normalize(pil_to_tensor(resize(image, list(self.size), self.filter)))
 
-    def labelled(self, image: Image.Image, index: int, name: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def with_targets(self, image: Image.Image, index: int, name: str) -> tuple[Tensor, dict[str, Tensor]]:
         """The image, and `size`, its own width and height."""
         return self(image), {"size": torch.tensor(image.size, dtype=torch.int32)}
 
