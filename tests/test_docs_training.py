@@ -13,7 +13,7 @@ from rmt.commands import evaluate, predict, shard, token_labels
 from rmt.commands.recipe_choice import choose_recipe
 from rmt.data.token_labels.label_maps import LabelMapSpec
 from rmt.recipes import IMAGENET, RECIPES, Recipe
-from rmt.training.run import refuse_problems
+from rmt.training.resolve import validate
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "training.md").read_text(encoding="utf-8")
@@ -52,14 +52,14 @@ def test_a_command_is_understood(command):
     assert program == "rmt"
     parsed = parse(words)
     if isinstance(parsed, Recipe):
-        refuse_problems(parsed)
+        validate(parsed)
 
 
 @pytest.mark.parametrize("command", sorted(set(LAUNCHES)))
 def test_a_launch_line_is_understood(command):
     parsed = parse(shlex.split(command)[1:])
     if isinstance(parsed, Recipe):
-        refuse_problems(parsed)
+        validate(parsed)
 
 
 def test_launch_lines_of_every_kind_are_there():
@@ -72,7 +72,7 @@ def test_the_page_s_own_recipe():
     (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     found: dict = {}
     exec(code, found)
-    refuse_problems(found["mine"])
+    validate(found["mine"])
     assert found["mine"].epochs == 100
 
 

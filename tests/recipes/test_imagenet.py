@@ -10,7 +10,8 @@ from rmt.model import MAX_DROP_PATH, create_model
 from rmt.recipes import IMAGENET
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.training.optimizers import CosineSchedule, build_optimizer, peak_lr
+from rmt.training.batch import peak_lr
+from rmt.training.optimizers import CosineSchedule, build_optimizer
 
 #: METHOD 5's text for every row of the table
 PAPER = dict(
@@ -88,7 +89,8 @@ def test_the_numbers_are_the_method_s(name):
     assert published in text and "last" in text and "GPU-hours" in text
     assert f"Command: rmt train {name} --data IMAGENET" in text
     assert 8 * recipe.batch_size * recipe.accumulate == 1024
-    assert peak_lr(recipe, devices=8) == pytest.approx(1e-3) and peak_lr(recipe, devices=16) == pytest.approx(2e-3)
+    assert peak_lr(replace(recipe, devices=8)) == pytest.approx(1e-3)
+    assert peak_lr(replace(recipe, devices=16)) == pytest.approx(2e-3)
     assert recipe.ema_decay == pytest.approx(0.99996 ** (1024 / 512), abs=1e-8)
 
 
@@ -96,7 +98,7 @@ def test_the_numbers_are_the_method_s(name):
 def test_each_builds_with_its_optimiser_and_schedule(name):
     recipe = IMAGENET[name]()
     network = create_model(recipe.model, drop_path_rate=recipe.drop_path, device="meta")
-    optimizer = build_optimizer(network, recipe, peak_lr(recipe, devices=8))
+    optimizer = build_optimizer(network, recipe, peak_lr(replace(recipe, devices=8)))
     schedule = CosineSchedule(optimizer, recipe, 1251)  # ⌊1,281,167 / 256⌋·256 images in batches of 1,024
     rates = {}
     for epoch in (0, 5, 150, 299, 300, 305, 309):
@@ -112,14 +114,14 @@ def test_each_builds_with_its_optimiser_and_schedule(name):
 def test_the_plain_rows_take_a_step_on_tiny_data(tmp_path):
     """One for all: they differ in the network alone."""
     data = make_folder(tmp_path, classes=2, train=130, val=1)
-    recipe = replace(IMAGENET["imagenet-tiny"](), data=str(data), model="rmt_pico", batch_size=4, workers=0)
+    recipe = replace(IMAGENET["imagenet-tiny"](), data=str(data), model="rmt_pico", batch_size=4, devices=1, workers=0)
     recipe = replace(recipe, image_size=64)
     torch.manual_seed(0)
     network = create_model(recipe.model, num_classes=2, drop_path_rate=recipe.drop_path)
-    opened = ClassifyData.open(recipe, network.pretrained_cfg)
-    task = ClassifyModule(network, recipe, opened, lr=peak_lr(recipe))
+    opened = ClassifyData.open(recipe)
+    task = ClassifyModule(network, recipe, opened)
     optimizer = build_optimizer(network, recipe, task.lr)
-    loss = task.batch_loss(next(iter(opened.train_loader())))
+    loss = task.batch_loss(next(iter(opened.train_loader(recipe))))
     loss.backward()
     optimizer.step()
     assert torch.isfinite(loss)

@@ -7,8 +7,7 @@ from helpers.runs import tiny_recipe
 
 import rmt
 from rmt.recipes import COCO, SEGMENT
-from rmt.training.batch import effective_batch, refuse_large_batch, settle_batch
-from rmt.training.optimizers import peak_lr
+from rmt.training.batch import effective_batch, peak_lr, require_images, share_batch
 
 PAPER = [make() for make in (*COCO.values(), *SEGMENT.values()) if make().name != "finetune-segment"]
 
@@ -16,11 +15,11 @@ PAPER = [make() for make in (*COCO.values(), *SEGMENT.values()) if make().name !
 @pytest.mark.parametrize("recipe", PAPER, ids=lambda recipe: recipe.name)
 def test_the_paper_s_sixteen_images_on_any_number_of_devices(recipe):
     for devices, nodes in ((1, 1), (2, 1), (4, 1), (8, 1), (8, 2)):
-        settled = settle_batch(replace(recipe, devices=devices, nodes=nodes))
-        assert effective_batch(settled, devices * nodes) == 16
-        assert peak_lr(settled, devices * nodes) == pytest.approx(recipe.lr)
+        settled = share_batch(replace(recipe, devices=devices, nodes=nodes))
+        assert effective_batch(settled) == 16
+        assert peak_lr(settled) == pytest.approx(recipe.lr)
         assert settled.batch_size <= recipe.batch_size
-        assert settle_batch(settled) == settled  # as when it is resumed
+        assert share_batch(settled) == settled  # as when it is resumed
 
 
 @pytest.mark.parametrize(
@@ -35,7 +34,7 @@ def test_the_paper_s_sixteen_images_on_any_number_of_devices(recipe):
     ],
 )
 def test_a_device_s_share(given, devices, settled):
-    recipe = settle_batch(tiny_recipe(**{"accumulate": 1, **given}, devices=devices, nodes=1))
+    recipe = share_batch(tiny_recipe(**{"accumulate": 1, **given}, devices=devices, nodes=1))
     assert (recipe.batch_size, recipe.accumulate) == settled
 
 
@@ -51,15 +50,15 @@ def test_a_device_s_share(given, devices, settled):
 def test_what_does_not_come_out_even_is_refused(given, devices, said):
     recipe = tiny_recipe(**{"accumulate": 1, **given}, effective_batch=16, devices=devices, nodes=1)
     with pytest.raises(rmt.RMTError, match=said):
-        settle_batch(recipe)
+        share_batch(recipe)
 
 
 def test_more_images_than_there_are():
-    refuse_large_batch(tiny_recipe(effective_batch=16, accumulate=1), 16, images=16)
+    require_images(tiny_recipe(effective_batch=16, accumulate=1), 16)
     with pytest.raises(rmt.RMTError, match="takes 16 images .* only 15 to train on: lower --effective-batch"):
-        refuse_large_batch(tiny_recipe(effective_batch=16, accumulate=1), 15, images=15)
+        require_images(tiny_recipe(effective_batch=16, accumulate=1), 15)
     with pytest.raises(rmt.RMTError, match="takes 10 images .* only 5 to train on: lower --accumulate"):
-        refuse_large_batch(tiny_recipe(accumulate=2), 5, images=5)
+        require_images(tiny_recipe(accumulate=2, batch_size=5), 5)
 
 
 def test_a_run_keeps_to_it_and_is_resumed(tmp_path, monkeypatch):

@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.resolved import resolved
 from helpers.runs import finished_run, photos, tiny_recipe
 
 import rmt
 from rmt.data.randomness import seed_process
 from rmt.device import choose_device
 from rmt.recipes import ClassifyRecipe
-from rmt.tasks.classify.build import load_initial_weights, resolve
+from rmt.tasks.classify.build import load_initial_weights
 from rmt.tasks.classify.data import ClassifyData, class_weights
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.training.machine import build_trainer
-from rmt.training.optimizers import CosineSchedule, peak_lr
+from rmt.training.optimizers import CosineSchedule
+from rmt.training.trainer import build_trainer
 
 #: field -> a value that must make a difference to what `observe` sees
 CHANGES: dict[str, Any] = {
@@ -86,28 +87,28 @@ ELSEWHERE = {
 
 def observe(recipe: ClassifyRecipe) -> dict[str, Any]:
     """Everything a run's outcome hangs on, as plain values: data, first batch, loss, optimiser, schedule, trainer."""
+    recipe, data = resolved(recipe)
     seed_process(recipe.seed)
     network = rmt.create_model(recipe.model, drop_path_rate=recipe.drop_path)
-    data = ClassifyData.open(recipe, network.pretrained_cfg)
     network.reset_classifier(len(data.classes))
     if recipe.weights:
         load_initial_weights(network, recipe.weights, data.classes, log=lambda line: None)
     weights = class_weights(np.array([0, 0, 0, 1, 2]), 3) if recipe.class_weights else None
-    task = ClassifyModule(network, recipe, data, lr=peak_lr(recipe), class_weights=weights)
+    task = ClassifyModule(network, recipe, data, class_weights=weights)
     trainer = build_trainer(
-        recipe, epochs=task.epochs, batches_per_epoch=data.batches_per_epoch, callbacks=[], folder=None
+        recipe, epochs=task.epochs, batches_per_epoch=task.batches_per_epoch, callbacks=[], folder=None
     )
     task.trainer = trainer
     optimizer = task.configure_optimizers()["optimizer"]
-    schedule = CosineSchedule(optimizer, recipe, data.batches_per_epoch // recipe.accumulate)
-    batch = next(iter(data.train_loader()))
+    schedule = CosineSchedule(optimizer, recipe, task.updates_per_epoch)
+    batch = next(iter(data.train_loader(recipe)))
     seen = {
         "train": len(data.train),
-        "batches": data.batches_per_epoch,
+        "batches": task.batches_per_epoch,
         "image": batch["image"],
         "label": batch["label"],
-        "test image": next(iter(data.eval_loader(data.test)))["image"],
-        "preprocessing": data.preprocessing,
+        "test image": next(iter(data.eval_loader(recipe, data.test)))["image"],
+        "preprocessing": task.preprocessing,
         "weight": network.stem[0].weight.detach().clone(),
         "groups": [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups],
         "trainer": (trainer.max_epochs, trainer.accumulate_grad_batches, trainer.gradient_clip_val, trainer.precision),
@@ -134,11 +135,11 @@ def same(a: Any, b: Any) -> bool:
 
 @pytest.fixture(scope="module")
 def base():
-    return observe(resolve(tiny_recipe()))
+    return observe(tiny_recipe())
 
 
 def test_observing_twice_sees_the_same(base):
-    again = observe(resolve(tiny_recipe()))
+    again = observe(tiny_recipe())
     assert [key for key in base if not same(base[key], again[key])] == []
 
 
@@ -154,13 +155,13 @@ def test_a_field_has_an_effect(field, base, tmp_path):
         network = rmt.create_model("rmt_test", num_classes=3)
         value = str(tmp_path / "start.safetensors")
         rmt.save_checkpoint(network, value, classes=("blue", "green", "red"))
-    changed = observe(resolve(replace(tiny_recipe(), **{field: value})))
+    changed = observe(replace(tiny_recipe(), **{field: value}))
     assert [key for key in base if not same(base[key], changed[key])]
 
 
 def test_holdout_splits_a_folder_without_a_validation_part():
     whole = tiny_recipe(data=photos() + "/train", holdout=0.25)
-    few, many = (ClassifyData.open(replace(whole, holdout=part), _norm()) for part in (0.25, 0.5))
+    few, many = (ClassifyData.open(replace(whole, holdout=part)) for part in (0.25, 0.5))
     assert (len(few.train), len(few.test)) == (18, 6)
     assert (len(many.train), len(many.test)) == (12, 12)
 
@@ -170,14 +171,15 @@ def test_repeated_augmentation_shows_each_image_three_times(tmp_path):
 
     data = make_folder(tmp_path / "many", classes=2, train=130, val=1)
     recipe = tiny_recipe(data=str(data), repeated_augmentation=True, batch_size=64, accumulate=1)
-    loader = ClassifyData.open(recipe, _norm()).train_loader()
+    loader = ClassifyData.open(recipe).train_loader(recipe)
     shown = torch.cat([batch["index"] for batch in loader])
     assert len(shown) == 256
     assert shown.bincount().max() == 3
 
 
 def test_workers_are_processes():
-    loader = ClassifyData.open(tiny_recipe(workers=2), _norm()).train_loader()
+    recipe = tiny_recipe(workers=2)
+    loader = ClassifyData.open(recipe).train_loader(recipe)
     assert loader._pool.num_workers == 2
     loader.close()
 
@@ -191,10 +193,10 @@ def test_device_chooses_where_to_compute():
         choose_device("tpu")
 
 
-def test_open_fields_are_settled_by_the_weights():
-    recipe = resolve(tiny_recipe(model="auto", image_size=0, weights=str(finished_run())))
+def test_open_fields_are_resolved_by_the_weights():
+    recipe, _ = resolved(tiny_recipe(model="auto", image_size=0, weights=str(finished_run())))
     assert (recipe.model, recipe.image_size) == ("rmt_test", 32)
-    recipe = resolve(tiny_recipe(model="auto", image_size=0, device="cpu"))
+    recipe, _ = resolved(tiny_recipe(model="auto", image_size=0, device="cpu"))
     assert (recipe.model, recipe.image_size) == ("rmt_pico", 96)
 
 
@@ -202,7 +204,3 @@ def test_class_weights_make_up_for_frequency():
     weights = class_weights(np.array([0, 0, 0, 1]), 3)
     assert weights.tolist() == pytest.approx([4 / 9, 4 / 3, 4 / 3])
     assert math.isclose(float(class_weights(np.array([0, 1, 2]), 3).sum()), 3)
-
-
-def _norm():
-    return {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}

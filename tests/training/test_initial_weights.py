@@ -4,13 +4,13 @@ import pytest
 import safetensors.torch
 import torch
 from helpers import detect_runs, runs
+from helpers.resolved import built, resolved
 from helpers.segment_data import make_segments
 
 import rmt
 from rmt.heads import save_model
 from rmt.model import create_model, describe_weights
 from rmt.recipes import SegmentRecipe
-from rmt.tasks import task_named
 from rmt.tasks.classify.token_labelling.teacher import load_teacher
 
 TASKS = ("classify", "detect", "segment")
@@ -37,7 +37,7 @@ def recipe(tmp_path):
 def prepared(recipe):
     """The network, what was said of its weights, and the classes of the data."""
     said: list[str] = []
-    module = task_named(recipe.task).build(recipe, fresh=True, log=said.append)
+    module = built(recipe, said.append)
     return module.model, [line for line in said if ".json: " not in line], module.data.classes
 
 
@@ -68,13 +68,13 @@ def test_a_file_is_what_it_holds(files, recipe, task, name):
     given, folder = files
     chosen = recipe(task, weights=str(folder / name), model="auto")
     if name.startswith("ours"):
-        chosen = task_named(task).resolve(chosen)
+        chosen, _ = resolved(chosen)
         assert chosen.model == "rmt_test"
     else:
         with pytest.raises(rmt.RMTError, match=f"{name} does not say which network it is for: name it") as error:
-            task_named(task).resolve(chosen)
+            resolved(chosen)
         assert "\n" not in str(error.value)
-        chosen = task_named(task).resolve(recipe(task, weights=str(folder / name), model="rmt_test"))
+        chosen = recipe(task, weights=str(folder / name), model="rmt_test")
     model, said, _ = prepared(chosen)
     state = given.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in backbone(model).state_dict().items())
@@ -108,9 +108,9 @@ def test_a_narrower_head_leaves_the_backbone(recipe, tmp_path):
 def test_a_classifier_starts_from_the_backbone_of_any(recipe, tmp_path, task):
     first, _, _ = prepared(recipe(task))
     save_model(first, tmp_path / "w.safetensors", classes=("a", "b"), preprocessing=dict(size=[800, 1333]))
-    settled = task_named("classify").resolve(recipe("classify", weights=str(tmp_path / "w.safetensors"), image_size=0))
-    assert settled.image_size == 224  # not the detector's
-    model, said, _ = prepared(settled)
+    starting = recipe("classify", weights=str(tmp_path / "w.safetensors"), image_size=0)
+    assert resolved(starting)[0].image_size == 224  # not the detector's
+    model, said, _ = prepared(starting)
     assert torch.equal(model.stages[2].blocks[0].attn.q.weight, backbone(first).stages[2].blocks[0].attn.q.weight)
     assert said == ["new classifier for 3 classes: the weights know others, or none"]
 

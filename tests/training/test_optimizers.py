@@ -6,8 +6,8 @@ import torch
 
 from rmt.model import create_model
 from rmt.recipes import quickstart
-from rmt.training.batch import effective_batch
-from rmt.training.optimizers import CosineSchedule, build_optimizer, peak_lr
+from rmt.training.batch import effective_batch, peak_lr
+from rmt.training.optimizers import CosineSchedule, build_optimizer
 
 
 def test_norms_biases_and_layer_scales_take_no_decay():
@@ -44,7 +44,7 @@ def test_layer_decay_slows_the_lower_layers():
 def test_the_peak_rate_follows_the_effective_batch(batch, accumulate, base, expected):
     recipe = replace(quickstart(), lr=1e-3, batch_size=batch, accumulate=accumulate, lr_base_batch=base)
     assert peak_lr(recipe) == pytest.approx(expected)
-    assert effective_batch(recipe, devices=2) == 2 * batch * accumulate
+    assert effective_batch(replace(recipe, devices=2)) == 2 * batch * accumulate
 
 
 def test_the_schedule_is_a_linear_warm_up_and_a_cosine_by_update():

@@ -198,16 +198,15 @@ def test_another_machine_goes_on_in_the_same_arithmetic_or_asks(tmp_path, monkey
     recipe = tiny_recipe(output=str(tmp_path), device="auto", precision="auto")
     with monkeypatch.context() as patch:
         killed_at(patch, "training_step", 9)
-        patch.setattr("rmt.training.distributed.launch.choose_device", lambda device: torch.device("cpu"))
-        for module in ("rmt.training.run", "rmt.training.machine"):
-            patch.setattr(f"{module}.choose_precision", lambda precision, device: "bf16")
+        patch.setattr("rmt.training.machine.choose_device", lambda device: torch.device("cpu"))
+        patch.setattr("rmt.training.resolve.choose_precision", lambda precision, device: "bf16")
         run_until_killed(recipe)
     began = RunFolder.open(tmp_path).read_recipe()
     assert (began.device, began.precision) == ("cpu", "bf16")
     with pytest.raises(rmt.RMTError, match="precision 'bf16' -> 'fp32'"):
         resume(tmp_path, replace(began, precision="fp32"))
     with monkeypatch.context() as patch:
-        patch.setattr("rmt.training.distributed.launch.choose_device", lambda device: torch.device("mps"))
+        patch.setattr("rmt.training.machine.choose_device", lambda device: torch.device("mps"))
         with pytest.raises(rmt.RMTError, match="device 'cpu' -> 'mps'"):
             resume(tmp_path, recipe)
     resume(tmp_path, replace(began, precision="auto"))

@@ -13,8 +13,6 @@ from rmt.tasks import resume
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.module import ClassifyModule
 
-NORM = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-
 
 @pytest.fixture
 def shards(tmp_path, monkeypatch):
@@ -25,14 +23,15 @@ def shards(tmp_path, monkeypatch):
 
 
 def test_the_fields_choose_how_shards_are_read(shards):
-    mapped, streamed = (ClassifyData.open(tiny_recipe(data=shards, stream=how), NORM) for how in ("auto", "yes"))
-    assert (mapped.recipe.stream, streamed.recipe.stream) == ("no", "yes")
+    recipe = tiny_recipe(data=shards)
+    mapped, streamed = (ClassifyData.open(tiny_recipe(data=shards, stream=how)) for how in ("auto", "yes"))
+    assert (mapped.stream, streamed.stream) == ("no", "yes")
     assert isinstance(streamed.train, ShardSet) and isinstance(mapped.train, ShardSet)
     assert streamed.train.order is not None and mapped.train.order is None
-    narrow = ClassifyData.open(tiny_recipe(data=shards, stream="yes", stream_buffer=5), NORM)
+    narrow = ClassifyData.open(tiny_recipe(data=shards, stream="yes", stream_buffer=5))
 
     def order(data):
-        return [index for batch in data.train_loader() for index in batch["index"].tolist()]
+        return [index for batch in data.train_loader(recipe) for index in batch["index"].tolist()]
 
     def shards_in(indices):
         return {index // 5 for index in indices}

@@ -25,8 +25,8 @@ def test_the_run_folder_holds_what_the_contract_names():
 
 def test_the_recipe_as_run_is_kept():
     recipe = from_dict(json.loads((finished_run() / "recipe.json").read_text()))
-    assert (recipe.devices, recipe.nodes, recipe.stream, recipe.precision) == (1, 1, "no", "fp32")  # as it came to
-    assert recipe == tiny_recipe(output=str(finished_run()), nodes=1, stream="no", precision="fp32")
+    assert (recipe.devices, recipe.nodes, recipe.stream, recipe.precision) == (1, 1, "no", "fp32")
+    assert recipe == tiny_recipe(output=str(finished_run()), nodes=1, stream="no", precision="fp32", strategy="ddp")
 
 
 def test_metrics_give_last_and_best_raw_and_averaged_apart():

@@ -1,7 +1,7 @@
 """What a detection run is, as data; see `schema.py`."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from rmt.recipes.recipe import Recipe, below, negative, no_share, without_effect
 
@@ -13,6 +13,7 @@ class DetectRecipe(Recipe):
     """Detection and instance segmentation: data in COCO format, the detector, its pipeline and schedule (METHOD 6)."""
 
     task: ClassVar[str] = "detect"
+    open_values: ClassVar[dict[str, Any]] = {**Recipe.open_values, "epochs": 0}
 
     data: str = ""
     """A COCO folder as downloaded: `train2017`, `val2017`, `annotations/instances_train2017.json` and for val."""

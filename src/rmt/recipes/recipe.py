@@ -25,6 +25,11 @@ class Recipe:
     """What every task's recipe holds: network, data, learning rate, machine. Each task adds its own fields."""
 
     task: ClassVar[str]
+    open_values: ClassVar[dict[str, Any]] = {
+        **dict.fromkeys(("model", "device", "devices", "strategy", "precision"), "auto"),
+        "nodes": 0,
+    }
+    """The values with which fields are left open, to be filled in when the recipe is resolved."""
 
     def __init_subclass__(cls) -> None:
         if "task" in cls.__dict__:
@@ -98,6 +103,10 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """The recipe as JSON values, the task with it."""
         return {"task": self.task, **asdict(self)}
+
+    def open_fields(self) -> list[str]:
+        """The fields that this recipe leaves open."""
+        return [name for name, value in self.open_values.items() if getattr(self, name) == value]
 
     def problems(self) -> list[str]:
         """What is wrong with the values, one line each; empty when the recipe can run."""
@@ -180,6 +189,11 @@ class ClassifyRecipe(Recipe):
     """Image classification: the common fields, and how images are drawn, augmented, mixed and judged."""
 
     task: ClassVar[str] = "classify"
+    open_values: ClassVar[dict[str, Any]] = {
+        **Recipe.open_values,
+        "stream": "auto",
+        **dict.fromkeys(("image_size", "epochs", "lr", "layer_decay"), 0),
+    }
 
     data: str = "sample"
     """An image folder, a folder or address (https://…, s3://…) of parquet shards or WebDataset tars, or `sample` (the

@@ -5,33 +5,43 @@ from typing import TypeVar
 
 from rmt.errors import RMTError
 from rmt.recipes.recipe import Recipe
-from rmt.training.distributed.processes import world_size
 
 R = TypeVar("R", bound=Recipe)
 
 
-def effective_batch(recipe: Recipe, devices: int = 0) -> int:
-    """Images per weight update: devices x batch x accumulation; `devices` are those of this run unless given."""
-    return (devices or world_size()) * recipe.batch_size * recipe.accumulate
+def world_size(recipe: Recipe) -> int:
+    """Number of processes of the run, one per device, on all machines. The recipe's devices must be resolved."""
+    assert recipe.devices != "auto"
+    return recipe.devices * max(recipe.nodes, 1)
 
 
-def batch_in_words(recipe: Recipe) -> str:
-    """The effective batch and how it comes about."""
-    devices = world_size()
-    product = f"{devices} device{'s' if devices > 1 else ''} x {recipe.batch_size} x {recipe.accumulate} accumulated"
-    return f"effective batch {product} = {effective_batch(recipe)}"
+def effective_batch(recipe: Recipe) -> int:
+    """Images per weight update: devices x batch x accumulation. The recipe's devices must be resolved."""
+    return world_size(recipe) * recipe.batch_size * recipe.accumulate
 
 
-def settle_batch(recipe: R) -> R:
-    """The recipe with the `batch_size` and `accumulate` that make its `effective_batch` on its devices.
+def peak_lr(recipe: Recipe) -> float:
+    """The peak learning rate, scaled linearly with the effective batch."""
+    return recipe.lr * effective_batch(recipe) / recipe.lr_base_batch if recipe.lr_base_batch else recipe.lr
 
-    A device takes no more than `batch_size` at once, and accumulates the rest of its share. Of a recipe whose devices
-    are settled. Raises RMTError where equal shares and whole steps do not make that batch.
+
+def describe_batch(recipe: Recipe) -> str:
+    """The effective batch and its factors, as text."""
+    devices = _plural(world_size(recipe))
+    return (
+        f"effective batch {devices} x {recipe.batch_size} x {recipe.accumulate} accumulated = {effective_batch(recipe)}"
+    )
+
+
+def share_batch(recipe: R) -> R:
+    """Returns the recipe with the `batch_size` and `accumulate` that make its `effective_batch` on its devices.
+
+    A device takes at most `batch_size` images at once and accumulates the rest of its share. Raises RMTError when equal
+    shares and whole steps do not make that batch.
     """
     if not recipe.effective_batch:
         return recipe
-    assert recipe.devices != "auto"
-    devices = recipe.devices * recipe.nodes
+    devices = world_size(recipe)
     share, left_over = divmod(recipe.effective_batch, devices)
     if left_over:
         raise RMTError(
@@ -43,18 +53,22 @@ def settle_batch(recipe: R) -> R:
     if batch * accumulate != share:
         given = f" x --accumulate {accumulate}" if recipe.accumulate > 1 else ""
         raise RMTError(
-            f"--effective-batch {recipe.effective_batch} on {devices} device{'s' if devices > 1 else ''} is {share} "
-            f"images each, which --batch-size {batch}{given} does not make: change one, or --effective-batch 0"
+            f"--effective-batch {recipe.effective_batch} on {_plural(devices)} is {share} images each, which "
+            f"--batch-size {batch}{given} does not make: change one, or --effective-batch 0"
         )
     return replace(recipe, batch_size=batch, accumulate=accumulate)
 
 
-def refuse_large_batch(recipe: Recipe, batch_size: int, images: int) -> None:
-    """Raises RMTError when an update takes more images than there are; `batch_size` is what a step takes of them."""
-    # A batch that is larger than the set shrinks to it, but not where the recipe insists on its product.
-    needed = recipe.effective_batch or world_size() * batch_size * recipe.accumulate
+def require_images(recipe: Recipe, images: int) -> None:
+    """Raises RMTError when one weight update takes more images than there are to train on."""
+    # A batch that is larger than the data has been reduced, but an explicit effective batch stays as it is.
+    needed = recipe.effective_batch or effective_batch(recipe)
     if needed <= images:
         return
     how = "--effective-batch" if recipe.effective_batch else "devices x --batch-size x --accumulate"
     remedy = "--effective-batch" if recipe.effective_batch else "--accumulate or --batch-size"
     raise RMTError(f"one update takes {needed} images ({how}), but there are only {images} to train on: lower {remedy}")
+
+
+def _plural(devices: int) -> str:
+    return f"{devices} device{'s' if devices > 1 else ''}"

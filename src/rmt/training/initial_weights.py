@@ -1,34 +1,35 @@
 """The weights that a run starts from (`--weights`): which network they are for, and how much of them is taken."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 
-from rmt.device import choose_device
 from rmt.errors import RMTError
 from rmt.model import describe_weights, resolve_checkpoint
-from rmt.training.task import Log, RecipeT
+from rmt.model.variants import check_name
+from rmt.recipes.recipe import Recipe
+from rmt.training.task import Log
 
 if TYPE_CHECKING:  # classification has no use for detectors and what they import
     from rmt.heads.model_files import Model
 
 
-def resolve_model(recipe: RecipeT) -> RecipeT:
-    """The recipe with `model="auto"` replaced: that of the weights, or without any what suits the device.
+def resolve_model(recipe: Recipe) -> str:
+    """The name of the recipe's network; for "auto" that of the weights, or without weights one that suits the device.
 
-    That is rmt_tiny on a GPU, and rmt_pico on a CPU, where rmt_tiny takes hours. Raises RMTError where the weights do
-    not say whose they are, as those of other people's files do not.
+    That is rmt_tiny on a GPU, and rmt_pico on a CPU, where rmt_tiny takes hours. Raises RMTError for an unknown name,
+    and when the weights do not say which network they are for.
     """
     if recipe.model != "auto":
-        return recipe
+        check_name(recipe.model)
+        return recipe.model
     if not recipe.weights:
-        return replace(recipe, model="rmt_pico" if choose_device(recipe.device).type == "cpu" else "rmt_tiny")
+        return "rmt_pico" if recipe.device == "cpu" else "rmt_tiny"
     own = describe_weights(recipe.weights)
     if own is None:
         raise RMTError(f"{recipe.weights} does not say which network it is for: name it, e.g. --model rmt_tiny")
-    return replace(recipe, model=own["model"])
+    return str(own["model"])
 
 
 def other_classes(own: dict[str, Any], classes: Sequence[str]) -> bool:

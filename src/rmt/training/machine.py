@@ -1,58 +1,56 @@
-"""From a recipe's words to a Lightning Trainer."""
+"""The devices that a run trains on."""
 
-from pathlib import Path
-from typing import Any
+import os
+from dataclasses import dataclass
+from typing import cast
 
-from lightning.fabric.plugins.environments import LightningEnvironment
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.strategies import DDPStrategy
+import torch
 
-from rmt.device import choose_device, choose_precision
-from rmt.recipes.recipe import Recipe
-from rmt.training.checkpoints.io import AtomicCheckpointIO
-from rmt.training.distributed.fsdp import FSDPStrategy
-from rmt.training.distributed.processes import world_size
-
-_LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+from rmt.device import choose_device
+from rmt.errors import RMTError
+from rmt.recipes.recipe import Device, Recipe
+from rmt.training.distributed.environment import WorkerEnvironment
 
 
-def build_trainer(
-    recipe: Recipe, *, epochs: int, batches_per_epoch: int, callbacks: list[Callback], folder: Path
-) -> Trainer:
-    """Lightning's Trainer for this process's part, with our checkpoint files and without its own bars and logs."""
-    device = choose_device(recipe.device)
-    options: dict[str, Any] = {"gradient_clip_val": recipe.clip_grad} if recipe.clip_grad else {}
-    options |= _sharing(recipe) if world_size() > 1 else {"devices": 1}
-    return Trainer(
-        accelerator={"cpu": "cpu", "cuda": "gpu", "mps": "mps"}[device.type],
-        precision=_LIGHTNING_PRECISION[choose_precision(recipe.precision, device)],  # type: ignore[arg-type]
-        max_epochs=epochs,
-        accumulate_grad_batches=recipe.accumulate,
-        limit_train_batches=batches_per_epoch,
-        callbacks=callbacks,
-        plugins=[AtomicCheckpointIO(), Joined()],
-        default_root_dir=folder,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # our loader deals images to ranks by itself
-        **options,
-    )
+@dataclass(frozen=True)
+class Machine:
+    """What a run finds: the kind of device, how many of them on each machine (node), and the number of machines.
 
+    One process trains on each device.
+    """
 
-class Joined(LightningEnvironment):
-    """Processes that are in a process group already (see `distributed.launch`); keeps the environment variables."""
+    device: Device
+    devices: int
+    nodes: int
 
-    def teardown(self) -> None:
-        pass
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device(self.device)
 
+    @classmethod
+    def detect(cls, recipe: Recipe) -> "Machine":
+        """Finds the devices that the recipe asks for.
 
-def _sharing(recipe: Recipe) -> dict[str, Any]:
-    """The Trainer's options for several processes."""
-    # Synchronised statistics are the same everywhere: there is nothing to send. Else the main process's are everyone's.
-    strategy = DDPStrategy(broadcast_buffers=not recipe.sync_batchnorm, gradient_as_bucket_view=True)
-    places: dict[str, Any] = {"devices": recipe.devices, "num_nodes": recipe.nodes}
-    if recipe.strategy == "fsdp":
-        return {**places, "strategy": FSDPStrategy(), "inference_mode": False}  # FSDP gathers tensors of its own
-    return {**places, "strategy": strategy}
+        What the recipe leaves open is as the launcher (torchrun, srun) says; without one, all GPUs or one CPU of this
+        machine. Raises RMTError when recipe and launcher disagree, and when there are fewer GPUs than asked for.
+        """
+        worker = WorkerEnvironment.from_environ(os.environ)
+        device = cast(Device, choose_device(recipe.device).type)
+        devices = recipe.devices
+        if devices == "auto":
+            devices = worker.local_world_size if worker else torch.cuda.device_count() if device == "cuda" else 1
+        nodes = recipe.nodes or (worker.nodes if worker else 1)
+        if worker and (devices, nodes) != (worker.local_world_size, worker.nodes):
+            raise RMTError(
+                f"--devices {devices} --nodes {nodes}, but the launcher started {worker.local_world_size} processes on "
+                f"each of {worker.nodes} machines: leave both out, or start that many"
+            )
+        if device == "cuda" and devices > torch.cuda.device_count():
+            raise RMTError(f"--devices {devices}: PyTorch sees {torch.cuda.device_count()} GPUs here")
+        if devices * nodes > 1 and device == "mps":
+            raise RMTError("--device mps trains on one device; take --devices 1")
+        if recipe.strategy == "fsdp" and devices * nodes == 1:
+            raise RMTError(
+                "--strategy fsdp shards a network over devices, and this run has one: add --devices, or drop it"
+            )
+        return cls(device, devices, nodes)

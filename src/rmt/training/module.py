@@ -16,6 +16,7 @@ from rmt.data.randomness import seed_process
 from rmt.data.sets import SkipReport
 from rmt.errors import RMTError
 from rmt.recipes.recipe import Recipe
+from rmt.training.batch import peak_lr
 from rmt.training.distributed import processes
 from rmt.training.distributed.fsdp import FSDPStrategy, apply_fsdp, full_model, unshard
 from rmt.training.evaluator import Evaluator
@@ -25,29 +26,27 @@ from rmt.training.progress import Progress
 
 
 class TrainingData(Protocol):
-    """The data of one run, opened."""
+    """The data of one run, opened. They hold no recipe: what depends on it is made of the resolved one."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in the order of the network's answers."""
+        """Class names in the order of the network's outputs."""
 
     @property
     def skipped(self) -> SkipReport:
         """What was passed over when the data were opened."""
 
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """What a weight file says of the images the network expects."""
+    def preprocessing(self, recipe: Any) -> dict[str, Any]:
+        """What a weight file says of the images that the network expects."""
 
-    @property
-    def batches_per_epoch(self) -> int:
-        """Of one device: a whole number of weight updates. In a run by iterations, those between two evaluations."""
+    def batches_per_epoch(self, recipe: Any) -> int:
+        """Batches of one device between two evaluations: those of a whole number of weight updates."""
 
-    def train_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
-        """Shuffled and augmented; every batch is a dict with `index` (B,) and `bad`."""
+    def train_loader(self, recipe: Any, rank: int = 0, world_size: int = 1) -> BatchLoader:
+        """Shuffled and augmented training images; every batch is a dict with `index` (B,) and `bad`."""
 
-    def val_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
-        """What each epoch is judged on, in order."""
+    def val_loader(self, recipe: Any, rank: int = 0, world_size: int = 1) -> BatchLoader:
+        """The images of the evaluation after each epoch, in order."""
 
 
 RecipeT = TypeVar("RecipeT", bound=Recipe)
@@ -61,14 +60,13 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
 
     Args:
         model: the network.
-        recipe: what to do, nothing left open.
-        data: what to learn from.
-        lr: peak learning rate, scaled with the effective batch already.
+        recipe: the resolved recipe.
+        data: the opened data.
     """
 
     measure: Measure  # a task's, or a recipe's: set by __init__ then
 
-    def __init__(self, model: nn.Module, recipe: RecipeT, data: DataT, *, lr: float) -> None:
+    def __init__(self, model: nn.Module, recipe: RecipeT, data: DataT) -> None:
         super().__init__()
         self.model = model
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
@@ -76,8 +74,9 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
             self.ema.requires_grad_(False)
         self.recipe = recipe
         self.data = data
-        self.lr = lr
-        self.devices = processes.world_size()
+        self.preprocessing = data.preprocessing(recipe)
+        self.batches_per_epoch = data.batches_per_epoch(recipe)
+        self.lr = peak_lr(recipe)
         self.progress = Progress()
         self.say: Callable[[str], None] = print
         self._useful = False  # whether a batch of the update under way gave gradients
@@ -104,7 +103,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
     @property
     @abstractmethod
     def epochs(self) -> int:
-        """How often the network is judged, once every `data.batches_per_epoch`."""
+        """How often the network is judged, once every `batches_per_epoch` batches."""
 
     @property
     def iterations(self) -> int:
@@ -125,7 +124,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
 
     @property
     def updates_per_epoch(self) -> int:
-        return self.data.batches_per_epoch // self.recipe.accumulate
+        return self.batches_per_epoch // self.recipe.accumulate
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks to judge: the raw weights, and their average if there is one."""
@@ -167,13 +166,13 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
             self.ema.module = full_model(self.ema.module)
 
     def train_dataloader(self) -> BatchLoader:
-        self._train_loader = self.data.train_loader(self.global_rank, self.trainer.world_size)
+        self._train_loader = self.data.train_loader(self.recipe, self.global_rank, self.trainer.world_size)
         # Lightning asks for the iterator before its first hook, and `current_epoch` lags behind then after a resume.
         self._train_loader.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         return self._train_loader
 
     def val_dataloader(self) -> BatchLoader:
-        self._val_loader = self.data.val_loader(self.global_rank, self.trainer.world_size)
+        self._val_loader = self.data.val_loader(self.recipe, self.global_rank, self.trainer.world_size)
         return self._val_loader
 
     def on_train_epoch_start(self) -> None:

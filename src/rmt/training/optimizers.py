@@ -6,15 +6,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 
-from rmt.recipes.recipe import ClassifyRecipe, Recipe
-from rmt.training.batch import effective_batch
-
-
-def peak_lr(recipe: Recipe, devices: int = 0) -> float:
-    """The peak learning rate, scaled linearly with the effective batch (METHOD 5)."""
-    if not recipe.lr_base_batch:
-        return recipe.lr
-    return recipe.lr * effective_batch(recipe, devices) / recipe.lr_base_batch
+from rmt.recipes.recipe import ClassifyRecipe
 
 
 def build_optimizer(model: torch.nn.Module, recipe: ClassifyRecipe, lr: float) -> torch.optim.Optimizer:

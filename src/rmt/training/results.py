@@ -11,7 +11,7 @@ from torch import nn
 from rmt.atomic import write_text
 from rmt.data.sets import skip_lines
 from rmt.model import read_metadata
-from rmt.training.batch import effective_batch
+from rmt.training.batch import effective_batch, world_size
 from rmt.training.logging.display import duration
 from rmt.training.module import TrainingModule
 from rmt.training.run_folder import RunFolder
@@ -42,7 +42,7 @@ def facts(
         "model": recipe.model,
         "parameters": sum(p.numel() for p in module.model.parameters()),
         "classes": len(module.data.classes),
-        "effective_batch": effective_batch(recipe, module.devices),
+        "effective_batch": effective_batch(recipe),
         "peak_lr": module.lr,
         "last": {
             "epoch": epochs,
@@ -56,7 +56,7 @@ def facts(
         "images_per_s": _pace(module, epochs),
         "machine": {
             "device": str(run.device),
-            "devices": module.devices,
+            "devices": world_size(recipe),
             "precision": run.precision,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -65,7 +65,7 @@ def facts(
 
 
 def _pace(module: TrainingModule, epochs: int) -> float:
-    images = epochs * module.updates_per_epoch * effective_batch(module.recipe, module.devices)
+    images = epochs * module.updates_per_epoch * effective_batch(module.recipe)
     return round(images / max(module.progress.seconds, 1e-9), 1)
 
 

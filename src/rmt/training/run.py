@@ -3,30 +3,30 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch import Callback
 from rich.console import Console
 
 from rmt.data.randomness import seed_process
-from rmt.device import choose_device, choose_precision
 from rmt.errors import RMTError
-from rmt.recipes.recipe import Precision, Recipe, changes, from_dict
-from rmt.training.batch import settle_batch
+from rmt.recipes.recipe import Recipe, changes, from_dict
 from rmt.training.checkpoints.callback import Interrupted, StateCheckpoint
 from rmt.training.checkpoints.io import newest_good_state
 from rmt.training.distributed import processes
-from rmt.training.distributed.launch import process_group, resolve_devices
+from rmt.training.distributed.launch import process_group
 from rmt.training.logging.display import Display
 from rmt.training.logging.history import History, NoHistory
 from rmt.training.logging.warnings import quiet_libraries
-from rmt.training.machine import build_trainer
+from rmt.training.machine import Machine
 from rmt.training.module import TrainingModule
 from rmt.training.network import adapt
 from rmt.training.profile import OptimiserMark, StepProfile
 from rmt.training.recorder import Recorder
+from rmt.training.resolve import resolve, resolve_machine, resolve_resumed, validate
 from rmt.training.run_folder import RunFolder
 from rmt.training.task import FinishedRun, Task
+from rmt.training.trainer import build_trainer
 from rmt.training.weight_files import WeightFiles
 
 #: Fields that may differ on resume without a word, since the result does not depend on them.
@@ -49,51 +49,38 @@ class TrainResult:
     metrics: dict[str, Any]
 
 
-def refuse_problems(recipe: Recipe) -> None:
-    """Raises RMTError that names every value of the recipe that cannot be."""
-    problems = recipe.problems()
-    if problems:
-        raise RMTError("; ".join(problems))
-
-
 def train(recipe: Recipe, task: Task) -> TrainResult:
-    """Trains as the recipe says, in a new run folder.
-
-    Raises RMTError for anything the user can mend, TrainingStopped on Ctrl-C or SIGTERM (with the state saved).
-    """
-    recipe = _placed(recipe)
-    with process_group(recipe):
+    """Trains as the recipe says, in a new run folder. See `rmt.train`."""
+    validate(recipe)
+    machine = Machine.detect(recipe)
+    with process_group(machine):
         # Before the data are read, which may take a while.
-        processes.broadcast_from_main(lambda: RunFolder.refuse_used(recipe))
-        module, run = _fit(task.resolve(recipe), task, None, _console())
+        processes.broadcast_from_main(lambda: RunFolder.require_empty(recipe))
+        module, run = _fit(recipe, machine, task, _console())
     return _finish(module, run, task)
 
 
 def resume(folder: RunFolder, task: Task, recipe: Recipe | None = None, *, accept_changes: bool = False) -> TrainResult:
-    """Goes on with an interrupted run, exactly where its last state was saved.
-
-    `recipe` is the one in the folder unless another is given. When it differs from the one the run began with in
-    anything that changes the result, RMTError says in what, unless `accept_changes`. Raises as `train` does.
-    """
-    recipe = folder.read_recipe() if recipe is None else recipe
-    recipe = _placed(recipe)
-    with process_group(recipe):
+    """Continues an interrupted run exactly where its last state was saved. See `rmt.tasks.resume`."""
+    recipe = recipe or folder.read_recipe()
+    validate(recipe)
+    machine = Machine.detect(recipe)
+    with process_group(machine):
         console = _console()
         with processes.main_process_first():
             state, complaint = newest_good_state(folder.state)
         if complaint:
             console.print(f"warning: {complaint}", markup=False)
         began = folder.read_recipe() if state is None else from_dict(state["rmt"]["recipe"])
-        # What is left open now is what it came to then.
-        recipe = replace(recipe, **{key: old for key, (old, new) in changes(began, recipe).items() if new == "auto"})
-        changed = {key: pair for key, pair in changes(began, recipe).items() if key not in HARMLESS}
-        if changed:
-            said = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items())
-            if not accept_changes:
-                raise RMTError(
-                    f"the recipe is not the one {folder.path} began with: {said}; --accept-changes goes on with it"
-                )
-            console.print(f"recipe changed: {said}", markup=False)
+        recipe = resolve_resumed(replace(recipe, output=str(folder.path)), began, machine)
+        changed = changes(resolve_machine(began, machine), recipe)
+        listed = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in HARMLESS)
+        if listed and not accept_changes:
+            raise RMTError(
+                f"the recipe is not the one {folder.path} began with: {listed}; --accept-changes goes on with it"
+            )
+        if listed:
+            console.print(f"recipe changed: {listed}", markup=False)
         elif folder.metrics_json.exists():
             metrics = json.loads(folder.metrics_json.read_text(encoding="utf-8"))
             for line in ["this run is complete", *task.summary(metrics, folder)]:
@@ -101,47 +88,39 @@ def resume(folder: RunFolder, task: Task, recipe: Recipe | None = None, *, accep
             return TrainResult(folder.path, metrics)
         if state is None:
             console.print("no state was saved yet: starting from the beginning", markup=False)
-        recipe = replace(recipe, output=str(folder.path))
-        processes.broadcast_from_main(lambda: folder.write_recipe(recipe))
-        module, run = _fit(recipe, task, state, console, folder)
+        module, run = _fit(recipe, machine, task, console, folder, state)
     return _finish(module, run, task)
 
 
-def _placed(recipe: Recipe) -> Recipe:
-    """The recipe with its devices and their share of the batch settled. Raises RMTError for values that cannot be."""
-    refuse_problems(recipe)
-    recipe = settle_batch(resolve_devices(recipe))
-    refuse_problems(recipe)  # again, since the batch of a device may have come out just now
-    return recipe
-
-
 def _fit(
-    recipe: Recipe, task: Task, state: dict[str, Any] | None, console: Console, folder: RunFolder | None = None
+    recipe: Recipe,
+    machine: Machine,
+    task: Task,
+    console: Console,
+    folder: RunFolder | None = None,
+    state: dict[str, Any] | None = None,
 ) -> tuple[TrainingModule, FinishedRun]:
-    """Builds everything and trains, onwards from `state` if there is one; in every process of the run."""
+    """Resolves the recipe, builds everything and trains, from `state` on if given; in every process of the run."""
     quiet_libraries()
-    device = choose_device(recipe.device)
-    precision = choose_precision(recipe.precision, device)
-    # Settled like the rest: else a run begun on a GPU would go on in fp32 on a CPU.
-    recipe = replace(recipe, precision=cast(Precision, precision))
+    recipe, data = resolve(recipe, machine, task)
     seed_process(recipe.seed)
-    module = task.build(recipe, fresh=state is None, log=lambda line: console.print(line, markup=False))
-    recipe, data, measure = module.recipe, module.data, module.measure
-    adapt(module.model, recipe, device)
+    module = task.build(recipe, data, fresh=state is None, log=lambda line: console.print(line, markup=False))
+    adapt(module.model, recipe, machine.torch_device)
+    measure, batches = module.measure, module.batches_per_epoch
 
     folder = folder or RunFolder(processes.broadcast_from_main(lambda: RunFolder.create(recipe).path))
     if processes.is_main_process():
         folder.remove_drafts()
-    files = WeightFiles(folder.path, module.model, data.classes, data.preprocessing, recipe, facts=module.file_facts())
+        folder.write_recipe(recipe)
+    files = WeightFiles(folder.path, module.model, data.classes, module.preprocessing, recipe, module.file_facts())
     step = 0 if state is None else int(state["global_step"])
     up_to = None if state is None else step
     history = History(folder.metrics_csv, measure, up_to_step=up_to) if processes.is_main_process() else NoHistory()
-    batches, done = data.batches_per_epoch, step * recipe.accumulate
     display = Display(
         module.epochs,
         batches,
         measure,
-        done=done,
+        done=step * recipe.accumulate,
         iterations=module.iterations,
         ema=recipe.ema_decay > 0,
         console=console,
@@ -162,7 +141,7 @@ def _fit(
     )
 
     module.say = display.say
-    for line in _introduction(module, f"{device.type} {precision}", folder):
+    for line in _introduction(module, f"{recipe.device} {recipe.precision}", folder):
         console.print(line, markup=False)
     try:
         with checkpoint.listening():
@@ -174,7 +153,7 @@ def _fit(
         display.stop()
         history.close()
         module.close_loaders()
-    return module, FinishedRun(folder, history, files, device, precision, console)
+    return module, FinishedRun(folder, history, files, machine.torch_device, recipe.precision, console)
 
 
 def _finish(module: TrainingModule, run: FinishedRun, task: Task) -> TrainResult:
@@ -201,7 +180,7 @@ def _introduction(module: TrainingModule, machine: str, folder: RunFolder) -> li
 
 def _at(module: TrainingModule) -> str:
     """The size of the images: a square's side, or where images keep their shape the limits of both sides."""
-    short, long = module.data.preprocessing["size"]
+    short, long = module.preprocessing["size"]
     return f"at {short}²" if short == long else f"at a short side of {short} px, a long side of at most {long}"
 
 

@@ -52,26 +52,24 @@ class RunFolder:
         return self.path / "best.safetensors"
 
     @staticmethod
-    def refuse_used(recipe: Recipe) -> None:
+    def require_empty(recipe: Recipe) -> None:
         """Raises RMTError when the recipe's `output` is a file or a folder that holds something."""
         if recipe.output:
             require_empty(Path(recipe.output), f", or go on with the run in it by `rmt train --resume {recipe.output}`")
 
     @classmethod
     def create(cls, recipe: Recipe) -> "RunFolder":
-        """Makes the folder, `output` or `runs/NAME-TIMESTAMP`, and writes the recipe into it.
+        """Makes the folder, `output` or `runs/NAME-TIMESTAMP`.
 
         Raises RMTError when the folder holds files already or cannot be written.
         """
-        cls.refuse_used(recipe)
+        cls.require_empty(recipe)
         name = re.sub(r"[^\w.-]+", "-", recipe.name) or "run"
         # The second of two runs that start within one second gets a number behind its name.
         default = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
         path = Path(recipe.output) if recipe.output else unused_path(default)
         create_folder(path)
-        folder = cls(path)
-        folder.write_recipe(recipe)
-        return folder
+        return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":

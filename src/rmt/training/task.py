@@ -13,12 +13,13 @@ from rich.console import Console
 
 from rmt.recipes.recipe import Recipe
 from rmt.training.logging.history import History
-from rmt.training.module import TrainingModule
+from rmt.training.module import TrainingData, TrainingModule
 from rmt.training.run_folder import RunFolder
 from rmt.training.weight_files import WeightFiles
 
 Log = Callable[[str], None]
 RecipeT = TypeVar("RecipeT", bound=Recipe)
+DataT = TypeVar("DataT", bound=TrainingData)
 ModuleT = TypeVar("ModuleT", bound=TrainingModule)
 
 
@@ -35,13 +36,15 @@ class FinishedRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task(Generic[RecipeT, ModuleT]):
+class Task(Generic[RecipeT, DataT, ModuleT]):
     """The functions that one task provides. Each raises RMTError for a mistake of the user.
 
     Attributes:
-        resolve: fills in what the recipe leaves open on this machine, before the data are read.
-        build: (recipe, *, fresh: bool, log: Log); opens the data and builds the network, loads the weights to start
-            from if `fresh` (not resumed). The module's recipe is the one that runs: nothing in it is open any more.
+        open_data: opens the data that the recipe names. Called in every process of the run.
+        resolve: (recipe, data); fills in what the recipe still leaves open, a pure function of both. The machine's part
+            and the network's name are there already, see `rmt.training.resolve`.
+        build: (recipe, data, *, fresh: bool, log: Log); the module with its network for the resolved recipe. Loads the
+            weights to start from if `fresh` (not resumed).
         finish: evaluates last, averaged and best weights; writes them with their scores, `metrics.json` and the report.
         summary: the closing lines of a run, from its `metrics.json`.
         evaluate: (checkpoint, data, *, device, precision, workers); scores a checkpoint, JSON values. More keywords are
@@ -50,7 +53,8 @@ class Task(Generic[RecipeT, ModuleT]):
         bulky: keys of `evaluate`'s result that are too large for the terminal.
     """
 
-    resolve: Callable[[RecipeT], RecipeT]
+    open_data: Callable[[RecipeT], DataT]
+    resolve: Callable[[RecipeT, DataT], RecipeT]
     build: Callable[..., ModuleT]
     finish: Callable[[ModuleT, FinishedRun], dict[str, Any]]
     summary: Callable[[dict[str, Any], RunFolder], list[str]]

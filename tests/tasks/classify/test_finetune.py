@@ -4,12 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers.pictures import make_folder
-from helpers.runs import finished_run, tiny_recipe
+from helpers.resolved import resolved
+from helpers.runs import finished_run, photos, tiny_recipe
 
 import rmt
 from rmt.recipes import finetune
 from rmt.tasks.classify.baseline import MajorityBaseline
-from rmt.tasks.classify.build import resolve, resolve_length
+from rmt.tasks.classify.build import default_epochs
 
 LEARNING = dict(epochs=8, lr=1e-2, accumulate=1, mixup=0.0, cutmix=0.0, random_erasing=0.0, randaugment="")
 
@@ -26,14 +27,18 @@ def test_colours_are_learned_from_scratch(tmp_path):
 
 def test_what_the_recipe_leaves_open_is_chosen_to_suit():
     scratch, from_weights = (
-        resolve(replace(finetune(), data="photos", device="cpu", weights=w)) for w in ("", str(finished_run()))
+        resolved(replace(finetune(), data=photos(), device="cpu", weights=w))[0] for w in ("", str(finished_run()))
     )
     assert (scratch.model, scratch.image_size, scratch.lr, scratch.layer_decay) == ("rmt_pico", 96, 2e-3, 1.0)
     assert (from_weights.model, from_weights.image_size) == ("rmt_test", 32)
     assert (from_weights.lr, from_weights.layer_decay) == (5e-4, 0.75)
-    assert [resolve_length(scratch, updates).epochs for updates in (1, 15, 1000)] == [200, 100, 30]
-    assert resolve_length(from_weights, 10).epochs == 50
-    assert resolve_length(replace(scratch, epochs=3), 1) == replace(scratch, epochs=3)
+    assert (scratch.batch_size, scratch.epochs, from_weights.epochs) == (24, 200, 200)
+    assert resolved(replace(finetune(), data=photos(), device="cpu", epochs=3))[0] == replace(scratch, epochs=3)
+
+
+def test_the_number_of_epochs_follows_the_amount_of_data():
+    assert [default_epochs(updates, from_scratch=True) for updates in (1, 15, 1000)] == [200, 100, 30]
+    assert default_epochs(10, from_scratch=False) == 50
 
 
 def test_weights_of_the_same_classes_keep_their_classifier(tmp_path, capsys):

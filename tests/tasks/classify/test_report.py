@@ -36,8 +36,8 @@ METRICS = {
 
 
 def draw(folder: Path, model: str, classes: int = 3) -> Image.Image:
-    recipe = tiny_recipe()
-    data = ClassifyData.open(recipe, {"mean": (0.5,) * 3, "std": (0.5,) * 3})
+    recipe = tiny_recipe(nodes=1)
+    module = ClassifyModule(rmt.create_model("rmt_test", num_classes=3), recipe, ClassifyData.open(recipe))
     history = History(folder / "metrics.csv", ClassifyModule.measure)
     history.add("step", 1, lr=1e-3, train_loss=1.0)
     history.add("epoch", 1, lr=1e-3, train_loss=1.0, val_loss=1.0, val_top1=80.0, images_per_s=3.0)
@@ -45,7 +45,9 @@ def draw(folder: Path, model: str, classes: int = 3) -> Image.Image:
     label = np.arange(12) // 4
     predictions = Predictions(np.arange(12), label, np.roll(label, 2), np.full(12, 0.7, np.float32))
     network = rmt.create_model(model, num_classes=3, device="meta")
-    draw_report(RunFolder(folder), data, history, METRICS, np.ones((classes, classes), np.int64), predictions, network)
+    draw_report(
+        RunFolder(folder), module, history, METRICS, np.ones((classes, classes), np.int64), predictions, network
+    )
     with Image.open(folder / "report.png") as picture:
         picture.load()
         return picture

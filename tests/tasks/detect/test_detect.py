@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.coco_sets import write_json
 from helpers.detect_runs import data, finished_run, tiny_recipe
+from helpers.resolved import built as make_module
 from helpers.runs import assert_same_run, rows
 from PIL import Image
 
@@ -23,7 +24,7 @@ from rmt.inference.drawing.palette import line_colour
 from rmt.model import read_metadata
 from rmt.recipes import from_dict
 from rmt.tasks import resume
-from rmt.tasks.detect.build import build, build_detector, resolve
+from rmt.tasks.detect.build import build_detector
 from rmt.tasks.detect.evaluate import describe, evaluate_checkpoint
 from rmt.tasks.detect.module import DetectModule
 from rmt.training.run import _introduction
@@ -33,7 +34,7 @@ from rmt.training.run_folder import RunFolder
 def built(head: str, **changes):
     recipe = tiny_recipe(head=head, masks=head != "retinanet", **changes)
     torch.manual_seed(0)
-    return build(recipe, fresh=True, log=lambda line: None)
+    return make_module(recipe)
 
 
 def test_the_run_folder_holds_what_the_contract_names():
@@ -41,7 +42,7 @@ def test_the_run_folder_holds_what_the_contract_names():
     contract = {"recipe.json", "metrics.csv", "metrics.json", "report.png", "last.ckpt", "last.safetensors"}
     assert contract | {"last-ema.safetensors", "best.safetensors"} <= names
     assert from_dict(json.loads((finished_run() / "recipe.json").read_text())) == tiny_recipe(
-        output=str(finished_run()), precision="fp32"
+        output=str(finished_run()), precision="fp32", strategy="ddp"
     )
     metrics = json.loads((finished_run() / "metrics.json").read_text())
     assert metrics["images"] == {"train": 9, "val": 4} and metrics["last"]["epoch"] == 2
@@ -249,12 +250,12 @@ def test_without_masks_a_set_of_boxes_is_enough(tmp_path):
         del item["segmentation"]
     file = write_json(tmp_path / "boxes.json", content)
     recipe = replace(tiny_recipe(data="", masks=False), images=str(data() / "train2017"), annotations=str(file))
-    module = build(recipe, fresh=True, log=lambda line: None)
+    module = make_module(recipe)
     assert len(module.data.train) + len(module.data.val) == 9 and len(module.data.val) == 2
     losses = module.model(*_batch(module))
     assert set(losses) == {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
     with pytest.raises(RMTError, match="no masks"):
-        build(replace(recipe, masks=True), fresh=True, log=lambda line: None)
+        make_module(replace(recipe, masks=True))
 
 
 def test_one_image_is_enough_to_train_on(tmp_path):
@@ -264,15 +265,15 @@ def test_one_image_is_enough_to_train_on(tmp_path):
     file = str(write_json(tmp_path / "one.json", content))
     recipe = tiny_recipe(data="", accumulate=1)
     recipe = replace(recipe, images=str(data() / "train2017"), annotations=file, val_annotations=file)
-    module = build(recipe, fresh=True, log=lambda line: None)
+    module = make_module(recipe)
     assert module.recipe.batch_size == 1 and module.updates_per_epoch == 1
     assert all(loss.isfinite() for loss in module.model(*_batch(module)).values())
     with pytest.raises(RMTError, match="cannot hold out"):
-        build(replace(recipe, val_annotations=""), fresh=True, log=lambda line: None)
+        make_module(replace(recipe, val_annotations=""))
 
 
 def _batch(module):
-    batch = next(iter(module.data.train_loader(workers=0)))
+    batch = next(iter(module.data.train_loader(module.recipe, workers=0)))
     module.model.train()
     return batch["image"], batch["target"]
 
@@ -281,9 +282,8 @@ def test_a_classifier_of_ours_gives_the_backbone(tmp_path):
     classifier = rmt.create_model("rmt_test", num_classes=4)
     rmt.save_checkpoint(classifier, tmp_path / "classifier.safetensors", model_name="rmt_test")
     said = []
-    recipe = resolve(tiny_recipe(weights=str(tmp_path / "classifier.safetensors"), model="auto"))
-    module = build(recipe, fresh=True, log=said.append)
-    assert recipe.model == "rmt_test" and any("from the backbone in" in line for line in said)
+    module = make_module(tiny_recipe(weights=str(tmp_path / "classifier.safetensors"), model="auto"), said.append)
+    assert module.recipe.model == "rmt_test" and any("from the backbone in" in line for line in said)
     ours = module.model.pyramid.backbone.state_dict()
     assert all(torch.equal(value, classifier.state_dict()[name]) for name, value in ours.items())
 

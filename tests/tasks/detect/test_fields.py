@@ -11,12 +11,12 @@ import pytest
 import torch
 from helpers.coco_sets import write_json
 from helpers.detect_runs import data, tiny_recipe
+from helpers.resolved import built
 
 import rmt
 from rmt.recipes import DetectRecipe
-from rmt.tasks.detect.build import build
 from rmt.tasks.detect.data import DetectData
-from rmt.training.machine import build_trainer
+from rmt.training.trainer import build_trainer
 
 FORMS: dict[str, dict[str, Any]] = {
     "retinanet": dict(head="retinanet", masks=False),
@@ -98,11 +98,12 @@ ELSEWHERE = {
 def observe(recipe: DetectRecipe) -> dict[str, Any]:
     """Everything a run's outcome hangs on, as plain values: data, detector, optimiser, schedule, trainer."""
     torch.manual_seed(recipe.seed)
-    module = build(recipe, fresh=True, log=lambda line: None)
+    module = built(recipe)
+    recipe = module.recipe
     optimizer = module.build_optimizer()
     schedule = module.build_schedule(optimizer)
     trainer = build_trainer(recipe, epochs=module.epochs, batches_per_epoch=1, callbacks=[], folder=Path())
-    batch, judged = next(iter(module.data.train_loader())), next(iter(module.data.val_loader()))
+    batch, judged = next(iter(module.data.train_loader(recipe))), next(iter(module.data.val_loader(recipe)))
     seen: dict[str, Any] = {
         "images": [image.tolist() for image in batch["image"]],
         "targets": [sorted(target) for target in batch["target"]],
@@ -113,7 +114,7 @@ def observe(recipe: DetectRecipe) -> dict[str, Any]:
         "weight": next(module.model.parameters()).tolist(),
         "drop path": str(module.model.pyramid.backbone.stages),
         "groups": [(g["weight_decay"], len(g["params"]), g["fused"]) for g in optimizer.param_groups],
-        "length": (module.epochs, module.updates_per_epoch, module.data.batches_per_epoch),
+        "length": (module.epochs, module.updates_per_epoch, module.batches_per_epoch),
         "trainer": (trainer.accumulate_grad_batches, trainer.gradient_clip_val, trainer.precision),
         "ema": recipe.ema_decay and module.ema.decay,
         "rates": [],
@@ -164,7 +165,7 @@ def test_a_field_of_the_run_has_an_effect(field, tmp_path):
     if field == "weights":
         value = str(tmp_path / "classifier.safetensors")
         rmt.save_checkpoint(rmt.create_model("rmt_test"), value, model_name="rmt_test")
-    assert differs("mask_rcnn", **{field: value})
+    assert differs("cascade_mask_rcnn" if field == "masks" else "mask_rcnn", **{field: value})
 
 
 def test_images_and_annotations_of_one_s_own(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.resolved import built, resolved
 from helpers.runs import assert_same_run, rows
 from helpers.segment_data import CLASSES, make_segments, picture
 from helpers.together import recipe_file, together
@@ -20,11 +21,11 @@ from rmt.commands.cli import main
 from rmt.model import create_model, read_metadata
 from rmt.recipes import SegmentRecipe
 from rmt.tasks import resume
-from rmt.tasks.segment.build import build, resolve
 from rmt.tasks.segment.data import SegmentData
 from rmt.tasks.segment.evaluate import evaluate_checkpoint
 from rmt.tasks.segment.module import SegmentModule
 from rmt.training.optimizers import build_adamw
+from rmt.training.trainer import build_trainer
 
 _KEPT = tempfile.TemporaryDirectory(prefix="rmt-segment-")
 
@@ -123,27 +124,29 @@ def test_it_learns_its_colours(tmp_path, monkeypatch):
 def observe(recipe: SegmentRecipe) -> dict[str, Any]:
     """Everything a run's outcome hangs on, as plain values."""
     torch.manual_seed(0)
-    module = build(recipe, fresh=True, log=lambda line: None)
+    module = built(recipe)
+    recipe = module.recipe
     optimizer = module.build_optimizer()
     schedule = module.build_schedule(optimizer)
-    batch = next(iter(module.data.train_loader()))
+    batch = next(iter(module.data.train_loader(recipe)))
     seen: dict[str, Any] = {
         "train": len(module.data.train),
         "classes": module.data.classes,
         "image": batch["image"],
         "mask": batch["mask"],
-        "judged": next(iter(module.data.val_loader()))["image"][0],
-        "first mask": next(iter(module.data.val_loader()))["mask"][0],
+        "judged": next(iter(module.data.val_loader(recipe)))["image"][0],
+        "first mask": next(iter(module.data.val_loader(recipe)))["mask"][0],
         "file": module.file_facts(),
         "parameters": [p.shape for p in module.model.parameters()],
         "weight": next(module.model.parameters()).detach().clone(),
         "groups": [(g["weight_decay"], len(g["params"]), g["fused"]) for g in optimizer.param_groups],
-        "length": (module.epochs, module.iterations, module.updates_per_epoch, module.data.batches_per_epoch),
+        "length": (module.epochs, module.iterations, module.updates_per_epoch, module.batches_per_epoch),
         "inference": module.inference,
         "aux": module.model.aux_weight,
         "drop path": str(module.model.pyramid.backbone.stages),
         "ema": recipe.ema_decay and module.ema.decay,
-        "preprocessing": module.data.preprocessing,
+        "preprocessing": module.preprocessing,
+        "precision": build_trainer(recipe, epochs=1, batches_per_epoch=1, callbacks=[], folder=Path()).precision,
         "rates": [],
     }
     for update in range(8):
@@ -182,7 +185,7 @@ CHANGES: dict[str, Any] = {
     "sliding": True,
     "drop_path": 0.5,
     "ema_decay": 0.5,
-    "precision": "fp16",
+    "precision": "bf16",
     "seed": 1,
 }
 #: field -> where its effect is tested instead
@@ -239,7 +242,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def test_method_7_s_rates():
-    module = build(replace(tiny(), iterations=1000, validate_every=500, poly_power=0.9), fresh=True, log=print)
+    module = built(replace(tiny(), iterations=1000, validate_every=500, poly_power=0.9))
     optimizer = module.build_optimizer()
     schedule = module.build_schedule(optimizer)
     for update in (0, 1, 2, 500, 999):
@@ -263,29 +266,35 @@ def test_norms_decay_or_do_not():
     assert len(everything["params"]) == len(names)
 
 
+def test_half_precision_takes_the_optimiser_that_is_not_fused():
+    module = built(tiny())
+    module.recipe = replace(module.recipe, precision="fp16")
+    assert [group["fused"] for group in module.build_optimizer().param_groups] == [False]
+
+
 def test_starting_weights_are_a_classifier_s_backbone_or_a_whole_segmenter(tmp_path):
     said: list[str] = []
     classifier = create_model("rmt_test")
     rmt.save_checkpoint(classifier, tmp_path / "c.safetensors", classes=("a", "b"))
-    module = build(tiny(weights=str(tmp_path / "c.safetensors")), fresh=True, log=said.append)
+    module = built(tiny(weights=str(tmp_path / "c.safetensors")), said.append)
     assert torch.equal(module.model.pyramid.backbone.stem[0].weight, classifier.stem[0].weight)
     assert "the head and the pyramid norms are new" in said[-1]
-    whole = build(tiny(weights=str(finished())), fresh=True, log=said.append)
+    whole = built(tiny(weights=str(finished())), said.append)
     assert "the whole semantic_fpn" in said[-1]
     trained = rmt.load(finished(), device="cpu").model
     assert torch.equal(whole.model.head.classifier.weight, trained.head.classifier.weight)
     other = make_segments(tmp_path / "other")
     (other / "classes.txt").write_text("field\nred\nblue\n")
-    part = build(tiny(data=str(other), weights=str(finished())), fresh=True, log=said.append)
+    part = built(tiny(data=str(other), weights=str(finished())), said.append)
     assert "the head is new" in said[-1]
     assert torch.equal(part.model.pyramid.norms[0].weight, trained.pyramid.norms[0].weight)
 
 
 def test_auto_takes_the_network_of_the_weights():
-    assert resolve(tiny(model="auto", weights=str(finished()))).model == "rmt_test"
-    assert resolve(tiny(model="auto", device="cpu")).model == "rmt_pico"
+    assert resolved(tiny(model="auto", weights=str(finished())))[0].model == "rmt_test"
+    assert resolved(tiny(model="auto", device="cpu"))[0].model == "rmt_pico"
     with pytest.raises(rmt.RMTError, match="--data is missing"):
-        resolve(tiny(data=""))
+        resolved(tiny(data=""))
 
 
 def test_evaluation_by_an_obvious_histogram():
@@ -402,8 +411,8 @@ def test_what_cannot_run_is_refused_with_the_option(tmp_path):
 
 def test_preprocessing_follows_the_class_list(tmp_path):
     folder = make_segments(tmp_path, ade=True)
-    opened = SegmentData.open(tiny(data=str(folder), zero_is_ignored=True), {"mean": (0.5,) * 3, "std": (0.5,) * 3})
-    assert opened.preprocessing["zero_is_ignored"] is True
+    recipe = tiny(data=str(folder), zero_is_ignored=True)
+    assert SegmentData.open(recipe).preprocessing(recipe)["zero_is_ignored"] is True
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from helpers.together import run_together
 import rmt
 from rmt.training.distributed import processes
 from rmt.training.distributed.environment import WorkerEnvironment
-from rmt.training.distributed.launch import process_group, resolve_devices
+from rmt.training.distributed.launch import process_group
+from rmt.training.machine import Machine
 
 TORCHRUN = dict(TORCHELASTIC_RUN_ID="x", RANK=5, WORLD_SIZE=8, LOCAL_RANK=1, LOCAL_WORLD_SIZE=4, GROUP_RANK=1)
 TORCHRUN |= dict(MASTER_ADDR="a", MASTER_PORT=1)
@@ -47,32 +48,31 @@ def test_torchrun_and_srun_are_understood_alike():
 
 
 def test_the_launcher_says_how_many(alone, monkeypatch):
-    assert (resolve_devices(tiny_recipe(devices="auto")).devices, resolve_devices(tiny_recipe()).nodes) == (1, 1)
+    assert (Machine.detect(tiny_recipe(devices="auto")).devices, Machine.detect(tiny_recipe()).nodes) == (1, 1)
     for name, value in strings(TORCHRUN).items():
         monkeypatch.setenv(name, value)
-    resolved = resolve_devices(tiny_recipe(devices="auto"))
+    resolved = Machine.detect(tiny_recipe(devices="auto"))
     assert (resolved.devices, resolved.nodes) == (4, 2)
     with pytest.raises(rmt.RMTError, match=r"--devices 8 --nodes 1, but the launcher started 4 .* each of 2 machines"):
-        resolve_devices(tiny_recipe(devices=8, nodes=1))
+        Machine.detect(tiny_recipe(devices=8, nodes=1))
 
 
 def test_one_device_has_nobody_to_share_with(alone):
     with pytest.raises(rmt.RMTError, match="--strategy fsdp shards a network over devices, and this run has one"):
-        resolve_devices(tiny_recipe(strategy="fsdp", devices="auto"))
-    assert resolve_devices(tiny_recipe(strategy="fsdp", devices=2)).strategy == "fsdp"
+        Machine.detect(tiny_recipe(strategy="fsdp", devices="auto"))
+    assert Machine.detect(tiny_recipe(strategy="fsdp", devices=2)).devices == 2
 
 
 def test_several_machines_need_to_find_each_other(alone):
     with (
         pytest.raises(rmt.RMTError, match="NODE_RANK .0 to 3., MASTER_ADDR and MASTER_PORT"),
-        process_group(resolve_devices(tiny_recipe(devices=2, nodes=4))),
+        process_group(Machine.detect(tiny_recipe(devices=2, nodes=4))),
     ):
         pass
 
 
 def _communicate(file):
-    recipe = resolve_devices(tiny_recipe(devices="auto"))
-    with process_group(recipe):
+    with process_group(Machine.detect(tiny_recipe(devices="auto"))):
         rank = processes.rank()
         assert (processes.world_size(), processes.is_main_process()) == (3, rank == 0)
         assert processes.all_reduce_mean(rank) == 1.0
@@ -92,7 +92,7 @@ def test_processes_agree_and_the_main_one_goes_on_alone(tmp_path):
 
 def _hang():
     """Rank 2 is killed while the others wait for something that does not end, as in a collective of NCCL."""
-    with process_group(resolve_devices(tiny_recipe(devices="auto"))):
+    with process_group(Machine.detect(tiny_recipe(devices="auto"))):
         if processes.rank() == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)
@@ -113,10 +113,10 @@ def test_a_second_training_on_several_devices_is_refused(alone, monkeypatch):
     monkeypatch.setenv("RMT_PROCESSES_LEFT", "1")
     with (
         pytest.raises(rmt.RMTError, match="the second training needs a start of its own"),
-        process_group(resolve_devices(tiny_recipe(devices=2, nodes=1))),
+        process_group(Machine.detect(tiny_recipe(devices=2, nodes=1))),
     ):
         pass
-    with process_group(resolve_devices(tiny_recipe(devices=1, nodes=1))):
+    with process_group(Machine.detect(tiny_recipe(devices=1, nodes=1))):
         assert processes.world_size() == 1
 
 

@@ -305,7 +305,8 @@ def token_labelling_sharded() -> None:
     from torch.distributed.device_mesh import init_device_mesh
 
     from rmt.training.distributed.fsdp import apply_fsdp, full_state_dict
-    from rmt.training.distributed.launch import process_group, resolve_devices
+    from rmt.training.distributed.launch import process_group
+    from rmt.training.machine import Machine
 
     def step(model):
         class_logits, token_logits = model.forward_token_labelling(torch.ones(2, 3, 32, 32))
@@ -315,7 +316,7 @@ def token_labelling_sharded() -> None:
                 weight -= 0.1 * weight.grad
         return full_state_dict(model)
 
-    with process_group(resolve_devices(tiny_recipe(devices="auto"))):
+    with process_group(Machine.detect(tiny_recipe(devices="auto"))):
         model = pico(aux_head=True).eval()
         expected = step(pico(aux_head=True).eval())
         apply_fsdp(model, init_device_mesh("cpu", (2,)))

@@ -1,4 +1,4 @@
-"""A classification recipe made ready to train: what it leaves open is filled in, data opened, network built."""
+"""A classification recipe resolved, and its network and module built."""
 
 import math
 from collections.abc import Sequence
@@ -7,61 +7,58 @@ from typing import Any
 
 from torch import nn
 
-from rmt.errors import RMTError
 from rmt.model import create_model, describe_weights, load_checkpoint
 from rmt.recipes.recipe import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData, class_weights
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.classify.token_labelling.module import TokenLabelModule
-from rmt.training.initial_weights import other_classes, resolve_model
-from rmt.training.optimizers import peak_lr
+from rmt.training.batch import require_images, world_size
+from rmt.training.initial_weights import other_classes
 from rmt.training.task import Log
 
 
-def resolve(recipe: ClassifyRecipe) -> ClassifyRecipe:
-    """The recipe with `model="auto"` and zeros that ask for a choice replaced by what they come to on this machine.
+def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
+    """Fills in what depends on the weights to start from, and on the data. See `Task.resolve`.
 
-    - model: see `resolve_model`;
     - image_size: that of the weights, if they are a classifier's of ours; else 224, and 96 for rmt_pico;
-    - lr and layer_decay: 5e-4 and 0.75 to adapt trained weights gently, 2e-3 and 1 to learn from scratch.
+    - lr and layer_decay: 5e-4 and 0.75 to fine-tune trained weights, 2e-3 and 1 to train from scratch;
+    - batch_size: at most the training images of one device (an even number, for Mixup, which mixes pairs);
+    - epochs: see `default_epochs`.
     """
-    if not recipe.data:
-        raise RMTError("--data is missing: a folder with one folder of images per class, e.g. --data photos")
-    recipe = resolve_model(recipe)
-    if not recipe.image_size:
-        own = _classifier(recipe.weights)
-        size = own["preprocessing"]["size"][0] if own else 96 if recipe.model == "rmt_pico" else 224
-        recipe = replace(recipe, image_size=int(size))
-    if not recipe.lr:
-        recipe = replace(recipe, lr=5e-4 if recipe.weights else 2e-3)
-    if not recipe.layer_decay:
-        recipe = replace(recipe, layer_decay=0.75 if recipe.weights else 1.0)
-    return recipe
+    own = _classifier(recipe.weights)
+    size = own["preprocessing"]["size"][0] if own else 96 if recipe.model == "rmt_pico" else 224
+    batch = min(recipe.batch_size, len(data.train) // world_size(recipe))
+    recipe = replace(
+        recipe,
+        stream=data.stream,
+        image_size=recipe.image_size or int(size),
+        lr=recipe.lr or (5e-4 if recipe.weights else 2e-3),
+        layer_decay=recipe.layer_decay or (0.75 if recipe.weights else 1.0),
+        batch_size=batch - batch % 2 if batch > 1 and (recipe.mixup or recipe.cutmix) else batch,
+    )
+    require_images(recipe, len(data.train))
+    updates = data.batches_per_epoch(recipe) // recipe.accumulate
+    return replace(recipe, epochs=recipe.epochs or default_epochs(updates, from_scratch=not recipe.weights))
 
 
-def build(recipe: ClassifyRecipe, *, fresh: bool, log: Log) -> ClassifyModule:
-    """See `Task.build`."""
-    model = create_model(recipe.model, drop_path_rate=recipe.drop_path)
-    data = ClassifyData.open(recipe, model.pretrained_cfg)
-    model.reset_classifier(len(data.classes))
-    if recipe.weights and fresh:
-        load_initial_weights(model, recipe.weights, data.classes, log=log)
-    recipe = replace(data.recipe, batch_size=data.batch_size)  # as it runs: never more than there are images
-    recipe = resolve_length(recipe, data.batches_per_epoch // recipe.accumulate)
-    weights = class_weights(data.train.labels, len(data.classes)) if recipe.class_weights else None
-    kind = TokenLabelModule if recipe.token_labels else ClassifyModule
-    return kind(model, recipe, data, lr=peak_lr(recipe), class_weights=weights)
-
-
-def resolve_length(recipe: ClassifyRecipe, updates_per_epoch: int) -> ClassifyRecipe:
-    """The recipe with `epochs=0` replaced: as many as make about 1,500 updates, 500 from trained weights.
+def default_epochs(updates_per_epoch: int, *, from_scratch: bool) -> int:
+    """As many epochs as make about 1,500 updates, 500 from trained weights.
 
     At least 30, so that every image is seen often; at most 200, since a handful of images has no more to teach.
     """
-    if recipe.epochs:
-        return recipe
-    updates = 500 if recipe.weights else 1500
-    return replace(recipe, epochs=min(max(math.ceil(updates / updates_per_epoch), 30), 200))
+    updates = 1500 if from_scratch else 500
+    return min(max(math.ceil(updates / updates_per_epoch), 30), 200)
+
+
+def build(recipe: ClassifyRecipe, data: ClassifyData, *, fresh: bool, log: Log) -> ClassifyModule:
+    """See `Task.build`."""
+    model = create_model(recipe.model, drop_path_rate=recipe.drop_path)
+    model.reset_classifier(len(data.classes))
+    if recipe.weights and fresh:
+        load_initial_weights(model, recipe.weights, data.classes, log=log)
+    weights = class_weights(data.train.labels, len(data.classes)) if recipe.class_weights else None
+    kind = TokenLabelModule if recipe.token_labels else ClassifyModule
+    return kind(model, recipe, data, class_weights=weights)
 
 
 def load_initial_weights(model: nn.Module, weights: str, classes: Sequence[str], log: Log) -> None:

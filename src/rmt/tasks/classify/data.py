@@ -1,10 +1,11 @@
-"""A classification recipe's images: which train, which choose `best`, which are the test, and how they are shown."""
+"""The images of a classification run: which are for training, which choose `best`, which are the test; the loaders."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from timm.models import get_pretrained_cfg
 
 from rmt.data.image_loader import ImageLoader
 from rmt.data.sets import ImageSet, SkipReport, hold_out
@@ -12,9 +13,10 @@ from rmt.data.splits import open_splits, resolve_stream
 from rmt.data.token_labels.label_maps import LabelMaps
 from rmt.data.token_labels.transforms import TokenLabelTransform
 from rmt.data.transforms import eval_transform, train_transform
+from rmt.errors import RMTError
 from rmt.recipes.recipe import ClassifyRecipe
-from rmt.training.batch import refuse_large_batch
-from rmt.training.distributed.processes import broadcast_from_main, world_size
+from rmt.training.batch import world_size as processes_of
+from rmt.training.distributed.processes import broadcast_from_main
 
 _EVAL_BATCH = 2  # evaluation keeps no gradients: twice the training batch fits easily
 
@@ -23,43 +25,38 @@ _EVAL_BATCH = 2  # evaluation keeps no gradients: twice the training batch fits 
 class ClassifyData:
     """The images of one run.
 
-    `val` is what each epoch is judged on and `best` is chosen on: images held out of train, or, where the recipe
-    holds none out, the test images themselves. `test` is read once more at the end.
+    Attributes:
+        train: the training images.
+        val: the images that each epoch is evaluated on and `best` is chosen on: held out of train, or, where the recipe
+            holds none out, the test images themselves.
+        test: the images that are read once more, at the end.
+        skipped: the files that were passed over.
+        stream: whether shards are streamed.
+        maps: the label maps of the training images, with `token_labels`.
     """
 
-    recipe: ClassifyRecipe
     train: ImageSet
     val: ImageSet
     test: ImageSet
     skipped: SkipReport
-    preprocessing: dict[str, Any]
-    maps: LabelMaps | None = None  # of the training images, with `token_labels`
-    processes: int = 1  # that share each update's images
+    stream: Literal["yes", "no"]
+    maps: LabelMaps | None = None
 
     @classmethod
-    def open(cls, recipe: ClassifyRecipe, normalisation: dict[str, Any]) -> "ClassifyData":
-        """Opens the recipe's data. `normalisation` holds the network's mean and std. Raises RMTError for bad data."""
+    def open(cls, recipe: ClassifyRecipe) -> "ClassifyData":
+        """Opens the recipe's data. Raises RMTError for bad data."""
+        if not recipe.data:
+            raise RMTError("--data is missing: a folder with one folder of images per class, e.g. --data photos")
         stream = broadcast_from_main(lambda: resolve_stream(recipe.data, recipe.stream))
-        recipe = replace(recipe, stream=stream)
         train, test, skipped = open_splits(
-            recipe.data, holdout=recipe.holdout, seed=recipe.seed, stream=recipe.stream, buffer=recipe.stream_buffer
+            recipe.data, holdout=recipe.holdout, seed=recipe.seed, stream=stream, buffer=recipe.stream_buffer
         )
         val = test
         if recipe.selection:
             amount = recipe.selection if recipe.selection < 1 else int(recipe.selection)
             train, val = hold_out(train, amount, recipe.seed)
-        preprocessing = {
-            "size": [recipe.image_size, recipe.image_size],
-            "mean": list(normalisation["mean"]),
-            "std": list(normalisation["std"]),
-            "interpolation": "bicubic" if recipe.interpolation == "random" else recipe.interpolation,
-            "crop_pct": recipe.crop_pct,
-            "pad_to": recipe.pad_to,
-        }
         maps = LabelMaps(recipe.token_labels, train) if recipe.token_labels else None
-        data = cls(recipe, train, val, test, skipped, preprocessing, maps, world_size())
-        refuse_large_batch(recipe, data.batch_size, len(train))
-        return data
+        return cls(train, val, test, skipped, stream, maps)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -67,29 +64,35 @@ class ClassifyData:
 
     @property
     def chosen_on(self) -> str:
-        """In words, what `best` is chosen on."""
+        """The images that `best` is chosen on, as text."""
         if self.val is self.test:
             return f"the {len(self.test):,} validation images themselves, which flatters it"
         return f"{len(self.val):,} images held out of train"
 
-    @property
-    def batch_size(self) -> int:
-        """Of one device: the recipe's, or its share of a smaller set (even for Mixup, which mixes pairs)."""
-        size = min(self.recipe.batch_size, len(self.train) // self.processes)
-        return size - size % 2 if size > 1 and (self.recipe.mixup or self.recipe.cutmix) else size
+    def preprocessing(self, recipe: ClassifyRecipe) -> dict[str, Any]:
+        network: Any = get_pretrained_cfg(recipe.model)
+        return {
+            "size": [recipe.image_size, recipe.image_size],
+            "mean": list(network.mean),
+            "std": list(network.std),
+            "interpolation": "bicubic" if recipe.interpolation == "random" else recipe.interpolation,
+            "crop_pct": recipe.crop_pct,
+            "pad_to": recipe.pad_to,
+        }
 
-    @property
-    def batches_per_epoch(self) -> int:
-        """Whole updates only: less than one effective batch is left out of an epoch, another part each time."""
-        batches = len(self.train_loader(world_size=self.processes, workers=0))
-        return batches - batches % self.recipe.accumulate
+    def batches_per_epoch(self, recipe: ClassifyRecipe) -> int:
+        """Whole weight updates only: less than one effective batch is left out of an epoch, another part each time."""
+        batches = len(self.train_loader(recipe, world_size=processes_of(recipe), workers=0))
+        return batches - batches % recipe.accumulate
 
-    def train_loader(self, rank: int = 0, world_size: int = 1, workers: int | None = None) -> ImageLoader:
-        recipe = self.recipe
+    def train_loader(
+        self, recipe: ClassifyRecipe, rank: int = 0, world_size: int = 1, workers: int | None = None
+    ) -> ImageLoader:
+        preprocessing = self.preprocessing(recipe)
         transform = train_transform(
             recipe.image_size,
-            mean=self.preprocessing["mean"],
-            std=self.preprocessing["std"],
+            mean=preprocessing["mean"],
+            std=preprocessing["std"],
             interpolation=recipe.interpolation,
             scale=(recipe.min_crop, 1.0),
             hflip=recipe.flip,
@@ -100,7 +103,7 @@ class ClassifyData:
         return ImageLoader(
             self.train,
             transform if self.maps is None else TokenLabelTransform(transform, self.maps),
-            batch_size=self.batch_size,
+            batch_size=recipe.batch_size,
             shuffle=True,
             drop_last=True,
             seed=recipe.seed,
@@ -111,16 +114,17 @@ class ClassifyData:
             pin_memory=torch.cuda.is_available(),
         )
 
-    def val_loader(self, rank: int = 0, world_size: int = 1) -> ImageLoader:
-        return self.eval_loader(self.val, rank, world_size)
+    def val_loader(self, recipe: ClassifyRecipe, rank: int = 0, world_size: int = 1) -> ImageLoader:
+        return self.eval_loader(recipe, self.val, rank, world_size)
 
-    def eval_loader(self, images: ImageSet, rank: int = 0, world_size: int = 1) -> ImageLoader:
+    def eval_loader(self, recipe: ClassifyRecipe, images: ImageSet, rank: int = 0, world_size: int = 1) -> ImageLoader:
+        """`images`, each once and in order, preprocessed as for evaluation."""
         return ImageLoader(
             images,
-            eval_transform(**self.preprocessing),
-            batch_size=self.recipe.batch_size * _EVAL_BATCH,
+            eval_transform(**self.preprocessing(recipe)),
+            batch_size=recipe.batch_size * _EVAL_BATCH,
             shuffle=False,
-            workers=self.recipe.workers,
+            workers=recipe.workers,
             rank=rank,
             world_size=world_size,
             pin_memory=torch.cuda.is_available(),

@@ -11,7 +11,7 @@ from rmt.recipes.recipe import ClassifyRecipe
 from rmt.tasks.classify.baseline import MajorityBaseline, chance_warning
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import ClassifyEvaluator
-from rmt.training.batch import batch_in_words
+from rmt.training.batch import describe_batch
 from rmt.training.metric_columns import Measure
 from rmt.training.module import TrainingModule
 from rmt.training.optimizers import CosineSchedule, build_optimizer
@@ -22,7 +22,7 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
 
     Args:
         model: images (B, 3, H, W) to logits (B, num_classes).
-        recipe, data, lr: as there.
+        recipe, data: as there.
         class_weights: (num_classes,) float32 weights of the loss, or None.
     """
 
@@ -34,10 +34,9 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
         recipe: ClassifyRecipe,
         data: ClassifyData,
         *,
-        lr: float,
         class_weights: Tensor | None = None,
     ) -> None:
-        super().__init__(model, recipe, data, lr=lr)
+        super().__init__(model, recipe, data)
         num_classes = len(data.classes)
         self.mix = _build_mix(recipe, num_classes)
         self.class_weights: Tensor | None
@@ -53,7 +52,7 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
         judged = "" if data.val is data.test else f"{len(data.val):,} held out of train to choose best, "
         return [
             f"{len(data.train):,} images to train on, {judged}{len(data.test):,} to test, {len(data.classes)} classes",
-            f"{recipe.epochs} epochs, {batch_in_words(recipe)}, peak learning rate {self.lr:.2e}",
+            f"{recipe.epochs} epochs, {describe_batch(recipe)}, peak learning rate {self.lr:.2e}",
         ]
 
     def remark(self, epoch: int, train_loss: float) -> str:

@@ -15,8 +15,8 @@ from rmt.atomic import replace_file
 from rmt.data.images import BadImage
 from rmt.model import ManhattanSelfAttention
 from rmt.ops import decay_rates
-from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import Predictions
+from rmt.tasks.classify.module import ClassifyModule
 from rmt.training.logging import plots as panels
 from rmt.training.logging.history import History
 from rmt.training.run_folder import RunFolder
@@ -26,7 +26,7 @@ _SAMPLES = 8  # pictures of each kind
 
 def draw_report(
     folder: RunFolder,
-    data: ClassifyData,
+    module: ClassifyModule,
     history: History,
     metrics: dict[str, Any],
     confusion: np.ndarray,
@@ -34,17 +34,17 @@ def draw_report(
     model: nn.Module,
 ) -> None:
     """Draws the page. `confusion` (K, K) and `answers` are of the best weights on the test images."""
-    stages = heads_by_stage(model, data.recipe.image_size)
+    stages = heads_by_stage(model, module.recipe.image_size)
     decay_height = 1.0 + 1.35 * _decay_grid(stages)[1]
     page = Figure(figsize=(16, 12.4 + decay_height), facecolor="white", layout="constrained")
     page.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)  # type: ignore[union-attr, call-arg]
     parts: Any = page.subfigures(4, 1, height_ratios=[1.1, 3.9, 7.4, decay_height])
     top, curves, middle, bottom = parts
     _title(top, metrics)
-    _curves(curves, data, history, metrics)
+    _curves(curves, module, history, metrics)
     left, right = middle.subfigures(1, 2, width_ratios=[1, 1.06])
-    panels.confusion_panel(left.subplots(), confusion, data.classes)
-    _samples(right, data, answers)
+    panels.confusion_panel(left.subplots(), confusion, module.data.classes)
+    _samples(right, module, answers)
     _decay(bottom, stages)
     with replace_file(folder.report) as draft:
         page.savefig(draft, dpi=100, format="png")
@@ -89,9 +89,9 @@ def _title(figure: Any, metrics: dict[str, Any]) -> None:
     panels.title(figure, metrics["recipe"], facts, scores, f"{part} top-1 on {images['test']:,} images")
 
 
-def _curves(figure: Any, data: ClassifyData, history: History, metrics: dict[str, Any]) -> None:
+def _curves(figure: Any, module: ClassifyModule, history: History, metrics: dict[str, Any]) -> None:
     left, middle, right = figure.subplots(1, 3)
-    updates = max(data.batches_per_epoch // data.recipe.accumulate, 1)
+    updates = max(module.updates_per_epoch, 1)
 
     def curve(column: str, kind: str = "epoch") -> panels.Curve:
         steps, values = history.column(column, kind)
@@ -100,15 +100,15 @@ def _curves(figure: Any, data: ClassifyData, history: History, metrics: dict[str
     panels.loss_panel(left, curve("train_loss", "step"), curve("train_loss"), curve("val_loss"), curve("ema_val_loss"))
     best = metrics["best"]
     note = f"on {metrics['images']['val']:,} " + (
-        "validation images" if data.val is data.test else "images held out of train"
+        "validation images" if module.data.val is module.data.test else "images held out of train"
     )
     panels.accuracy_panel(middle, curve("val_top1"), curve("ema_val_top1"), (best["epoch"], best["val"]["top1"]), note)
     panels.rate_panel(right, curve("lr", "step"), curve("images_per_s"))
 
 
-def _samples(figure: Any, data: ClassifyData, answers: Predictions) -> None:
+def _samples(figure: Any, module: ClassifyModule, answers: Predictions) -> None:
     """Test images drawn at random, and the mistakes the network was surest of."""
-    draw = np.random.default_rng(data.recipe.seed)
+    data, draw = module.data, np.random.default_rng(module.recipe.seed)
     wrong = np.flatnonzero(answers.predicted != answers.label)
     rows = [
         ("Drawn at random", draw.permutation(len(answers.label))[:_SAMPLES]),

@@ -6,6 +6,7 @@ import numpy as np
 
 from rmt.inference.runtime import TorchRuntime
 from rmt.tasks.classify.build import build, resolve
+from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import ClassifyEvaluator, describe, evaluate_checkpoint
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.training.evaluator import evaluate
@@ -27,7 +28,7 @@ def finish(module: ClassifyModule, run: FinishedRun) -> dict[str, Any]:
     evaluators = {
         name: ClassifyEvaluator(len(data.classes), len(data.test), details=name == "best") for name in networks
     }
-    evaluate(evaluators, networks, data.eval_loader(data.test), run.device)
+    evaluate(evaluators, networks, data.eval_loader(module.recipe, data.test), run.device)
     confusion, predictions = evaluators["best"].confusion_matrix(), evaluators["best"].predictions()
     metrics = facts(module, run, {name: e.compute() for name, e in evaluators.items()}, judged_on="test")
     metrics["images"] = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
@@ -36,7 +37,7 @@ def finish(module: ClassifyModule, run: FinishedRun) -> dict[str, Any]:
     metrics["unreadable"] = {"train and val": module.progress.bad_images, "test": evaluators["best"].unreadable}
     metrics["recall_percent"] = _recall(data.classes, confusion)
     write(module, run, metrics, best)
-    draw_report(folder, data, run.history, metrics, confusion, predictions, best)
+    draw_report(folder, module, run.history, metrics, confusion, predictions, best)
     return metrics
 
 
@@ -62,6 +63,7 @@ def _recall(classes: tuple[str, ...], confusion: np.ndarray) -> dict[str, float]
 
 
 TASK = Task(
+    open_data=ClassifyData.open,
     resolve=resolve,
     build=build,
     finish=finish,

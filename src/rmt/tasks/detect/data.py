@@ -1,4 +1,4 @@
-"""A detection recipe's images: which train, which judge, and how they are shown."""
+"""The images of a detection run, for training and for evaluation, and their loaders."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,24 +15,24 @@ from rmt.data.detection.transforms import (
 )
 from rmt.data.loader import BatchLoader
 from rmt.data.sets import SkipReport
+from rmt.errors import RMTError
 from rmt.recipes.detect_recipe import DetectRecipe
-from rmt.training.batch import refuse_large_batch
-from rmt.training.distributed.processes import world_size
+from rmt.training.batch import world_size as processes_of
 
 
 @dataclass(frozen=True)
 class DetectData:
-    """The images of one run. `val` is what each epoch is judged on, and `best` chosen on."""
+    """The images of one run. Each epoch is evaluated on `val`, and `best` is chosen on it."""
 
-    recipe: DetectRecipe
     train: CocoSet
     val: CocoSet
     skipped: SkipReport
-    processes: int = 1  # that share each update's images
 
     @classmethod
     def open(cls, recipe: DetectRecipe) -> "DetectData":
-        """Opens the recipe's data. Raises RMTError for data that have to be refused."""
+        """Opens the recipe's data. Raises RMTError for bad data."""
+        if not recipe.data and not recipe.annotations:
+            raise RMTError("--data is missing: a COCO folder; or give --images FOLDER --annotations FILE.json")
         if recipe.data:
             train, val = (find_split(Path(recipe.data), split) for split in ("train", "val"))
         else:
@@ -47,34 +47,25 @@ class DetectData:
             holdout=recipe.holdout,
             seed=recipe.seed,
         )
-        data = cls(recipe, *splits, world_size())
-        refuse_large_batch(recipe, data.batch_size, len(data.train))
-        return data
+        return cls(*splits)
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.train.classes
 
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """Short and longest side in evaluation, and the data's category ids in the order of the classes."""
-        size = [self.recipe.short_side, self.recipe.long_side]
-        return {"size": size, "category_ids": self.train.category_ids}
+    def preprocessing(self, recipe: DetectRecipe) -> dict[str, Any]:
+        """Short and long side in evaluation, and the data's category ids in the order of the classes."""
+        return {"size": [recipe.short_side, recipe.long_side], "category_ids": self.train.category_ids}
 
-    @property
-    def batch_size(self) -> int:
-        """Of one device: the recipe's, or its share of a smaller set."""
-        return max(min(self.recipe.batch_size, len(self.train) // self.processes), 1)
+    def batches_per_epoch(self, recipe: DetectRecipe) -> int:
+        """Whole weight updates only: less than one effective batch is left out of an epoch, another part each time."""
+        batches = len(self.train_loader(recipe, world_size=processes_of(recipe), workers=0))
+        return batches - batches % recipe.accumulate
 
-    @property
-    def batches_per_epoch(self) -> int:
-        """Whole updates only: less than one effective batch is left out of an epoch, another part each time."""
-        batches = len(self.train_loader(world_size=self.processes, workers=0))
-        return batches - batches % self.recipe.accumulate
-
-    def train_loader(self, rank: int = 0, world_size: int = 1, workers: int | None = None) -> BatchLoader:
-        """Shuffled, upright and wide images apart, augmented."""
-        recipe = self.recipe
+    def train_loader(
+        self, recipe: DetectRecipe, rank: int = 0, world_size: int = 1, workers: int | None = None
+    ) -> BatchLoader:
+        """Shuffled and augmented; a batch holds either upright or wide images."""
         pipeline = train_augmentation(
             recipe.train_short_sides, recipe.long_side, flip=recipe.flip, random_crop=recipe.random_crop
         )
@@ -82,7 +73,7 @@ class DetectData:
             self.train,
             DetectionTrainTransform(self.train, pipeline),
             collate_lists,
-            batch_size=self.batch_size,
+            batch_size=recipe.batch_size,
             shuffle=True,
             drop_last=True,
             seed=recipe.seed,
@@ -93,14 +84,14 @@ class DetectData:
             pin_memory=torch.cuda.is_available(),
         )
 
-    def val_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
-        return eval_loader(self.val, self.preprocessing, self.recipe.workers, rank, world_size)
+    def val_loader(self, recipe: DetectRecipe, rank: int = 0, world_size: int = 1) -> BatchLoader:
+        return eval_loader(self.val, self.preprocessing(recipe), recipe.workers, rank, world_size)
 
 
 def eval_loader(
     images: CocoSet, preprocessing: dict[str, Any], workers: int, rank: int = 0, world_size: int = 1
 ) -> BatchLoader:
-    """One image at a time, in order: padding for a neighbour in the batch would change the answer."""
+    """One image at a time, in order: padding to the size of another image would change the result."""
     return BatchLoader(
         images,
         DetectionEvalTransform(*preprocessing["size"]),

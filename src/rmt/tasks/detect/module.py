@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from rmt.recipes.detect_recipe import DetectRecipe
 from rmt.tasks.detect.data import DetectData
 from rmt.tasks.detect.evaluate import DetectEvaluator
-from rmt.training.batch import batch_in_words
+from rmt.training.batch import describe_batch
 from rmt.training.metric_columns import Measure
 from rmt.training.module import TrainingModule
 from rmt.training.optimizers import build_adamw
@@ -21,8 +21,8 @@ _MASK = Measure(columns=("box_ap", "box_ap50", "mask_ap", "mask_ap50"), best="bo
 class DetectModule(TrainingModule[DetectRecipe, DetectData]):
     """Trains a detector; see `TrainingModule`."""
 
-    def __init__(self, model: nn.Module, recipe: DetectRecipe, data: DetectData, *, lr: float) -> None:
-        super().__init__(model, recipe, data, lr=lr)
+    def __init__(self, model: nn.Module, recipe: DetectRecipe, data: DetectData) -> None:
+        super().__init__(model, recipe, data)
         self.measure = _MASK if recipe.masks else _BOX
 
     @property
@@ -33,7 +33,7 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
         recipe, data = self.recipe, self.data
         return [
             f"{len(data.train):,} images to train on, {len(data.val):,} to judge; classes: {len(data.classes)}",
-            f"{recipe.epochs} epochs of {self.updates_per_epoch:,} updates, {batch_in_words(recipe)}, "
+            f"{recipe.epochs} epochs of {self.updates_per_epoch:,} updates, {describe_batch(recipe)}, "
             f"peak learning rate {self.lr:.2e}",
         ]
 

@@ -15,8 +15,8 @@ from rmt.data.detection.rle import encode
 from rmt.data.images import BadImage
 from rmt.inference.detect import Detections
 from rmt.inference.drawing.boxes import LabelledBox, draw_boxes, labelled_boxes, side_by_side
-from rmt.tasks.detect.data import DetectData
 from rmt.tasks.detect.metrics import CocoMetrics
+from rmt.tasks.detect.module import DetectModule
 from rmt.training.logging import plots as panels
 from rmt.training.task import FinishedRun
 
@@ -24,21 +24,20 @@ _PICTURES = 6
 
 
 def draw_report(
-    data: DetectData,
+    module: DetectModule,
     run: FinishedRun,
     metrics: dict[str, Any],
     scores: CocoMetrics,
     detections: dict[int, Detections],
-    updates: int,
 ) -> None:
-    """Draws the page; `scores` and `detections` are of the best weights, `updates` the updates of an epoch."""
+    """Draws the page; `scores` and `detections` are of the best weights."""
     chosen = sorted(detections)
-    draws = np.random.default_rng(data.recipe.seed).permutation(len(chosen))[:_PICTURES]
+    data, draws = module.data, np.random.default_rng(module.recipe.seed).permutation(len(chosen))[:_PICTURES]
     page = Figure(figsize=(16, 18), facecolor="white", layout="constrained")
     page.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)  # type: ignore[union-attr, call-arg]
     parts: Any = page.subfigures(3, 1, height_ratios=[1.2, 4, 12.8])
     _title(parts[0], metrics, len(data.val))
-    _curves(parts[1], run, metrics, scores, updates)
+    _curves(parts[1], run, metrics, scores, module.updates_per_epoch)
     grid = parts[2].subplots(3, 2).ravel()
     for ax in grid:
         ax.set_axis_off()

@@ -4,6 +4,7 @@ from typing import Any
 
 from rmt.inference.runtime import TorchRuntime
 from rmt.tasks.detect.build import build, resolve
+from rmt.tasks.detect.data import DetectData
 from rmt.tasks.detect.evaluate import describe, evaluate_checkpoint
 from rmt.tasks.detect.module import DetectModule
 from rmt.training.evaluator import evaluate
@@ -20,16 +21,16 @@ def finish(module: DetectModule, run: FinishedRun) -> dict[str, Any]:
     best = best_of(module, run.folder)
     evaluator = module.build_evaluator()
     network = TorchRuntime(best, run.device, run.precision)
-    evaluate({"best": evaluator}, {"best": network}, data.val_loader(), run.device)
+    evaluate({"best": evaluator}, {"best": network}, data.val_loader(module.recipe), run.device)
     scores = evaluator.coco_metrics()
     metrics = facts(module, run, {**module.progress.val, "best": scores.percent()}, judged_on="val")
-    metrics["head"] = data.recipe.head
+    metrics["head"] = module.recipe.head
     metrics["images"] = {"train": len(data.train), "val": len(data.val)}
     metrics["best_chosen_on"] = f"the {len(data.val):,} validation images themselves, which flatters it"
     metrics["unreadable"] = {"train and val": module.progress.bad_images | evaluator.unreadable}
     metrics["per_class"] = scores.per_class
     write(module, run, metrics, best)
-    draw_report(data, run, metrics, scores, evaluator.detections, module.updates_per_epoch)
+    draw_report(module, run, metrics, scores, evaluator.detections)
     return metrics
 
 
@@ -49,6 +50,7 @@ def _last(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 TASK = Task(
+    open_data=DetectData.open,
     resolve=resolve,
     build=build,
     finish=finish,

@@ -1,9 +1,10 @@
-"""A segmentation recipe's images: which train, which judge, and how they are shown."""
+"""The images of a segmentation run, for training and for evaluation, and their loaders."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.models import get_pretrained_cfg
 
 from rmt.data.loader import BatchLoader
 from rmt.data.segmentation.dataset import SegmentationSet, open_segmentation
@@ -14,52 +15,54 @@ from rmt.data.segmentation.transforms import (
     collate_lists,
 )
 from rmt.data.sets import SkipReport
+from rmt.errors import RMTError
 from rmt.recipes.segment_recipe import SegmentRecipe
-from rmt.training.batch import refuse_large_batch
 
 
 @dataclass(frozen=True)
 class SegmentData:
-    """The images of one run; `val` is what every evaluation and the last one score."""
+    """The images of one run; every evaluation is on `val`."""
 
-    recipe: SegmentRecipe
     train: SegmentationSet
     val: SegmentationSet
     skipped: SkipReport
-    preprocessing: dict[str, Any]
 
     @classmethod
-    def open(cls, recipe: SegmentRecipe, normalisation: dict[str, Any]) -> "SegmentData":
-        """Opens the recipe's data. `normalisation` holds the network's mean and std. Raises RMTError for bad data."""
-        train, val, skipped = open_segmentation(
-            recipe.data,
-            recipe.classes,
-            zero_is_ignored=recipe.zero_is_ignored,
-            holdout=recipe.holdout,
-            seed=recipe.seed,
+    def open(cls, recipe: SegmentRecipe) -> "SegmentData":
+        """Opens the recipe's data. Raises RMTError for bad data."""
+        if not recipe.data:
+            raise RMTError("--data is missing: a folder with images/ and annotations/ (or masks/), and a class list")
+        return cls(
+            *open_segmentation(
+                recipe.data,
+                recipe.classes,
+                zero_is_ignored=recipe.zero_is_ignored,
+                holdout=recipe.holdout,
+                seed=recipe.seed,
+            )
         )
-        refuse_large_batch(recipe, recipe.batch_size, len(train))
-        preprocessing = {
-            "size": [recipe.crop_size, recipe.crop_size],
-            "mean": list(normalisation["mean"]),
-            "std": list(normalisation["std"]),
-            "interpolation": "bilinear",
-            "long_side": recipe.long_side,
-            "short_side": recipe.short_side,
-            "zero_is_ignored": train.classes.zero_is_ignored,
-        }
-        return cls(recipe, train, val, skipped, preprocessing)
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.train.classes.names
 
-    @property
-    def batches_per_epoch(self) -> int:
-        return self.recipe.validate_every * self.recipe.accumulate
+    def preprocessing(self, recipe: SegmentRecipe) -> dict[str, Any]:
+        network: Any = get_pretrained_cfg(recipe.model)
+        return {
+            "size": [recipe.crop_size, recipe.crop_size],
+            "mean": list(network.mean),
+            "std": list(network.std),
+            "interpolation": "bilinear",
+            "long_side": recipe.long_side,
+            "short_side": recipe.short_side,
+            "zero_is_ignored": self.train.classes.zero_is_ignored,
+        }
 
-    def train_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
-        recipe = self.recipe
+    def batches_per_epoch(self, recipe: SegmentRecipe) -> int:
+        return recipe.validate_every * recipe.accumulate
+
+    def train_loader(self, recipe: SegmentRecipe, rank: int = 0, world_size: int = 1) -> BatchLoader:
+        preprocessing = self.preprocessing(recipe)
         view = SegmentationTrainTransform(
             crop=recipe.crop_size,
             long_side=recipe.long_side,
@@ -68,8 +71,8 @@ class SegmentData:
             max_share=recipe.max_class_share,
             flip=recipe.flip,
             distortion=recipe.distortion,
-            mean=self.preprocessing["mean"],
-            std=self.preprocessing["std"],
+            mean=preprocessing["mean"],
+            std=preprocessing["std"],
         )
         return BatchLoader(
             self.train,
@@ -78,7 +81,7 @@ class SegmentData:
             batch_size=recipe.batch_size,
             shuffle=True,
             drop_last=True,
-            steps_per_epoch=self.batches_per_epoch,
+            steps_per_epoch=self.batches_per_epoch(recipe),
             seed=recipe.seed,
             workers=recipe.workers,
             rank=rank,
@@ -86,8 +89,7 @@ class SegmentData:
             pin_memory=torch.cuda.is_available(),
         )
 
-    def val_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
-        recipe = self.recipe
+    def val_loader(self, recipe: SegmentRecipe, rank: int = 0, world_size: int = 1) -> BatchLoader:
         return whole_loader(
             self.val, recipe.long_side, recipe.short_side, workers=recipe.workers, rank=rank, world_size=world_size
         )

@@ -11,7 +11,7 @@ from rmt.inference.segment import inference_from
 from rmt.recipes.segment_recipe import SegmentRecipe
 from rmt.tasks.segment.data import SegmentData
 from rmt.tasks.segment.evaluate import SegmentEvaluator
-from rmt.training.batch import batch_in_words
+from rmt.training.batch import describe_batch
 from rmt.training.metric_columns import Measure
 from rmt.training.module import TrainingModule
 from rmt.training.optimizers import build_adamw
@@ -23,9 +23,9 @@ class SegmentModule(TrainingModule[SegmentRecipe, SegmentData]):
 
     measure = Measure(columns=("miou", "macc", "aacc"), best="miou", label="mIoU")
 
-    def __init__(self, model: Segmenter, recipe: SegmentRecipe, data: SegmentData, *, lr: float) -> None:
-        self.inference = inference_from({"preprocessing": data.preprocessing, "recipe": recipe.as_dict()})
-        super().__init__(model, recipe, data, lr=lr)
+    def __init__(self, model: Segmenter, recipe: SegmentRecipe, data: SegmentData) -> None:
+        self.inference = inference_from({"preprocessing": data.preprocessing(recipe), "recipe": recipe.as_dict()})
+        super().__init__(model, recipe, data)
 
     @property
     def epochs(self) -> int:
@@ -40,7 +40,7 @@ class SegmentModule(TrainingModule[SegmentRecipe, SegmentData]):
         return [
             f"{len(data.train):,} images to train on, {len(data.val):,} to judge, {len(data.classes)} classes",
             *skip_lines(data.skipped),
-            f"{recipe.iterations:,} iterations, {batch_in_words(recipe)}, peak learning rate {self.lr:.2e}",
+            f"{recipe.iterations:,} iterations, {describe_batch(recipe)}, peak learning rate {self.lr:.2e}",
         ]
 
     def file_facts(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class SegmentModule(TrainingModule[SegmentRecipe, SegmentData]):
     def build_evaluator(self) -> SegmentEvaluator:
         data = self.data
         return SegmentEvaluator(
-            len(data.classes), len(data.val), preprocessing=data.preprocessing, inference=self.inference
+            len(data.classes), len(data.val), preprocessing=self.preprocessing, inference=self.inference
         )
 
     def build_optimizer(self) -> torch.optim.Optimizer:

@@ -94,7 +94,7 @@ def _classes(ax: Any, rows: list[dict[str, Any]]) -> None:
 def _samples(figure: Any, module: SegmentModule, run: FinishedRun, model: TorchRuntime) -> None:
     """Validation images drawn at random: the image, the truth, the answer."""
     data, draw = module.data, np.random.default_rng(module.recipe.seed)
-    metadata = {"classes": data.classes, "preprocessing": data.preprocessing, "recipe": module.recipe.as_dict()}
+    metadata = {"classes": data.classes, "preprocessing": module.preprocessing, "recipe": module.recipe.as_dict()}
     predictor = SegmentPredictor(model, metadata)
     figure.suptitle(
         "Drawn at random: image, truth, answer",

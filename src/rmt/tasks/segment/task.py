@@ -4,6 +4,7 @@ from typing import Any
 
 from rmt.inference.runtime import TorchRuntime
 from rmt.tasks.segment.build import build, resolve
+from rmt.tasks.segment.data import SegmentData
 from rmt.tasks.segment.evaluate import describe, details, evaluate_checkpoint
 from rmt.tasks.segment.module import SegmentModule
 from rmt.training.evaluator import evaluate
@@ -23,7 +24,7 @@ def finish(module: SegmentModule, run: FinishedRun) -> dict[str, Any]:
         for name, network in {**module.networks(), "best": best}.items()
     }
     evaluators = {name: module.build_evaluator() for name in networks}
-    evaluate(evaluators, networks, data.val_loader(), run.device)
+    evaluate(evaluators, networks, data.val_loader(module.recipe), run.device)
     found = {name: details(evaluator.counts(), data.classes) for name, evaluator in evaluators.items()}
     metrics = facts(module, run, {name: e.compute() for name, e in evaluators.items()}, judged_on="val")
     metrics["images"] = {"train": len(data.train), "val": len(data.val)}
@@ -50,6 +51,7 @@ def summary(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
 
 
 TASK = Task(
+    open_data=SegmentData.open,
     resolve=resolve,
     build=build,
     finish=finish,

@@ -12,68 +12,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
-from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
-from rmt.device import choose_device
 from rmt.errors import RMTError
-from rmt.recipes.recipe import Device, Recipe
 from rmt.training.distributed import processes
 from rmt.training.distributed.environment import WorkerEnvironment
 from rmt.training.distributed.monitor import Monitor
-
-R = TypeVar("R", bound=Recipe)
+from rmt.training.machine import Machine
 
 _TIMEOUT = timedelta(hours=2)  # of a collective, for processes that are slow; one that died is noticed at once
 _LEFT = "RMT_PROCESSES_LEFT"  # set when a training on several devices is over and the main process goes on alone
 
 
-def resolve_devices(recipe: R) -> R:
-    """The recipe with `device`, `devices` and `nodes` as the launcher says; else all GPUs of this machine, or its CPU.
-
-    Raises RMTError if recipe and launcher disagree, or there are fewer GPUs than the recipe wants.
-    """
-    worker = WorkerEnvironment.from_environ(os.environ)
-    device = cast(Device, choose_device(recipe.device).type)
-    cuda = device == "cuda"
-    devices = recipe.devices
-    if devices == "auto":
-        devices = worker.local_world_size if worker else torch.cuda.device_count() if cuda else 1
-    nodes = recipe.nodes or (worker.nodes if worker else 1)
-    if worker and (devices, nodes) != (worker.local_world_size, worker.nodes):
-        raise RMTError(
-            f"--devices {devices} --nodes {nodes}, but the launcher started {worker.local_world_size} processes on "
-            f"each of {worker.nodes} machines: leave both out, or start that many"
-        )
-    if cuda and devices > torch.cuda.device_count():
-        raise RMTError(f"--devices {devices}: PyTorch sees {torch.cuda.device_count()} GPUs here")
-    if devices * nodes > 1 and device == "mps":
-        raise RMTError("--device mps trains on one device; take --devices 1")
-    if recipe.strategy == "fsdp" and devices * nodes == 1:
-        raise RMTError("--strategy fsdp shards a network over devices, and this run has one: add --devices, or drop it")
-    return replace(recipe, device=device, devices=devices, nodes=nodes)
-
-
 @contextmanager
-def process_group(recipe: Recipe) -> Iterator[None]:
-    """Runs the body in all processes of the run; a recipe from `resolve_devices` says how many. After it the main
-    process goes on alone and the others exit.
+def process_group(machine: Machine) -> Iterator[None]:
+    """Runs the body in all processes of the run, one per device. After it the main process goes on alone and the others
+    exit.
 
     If one of them fails, the main process raises RMTError with its rank and reason and the others exit silently, so
     that one line is printed.
     """
     worker = WorkerEnvironment.from_environ(os.environ)
-    devices = cast(int, recipe.devices)
-    if (worker.world_size if worker else devices * recipe.nodes) == 1:
+    if (worker.world_size if worker else machine.devices * machine.nodes) == 1:
         yield
         return
     if _LEFT in os.environ:
         raise RMTError("one start trains on several devices once: the second training needs a start of its own")
-    worker = worker or _start_processes(devices, recipe.nodes)
-    _init_process_group(worker, choose_device(recipe.device))
+    worker = worker or _start_processes(machine.devices, machine.nodes)
+    _init_process_group(worker, machine.torch_device)
     monitor = Monitor(worker.address)
     try:
         yield

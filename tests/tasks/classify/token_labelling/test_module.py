@@ -64,8 +64,8 @@ def task_of(recipe: ClassifyRecipe) -> tuple[TokenLabelModule, dict]:
     for name, weight in model.named_parameters():
         if name in ("head.fc.weight", "aux_head.weight"):  # logits that differ, or no change of the targets shows
             torch.nn.init.normal_(weight)
-    opened = ClassifyData.open(recipe, model.pretrained_cfg)
-    return TokenLabelModule(model, recipe, opened, lr=1e-3), next(iter(opened.train_loader()))
+    opened = ClassifyData.open(recipe)
+    return TokenLabelModule(model, recipe, opened), next(iter(opened.train_loader(recipe)))
 
 
 def test_a_run_trains_both_heads_and_leaves_a_model(recipe, tmp_path):

@@ -1,0 +1,66 @@
+"""The one place where a recipe is resolved: everything that it leaves open is filled in, before the run begins.
+
+A recipe as written may leave fields open ("auto", or a 0 that asks for a choice). They are decided by the machine, by
+the weights that the run starts from, and by the data. The resolved recipe is the one that runs: the run folder, the
+checkpoints, the weight files and the LightningModule all hold it.
+"""
+
+from dataclasses import replace
+from typing import Any, cast
+
+from rmt.device import choose_precision
+from rmt.errors import RMTError
+from rmt.recipes.recipe import Precision, Recipe
+from rmt.training.batch import share_batch
+from rmt.training.initial_weights import resolve_model
+from rmt.training.machine import Machine
+from rmt.training.task import RecipeT, Task
+
+
+def validate(recipe: Recipe) -> None:
+    """Raises RMTError that names every impossible value of the recipe."""
+    if problems := recipe.problems():
+        raise RMTError("; ".join(problems))
+
+
+def resolve(recipe: RecipeT, machine: Machine, task: Task[RecipeT, Any, Any]) -> tuple[RecipeT, Any]:
+    """Returns the recipe that runs, and its data, opened.
+
+    The machine's part comes first, then the task's, which depends on the data. Raises RMTError for whatever is wrong
+    with machine, weights or data, and for values that are impossible together once they are all known.
+    """
+    recipe = resolve_machine(recipe, machine)
+    recipe = replace(recipe, model=resolve_model(recipe))  # before the data are read, which may take a while
+    data = task.open_data(recipe)
+    recipe = task.resolve(recipe, data)
+    validate(recipe)
+    assert not recipe.open_fields()
+    return recipe, data
+
+
+def resolve_machine(recipe: RecipeT, machine: Machine) -> RecipeT:
+    """Returns the recipe with devices, precision, and the batch of one device filled in; a resolved one unchanged.
+
+    Raises RMTError when the effective batch cannot be shared by the devices, and for a precision that the device lacks.
+    """
+    precision = choose_precision(recipe.precision, machine.torch_device)
+    return share_batch(
+        replace(
+            recipe,
+            device=machine.device if recipe.device == "auto" else recipe.device,
+            devices=machine.devices if recipe.devices == "auto" else recipe.devices,
+            nodes=recipe.nodes or machine.nodes,
+            strategy="ddp" if recipe.strategy == "auto" else recipe.strategy,
+            precision=cast(Precision, precision),
+        )
+    )
+
+
+def resolve_resumed(recipe: RecipeT, began: Recipe, machine: Machine) -> RecipeT:
+    """Returns the recipe of a resumed run with its machine's part filled in.
+
+    Fields that it leaves open keep the values with which the run began, except for the devices: those are the ones at
+    hand now.
+    """
+    kept = set(recipe.open_fields()) - {"device", "devices", "nodes"}
+    return resolve_machine(replace(recipe, **{name: getattr(began, name) for name in kept}), machine)

@@ -1,0 +1,100 @@
+"""A recipe is resolved once, in one place, and the resolved one is the only one that a run holds."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from helpers.detect_runs import tiny_recipe as detect_recipe
+from helpers.runs import photos, tiny_recipe
+from helpers.segment_data import make_segments
+
+import rmt
+from rmt.model import read_metadata
+from rmt.recipes import ClassifyRecipe, DetectRecipe, Recipe, SegmentRecipe, finetune, from_dict
+from rmt.tasks import resume
+from rmt.training.checkpoints.io import read_state
+from rmt.training.machine import Machine
+from rmt.training.module import TrainingModule
+from rmt.training.resolve import resolve_machine, resolve_resumed
+
+OPEN = dict(device="auto", devices="auto", nodes=0, strategy="auto", precision="auto")
+
+
+@pytest.fixture
+def open_recipe(tmp_path, monkeypatch):
+    """A recipe of each task that leaves every field open that can be, but for the network, which is the tests'."""
+    for task in ("classify", "detect", "segment"):
+        monkeypatch.setattr(f"rmt.tasks.{task}.report.draw_report", lambda *args: None)
+    weights = tmp_path / "weights.safetensors"
+    rmt.save_checkpoint(rmt.create_model("rmt_test"), weights, preprocessing={"size": [32, 32]})
+    common = dict(OPEN, model="auto", weights=str(weights), output=str(tmp_path / "run"))
+
+    def make(task: str) -> Recipe:
+        if task == "classify":
+            fields = dict(stream="auto", image_size=0, epochs=0, lr=0.0, layer_decay=0.0, early_stopping=1)
+            return tiny_recipe(**common, **fields, batch_size=100, accumulate=1, warmup_epochs=0.0)
+        if task == "detect":
+            return detect_recipe(**common, epochs=0, lr_steps=(), early_stopping=1, lr=0.0)
+        data = make_segments(tmp_path / "segments")
+        fields = dict(head_width=8, batch_size=4, crop_size=32, workers=0, iterations=2, validate_every=2)
+        return SegmentRecipe(name="s", data=str(data), **common, **fields)
+
+    return make
+
+
+@pytest.mark.parametrize("task", ["classify", "detect", "segment"])
+def test_one_recipe_runs_and_nothing_in_it_is_open(tmp_path, open_recipe, monkeypatch, task):
+    recipe, checked, modules = open_recipe(task), [], []
+    assert set(recipe.open_fields()) == set(recipe.open_values)
+    problems, start = type(recipe).problems, TrainingModule.on_train_epoch_start
+
+    def counted(self):
+        checked.append(self)
+        return problems(self)
+
+    def seen(self):
+        modules.append(self)
+        start(self)
+
+    monkeypatch.setattr(type(recipe), "problems", counted)
+    monkeypatch.setattr(TrainingModule, "on_train_epoch_start", seen)
+    folder = rmt.train(recipe).folder
+    ran = from_dict(json.loads((folder / "recipe.json").read_text()))
+    assert ran.open_fields() == [] and ran.model == "rmt_test"
+    assert modules[-1].recipe == ran
+    assert from_dict(read_state(folder / "last.ckpt")["rmt"]["recipe"]) == ran
+    assert from_dict(read_metadata(folder / "best.safetensors")["recipe"]) == ran
+    assert not any(isinstance(value, Recipe) for value in vars(modules[-1].data).values())
+    assert checked == [recipe, ran]  # before anything is done, and once everything is known
+    capped = {"classify": (24, 1), "detect": (2, 2), "segment": (4, 1)}[task]
+    assert (ran.batch_size, ran.accumulate) == capped
+
+
+def test_the_machine_s_part_is_filled_in_where_it_is_open():
+    recipe = tiny_recipe(**OPEN)
+    found = resolve_machine(recipe, Machine("cuda", 4, 2))
+    assert (found.device, found.devices, found.nodes, found.strategy, found.precision) == ("cuda", 4, 2, "ddp", "bf16")
+    assert resolve_machine(found, Machine("cpu", 1, 1)) == found
+    assert resolve_machine(recipe, Machine("cpu", 1, 1)).precision == "fp32"
+
+
+def test_a_resumed_recipe_keeps_what_its_run_began_with_but_for_the_devices():
+    machine = Machine("cpu", 2, 1)
+    began = replace(resolve_machine(finetune(), machine), data=photos(), model="rmt_test", epochs=30, lr=1e-3)
+    began = replace(began, image_size=32, layer_decay=0.75, stream="no", precision="bf16")
+    resumed = resolve_resumed(replace(finetune(), data=photos()), began, Machine("mps", 1, 1))
+    assert resumed == replace(began, device="mps", devices=1)
+
+
+def test_a_run_of_an_earlier_version_that_left_the_strategy_open_is_resumed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
+    rmt.train(tiny_recipe(output=str(tmp_path), epochs=1, warmup_epochs=0.0))
+    file = tmp_path / "recipe.json"
+    file.write_text(file.read_text().replace('"strategy": "ddp"', '"strategy": "auto"'))
+    resume(tmp_path)
+    assert "this run is complete" in capsys.readouterr().out
+
+
+def test_each_task_names_its_open_fields():
+    assert set(Recipe.open_values) < set(DetectRecipe.open_values) and "epochs" in DetectRecipe.open_values
+    assert {"stream", "image_size", "epochs", "lr", "layer_decay"} < set(ClassifyRecipe.open_values)
