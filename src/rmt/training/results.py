@@ -1,6 +1,7 @@
 """What all tasks report of a finished run in one way: `metrics.json`, the weight files' scores, closing lines."""
 
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -18,11 +19,11 @@ from rmt.training.run_folder import RunFolder
 from rmt.training.task import FinishedRun
 
 
-def best_of(module: TrainingModule, folder: RunFolder) -> nn.Module:
-    """The network with the weights of `best.safetensors`."""
+def final_networks(module: TrainingModule, run: FinishedRun) -> dict[str, nn.Module]:
+    """Returns `networks()` with the weights of the last epoch, and "best" with those of `best.safetensors`."""
     best = deepcopy(module.model)
-    best.load_state_dict(load_file(folder.best))
-    return best
+    best.load_state_dict(load_file(run.folder.best))
+    return module.networks() | {"best": best}
 
 
 def facts(
@@ -87,6 +88,36 @@ def judged_rows(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         rows.append((f"last epoch ({last['epoch']}), EMA", last["ema"]))
     rows.append((f"best epoch ({best['epoch']}), {'EMA' if best['weights'] == 'ema' else 'raw'}", best))
     return rows
+
+
+def summary_lines(
+    metrics: dict[str, Any],
+    folder: RunFolder,
+    columns: Sequence[tuple[str, str, str]],
+    *,
+    more_rows: Sequence[tuple[str, ...]] = (),
+    note: str = "",
+) -> list[str]:
+    """Returns the closing lines of a run: a table of the final scores, what was left out, and where the files are.
+
+    Args:
+        metrics: the content of `metrics.json`.
+        folder: the run's folder.
+        columns: heading, set of images ("val" or "test") and name of each score; all but "loss" are percentages.
+        more_rows: rows of cells to add to the table.
+        note: added to the line that says what `best` was chosen on.
+    """
+    rows = [("", *(heading for heading, _, _ in columns))]
+    for name, entry in judged_rows(metrics):
+        scores = [(key, entry[split][key]) for _, split, key in columns]
+        rows.append((name, *(f"{score:.4f}" if key == "loss" else f"{score:.2f} %" for key, score in scores)))
+    rows += more_rows
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    table = [
+        f"{name:{widths[0]}}" + "".join(f"{cell:>{width + 3}}" for cell, width in zip(cells, widths[1:], strict=True))
+        for name, *cells in rows
+    ]
+    return ["", *table, f"best was chosen on {metrics['best_chosen_on']}{note}", *closing_lines(metrics, folder)]
 
 
 def closing_lines(metrics: dict[str, Any], folder: RunFolder) -> list[str]:

@@ -89,28 +89,27 @@ def test_weights_of_another_network_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_accuracy_at_chance_is_warned_of_with_numbers(tmp_path, capsys):
+def test_accuracy_at_the_baseline_is_warned_of_with_numbers(tmp_path, capsys):
     recipe = tiny_recipe(output=str(tmp_path), lr=1e-9, min_lr=0.0, warmup_lr=0.0, epochs=4, ema_decay=0.0)
     rmt.train(recipe)
-    (line,) = [
-        line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: accuracy is at chance")
-    ]
+    start = "warning: accuracy is no better than the baseline"
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(start)]
     for part in (
         "of 12 images after 3 epochs",
-        "always gives 33.3 %",
-        "guessing: 1.10",
+        "always predicting one class gives 33.3 %",
+        "uniform predictions: 1.10",
         "peak learning rate 1.0e-09",
         "--lr",
     ):
         assert part in line
 
 
-def test_what_chance_gives():
+def test_the_baseline_is_the_most_frequent_class():
     baseline = MajorityBaseline.of(np.array([0, 0, 0, 1]), 2)
     assert baseline.top1 == 75
     assert baseline.limit == pytest.approx(75 + 2 * 100 * (0.75 * 0.25 / 4) ** 0.5)
 
 
-def test_learning_is_not_called_chance(tmp_path, capsys):
+def test_learning_is_not_warned_of(tmp_path, capsys):
     rmt.train(tiny_recipe(output=str(tmp_path), **LEARNING))
-    assert "chance" not in capsys.readouterr().out
+    assert "baseline" not in capsys.readouterr().out

@@ -2,18 +2,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers.runs import tiny_recipe
 from PIL import Image
+from rich.console import Console
 
 import rmt
 from rmt.ops import decay_rates
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import Predictions
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.tasks.classify.report import draw_report, heads_by_stage
+from rmt.tasks.classify.report import draw_report, stage_decays
 from rmt.tasks.classify.task import summary
 from rmt.training.logging.history import History
 from rmt.training.run_folder import RunFolder
+from rmt.training.task import FinishedRun
+from rmt.training.weight_files import WeightFiles
 
 SCORES = {"loss": 0.5, "top1": 80.0, "top5": 99.0, "images": 12}
 METRICS = {
@@ -45,9 +49,9 @@ def draw(folder: Path, model: str, classes: int = 3) -> Image.Image:
     label = np.arange(12) // 4
     predictions = Predictions(np.arange(12), label, np.roll(label, 2), np.full(12, 0.7, np.float32))
     network = rmt.create_model(model, num_classes=3, device="meta")
-    draw_report(
-        RunFolder(folder), module, history, METRICS, np.ones((classes, classes), np.int64), predictions, network
-    )
+    files = WeightFiles(folder, network, (), {}, recipe)
+    run = FinishedRun(RunFolder(folder), history, files, torch.device("cpu"), "fp32", Console())
+    draw_report(module, run, METRICS, np.ones((classes, classes), np.int64), predictions, network)
     with Image.open(folder / "report.png") as picture:
         picture.load()
         return picture
@@ -60,7 +64,7 @@ def test_the_closing_table_shows_no_set_of_images_twice(tmp_path):
     assert one[2].split()[-5:] == ["80.00", "%", "99.00", "%", "0.5000"]
     for lines in (one, two):
         assert {len(line) for line in lines[1:4]} == {len(lines[1])}
-    assert "there are no test images apart" in one[4] and "the test images were read once" in two[4]
+    assert "there are no separate test images" in one[4] and "the test images were read once" in two[4]
 
 
 @pytest.mark.parametrize("model", ["rmt_pico", "rmt_large", "rmt_deit_small"])
@@ -72,7 +76,7 @@ def test_a_page_is_drawn_for_any_network(tmp_path, model):
 
 
 def test_the_heads_drawn_are_the_network_s():
-    stages = heads_by_stage(rmt.create_model("rmt_tiny", device="meta"), image_size=224)
+    stages = stage_decays(rmt.create_model("rmt_tiny", device="meta"), image_size=224)
     assert [stage.grid for stage in stages] == [(56, 56), (28, 28), (14, 14), (7, 7)]
     assert [len(stage.rates) for stage in stages] == [4, 4, 8, 16]
     assert [stage.decomposed for stage in stages] == [True, True, False, False]

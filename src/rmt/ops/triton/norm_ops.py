@@ -1,6 +1,6 @@
-"""LayerNorm: how the kernels are launched.
+"""How the kernels of `norm.py` are launched.
 
-In eager mode only: PyTorch's compiler generates a LayerNorm itself and fuses it with its neighbours.
+For eager calls alone: PyTorch's compiler writes a LayerNorm as well, and fuses it with its neighbours.
 """
 
 import torch

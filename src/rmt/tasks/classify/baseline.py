@@ -1,4 +1,4 @@
-"""Telling a network that learns from one that does not: is its accuracy more than guessing would give?"""
+"""Warning of a network that does not learn: its accuracy is no better than that of a constant prediction."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from rmt.recipes.recipe import ClassifyRecipe
 
 @dataclass(frozen=True)
 class MajorityBaseline:
-    """What always naming the most frequent class would score on `images` images: `top1` in percent."""
+    """The accuracy of always predicting the most frequent class: `top1` in percent, on `images` images."""
 
     top1: float
     images: int
@@ -24,21 +24,22 @@ class MajorityBaseline:
 
     @property
     def limit(self) -> float:
-        """Accuracy in percent that luck alone hardly exceeds: the baseline and two standard errors."""
+        """The baseline plus two standard errors, in percent: random predictions rarely exceed it."""
         share = self.top1 / 100
         return 100 * (share + 2 * math.sqrt(share * (1 - share) / max(self.images, 1)))
 
 
-def chance_warning(
+def baseline_warning(
     recipe: ClassifyRecipe, baseline: MajorityBaseline, *, epoch: int, best: float, train_loss: float, lr: float
 ) -> str:
-    """A line with numbers when the best accuracy is still what luck gives after a fifth of the run, else ""."""
+    """Returns a warning when the best accuracy is within the baseline's limit after a fifth of the run, else ""."""
     patience = max(3, math.ceil(recipe.epochs / 5))
     if baseline.classes < 2 or epoch < min(patience, recipe.epochs) or best > baseline.limit:
         return ""
     return (
-        f"warning: accuracy is at chance: {best:.1f} % of {baseline.images} images after {epoch} epochs, where naming "
-        f"one class always gives {baseline.top1:.1f} %. The training loss is {train_loss:.2f} (guessing: "
-        f"{math.log(baseline.classes):.2f}), the peak learning rate {lr:.1e}. If the loss has not fallen, try "
-        f"--lr {recipe.lr / 10:.0e} or --lr {recipe.lr * 10:.0e}; if it has, there are too few images: try --weights"
+        f"warning: accuracy is no better than the baseline: {best:.1f} % of {baseline.images} images after {epoch} "
+        f"epochs, where always predicting one class gives {baseline.top1:.1f} %. The training loss is "
+        f"{train_loss:.2f} (uniform predictions: {math.log(baseline.classes):.2f}), the peak learning rate {lr:.1e}. "
+        f"If the loss has not fallen, try --lr {recipe.lr / 10:.0e} or --lr {recipe.lr * 10:.0e}; if it has, there "
+        "are too few images: try --weights"
     )

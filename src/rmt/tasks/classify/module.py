@@ -1,4 +1,4 @@
-"""Image classification as a LightningModule: the loss, the evaluation, and what one epoch leaves behind."""
+"""Training of classifiers: the loss with Mixup and label smoothing, optimiser and schedule (App. B of the paper)."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
 from rmt.recipes.recipe import ClassifyRecipe
-from rmt.tasks.classify.baseline import MajorityBaseline, chance_warning
+from rmt.tasks.classify.baseline import MajorityBaseline, baseline_warning
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import ClassifyEvaluator
 from rmt.training.batch import describe_batch
@@ -22,7 +22,7 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
 
     Args:
         model: images (B, 3, H, W) to logits (B, num_classes).
-        recipe, data: as there.
+        recipe, data: see `TrainingModule`.
         class_weights: (num_classes,) float32 weights of the loss, or None.
     """
 
@@ -49,20 +49,20 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
 
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data
-        judged = "" if data.val is data.test else f"{len(data.val):,} held out of train to choose best, "
+        val = "" if data.val is data.test else f"{len(data.val):,} held out of train to choose best, "
         return [
-            f"{len(data.train):,} images to train on, {judged}{len(data.test):,} to test, {len(data.classes)} classes",
+            f"{len(data.train):,} images to train on, {val}{len(data.test):,} to test, {len(data.classes)} classes",
             f"{recipe.epochs} epochs, {describe_batch(recipe)}, peak learning rate {self.lr:.2e}",
         ]
 
     def remark(self, epoch: int, train_loss: float) -> str:
         best = self.progress.best_of_all()[1].score
-        return chance_warning(self.recipe, self.baseline, epoch=epoch, best=best, train_loss=train_loss, lr=self.lr)
+        return baseline_warning(self.recipe, self.baseline, epoch=epoch, best=best, train_loss=train_loss, lr=self.lr)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of a batch, mixed and smoothed as the recipe says. images (B, 3, H, W), labels (B,)."""
+        """Mean cross-entropy of images (B, 3, H, W) and labels (B,), with the recipe's Mixup and label smoothing."""
         if self.mix is not None:
-            images, targets = self.mix(images.clone(), labels)  # (B, num_classes), smoothed by the mixing itself
+            images, targets = self.mix(images.clone(), labels)  # (B, num_classes), smoothed by Mixup itself
             return F.cross_entropy(self.model(images), targets, weight=self.class_weights)
         smoothing = self.recipe.label_smoothing
         return F.cross_entropy(self.model(images), labels, weight=self.class_weights, label_smoothing=smoothing)

@@ -1,166 +1,113 @@
-"""`report.png`: one page on a run. Curves, confusion matrix, sample predictions, and how far each head sees."""
+"""`report.png` of a classification run: curves, confusion matrix, predictions, and the decay of each head."""
 
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
-from matplotlib.figure import Figure
 from torch import nn
 
-from rmt.atomic import replace_file
 from rmt.data.images import BadImage
 from rmt.model import ManhattanSelfAttention
 from rmt.ops import decay_rates
 from rmt.tasks.classify.evaluate import Predictions
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.training.logging import plots as panels
-from rmt.training.logging.history import History
-from rmt.training.run_folder import RunFolder
+from rmt.tasks.report_page import ReportPage
+from rmt.training.logging import plots
+from rmt.training.results import judged_rows
+from rmt.training.task import FinishedRun
 
 _SAMPLES = 8  # pictures of each kind
+_HEADING: Any = dict(ha="left", fontsize=12, fontweight="bold", color=plots.INK)
 
 
 def draw_report(
-    folder: RunFolder,
     module: ClassifyModule,
-    history: History,
+    run: FinishedRun,
     metrics: dict[str, Any],
     confusion: np.ndarray,
-    answers: Predictions,
+    predictions: Predictions,
     model: nn.Module,
 ) -> None:
-    """Draws the page. `confusion` (K, K) and `answers` are of the best weights on the test images."""
-    stages = heads_by_stage(model, module.recipe.image_size)
-    decay_height = 1.0 + 1.35 * _decay_grid(stages)[1]
-    page = Figure(figsize=(16, 12.4 + decay_height), facecolor="white", layout="constrained")
-    page.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)  # type: ignore[union-attr, call-arg]
-    parts: Any = page.subfigures(4, 1, height_ratios=[1.1, 3.9, 7.4, decay_height])
-    top, curves, middle, bottom = parts
-    _title(top, metrics)
-    _curves(curves, module, history, metrics)
-    left, right = middle.subfigures(1, 2, width_ratios=[1, 1.06])
-    panels.confusion_panel(left.subplots(), confusion, module.data.classes)
-    _samples(right, module, answers)
-    _decay(bottom, stages)
-    with replace_file(folder.report) as draft:
-        page.savefig(draft, dpi=100, format="png")
+    """Draws the page. `confusion` (K, K) and `predictions` are of the best weights on the test images."""
+    stages = stage_decays(model, module.recipe.image_size)
+    rows, columns = _decay_grid(stages)
+    page = ReportPage(module, run, metrics, [7.4, 1.0 + 1.35 * rows])
+    part = "validation" if metrics["test_is_val"] else "test"
+    scores = [(name, f"{entry['test']['top1']:.2f} %") for name, entry in judged_rows(metrics)]
+    page.title(scores, f"{part} top-1 on {metrics['images']['test']:,} images")
+    held_out = "validation images" if metrics["test_is_val"] else "images held out of train"
+    note = f"on {metrics['images']['val']:,} {held_out}"
+    page.curves("Top-1 accuracy", note, "training loss includes smoothing and augmentation")
+    left, right = page.rows[0].subfigures(1, 2, width_ratios=[1, 1.06])
+    plots.confusion_panel(left.subplots(), confusion, module.data.classes)
+    _samples(right, module, predictions)
+    _decays(page.rows[1], stages, rows, columns)
+    page.save()
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What a stage's heads see: γ per head, (height, width) in tokens, and whether rows and columns go one by one."""
+class StageDecay:
+    """γ of each head of a stage, its grid (height, width) in tokens, and whether its attention is decomposed."""
 
     rates: list[float]
     grid: tuple[int, int]
     decomposed: bool
 
 
-def heads_by_stage(model: nn.Module, image_size: int) -> list[Stage]:
-    """The stages of the network at that image size."""
-    found = []
+def stage_decays(model: nn.Module, image_size: int) -> list[StageDecay]:
+    """The decays of a network's stages, and their grids at that image size."""
+    stages = []
     strides = [info["reduction"] for info in model.feature_info]  # type: ignore[union-attr]
     for stage, stride in zip(model.stages, strides, strict=True):  # type: ignore[arg-type]
         attention = next(m for m in stage.modules() if isinstance(m, ManhattanSelfAttention))
         side = -(-image_size // stride)
         rates = decay_rates(attention.num_heads, attention.decay_range)
-        found.append(Stage(rates, (side, side), attention.decomposed))
-    return found
+        stages.append(StageDecay(rates, (side, side), attention.decomposed))
+    return stages
 
 
-def _title(figure: Any, metrics: dict[str, Any]) -> None:
-    last, best = metrics["last"], metrics["best"]
-    figures = [("last epoch, raw", last["raw"]["test"]["top1"])]
-    if "ema" in last:
-        figures.append(("last epoch, EMA", last["ema"]["test"]["top1"]))
-    figures.append((f"best epoch ({best['epoch']}, {best['weights']})", best["test"]["top1"]))
-    seconds = metrics["training_seconds"]
-    images, machine = metrics["images"], metrics["machine"]
-    facts = (
-        f"{metrics['model']}, {metrics['parameters'] / 1e6:.2f} M parameters · {images['train']:,} training images, "
-        f"{metrics['classes']} classes · {last['epoch']} epochs in {seconds / 60:.1f} min on {machine['device']} "
-        f"({machine['precision']}) · seed {metrics['seed']}"
-    )
-    scores = [(what, f"{value:.2f} %") for what, value in figures]
-    part = "validation" if metrics["test_is_val"] else "test"
-    panels.title(figure, metrics["recipe"], facts, scores, f"{part} top-1 on {images['test']:,} images")
-
-
-def _curves(figure: Any, module: ClassifyModule, history: History, metrics: dict[str, Any]) -> None:
-    left, middle, right = figure.subplots(1, 3)
-    updates = max(module.updates_per_epoch, 1)
-
-    def curve(column: str, kind: str = "epoch") -> panels.Curve:
-        steps, values = history.column(column, kind)
-        return [step / updates for step in steps], values
-
-    panels.loss_panel(left, curve("train_loss", "step"), curve("train_loss"), curve("val_loss"), curve("ema_val_loss"))
-    best = metrics["best"]
-    note = f"on {metrics['images']['val']:,} " + (
-        "validation images" if module.data.val is module.data.test else "images held out of train"
-    )
-    panels.accuracy_panel(middle, curve("val_top1"), curve("ema_val_top1"), (best["epoch"], best["val"]["top1"]), note)
-    panels.rate_panel(right, curve("lr", "step"), curve("images_per_s"))
-
-
-def _samples(figure: Any, module: ClassifyModule, answers: Predictions) -> None:
-    """Test images drawn at random, and the mistakes the network was surest of."""
-    data, draw = module.data, np.random.default_rng(module.recipe.seed)
-    wrong = np.flatnonzero(answers.predicted != answers.label)
-    rows = [
-        ("Drawn at random", draw.permutation(len(answers.label))[:_SAMPLES]),
-        (
-            "Surest mistakes" if len(wrong) else "No mistakes",
-            wrong[np.argsort(-answers.probability[wrong], kind="stable")][:_SAMPLES],
-        ),
-    ]
-    for part, (name, chosen) in zip(figure.subfigures(2, 1), rows, strict=True):
-        grid = part.subplots(2, _SAMPLES // 2).ravel()
-        part.suptitle(name, x=0.02, ha="left", fontsize=12, fontweight="bold", color=panels.INK)
-        for ax in grid:
+def _samples(figure: Any, module: ClassifyModule, predictions: Predictions) -> None:
+    """Random test images, and the errors of the highest probability."""
+    data = module.data
+    wrong = np.flatnonzero(predictions.predicted != predictions.label)
+    wrong = wrong[np.argsort(-predictions.probability[wrong], kind="stable")]
+    random = np.random.default_rng(module.recipe.seed).permutation(len(predictions.label))
+    rows = [("Random images", random), ("Most confident errors" if len(wrong) else "No errors", wrong)]
+    for part, (name, places) in zip(figure.subfigures(2, 1), rows, strict=True):
+        part.suptitle(name, x=0.02, **_HEADING)
+        axes = part.subplots(2, _SAMPLES // 2).ravel()
+        for ax in axes:
             ax.set_axis_off()
-        for ax, place in zip(grid, chosen, strict=False):
+        for ax, place in zip(axes, places[:_SAMPLES], strict=False):
             try:
-                image = data.test.load(int(answers.index[place]))
-            except BadImage:  # gone since it was scored
+                image = data.test.load(int(predictions.index[place])).copy()
+            except BadImage:  # removed since the evaluation
                 continue
+            image.thumbnail((256, 256))
             ax.set_axis_on()
-            truth, called = data.classes[answers.label[place]], data.classes[answers.predicted[place]]
-            panels.picture_panel(ax, _thumbnail(image), truth, called, float(answers.probability[place]))
+            truth, predicted = (data.classes[values[place]] for values in (predictions.label, predictions.predicted))
+            plots.picture_panel(ax, np.asarray(image), truth, predicted, float(predictions.probability[place]))
 
 
-def _decay(figure: Any, stages: list[Stage]) -> None:
-    """One block per stage, side by side, with a panel per head."""
-    style: Any = dict(ha="left", fontsize=12, fontweight="bold", color=panels.INK)
-    title = figure.suptitle("How far each head sees", x=0.012, **style)
-    note = "prior γ^(|dx|+|dy|) around the middle token; the frame is the whole image, ½ the distance that halves it"
-    panels.note_behind(title, figure, note)
-    columns, rows = _decay_grid(stages)
-    for number, (block, stage) in enumerate(
-        zip(figure.subfigures(1, len(stages), squeeze=False)[0], stages, strict=True), 1
-    ):
+def _decays(figure: Any, stages: list[StageDecay], rows: int, columns: int) -> None:
+    """A block for each stage, with a panel for each head."""
+    title = figure.suptitle("Decay of each head", x=0.012, **_HEADING)
+    note = "γ^(|Δx|+|Δy|) around the middle token; the frame is the whole image, ½ the distance that halves it"
+    plots.note_behind(title, figure, note)
+    blocks = figure.subfigures(1, len(stages), squeeze=False)[0]
+    for number, (block, stage) in enumerate(zip(blocks, stages, strict=True), 1):
         form = "rows, then columns" if stage.decomposed else "all pairs"
         label = f"stage {number}: {stage.grid[0]}×{stage.grid[1]} tokens, {form}"
-        block.suptitle(label, fontsize=9.5, color=panels.INK)
-        grid = block.subplots(rows, columns, squeeze=False).ravel()
-        for ax in grid[len(stage.rates) :]:
+        block.suptitle(label, fontsize=9.5, color=plots.INK)
+        axes = block.subplots(rows, columns, squeeze=False).ravel()
+        for ax in axes[len(stage.rates) :]:
             ax.set_axis_off()
-        for ax, gamma in zip(grid, stage.rates, strict=False):
-            panels.decay_panel(ax, gamma, stage.grid)
+        for ax, gamma in zip(axes, stage.rates, strict=False):
+            plots.decay_panel(ax, gamma, stage.grid)
 
 
-def _decay_grid(stages: list[Stage]) -> tuple[int, int]:
-    """(columns, rows) of panels per stage: as many columns as the page has room for."""
+def _decay_grid(stages: list[StageDecay]) -> tuple[int, int]:
+    """(rows, columns) of panels in each stage's block: as many columns as the page has room for."""
     heads = max(len(stage.rates) for stage in stages)
     columns = min(heads, max(16 // len(stages), 1))
-    return columns, -(-heads // columns)
-
-
-def _thumbnail(image: Any) -> np.ndarray:
-    """(H, W, 3) uint8, at most 256 pixels a side."""
-    image = image.copy()
-    image.thumbnail((256, 256))
-    return np.asarray(image)
+    return -(-heads // columns), columns

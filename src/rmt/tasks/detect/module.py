@@ -1,4 +1,4 @@
-"""Detection as a LightningModule: the detector's losses, COCO's figures, METHOD 6's optimiser and schedule."""
+"""Training of detectors: the sum of the losses, AdamW, and a step schedule with warm-up (Sec. 4.2 of the paper)."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data
         return [
-            f"{len(data.train):,} images to train on, {len(data.val):,} to judge; classes: {len(data.classes)}",
+            f"{len(data.train):,} images to train on, {len(data.val):,} to evaluate on; classes: {len(data.classes)}",
             f"{recipe.epochs} epochs of {self.updates_per_epoch:,} updates, {describe_batch(recipe)}, "
             f"peak learning rate {self.lr:.2e}",
         ]

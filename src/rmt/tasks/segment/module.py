@@ -1,4 +1,4 @@
-"""Semantic segmentation as a LightningModule: the head's loss, and mean IoU by exact counts."""
+"""Training of segmenters: the loss of the heads, AdamW, and a polynomial schedule with warm-up (Sec. 4.3)."""
 
 from typing import Any, cast
 
@@ -38,7 +38,7 @@ class SegmentModule(TrainingModule[SegmentRecipe, SegmentData]):
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data
         return [
-            f"{len(data.train):,} images to train on, {len(data.val):,} to judge, {len(data.classes)} classes",
+            f"{len(data.train):,} images to train on, {len(data.val):,} to evaluate on, {len(data.classes)} classes",
             *skip_lines(data.skipped),
             f"{recipe.iterations:,} iterations, {describe_batch(recipe)}, peak learning rate {self.lr:.2e}",
         ]
@@ -50,10 +50,8 @@ class SegmentModule(TrainingModule[SegmentRecipe, SegmentData]):
         return cast(Segmenter, self.model).loss(batch["image"], batch["mask"])["loss"]
 
     def build_evaluator(self) -> SegmentEvaluator:
-        data = self.data
-        return SegmentEvaluator(
-            len(data.classes), len(data.val), preprocessing=self.preprocessing, inference=self.inference
-        )
+        classes, images = len(self.data.classes), len(self.data.val)
+        return SegmentEvaluator(classes, images, preprocessing=self.preprocessing, inference=self.inference)
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         recipe = self.recipe
@@ -65,7 +63,7 @@ class SegmentModule(TrainingModule[SegmentRecipe, SegmentData]):
         recipe, end = self.recipe, self.recipe.min_lr / self.lr if self.lr else 0.0
 
         def factor(update: int) -> float:
-            fallen = poly(update, recipe.iterations, recipe.poly_power, end)
-            return fallen * warm_up(update, recipe.warmup_iterations, recipe.warmup_start)
+            decay = poly(update, recipe.iterations, recipe.poly_power, end)
+            return decay * warm_up(update, recipe.warmup_iterations, recipe.warmup_start)
 
         return UpdateSchedule(optimizer, factor)

@@ -1,0 +1,114 @@
+"""The parts of `report.png` that all tasks share: the page, its title, its curves, and bars of the classes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rmt.atomic import replace_file
+from rmt.training.logging import plots
+from rmt.training.module import TrainingModule
+from rmt.training.task import FinishedRun
+
+_WIDTH, _TITLE_HEIGHT, _CURVES_HEIGHT = 16, 1.1, 3.9  # inches
+_MAX_CLASSES = 40  # bars of `class_bars`
+
+
+class ReportPage:
+    """A page with a title and a row of curves, below which a task draws rows of its own.
+
+    Args:
+        module: the run's module, after training.
+        run: its folder and history.
+        metrics: the content of its `metrics.json`.
+        heights: heights of the task's rows in inches.
+
+    Attributes:
+        rows: a subfigure for each of `heights`.
+    """
+
+    def __init__(
+        self, module: TrainingModule, run: FinishedRun, metrics: dict[str, Any], heights: Sequence[float]
+    ) -> None:
+        self.module, self.run, self.metrics = module, run, metrics
+        heights = [_TITLE_HEIGHT, _CURVES_HEIGHT, *heights]
+        self.figure = Figure(figsize=(_WIDTH, sum(heights)), facecolor="white", layout="constrained")
+        self.figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)  # type: ignore[union-attr, call-arg]
+        parts: Any = self.figure.subfigures(len(heights), 1, height_ratios=heights)
+        self._title, self._curves, *self.rows = parts
+
+    def title(self, scores: Sequence[tuple[str, str]], label: str) -> None:
+        """Recipe and machine on the left; on the right (what, score) pairs after a label."""
+        metrics, machine = self.metrics, self.metrics["machine"]
+        network = f"{metrics['head']} on {metrics['model']}" if "head" in metrics else metrics["model"]
+        epochs = metrics["last"]["epoch"]
+        length = f"{metrics['iterations']:,} iterations" if "iterations" in metrics else f"{epochs} epochs"
+        facts = (
+            f"{network}, {metrics['parameters'] / 1e6:.2f} M parameters · {metrics['images']['train']:,} training "
+            f"images, classes: {metrics['classes']} · {length} in {metrics['training_seconds'] / 60:.1f} min on "
+            f"{machine['device']} ({machine['precision']}) · seed {metrics['seed']}"
+        )
+        plots.title(self._title, metrics["recipe"], facts, scores, label)
+
+    def curves(self, score: str, note: str, loss_note: str) -> None:
+        """Loss, the score that `best` is chosen by, learning rate and throughput over epochs or iterations.
+
+        Args:
+            score: the name of the score.
+            note: which images it is of.
+            loss_note: what the training loss contains.
+        """
+        left, middle, right = self._curves.subplots(1, 3)
+        updates, best_by = max(self.module.updates_per_epoch, 1), self.module.measure.best
+        unit, scale = ("iteration", 1) if self.module.iterations else ("epoch", updates)
+
+        def curve(column: str, kind: str = "epoch") -> plots.Curve:
+            steps, values = self.run.history.column(column, kind)
+            return [step / scale for step in steps], values
+
+        steps, train = curve("train_loss", "step"), curve("train_loss")
+        plots.loss_panel(left, steps, train, curve("val_loss"), curve("ema_val_loss"), note=loss_note, unit=unit)
+        best = self.metrics["best"]
+        scores = curve(f"val_{best_by}"), curve(f"ema_val_{best_by}")
+        point = best["epoch"] * updates / scale, best["val"][best_by]
+        plots.accuracy_panel(middle, *scores, point, note, title=f"{score}, %", unit=unit)
+        plots.rate_panel(right, curve("lr", "step"), curve("images_per_s"), unit=unit)
+
+    def save(self) -> None:
+        """Writes `report.png` into the run's folder."""
+        with replace_file(self.run.folder.report) as draft:
+            self.figure.savefig(draft, dpi=100, format="png")
+
+
+def shown_classes(rows: list[Any]) -> list[Any]:
+    """The rows that `class_bars` has room for, of rows sorted by score: of very many the first and the last."""
+    half = _MAX_CLASSES // 2
+    return rows if len(rows) <= _MAX_CLASSES else rows[:half] + rows[-half:]
+
+
+def class_bars(ax: Axes, title: str, note: str, rows: Sequence[tuple[str, float, float | None]]) -> None:
+    """A bar for each class: (name, score in percent, and a second score drawn as a tick, or None)."""
+    plots.quiet(ax)
+    plots.heading(ax, title, note)
+    places = range(len(rows))
+    names, scores, ticks = zip(*rows, strict=True) if rows else ((), (), ())
+    ax.barh(places, scores, color=plots.RAW, height=0.62)
+    ax.plot([np.nan if tick is None else tick for tick in ticks], places, "|", color=plots.INK, ms=9, mew=1.5)
+    for place, score in zip(places, scores, strict=True):
+        ax.text(score + 0.6, place, f"{score:.1f}", va="center", fontsize=8, color=plots.MUTED)
+    ax.set_yticks(places, [name if len(name) < 24 else name[:23] + "…" for name in names])
+    ax.tick_params(axis="y", colors=plots.INK)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 104)
+    ax.grid(axis="y", visible=False)
+
+
+def bars_height(rows: Sequence[Any]) -> float:
+    """The height in inches of a row of the page for `class_bars`."""
+    return 1.2 + 0.22 * len(rows)
