@@ -1,65 +1,29 @@
-"""Every command in docs/training.md is one that the program takes, and every recipe in it is there."""
+"""The commands of docs/training.md and docs/scaling.md are valid, and the recipes and sizes named there are right."""
 
-import inspect
 import re
-import shlex
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-import tyro
+from helpers.documentation import page, parse_command, python_blocks
 
-from rmt.commands import evaluate, predict, shard, token_labels
-from rmt.commands.recipe_choice import choose_recipe
 from rmt.data.token_labels.label_maps import LabelMapSpec
-from rmt.recipes import IMAGENET, RECIPES, Recipe
+from rmt.recipes import IMAGENET, RECIPES
 from rmt.training.resolve import validate
 
-DOCS = Path(__file__).parents[1] / "docs"
-PAGE = (DOCS / "training.md").read_text(encoding="utf-8")
-SCALING = (DOCS / "scaling.md").read_text(encoding="utf-8")
+PAGE, SCALING = page("docs/training.md"), page("docs/scaling.md")
 LAUNCHES = re.findall(r"^(?:.*\s)?(rmt train .*)$", SCALING, re.MULTILINE)
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 COMMANDS = [line.partition(" #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 
 
-def parse(words: list[str]) -> object:
-    """What the program makes of a command line, without doing it."""
-    command, *args = words
-    if command == "train" and args[0] == "--resume":
-        return args[1]
-    if command == "train":
-        recipe, _ = choose_recipe(args[0])
-        return tyro.cli(type(recipe), default=recipe, args=[arg for arg in args[1:] if arg != "--help"])
-    if command == "recipes":
-        return None
-    runs = {"token-labels": token_labels.run, "shard": shard.run, "evaluate": evaluate.run, "predict": predict.run}
-    run = runs[command]
-    seen = {}
-
-    def record(**values: object) -> None:
-        seen.update(values)
-
-    record.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]
-    record.__annotations__, record.__doc__ = run.__annotations__, run.__doc__
-    tyro.cli(record, args=args)
-    return seen
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_understood(command):
-    program, *words = shlex.split(command)
-    assert program == "rmt"
-    parsed = parse(words)
-    if isinstance(parsed, Recipe):
-        validate(parsed)
+    parse_command(command)
 
 
 @pytest.mark.parametrize("command", sorted(set(LAUNCHES)))
 def test_a_launch_line_is_understood(command):
-    parsed = parse(shlex.split(command)[1:])
-    if isinstance(parsed, Recipe):
-        validate(parsed)
+    parse_command(command)
 
 
 def test_launch_lines_of_every_kind_are_there():
@@ -69,7 +33,7 @@ def test_launch_lines_of_every_kind_are_there():
 
 
 def test_the_page_s_own_recipe():
-    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    (code,) = python_blocks(PAGE)
     found: dict = {}
     exec(code, found)
     validate(found["mine"])

@@ -1,29 +1,25 @@
-"""The commands and the code of docs/segmentation.md are understood, and its figures are those of the committed runs."""
+"""The commands of docs/segmentation.md are valid, its code runs, and its figures are those of the committed runs."""
 
 import json
 import re
-import shlex
-from pathlib import Path
 
 import pytest
-from test_docs_training import parse
+from helpers.documentation import page, parse_command, python_blocks
 
-from rmt.recipes import SEGMENT, Recipe
+from rmt.recipes import SEGMENT
 
-ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "segmentation.md").read_text(encoding="utf-8")
+PAGE = page("docs/segmentation.md")
 LINES = PAGE.replace("\\\n", " ").splitlines()
 
 
 @pytest.mark.parametrize("command", [line.strip() for line in LINES if line.strip().startswith("rmt ")])
 def test_a_command_is_understood(command):
-    parsed = parse(shlex.split(command)[1:])
-    assert not isinstance(parsed, Recipe) or parsed.problems() == []
+    parse_command(command)
 
 
 def test_the_first_piece_of_code_runs():
     found: dict = {}
-    exec(re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)[0], found)
+    exec(python_blocks(PAGE)[0], found)
     assert found["logits"].shape == (1, 150, 96, 130)
 
 
@@ -35,7 +31,7 @@ def test_every_row_of_the_paper_is_on_the_page():
 
 
 def test_the_figures_are_those_of_the_committed_runs():
-    for run in json.loads((ROOT / "benchmarks" / "segmentation-composites.json").read_text())["runs"]:
+    for run in json.loads(page("benchmarks/segmentation-composites.json"))["runs"]:
         assert f"{run['miou']:.1f} % | {run['foreground_miou']:.1f} %" in PAGE
-    for row in json.loads((ROOT / "benchmarks" / "segmentation-memory.json").read_text())["runs"]:
+    for row in json.loads(page("benchmarks/segmentation-memory.json"))["runs"]:
         assert f"{row['added_mib']:,} MiB" in PAGE

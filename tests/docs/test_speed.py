@@ -1,19 +1,17 @@
 """The figures in docs/speed.md and the README are those of the committed results."""
 
 import json
-from pathlib import Path
 
 import pytest
+from helpers.documentation import page
 
-ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE, README = page("docs/speed.md"), page("README.md")
 SWIN = "swin_tiny_patch4_window7_224"
 
 
 def results(name: str, **which) -> list[dict]:
     """The entries of a committed run that have all these values."""
-    content = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
+    content = json.loads(page(f"benchmarks/{name}.json"))
     return [entry for entry in content["results"] if all(entry[key] == value for key, value in which.items())]
 
 
@@ -113,7 +111,7 @@ def test_gpu_peers_and_training():
 
 
 def test_gpu_kernels():
-    content = json.loads((ROOT / "benchmarks" / "gpu" / "kernels.json").read_text(encoding="utf-8"))
+    content = json.loads(page("benchmarks/gpu/kernels.json"))
     kernels = {entry["problem"]: entry for entry in content["results"]}
     for start, problem in (
         ("a pass over rows of 28", "rows of 64×28×28, 4 heads of 32"),
@@ -130,6 +128,6 @@ def test_gpu_kernels():
 
 
 def test_launch_time():
-    content = json.loads((ROOT / "benchmarks" / "launch-time.json").read_text(encoding="utf-8"))
+    content = json.loads(page("benchmarks/launch-time.json"))
     own, direct = (content["medians"][name] - content["medians"]["nothing"] for name in ("triton_itself", "directly"))
     assert f"{own:.0f} → {direct:.0f} µs of the host per launch" in PAGE
