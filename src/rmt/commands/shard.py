@@ -17,16 +17,16 @@ def run(
 ) -> None:
     """Pack an image folder into parquet shards, which `--data OUT` then takes.
 
-    Each image is decoded once to see that it can be, each shard read back and compared. Stopped half-way, the same
-    command goes on where it was.
+    Each image is decoded once as a check, and each shard is read back and compared. An interrupted command can be
+    repeated; it continues where it stopped.
 
     Args:
         folder: An image folder: `train/CLASS/*` and `val/CLASS/*`, or class folders.
         output: The folder for the shards.
         shard_images: Images per shard; 2,000 of ImageNet's are about 220 MB.
-        shuffle: Put the training images in a random order; without it they keep the folder's.
-        seed: What that order follows from.
-        workers: Processes that pack; 0 takes one per core.
+        shuffle: Put the training images in a random order, instead of that of the folder.
+        seed: Seed of that order.
+        workers: Number of processes; 0 uses one per core.
     """
     from rmt.data.sources.packing import pack
 

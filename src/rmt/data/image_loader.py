@@ -1,5 +1,6 @@
 """Batches of labelled images of one size, for training and evaluating a classifier."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
@@ -48,34 +49,25 @@ class ImageLoader(BatchLoader):
         self.image_set = image_set
         if (order := shard_order(image_set)) is not None:
             options |= {"shard_order": order if shuffle else None, "prefetch": partial(prefetch, image_set)}
-        sample_transform, collate = _SampleTransform(image_set, transform), _Collate(image_set, transform.size)
+        with_targets = transform.with_targets if isinstance(transform, TargetTransform) else None
+        sample_transform = partial(_transform, image_set, transform, with_targets)
+        collate = partial(_collate, image_set, transform.size)
         super().__init__(image_set, sample_transform, collate, shuffle=shuffle, **options)
 
 
-class _SampleTransform:
-    """Image to tensors by name."""
-
-    def __init__(self, image_set: ImageSet, transform: Transform):
-        self.image_set = image_set
-        self.transform = transform
-        self.with_targets = transform.with_targets if isinstance(transform, TargetTransform) else None
-
-    def __call__(self, image: Image.Image, index: int) -> dict[str, Tensor]:
-        if self.with_targets is None:
-            return {"image": self.transform(image)}
-        tensor, targets = self.with_targets(image, index, self.image_set.name(index))
-        return {"image": tensor, **targets}
+def _transform(
+    image_set: ImageSet, transform: Transform, with_targets: Callable | None, image: Image.Image, index: int
+) -> dict[str, Tensor]:
+    if with_targets is None:
+        return {"image": transform(image)}
+    tensor, targets = with_targets(image, index, image_set.name(index))
+    return {"image": tensor, **targets}
 
 
-class _Collate:
-    """Stack the tensors of a batch by name, and add the labels."""
-
-    def __init__(self, image_set: ImageSet, size: tuple[int, int]):
-        self.image_set = image_set
-        self.size = size
-
-    def __call__(self, entries: list[dict[str, Tensor]], indices: list[int]) -> dict[str, Tensor]:
-        labels = torch.from_numpy(self.image_set.labels[indices])
-        if not entries:  # every image of the batch was unreadable
-            return {"image": torch.empty((0, 3, *self.size)), "label": labels}
-        return {**{key: torch.stack([entry[key] for entry in entries]) for key in entries[0]}, "label": labels}
+def _collate(
+    image_set: ImageSet, size: tuple[int, int], entries: list[dict[str, Tensor]], indices: list[int]
+) -> dict[str, Tensor]:
+    labels = torch.from_numpy(image_set.labels[indices])
+    if not entries:  # every image of the batch was unreadable
+        return {"image": torch.empty((0, 3, *size)), "label": labels}
+    return {**{key: torch.stack([entry[key] for entry in entries]) for key in entries[0]}, "label": labels}

@@ -1,4 +1,4 @@
-"""From what the user wrote after `--data` to a set of images."""
+"""Open the image sets that the value of `--data` names."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,17 @@ from rmt.data.sources.shards import ShardSet, check_complete
 from rmt.errors import RMTError
 
 BUFFER = 50_000
-"""Images among which the training order of streamed shards is random, unless chosen."""
+"""Default number of images among which the training order of streamed shards is random."""
 
 SAMPLE = Path(__file__).parent / "sample"
 
-# What the two splits may be called, the first that exists being taken.
+# Names of the two splits; the first that exists is used.
 NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid", "dev", "test")}
+_SPLIT_OF = {name: split for split, names in NAMES.items() for name in names}
 
 Split = Literal["train", "val"]
 S = TypeVar("S", Path, RemoteFile)
+_Part = Path | tuple[Path, ...] | tuple[RemoteFile, ...]  # a folder of class folders, or shards
 
 
 def open_splits(
@@ -29,66 +31,71 @@ def open_splits(
 ) -> Splits[ImageSet]:
     """Open the training and the validation images of `data`.
 
-    `data` is `"sample"` (the built-in one; its test images are the split `val`), a folder with `train/CLASS/*` and
-    `val/CLASS/*`, a folder of class folders, or a folder of parquet shards (`train-*.parquet`, `data/train-*.parquet`
-    or `train/*.parquet`, likewise for the other split) or of WebDataset tars named like them, here or at an address.
-    Data with no validation split of their own are divided by `hold_out(…, holdout, seed)`; `holdout` is not used
-    otherwise.
-
-    Shards are converted and mapped into memory as a whole with `stream="no"`, streamed (see `ShardSet`, also for
-    `buffer`) with "yes"; "auto" streams what does not fit the disk.
-
-    Raises `RMTError` for whatever is wrong with the data, such as splits of different classes.
+    Args:
+        data: `"sample"` (the built-in sample; its test images are the split `val`), a folder with `train/CLASS/*` and
+            `val/CLASS/*`, a folder of class folders, or a folder of parquet shards (`train-*.parquet`,
+            `data/train-*.parquet` or `train/*.parquet`, likewise for the other split) or of WebDataset tars with such
+            names, local or at an address.
+        holdout, seed: arguments of `hold_out` for data without a validation split; otherwise not used.
+        stream: "no" converts shards and maps them into memory as a whole, "yes" streams them (see `ShardSet`), "auto"
+            streams them if the disk has no space for the whole.
+        buffer: see `ShardOrder`.
+    Raises:
+        RMTError: the data cannot be used, for instance because the splits have different classes.
     """
     parts = _parts(data)
-    streamed = buffer if _streams(parts, stream) else None
+    buffer_if_streamed = buffer if _streams(parts, stream) else None
+    train = _open(parts["train"], buffer_if_streamed)
     if "val" in parts:
-        train, val = _open(parts["train"], streamed), _open(parts["val"], streamed)
-        _check_classes(parts["train"], set(train.classes), set(val.classes))
+        val = _open(parts["val"], buffer_if_streamed)
+        _check_same_classes(data, set(train.classes), set(val.classes))
         return Splits(train, val, {"train": train.skipped, "val": val.skipped})
     if not holdout > 0:
         raise RMTError(f"{data}: no folder val/ inside, and no fraction of the training images to hold out instead")
-    whole = _open(parts["train"], streamed)
-    return Splits(*hold_out(whole, float(holdout), seed), {"train and val": whole.skipped})
+    return Splits(*hold_out(train, float(holdout), seed), {"train and val": train.skipped})
 
 
 def open_evaluation_split(data: str, held: HoldOut | None = None) -> EvaluationSplit[ImageSet]:
-    """The images an evaluation should score: the validation split where there is one.
+    """The images that an evaluation uses: the validation split if there is one.
 
-    Else those that a run held out, if `held` says how it divided `data`; else every image.
+    Otherwise those that a run held out, if `held` says how it divided `data`, or all images.
     """
     parts = _parts(data, needs_train=False)
-    part = parts["val"] if "val" in parts else parts["train"]
-    whole = _open(part, BUFFER if _streams({"val": part}, "auto") else None)
     if "val" in parts:
-        return EvaluationSplit(whole, "val")
+        return EvaluationSplit(_open_auto(parts["val"]), "val")
+    whole = _open_auto(parts["train"])
     if held:
         return EvaluationSplit(hold_out(whole, held.fraction, held.seed)[1], "held out")
     return EvaluationSplit(whole, "all")
 
 
 def open_train(data: str) -> ImageSet:
-    """Every training image of `data`, those included that `open_splits` holds out for validation."""
-    part = _parts(data)["train"]
-    return _open(part, BUFFER if _streams({"train": part}, "auto") else None)
+    """Every training image of `data`, including those that `open_splits` holds out for validation."""
+    return _open_auto(_parts(data)["train"])
 
 
 def resolve_stream(data: str, stream: str) -> Literal["yes", "no"]:
-    """Whether shards are streamed, "yes" or "no": with "auto" when mapped copies of all would not fit the disk."""
+    """Whether `open_splits` streams the shards of `data` with this value of `stream`."""
     return "yes" if _streams(_parts(data, needs_train=False), stream) else "no"
 
 
 def split_folders(root: Path) -> dict[Split, Path]:
-    """The folders of class folders of an image folder: `train`, and `val` where there is one."""
-    parts = _folder_parts(root)
-    return {split: part for split in ("train", "val") if isinstance(part := parts.get(split), Path)}
-
-
-_Part = Path | tuple[Path, ...] | tuple[RemoteFile, ...]  # a folder of class folders, or shards
+    """The folders of class folders of an image folder: `train`, and `val` if there is one."""
+    present = class_folders(root)  # raises RMTError if there is no such folder, or nothing in it
+    found: dict[Split, Path] = {}
+    for split in ("train", "val"):
+        if name := next((name for name in NAMES[split] if name in present), None):
+            found[split] = root / name
+    # A folder `test` among class folders is a class, unless there is `train` or an unmistakable name too.
+    return found if "train" in found or {"val", "validation"} & set(present) else {"train": root}
 
 
 def _open(part: _Part, buffer: int | None) -> FolderSet | ShardSet:
     return FolderSet(part) if isinstance(part, Path) else ShardSet(part, buffer=buffer)
+
+
+def _open_auto(part: _Part) -> FolderSet | ShardSet:
+    return _open(part, BUFFER if _streams({"": part}, "auto") else None)
 
 
 def _streams(parts: Mapping[str, _Part], stream: str) -> bool:
@@ -99,90 +106,60 @@ def _streams(parts: Mapping[str, _Part], stream: str) -> bool:
 
 
 def _parts(data: str, needs_train: bool = True) -> Mapping[str, _Part]:
-    """Where the splits of `data` lie: `train` and, if the data have one, `val`."""
-    if not data:  # Path("") would be the folder we happen to be in
+    """Where the splits of `data` are: `train`, and `val` if there is one."""
+    if not data:  # Path("") would be the current folder
         raise RMTError("no data given; name an image folder, a folder of parquet shards, or sample")
-    if is_url(data):
-        parts = _remote_parts(data)
-    else:
-        root = SAMPLE if data == "sample" else Path(data).expanduser()
-        parts = _shard_parts(root) or _folder_parts(root)
+    parts = _remote_shards(data) if is_url(data) else _local_parts(data)
     if needs_train and "train" not in parts:
         raise RMTError(f"{data}: a validation split but no training split; expected a folder train/ beside it")
     return parts
 
 
-def _folder_parts(root: Path) -> Mapping[str, _Part]:
-    present = class_folders(root)  # also says when there is no such folder, or nothing in it
-    parts: dict[str, _Part] = {}
-    for split, names in NAMES.items():
-        for name in names:
-            if name in present:
-                parts.setdefault(split, root / name)
-    # A folder `test` among class folders is a class; a split needs its partner or its unmistakable name.
-    return parts if "train" in parts or {"val", "validation"} & set(present) else {"train": root}
+def _local_parts(data: str) -> Mapping[str, _Part]:
+    root = SAMPLE if data == "sample" else Path(data).expanduser()
+    shards: Mapping[str, _Part] = _by_split(
+        {name: sorted((root / name).glob("*")) for name in ("", "data", *_SPLIT_OF)}
+    )
+    return shards or dict(split_folders(root).items())
 
 
-def _shard_parts(root: Path) -> Mapping[str, _Part]:
-    """The shards of each split in a folder."""
-    inside = ("", "data", *NAMES["train"], *NAMES["val"])
-    return _by_split({name: sorted((root / name).glob("*")) for name in inside})
-
-
-def _remote_parts(address: str) -> Mapping[str, _Part]:
-    """The shards of each split at an address."""
+def _remote_shards(url: str) -> Mapping[str, _Part]:
     folders: dict[str, list[RemoteFile]] = {}
-    for file in list_folder(address):
-        below = file.url.removeprefix(address.rstrip("/") + "/")
-        folders.setdefault(below.rpartition("/")[0], []).append(file)
-    parts = _by_split(folders)
-    if not parts:
-        raise RMTError(f"{address}: no parquet shards and no tars there; other data can only be read from a folder")
-    return parts
+    for file in list_folder(url):
+        inside = file.url.removeprefix(url.rstrip("/") + "/")
+        folders.setdefault(inside.rpartition("/")[0], []).append(file)
+    if parts := _by_split(folders):
+        return parts
+    raise RMTError(f"{url}: no parquet shards and no tars there; other data can only be read from a folder")
 
 
 def _by_split(folders: Mapping[str, Sequence[S]]) -> dict[str, tuple[S, ...]]:
-    """The shards of each split by their names or their folder's; everything is `train` if no name tells.
+    """The shards of each split, by their names or that of their folder; all are `train` if no name says otherwise.
 
-    `folders` holds the files of the folders of interest: "" for that which was named, "data", and the splits' names.
+    `folders` has the files in the folder of the data (""), and in its folders `data` and those named like a split.
     """
-    named: dict[str, dict[str, list[S]]] = {"train": {}, "val": {}}
-    unnamed: list[S] = []
-    split_of = {name: split for split, names in NAMES.items() for name in names}
+    named: dict[str, list[S]] = {}  # by the word that says the split; "" if none does
     for folder, files in folders.items():
         for shard in _shards_among(files):
-            word = folder if folder in split_of else re.split(r"[-_.]", shard.name)[0]
-            if word in split_of:
-                named[split_of[word]].setdefault(word, []).append(shard)
-            elif folder in ("", "data"):
-                unnamed.append(shard)
+            word = folder if folder in _SPLIT_OF else re.split(r"[-_.]", shard.name)[0]
+            if word in _SPLIT_OF or folder in ("", "data"):
+                named.setdefault(word if word in _SPLIT_OF else "", []).append(shard)
     parts: dict[str, tuple[S, ...]] = {}
-    for split, names in NAMES.items():
-        first = next((name for name in names if name in named[split]), None)
-        if first is not None:
-            parts[split] = tuple(named[split][first])
-    if not parts and unnamed:
-        parts["train"] = tuple(unnamed)
-    for shards in parts.values():
-        check_complete(shards)
+    for word in (*_SPLIT_OF, ""):
+        split = _SPLIT_OF.get(word, "train")
+        if word in named and split not in parts and (word or not parts):
+            check_complete(named[word])
+            parts[split] = tuple(named[word])
     return parts
 
 
 def _shards_among(files: Sequence[S]) -> list[S]:
     """The parquet shards among some files, or the WebDataset tars if there are none."""
-    for kind in (".parquet", ".tar"):
-        if shards := [file for file in files if file.name.endswith(kind)]:
-            return shards
-    return []
+    parquet, tars = ([file for file in files if file.name.endswith(kind)] for kind in (".parquet", ".tar"))
+    return parquet or tars
 
 
-def _check_classes(part: _Part, train: set[str], val: set[str]) -> None:
-    """Raises `RMTError` unless both splits have the same classes; `part` says where."""
-    wrong = []
-    if train - val:
-        wrong.append(f"{preview(sorted(train - val))} only in train")
-    if val - train:
-        wrong.append(f"{preview(sorted(val - train))} only in val")
-    if wrong:
-        where = part.parent if isinstance(part, Path) else str(part[0]).rpartition("/")[0]
-        raise RMTError(f"{where}: train and val have different classes: {'; '.join(wrong)}")
+def _check_same_classes(data: str, train: set[str], val: set[str]) -> None:
+    only = {"train": train - val, "val": val - train}
+    if wrong := [f"{preview(sorted(names))} only in {split}" for split, names in only.items() if names]:
+        raise RMTError(f"{data}: train and val have different classes: {'; '.join(wrong)}")

@@ -1,17 +1,18 @@
-"""From an RGB image of any size to a normalised tensor: timm's transforms, made safe for odd shapes.
+"""Transforms for classification: RGB image of any size to a normalised tensor, by timm's transforms.
 
-Before timm's part two steps of ours: a strip longer than `MAX_ASPECT` times its width loses its ends (else resizing
-its short side to 224 could make billions of pixels of it), and with `pad_to` a small image is padded, not enlarged.
+Two steps come first: an image whose long side is more than `MAX_ASPECT` times the short one is cropped (resizing its
+short side to 224 could otherwise give billions of pixels), and with `pad_to` a small image is padded, not enlarged.
 """
 
 import random
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
+from torchvision.transforms import Compose
 
 from rmt.errors import RMTError
 
@@ -22,21 +23,12 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class ImageTransform:
-    """Applies `steps` in turn; `size` is the (height, width) of the result, float32 (3, height, width)."""
+class ImageTransform(Compose):
+    """Applies `steps` one after another; the result is float32 (3, height, width) with `size` = (height, width)."""
 
     def __init__(self, size: Size, steps: Sequence[Callable]):
+        super().__init__(steps)
         self.size = size if isinstance(size, tuple) else (size, size)
-        self.steps = tuple(steps)
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        out: Any = image
-        for step in self.steps:
-            out = step(out)
-        return out
-
-    def __repr__(self) -> str:
-        return "\n".join(map(repr, self.steps))
 
 
 def train_transform(
@@ -55,17 +47,27 @@ def train_transform(
     erase_mode: str = "pixel",
     pad_to: int = 0,
 ) -> ImageTransform:
-    """Random crop of `scale` of the area and `ratio` of the sides, flips, RandAugment or colour jitter, erasing.
+    """Random crop, flips, RandAugment or colour jitter, normalisation, random erasing.
 
-    `interpolation` is `bicubic`, `bilinear` or `random` (one of the two, per image). `auto_augment` is timm's
-    description, such as `rand-m9-mstd0.5-inc1`; with it there is no colour jitter. Images smaller than `pad_to` are
-    padded with black to it, at a random place. Raises `RMTError` on an `auto_augment` that timm does not know.
+    Args:
+        size: side of the result, or (height, width).
+        mean, std: of the normalisation, for values in 0…1.
+        interpolation: `bicubic`, `bilinear`, or `random` (one of the two per image).
+        scale: range of the area of the crop, relative to the image.
+        ratio: range of the aspect ratio of the crop.
+        hflip, vflip: probability of a horizontal and of a vertical flip.
+        color_jitter: strength of the colour jitter; unused with `auto_augment`.
+        auto_augment: timm's description of the policy, such as `rand-m9-mstd0.5-inc1`.
+        erase_prob, erase_mode: probability and mode of timm's random erasing.
+        pad_to: smaller images are padded to this size with black, at a random position.
+    Raises:
+        RMTError: timm does not know `auto_augment`.
     """
     from timm.data import create_transform
     from timm.data.random_erasing import RandomErasing
 
     unknown = RMTError(f"the augmentation {auto_augment!r} is unknown; an example is rand-m9-mstd0.5-inc1")
-    # timm passes over a section without a number (`rand-mhigh`), except the name of a list of operations (`tNAME`)
+    # timm ignores a section without a number (`rand-mhigh`), except the name of a list of operations (`tNAME`)
     if any(not re.search(r"^t|\d", section) for section in auto_augment.split("-")[1:]):
         raise unknown
     try:
@@ -73,21 +75,21 @@ def train_transform(
             size,
             is_training=True,
             separate=True,
-            use_prefetcher=True,  # ends with uint8; the rest is ours, see Normalize
+            use_prefetcher=True,  # ends with uint8, see Normalize
             mean=tuple(mean),  # the colour that RandAugment fills with
             interpolation=interpolation,
             scale=scale,
             ratio=ratio,
             hflip=hflip,
             vflip=vflip,
-            color_jitter=color_jitter or None,  # type: ignore[arg-type]  # None is none
+            color_jitter=color_jitter or None,  # type: ignore[arg-type]
             auto_augment=auto_augment or None,
         )
     except (AssertionError, ValueError, KeyError, IndexError):
         if not auto_augment:
             raise
         raise unknown from None
-    _mend_posterize(augment.transforms)
+    _allow_posterize_0(augment.transforms)
     steps = [LimitAspect(), PadTo(pad_to, at_random=True), crop, augment, to_tensor, Normalize(mean, std)]
     if erase_prob:
         steps.append(RandomErasing(erase_prob, mode=erase_mode, device="cpu"))
@@ -103,38 +105,34 @@ def eval_transform(
     crop_pct: float = 0.875,
     pad_to: int = 0,
 ) -> ImageTransform:
-    """Resize the short side to size / crop_pct, and take the middle. Nothing is random.
+    """Resize the short side to size / crop_pct, crop the centre, normalise.
 
-    Images smaller than `pad_to` are padded with black to it, centred. The arguments are the `preprocessing` of a model
-    file, so that `eval_transform(**preprocessing)` makes what the network was judged with.
+    Images smaller than `pad_to` are padded with black, centred. The arguments are the `preprocessing` of a model file:
+    `eval_transform(**preprocessing)` is the transform that the network was evaluated with.
     """
     from timm.data import create_transform
 
     size = size if isinstance(size, int) else (size[-2], size[-1])  # a JSON file gives a list
     steps = create_transform(
-        size,
-        is_training=False,
-        use_prefetcher=True,
-        interpolation=interpolation,
-        crop_pct=crop_pct,
+        size, is_training=False, use_prefetcher=True, interpolation=interpolation, crop_pct=crop_pct
     )
     return ImageTransform(size, [LimitAspect(), PadTo(pad_to), steps, Normalize(mean, std)])
 
 
-def _mend_posterize(part: object) -> None:
-    """Let timm's posterize keep 0 bits of a pixel again, wherever it occurs in `part`.
+def _allow_posterize_0(part: object) -> None:
+    """Let timm's posterize operations in `part` accept 0 bits.
 
-    `rand-m9-mstd0.5-inc1` asks for 0 bits about once in 600 images. Pillow used to answer with black, which is what
-    the published trainings saw; Pillow 13 raises.
+    `rand-m9-mstd0.5-inc1` uses 0 bits about once in 600 images. Pillow used to return a black image, which published
+    trainings had; Pillow 13 raises.
     """
     if isinstance(part, list | tuple):
         for inner in part:
-            _mend_posterize(inner)
+            _allow_posterize_0(inner)
     elif hasattr(part, "aug_fn"):
         if part.aug_fn.__name__ == "posterize":
             part.aug_fn = _posterize
     else:
-        _mend_posterize([getattr(part, name) for name in ("ops", "policy") if hasattr(part, name)])
+        _allow_posterize_0([getattr(part, name) for name in ("ops", "policy") if hasattr(part, name)])
 
 
 def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
@@ -143,8 +141,9 @@ def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
     return image.point([value & mask for value in range(256)] * len(image.getbands()))
 
 
+@dataclass(frozen=True)
 class LimitAspect:
-    """Cut the ends off an image whose long side is more than `MAX_ASPECT` times the short one."""
+    """Crop the ends of an image whose long side is more than `MAX_ASPECT` times the short one."""
 
     def __call__(self, image: Image.Image) -> Image.Image:
         width, height = image.size
@@ -154,14 +153,11 @@ class LimitAspect:
         left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
         return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
 
-    def __repr__(self) -> str:
-        return f"LimitAspect({MAX_ASPECT})"
-
 
 class Normalize:
-    """uint8 (3, H, W) to float32 (x/255 − mean)/std: torchvision's arithmetic without its checks of every image.
+    """uint8 (3, H, W) to float32 (x/255 − mean)/std.
 
-    Those cost more than a small image's augmentation.
+    It is torchvision's arithmetic without its checks, which take longer than augmenting a small image.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
@@ -175,12 +171,12 @@ class Normalize:
         return f"Normalize(mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()})"
 
 
+@dataclass(frozen=True)
 class PadTo:
-    """Surround an image smaller than `side` with black, so that both sides have `side` pixels or more."""
+    """Pad an image with black so that both sides have at least `side` pixels, at the centre or at a random position."""
 
-    def __init__(self, side: int, at_random: bool = False):
-        self.side = side
-        self.at_random = at_random
+    side: int
+    at_random: bool = False
 
     def __call__(self, image: Image.Image) -> Image.Image:
         width, height = image.size
@@ -188,9 +184,4 @@ class PadTo:
         if not across and not down:
             return image
         left, top = (random.randint(0, across), random.randint(0, down)) if self.at_random else (across // 2, down // 2)
-        padded = Image.new(image.mode, (width + across, height + down))
-        padded.paste(image, (left, top))
-        return padded
-
-    def __repr__(self) -> str:
-        return f"PadTo({self.side}, at_random={self.at_random})"
+        return ImageOps.expand(image, (left, top, across - left, down - top))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rmt.data.token_labels.transforms import View, show
+from rmt.data.token_labels.transforms import Crop, transform_with_crop
 from rmt.data.transforms import train_transform
 
 PLAIN = dict(mean=(0, 0, 0), std=(1, 1, 1), interpolation="bilinear")
@@ -33,7 +33,7 @@ def test_the_colours_shown_are_those_of_the_box(width, height):
     flips = 0
     for number in range(30):
         seed(number)
-        shown, view = show(transform, image)
+        shown, view = transform_with_crop(transform, image)
         left, top, right, bottom = view.box
         assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
         red, green = shown[0].mean(), shown[1].mean()
@@ -53,17 +53,17 @@ def test_showing_changes_neither_the_image_nor_later_draws():
         seed(number)
         expected, after = transform(image), (random.random(), float(torch.rand(())))
         seed(number)
-        shown, _ = show(transform, image)
+        shown, _ = transform_with_crop(transform, image)
         assert torch.equal(shown, expected)
         assert (random.random(), float(torch.rand(()))) == after
 
 
 def test_no_crop_and_no_flip_is_the_whole_image():
     transform = train_transform(32, scale=(1, 1), ratio=(1, 1), hflip=0.0)
-    assert show(transform, ramp(50, 50))[1] == View((0.0, 0.0, 1.0, 1.0), False)
+    assert transform_with_crop(transform, ramp(50, 50))[1] == Crop((0.0, 0.0, 1.0, 1.0), False)
 
 
 def test_what_cannot_be_followed_is_refused():
     for transform in (train_transform(32, pad_to=40), train_transform(32, vflip=0.5)):
         with pytest.raises(ValueError, match="cannot follow"):
-            show(transform, ramp(50, 50))
+            transform_with_crop(transform, ramp(50, 50))

@@ -1,4 +1,4 @@
-"""Image folders: one folder per class, images at any depth inside."""
+"""Image folders: one folder per class, with images at any depth inside."""
 
 import os
 from collections import Counter
@@ -12,13 +12,17 @@ from rmt.data.images import EXTENSIONS, read_image
 from rmt.data.sets import preview
 from rmt.errors import RMTError
 
+_EXTENSIONS = frozenset(extension.encode() for extension in EXTENSIONS)
+
 
 class FolderSet:
-    """The images below `root/CLASS/`, classes and files in sorted order.
+    """The images below `root/CLASS/`, with classes and files in sorted order.
 
-    Hidden files and folders (a leading dot), files without an image's extension and images outside the class folders
-    are passed over and counted in `skipped`. Raises `RMTError` for a folder that is missing, unreadable or empty, a
-    single class, and a class without any image.
+    Hidden files and folders (with a leading dot), files without the extension of an image and images outside the class
+    folders are skipped and counted in `skipped`.
+
+    Raises:
+        RMTError: the folder is missing, unreadable or empty, there is only one class, or a class has no image.
     """
 
     def __init__(self, root: Path):
@@ -30,18 +34,17 @@ class FolderSet:
         prefix = os.path.join(os.fsencode(root), b"")
         files = [sorted(_image_files(prefix + os.fsencode(name), skipped)) for name in self.classes]
         self.skipped = dict(skipped)
-        empty = [name for name, found in zip(self.classes, files, strict=True) if not found]
-        if empty:
+        if empty := [name for name, found in zip(self.classes, files, strict=True) if not found]:
             raise RMTError(f"{root}: no image in the class folder {preview(empty)}; remove the folder or fill it")
         self.labels = np.repeat(np.arange(len(files), dtype=np.int64), [len(found) for found in files])
-        # One array instead of a million strings: forked workers share it, for nothing counts references inside.
+        # One array instead of a million strings: forked workers share it, because it has no reference counts inside.
         self._paths = np.array([path.removeprefix(prefix) for found in files for path in found])
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def path(self, index: int) -> Path:
-        """Where image number `index` lies."""
+        """The file of image number `index`."""
         return self.root / os.fsdecode(self._paths[index])
 
     def load(self, index: int) -> Image.Image:
@@ -52,7 +55,7 @@ class FolderSet:
 
 
 def class_folders(root: Path, skipped: Counter[str] | None = None) -> tuple[str, ...]:
-    """The names of the class folders directly below `root`, sorted. Raises `RMTError` when there are none."""
+    """The sorted names of the class folders directly below `root`. Raises `RMTError` if there are none."""
     skipped = Counter() if skipped is None else skipped
     names = []
     for entry in _entries(os.fsencode(root)):
@@ -68,7 +71,7 @@ def class_folders(root: Path, skipped: Counter[str] | None = None) -> tuple[str,
 
 
 def _image_files(folder: bytes, skipped: Counter[str]) -> Iterator[bytes]:
-    """Every image file at any depth of `folder`; links to folders are followed, each folder entered once."""
+    """Every image file at any depth of `folder`; links to folders are followed, each folder is visited once."""
     seen: set[tuple[int, int]] = set()
     waiting = [folder]
     while waiting:
@@ -89,19 +92,15 @@ def _image_files(folder: bytes, skipped: Counter[str]) -> Iterator[bytes]:
                 skipped["not an image"] += 1
 
 
-_EXTENSIONS = frozenset(extension.encode() for extension in EXTENSIONS)
-
-
 def _entries(folder: bytes) -> list[os.DirEntry[bytes]]:
-    name = os.fsdecode(folder)
     try:
         with os.scandir(folder) as found:
             return list(found)
-    except FileNotFoundError:
-        raise RMTError(f"{name}: no such folder") from None
-    except NotADirectoryError:
-        raise RMTError(f"{name}: a file, not a folder") from None
-    except PermissionError:
-        raise RMTError(f"{name}: no permission to read this folder") from None
     except OSError as error:
-        raise RMTError(f"{name}: cannot be read ({error.strerror})") from None
+        reasons = {
+            FileNotFoundError: "no such folder",
+            NotADirectoryError: "a file, not a folder",
+            PermissionError: "no permission to read this folder",
+        }
+        reason = reasons.get(type(error), f"cannot be read ({error.strerror})")
+        raise RMTError(f"{os.fsdecode(folder)}: {reason}") from None

@@ -1,4 +1,4 @@
-"""`rmt shard`: an image folder packed into parquet shards, in parallel, verified, and restartable."""
+"""`rmt shard`: pack an image folder into parquet shards, in parallel; an interrupted call can be repeated."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rmt.atomic import replace_file, write_text
-from rmt.data.images import BadImage, read_image
+from rmt.data.images import BadImage, read_bytes, read_image
 from rmt.data.randomness import PACK, permutation
 from rmt.data.sources.folders import FolderSet
 from rmt.data.sources.remote import INDEX
@@ -30,26 +30,26 @@ _ROW_GROUP = 100  # rows that a streaming reader fetches at a time, about 11 MB 
 
 
 @dataclass(frozen=True)
-class Job:
-    """One shard to be: which files in which order, and what each is labelled."""
+class ShardJob:
+    """A shard to write: its file, and the image files and labels in their order."""
 
     target: Path
     root: Path
-    files: tuple[str, ...]  # below root
+    files: tuple[str, ...]  # relative to root
     labels: tuple[int, ...]
     classes: tuple[str, ...]
 
 
 @dataclass
-class Packed:
-    """What is in one shard, or in all of them."""
+class PackResult:
+    """The contents of one shard, or of all."""
 
     images: int = 0
-    bytes: int = 0  # of the images, as they were
+    bytes: int = 0  # of the image files
     written: int = 0  # shards written by this call
-    bad: dict[str, str] = field(default_factory=dict)  # left out: name -> reason
+    bad: dict[str, str] = field(default_factory=dict)  # images left out: name -> reason
 
-    def add(self, other: "Packed") -> None:
+    def add(self, other: "PackResult") -> None:
         self.images += other.images
         self.bytes += other.bytes
         self.written += other.written
@@ -65,84 +65,84 @@ def pack(
     seed: int = 0,
     workers: int = 0,
     console: Console | None = None,
-) -> Packed:
-    """Every image of `folder` (`train/CLASS/*` and `val/CLASS/*`, or class folders) into shards in `out`.
+) -> PackResult:
+    """Write every image of a folder to parquet shards that Hugging Face `datasets` can read, too.
 
-    Each image is decoded once: one that cannot be is left out and named. Files go in as they are, not encoded again.
-    Each shard is read back and compared before it gets its name. Shards that are there and whole are kept, so a
-    stopped call is simply made again. `shuffle` puts the training images in a random order, which streaming needs. The
-    file `index.json` lists the shards, for servers that do not.
+    Each image is decoded once; those that cannot be decoded are left out and named. The files are copied as they are,
+    not encoded again. Each shard is read back and compared before it gets its name. Complete shards are kept, so that
+    an interrupted call can be repeated. The file `index.json` lists the shards, for servers that list no folders.
 
-    Raises RMTError when `out` holds something else, for bad data, and where the disk refuses.
+    Args:
+        folder: `train/CLASS/*` and `val/CLASS/*`, or class folders.
+        out: folder for the shards.
+        shard_images: images per shard.
+        shuffle: put the training images in a random order, which streaming needs.
+        seed: of that order.
+        workers: number of processes; 0: one per core.
+        console: where a progress bar is shown; stderr by default.
+    Raises:
+        RMTError: `out` contains something else, the data cannot be used, or the disk cannot be written.
     """
     if shard_images < 1 or workers < 0 or seed < 0:
         raise RMTError("--shard-images must be at least 1, --workers and --seed at least 0")
     console = console or Console(stderr=True, highlight=False)
-    source, folder = Path(folder).expanduser(), Path(out).expanduser()
-    sources: dict[str, str] = {}
-    jobs: list[Job] = []
-    sets: dict[str, FolderSet] = {split: FolderSet(root) for split, root in split_folders(source).items()}
+    source, target = Path(folder).expanduser(), Path(out).expanduser()
+    sets = {split: FolderSet(root) for split, root in split_folders(source).items()}
     if len({images.classes for images in sets.values()}) > 1:
         raise RMTError(f"{source}: train and val have different classes")
+    sources = {split: _fingerprint(images) for split, images in sets.items()}
+    _check_plan({"shard_images": shard_images, "shuffle": shuffle, "seed": seed, "sources": sources}, target)
+    jobs: list[ShardJob] = []
     for split, images in sets.items():
-        order = np.arange(len(images))
-        if shuffle and split == "train":
-            order = permutation(len(images), PACK, seed)
-        sources[split] = _fingerprint(images)
-        jobs += _jobs(images, order, split, folder, shard_images)
-    _keep_to({"shard_images": shard_images, "shuffle": shuffle, "seed": seed, "sources": sources}, folder)
-    total = Packed()
+        shuffled = shuffle and split == "train"
+        order = permutation(len(images), PACK, seed) if shuffled else np.arange(len(images))
+        jobs += _jobs(images, order, split, target, shard_images)
+    total = PackResult()
     columns = (TextColumn("shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        for packed in bar.track(_run(jobs, workers or os.cpu_count() or 1), total=len(jobs)):
-            total.add(packed)
+        for result in bar.track(_run(jobs, workers or os.cpu_count() or 1), total=len(jobs)):
+            total.add(result)
     sizes = {job.target.name: job.target.stat().st_size for job in jobs}
-    write_text(folder / INDEX, json.dumps(sizes, indent=2) + "\n")
+    write_text(target / INDEX, json.dumps(sizes, indent=2) + "\n")
     return total
 
 
-def _jobs(images: FolderSet, order: np.ndarray, split: str, out: Path, shard_images: int) -> Iterator[Job]:
+def _jobs(images: FolderSet, order: np.ndarray, split: str, out: Path, shard_images: int) -> Iterator[ShardJob]:
     count = -(-len(order) // shard_images)
     for number in range(count):
         rows = order[number * shard_images : (number + 1) * shard_images].tolist()
-        yield Job(
-            target=out / f"{split}-{number:05d}-of-{count:05d}.parquet",
-            root=images.root,
-            files=tuple(str(images.path(row).relative_to(images.root)) for row in rows),
-            labels=tuple(images.labels[rows].tolist()),
-            classes=images.classes,
-        )
+        files = tuple(str(images.path(row).relative_to(images.root)) for row in rows)
+        target = out / f"{split}-{number:05d}-of-{count:05d}.parquet"
+        yield ShardJob(target, images.root, files, tuple(images.labels[rows].tolist()), images.classes)
 
 
 def _fingerprint(images: FolderSet) -> str:
-    """Of the names and labels of all files; their contents are compared shard by shard."""
+    """Hash of the names and labels of all files. Their contents are compared shard by shard."""
     digest = hashlib.sha256(json.dumps(images.classes).encode())
     for index in range(len(images)):
         digest.update(os.fsencode(images.path(index).relative_to(images.root)) + b"\0")
     return digest.hexdigest()
 
 
-def _keep_to(plan: dict, out: Path) -> None:
-    """Writes the plan, or makes sure that the one that is there is the same."""
+def _check_plan(plan: dict, out: Path) -> None:
+    """Write the plan to a new folder; raise `RMTError` if the folder has another plan."""
     if not create_or_reopen(out, PLAN, json.dumps(plan, indent=2) + "\n", "shards"):
         return
-    path = out / PLAN
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = json.loads((out / PLAN).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RMTError(f"{path}: cannot be read ({error})") from None
+        raise RMTError(f"{out / PLAN}: cannot be read ({error})") from None
     if before != plan:
         changed = [key for key in plan if not isinstance(before, dict) or before.get(key) != plan[key]]
         raise RMTError(f"{out}: it holds shards made otherwise (another {', '.join(changed)}); choose another folder")
 
 
-def _run(jobs: Sequence[Job], workers: int) -> Iterator[Packed]:
+def _run(jobs: Sequence[ShardJob], workers: int) -> Iterator[PackResult]:
     if workers == 1:
         yield from map(write_shard, jobs)
         return
-    pool = ProcessPoolExecutor(
-        min(workers, len(jobs)), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-    )
+    ignore_ctrl_c = (signal.SIGINT, signal.SIG_IGN)
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), initializer=signal.signal, initargs=ignore_ctrl_c)
     try:
         for done in as_completed([pool.submit(write_shard, job) for job in jobs]):
             yield done.result()
@@ -152,52 +152,49 @@ def _run(jobs: Sequence[Job], workers: int) -> Iterator[Packed]:
         pool.shutdown(cancel_futures=True)
 
 
-def write_shard(job: Job) -> Packed:
-    """Writes one shard and reads it back, or finds it there and whole."""
-    there = check_shard(job.target) if job.target.exists() else None
-    if there is not None:
-        return there
+def write_shard(job: ShardJob) -> PackResult:
+    """Write one shard and read it back, unless it is there and complete."""
+    if job.target.exists() and (found := check_shard(job.target)) is not None:
+        return found
     rows: list[dict] = []
     labels: list[int] = []
-    bad: dict[str, str] = {}
+    result = PackResult(written=1)
     for file, label in zip(job.files, job.labels, strict=True):
         path = job.root / file
         try:
-            read_image(data := _read(path), str(path))
+            read_image(data := read_bytes(path, str(path)), str(path))
         except BadImage as error:
-            bad[error.name] = error.reason
+            result.bad[error.name] = error.reason
             continue
         rows.append({"bytes": data, "path": file})
         labels.append(label)
-    packed = Packed(len(rows), sum(len(row["bytes"]) for row in rows), 1, bad)
+        result.images += 1
+        result.bytes += len(data)
     schema = _schema(job.classes)
     table = pa.Table.from_pydict({"image": rows, "label": labels}, schema=schema)
-    facts = {"sha256": _checksum(table), **asdict(packed), "written": 0}
+    facts = {"sha256": _checksum(table), **asdict(result), "written": 0}
     table = table.replace_schema_metadata({**schema.metadata, b"rmt": json.dumps(facts).encode()})
     with replace_file(job.target) as draft:
         # Images are compressed already, and no two are alike.
-        pq.write_table(
-            table, draft, compression="none", use_dictionary=False, write_statistics=False, row_group_size=_ROW_GROUP
-        )
+        options = dict(compression="none", use_dictionary=False, write_statistics=False, row_group_size=_ROW_GROUP)
+        pq.write_table(table, draft, **options)
         if check_shard(draft) is None:
             raise RMTError(f"{job.target}: what was read back is not what was written; check the disk")
-    return packed
+    return result
 
 
-def check_shard(path: Path) -> Packed | None:
-    """What a shard says it holds, if it does hold that; None if it is damaged or not one of ours."""
+def check_shard(path: Path) -> PackResult | None:
+    """The contents of a shard; None if it is damaged or was not written by `write_shard`."""
     try:
         table = pq.read_table(path)
         facts = json.loads((table.schema.metadata or {})[b"rmt"])
-        if facts.pop("sha256") != _checksum(table):
-            return None
-        return Packed(**facts)
+        return PackResult(**facts) if facts.pop("sha256") == _checksum(table) else None
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError):
         return None
 
 
 def _checksum(table: pa.Table) -> str:
-    """SHA-256 over every image's bytes and label, in order."""
+    """SHA-256 over the bytes and labels of all images, in order."""
     digest = hashlib.sha256()
     for image, label in zip(table.column("image"), table.column("label"), strict=True):
         data = image["bytes"].as_buffer()
@@ -207,15 +204,8 @@ def _checksum(table: pa.Table) -> str:
 
 
 def _schema(classes: Sequence[str]) -> pa.Schema:
-    """Columns and metadata as `datasets` writes them, so that it shows class names and images."""
+    """Columns and metadata as Hugging Face `datasets` writes them, so that it shows class names and images."""
     import datasets
 
     names = datasets.ClassLabel(names=list(classes))
     return datasets.Features({"image": datasets.Image(), "label": names}).arrow_schema
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadImage(str(path), f"cannot be read ({error.strerror})") from None

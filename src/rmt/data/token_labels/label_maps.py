@@ -1,14 +1,14 @@
-"""Dense label maps on disk: the likeliest classes a teacher saw at each place of each training image.
+"""Dense label maps on disk: the most probable classes by a teacher network at each position of each training image.
 
-A folder holds `token-labels.json`, which says what the maps are of, and shards `maps-00000-of-00013.safetensors`, each
-with the maps of a run of consecutive images:
+A folder holds `token-labels.json`, which describes the maps, and files `maps-00000-of-00013.safetensors`, each with the
+maps of consecutive images:
 
-- `scores`, float16 (n, h, w, k): probabilities by the teacher's softmax over all classes, likeliest first;
-- `classes`, int16 (n, h, w, k), or int32 where there are more than 32,767 classes: what they are probabilities of;
-- `sizes`, int32 (n, 2): width and height of each image, 0 for one that could not be read.
+- `scores`, float16 (n, h, w, k): probabilities by the teacher's softmax over all classes, in descending order;
+- `classes`, int16 (n, h, w, k), or int32 if there are more than 32,767 classes: the classes of these;
+- `sizes`, int32 (n, 2): width and height of each image in pixels, 0 for one that could not be read.
 
-A map covers the whole image whatever its shape. Images count in the order of their set, so the maps made from a folder
-fit the shards that were packed from it in the same order.
+A map covers the whole image, whatever its aspect ratio. The maps are in the order of the image set, so that maps made
+from a folder also match shards that were packed from it in the same order.
 """
 
 import hashlib
@@ -33,19 +33,19 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class LabelMapSpec:
-    """What the maps of one folder are of and how they were made."""
+    """Describes the maps of one folder: from which images and how they were made."""
 
     teacher: str
     weights: str  # name and SHA-256 of the teacher's file
-    image_size: tuple[int, int]  # height and width that every image was resized to
+    image_size: tuple[int, int]  # height and width to which every image was resized
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
     num_classes: int
-    grid: tuple[int, int]  # places of a map, down and across
+    grid: tuple[int, int]  # height and width of a map
     top_k: int
     images: int
-    fingerprint: str  # of the labels, see `fingerprint`
+    fingerprint: str  # of the image set, see `fingerprint`
     shard_images: int
     format: int = 1
 
@@ -54,26 +54,26 @@ class LabelMapSpec:
         return -(-self.images // self.shard_images)
 
     def file_name(self, number: int) -> str:
-        """The file name of a shard."""
+        """The name of file `number`."""
         return f"maps-{number:05d}-of-{self.files:05d}.safetensors"
 
     def rows(self, number: int) -> range:
-        """The images whose maps a shard holds."""
+        """The images whose maps file `number` has."""
         return range(number * self.shard_images, min((number + 1) * self.shard_images, self.images))
 
     def empty(self, number: int) -> Arrays:
-        """Arrays for a shard, all 0."""
-        rows, places = len(self.rows(number)), (*self.grid, self.top_k)
-        kind = np.int16 if self.num_classes <= np.iinfo(np.int16).max else np.int32
+        """The arrays of file `number`, all 0."""
+        rows, shape = len(self.rows(number)), (*self.grid, self.top_k)
+        dtype = np.int16 if self.num_classes <= np.iinfo(np.int16).max else np.int32
         return {
-            "scores": np.zeros((rows, *places), np.float16),
-            "classes": np.zeros((rows, *places), kind),
+            "scores": np.zeros((rows, *shape), np.float16),
+            "classes": np.zeros((rows, *shape), dtype),
             "sizes": np.zeros((rows, 2), np.int32),
         }
 
     @property
     def bytes_per_image(self) -> int:
-        """On disk, without the few hundred bytes of each shard's header."""
+        """Size on disk, without the header of each file."""
         return sum(array[:1].nbytes for array in self.empty(0).values())
 
     def as_json(self) -> str:
@@ -81,54 +81,54 @@ class LabelMapSpec:
 
     @classmethod
     def read(cls, folder: Path) -> "LabelMapSpec":
-        """Raises RMTError when the folder holds no maps that this version can read."""
+        """Read the description. Raises RMTError if the folder has no maps that this version can read."""
         path = folder / INDEX
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-            about = cls(**values)
+            spec = cls(**values)
         except FileNotFoundError:
             raise RMTError(f"{folder}: no label maps there (no {INDEX}); make them with `rmt token-labels`") from None
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise RMTError(f"{path}: cannot be read as a description of label maps ({error})") from None
-        if about.format != 1:
-            raise RMTError(f"{path}: label maps of format {about.format}; this version reads format 1")
-        return about
+        if spec.format != 1:
+            raise RMTError(f"{path}: label maps of format {spec.format}; this version reads format 1")
+        return spec
 
 
 def root_of(image_set: ImageSet) -> tuple[ImageSet, np.ndarray]:
-    """The set that `image_set` is a part of, or itself, and where in it each image lies: int64 (N,)."""
-    root, places = image_set, np.arange(len(image_set))
+    """The set of which `image_set` is a subset (or itself), and the index of each image in it: int64 (N,)."""
+    root, indices = image_set, np.arange(len(image_set))
     while isinstance(root, Subset):
-        places, root = root.indices[places], root.parent
-    return root, places
+        indices, root = root.indices[indices], root.parent
+    return root, indices
 
 
 def fingerprint(root: ImageSet) -> str:
-    """Tells one set from another by classes and labels, whatever folder or form it lies in."""
+    """Hash of the classes and labels of a set, which does not depend on where and how the images are stored."""
     digest = hashlib.sha256(json.dumps(list(root.classes)).encode())
     digest.update(np.ascontiguousarray(root.labels, np.int64).tobytes())
     return digest.hexdigest()
 
 
 def write_map_file(path: Path, arrays: Arrays) -> None:
-    """Write a shard with its checksum. Not atomic: give it a draft to rename."""
+    """Write a file with its checksum. Not atomic: write to a temporary path."""
     save_file(arrays, path, metadata={"sha256": _checksum(arrays)})
 
 
-def read_map_file(path: Path, about: LabelMapSpec, number: int) -> Arrays:
-    """Read a whole shard. Raises RMTError when it is missing, cut off, altered, or not what `about` says."""
+def read_map_file(path: Path, spec: LabelMapSpec, number: int) -> Arrays:
+    """Read a whole file. Raises RMTError if it is missing, truncated, altered, or does not match `spec`."""
     try:
         arrays = load_file(path)
         with safe_open(path, framework="np") as file:
             stored: Mapping[str, str] = file.metadata() or {}
     except FileNotFoundError:
-        raise RMTError(f"{path}: this shard of the label maps is missing; `rmt token-labels` makes it again") from None
+        raise RMTError(f"{path}: this file of the label maps is missing; `rmt token-labels` makes it again") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise RMTError(f"{path}: not a whole shard ({error}); `rmt token-labels` makes it again") from None
-    shapes = {name: (array.shape, array.dtype) for name, array in about.empty(number).items()}
+        raise RMTError(f"{path}: not a complete file ({error}); `rmt token-labels` makes it again") from None
+    shapes = {name: (array.shape, array.dtype) for name, array in spec.empty(number).items()}
     if {name: (array.shape, array.dtype) for name, array in arrays.items()} != shapes:
-        raise RMTError(f"{path}: not the shard that {INDEX} describes; remove it and run `rmt token-labels` again")
+        raise RMTError(f"{path}: not the file that {INDEX} describes; remove it and run `rmt token-labels` again")
     if stored.get("sha256") != _checksum(arrays):
         raise RMTError(f"{path}: the checksum is wrong; remove it and run `rmt token-labels` again")
     return arrays
@@ -142,44 +142,44 @@ def _checksum(arrays: Arrays) -> str:
 
 
 class LabelMaps:
-    """The maps of one folder, for the images of `image_set`, which may be a part of the set they were made from.
+    """The maps of one folder, with random access, for `image_set` or a subset of the set that they were made from.
 
-    Random access without reading a whole shard. Raises RMTError when maps and images do not belong together, or with
-    `verify` (about a second per GB) when a shard is damaged.
+    Raises RMTError if the maps were made from other images, or with `verify` (about a second per GB) if a file is
+    damaged.
     """
 
     def __init__(self, folder: str | Path, image_set: ImageSet, *, verify: bool = True):
         self.folder = Path(folder).expanduser()
-        self.about = LabelMapSpec.read(self.folder)
-        root, self._places = root_of(image_set)
-        if self.about.num_classes != len(root.classes):
+        self.spec = LabelMapSpec.read(self.folder)
+        root, self._indices = root_of(image_set)
+        if self.spec.num_classes != len(root.classes):
             raise RMTError(
-                f"{self.folder}: the teacher knew {self.about.num_classes} classes, the images have {len(root.classes)}"
+                f"{self.folder}: the teacher knew {self.spec.num_classes} classes, the images have {len(root.classes)}"
             )
-        if (self.about.images, self.about.fingerprint) != (len(root), fingerprint(root)):
+        if (self.spec.images, self.spec.fingerprint) != (len(root), fingerprint(root)):
             raise RMTError(
                 f"{self.folder}: these label maps were made from other images or another order of them "
-                f"({self.about.images:,} then, {len(root):,} now); make them from the data you train on"
+                f"({self.spec.images:,} then, {len(root):,} now); make them from the data you train on"
             )
         if verify:
-            for number in range(self.about.files):
-                read_map_file(self.folder / self.about.file_name(number), self.about, number)
+            for number in range(self.spec.files):
+                read_map_file(self.folder / self.spec.file_name(number), self.spec, number)
         self._open: dict[int, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": {}}  # open files do not travel to other processes
+        return self.__dict__ | {"_open": {}}  # open files cannot be pickled
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._indices)
 
     def load(self, index: int, size: tuple[int, int], name: str = "") -> tuple[np.ndarray, np.ndarray]:
         """The map of image number `index`: scores float16 (h, w, k) and classes (h, w, k).
 
-        `size` is the image's width and height now. Raises RMTError when they were others when the map was made.
+        `size` is the width and height of the image. Raises RMTError if the map was made from another size.
         """
-        number, row = divmod(int(self._places[index]), self.about.shard_images)
-        shard = self._shard(number)
-        width, height = shard["sizes"][row : row + 1][0].tolist()
+        number, row = divmod(int(self._indices[index]), self.spec.shard_images)
+        file = self._file(number)
+        width, height = file["sizes"][row : row + 1][0].tolist()
         if (width, height) != tuple(size):
             what = name or f"image {index}"
             if not width:
@@ -188,11 +188,11 @@ class LabelMaps:
                 f"{what}: {size[0]}×{size[1]} pixels, but its label map was made from {width}×{height}: "
                 f"the images changed, so make the maps in {self.folder} again"
             )
-        return shard["scores"][row : row + 1][0], shard["classes"][row : row + 1][0]
+        return file["scores"][row : row + 1][0], file["classes"][row : row + 1][0]
 
-    def _shard(self, number: int) -> Any:
+    def _file(self, number: int) -> Any:
         if number not in self._open:
-            path = self.folder / self.about.file_name(number)
+            path = self.folder / self.spec.file_name(number)
             try:
                 file = safe_open(path, framework="np")
             except (SafetensorError, OSError) as error:
@@ -201,13 +201,13 @@ class LabelMaps:
         return self._open[number]
 
 
-def incomplete_files(folder: Path, about: LabelMapSpec, numbers: range | list[int]) -> tuple[list[int], list[str]]:
-    """Which of the shards still have to be made, and one line on each that is there but damaged."""
+def incomplete_files(folder: Path, spec: LabelMapSpec, numbers: range | list[int]) -> tuple[list[int], list[str]]:
+    """Which of the files still have to be made, and one line for each that exists but is damaged."""
     missing, complaints = [], []
     for number in numbers:
-        path = folder / about.file_name(number)
+        path = folder / spec.file_name(number)
         try:
-            read_map_file(path, about, number)
+            read_map_file(path, spec, number)
         except RMTError as error:
             missing.append(number)
             if path.exists():
