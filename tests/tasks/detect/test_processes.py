@@ -1,4 +1,4 @@
-"""Detection on two processes: each image is judged once, and the run's scores are those of its files."""
+"""Detection on two processes: each image is evaluated once, and the metrics of the run are those of its files."""
 
 import csv
 from pathlib import Path
@@ -11,7 +11,7 @@ from rmt.tasks.detect.evaluate import evaluate_checkpoint
 
 
 @pytest.mark.slow
-def test_two_processes_judge_each_image_once(tmp_path):
+def test_two_processes_evaluate_each_image_once(tmp_path):
     folder = tmp_path / "run"
     recipe = tiny_recipe(output=str(folder), devices="auto", nodes=0, accumulate=1, sync_batchnorm=True, ema_decay=0.0)
     said = tmp_path / "said"

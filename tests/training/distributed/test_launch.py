@@ -32,7 +32,7 @@ def alone(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_torchrun_and_srun_are_understood_alike():
+def test_torchrun_and_srun_give_the_same_environment():
     torchrun, srun = WorkerEnvironment.from_environ(strings(TORCHRUN)), WorkerEnvironment.from_environ(strings(SRUN))
     assert torchrun == WorkerEnvironment(
         rank=5, world_size=8, local_rank=1, local_world_size=4, node_rank=1, address="a", port=1
@@ -47,7 +47,7 @@ def test_torchrun_and_srun_are_understood_alike():
         WorkerEnvironment.from_environ(strings(SRUN | {"SLURM_STEP_NUM_TASKS": 7}))
 
 
-def test_the_launcher_says_how_many(alone, monkeypatch):
+def test_the_launcher_decides_the_number_of_devices(alone, monkeypatch):
     assert (Machine.detect(tiny_recipe(devices="auto")).devices, Machine.detect(tiny_recipe()).nodes) == (1, 1)
     for name, value in strings(TORCHRUN).items():
         monkeypatch.setenv(name, value)
@@ -57,13 +57,13 @@ def test_the_launcher_says_how_many(alone, monkeypatch):
         Machine.detect(tiny_recipe(devices=8, nodes=1))
 
 
-def test_one_device_has_nobody_to_share_with(alone):
+def test_fsdp_is_refused_on_one_device(alone):
     with pytest.raises(rmt.RMTError, match="--strategy fsdp shards a network over devices, and this run has one"):
         Machine.detect(tiny_recipe(strategy="fsdp", devices="auto"))
     assert Machine.detect(tiny_recipe(strategy="fsdp", devices=2)).devices == 2
 
 
-def test_several_machines_need_to_find_each_other(alone):
+def test_several_machines_need_an_address_and_their_numbers(alone):
     with (
         pytest.raises(rmt.RMTError, match="NODE_RANK .0 to 3., MASTER_ADDR and MASTER_PORT"),
         process_group(Machine.detect(tiny_recipe(devices=2, nodes=4))),
@@ -121,7 +121,7 @@ def test_a_second_training_on_several_devices_is_refused(alone, monkeypatch):
         assert processes.world_size() == 1
 
 
-def test_alone_nothing_is_asked():
+def test_collectives_of_one_process_return_its_value():
     assert processes.all_reduce_mean(2.0) == 2.0
     assert processes.all_reduce_max(1, 2) == [1, 2]
     assert processes.all_gather(1) == [1]

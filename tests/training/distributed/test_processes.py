@@ -1,4 +1,4 @@
-"""Training on several devices: two processes do what one does, lose nothing, and never wait for a dead one."""
+"""Training on several devices: two processes do what one does, lose nothing, and end at once when one dies."""
 
 import csv
 import functools
@@ -140,7 +140,7 @@ def test_what_an_epoch_shows(tmp_path, repeated):
         counts = [0] * 278
         for index in (index for batch in batches for index in batch):
             counts[index] += 1
-        if repeated:  # METHOD 5: 256 positions, three views each of 86 images but for the last, which has one
+        if repeated:  # 256 positions: three views each of 85 images, and one of another
             assert sorted(counts)[-86:] == [1] + [3] * 85
             assert sum(counts) == 256
         else:
@@ -153,7 +153,7 @@ def test_what_an_epoch_shows(tmp_path, repeated):
 
 
 @pytest.mark.slow
-def test_shards_that_do_not_divide_evenly_are_judged_once(tmp_path, monkeypatch):
+def test_shards_that_do_not_divide_evenly_are_evaluated_once(tmp_path, monkeypatch):
     from rmt.data.sources.packing import pack
 
     monkeypatch.setenv("RMT_CACHE", str(tmp_path / "cache"))
@@ -273,7 +273,7 @@ def test_a_run_does_not_go_on_with_another_number_of_processes_unasked(tmp_path,
         resume(undisturbed, tiny_recipe(output=str(undisturbed), batch_size=2, nodes=1))
 
 
-def test_a_mistake_is_said_once(tmp_path):
+def test_a_mistake_is_reported_once(tmp_path):
     recipe = recipe_file(tmp_path / "recipe.py", tiny_recipe(data=str(tmp_path / "nowhere"), devices="auto"))
     said = together(tmp_path, recipe, codes=(1, 1))
     assert "".join(said).count("nowhere") == 1
@@ -300,7 +300,7 @@ def test_both_killed_at_random_moments(tmp_path, undisturbed):
 
 
 def token_labelling_sharded() -> None:
-    """A step through a way into the network that is not `forward`, divided and whole."""
+    """A step by a method of the network other than `forward`, with FSDP and without."""
     from helpers.networks import pico
     from torch.distributed.device_mesh import init_device_mesh
 
@@ -325,7 +325,7 @@ def token_labelling_sharded() -> None:
 
 
 @pytest.mark.slow
-def test_a_sharded_network_can_be_entered_elsewhere(tmp_path):
+def test_a_method_of_a_sharded_network_other_than_forward(tmp_path):
     codes = run_together(token_labelling_sharded, output=tmp_path)
     assert codes == [0, 0], (tmp_path / "0.txt").read_text()
 

@@ -58,7 +58,7 @@ def test_two_processes_equal_one_on_the_whole_batch(tmp_path):
 
 
 def under_autocast(folder: str, share: slice | None = None) -> None:
-    """A BatchNorm of bf16 maps large enough that neither their number nor their sum is one of bf16's."""
+    """A BatchNorm of bf16 maps large enough that bf16 can hold neither their number nor their sum."""
     rank = 0
     if share is None:
         dist.init_process_group("gloo")

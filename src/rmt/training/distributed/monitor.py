@@ -11,9 +11,7 @@ import secrets
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, wait
 
@@ -42,18 +40,18 @@ class Monitor:
         self._rank = rank()
         self._name = f"rank {self._rank} (pid {os.getpid()} on {socket.gethostname()})"
         self._peers: dict[Connection, str] = {}  # of the main process all others, of the others the main process
+        listener = None
         if self._rank == 0:
             key = secrets.token_bytes()
             listener = Listener(("", 0), backlog=world_size(), authkey=key)
-            broadcast_from_main(lambda: (listener.address[1], key))
-            watch: Callable[[], None] = partial(self._accept_and_watch, listener, world_size() - 1)
+            _, port = listener.address
+            broadcast_from_main(lambda: (port, key))
         else:
             port, key = broadcast_from_main(lambda: (0, b""))
             connection = Client((address, port), authkey=key)
             connection.send(self._name)
             self._add(connection, "rank 0")
-            watch = self._watch
-        threading.Thread(target=watch, daemon=True, name="rmt-monitor").start()
+        threading.Thread(target=self._watch, args=(listener,), daemon=True, name="rmt-monitor").start()
 
     def wait_for_failure(self) -> str:
         """Why another process has ended the run; "" if none has within a few seconds."""
@@ -75,15 +73,11 @@ class Monitor:
                     s.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
         self._peers[connection] = name
 
-    def _accept_and_watch(self, listener: Listener, others: int) -> None:
-        while len(self._peers) < others:
+    def _watch(self, listener: Listener | None) -> None:
+        while listener and len(self._peers) < world_size() - 1:
             with suppress(AuthenticationError, EOFError, OSError):  # something else connected to the port
                 connection = listener.accept()
                 self._add(connection, connection.recv())
-        listener.close()
-        self._watch()
-
-    def _watch(self) -> None:
         peers = dict(self._peers)
         while peers:
             for connection in peers.keys() & wait(list(peers)):
