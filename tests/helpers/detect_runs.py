@@ -7,7 +7,7 @@ from pathlib import Path
 
 import rmt
 from helpers.coco_sets import make_coco
-from rmt.recipes.detect_recipe import DetectRecipe
+from rmt.recipes import DetectRecipe
 
 _KEPT = tempfile.TemporaryDirectory(prefix="rmt-tests-")  # removed when the interpreter ends
 NARROW = dict(fpn_channels=8, head_convs=1, head_width=8, box_width=16, rois_per_image=16, proposals=32)

@@ -6,10 +6,10 @@ import pytest
 from helpers.runs import tiny_recipe
 
 import rmt
-from rmt.recipes import COCO, SEGMENT
+from rmt.recipes import ADE20K, COCO
 from rmt.training.batch import effective_batch, peak_lr, require_images, share_batch
 
-PAPER = [make() for make in (*COCO.values(), *SEGMENT.values()) if make().name != "finetune-segment"]
+PAPER = [make() for make in (*COCO.values(), *ADE20K.values())]
 
 
 @pytest.mark.parametrize("recipe", PAPER, ids=lambda recipe: recipe.name)

@@ -1,15 +1,16 @@
-"""Recipes: what a training run is, as plain dataclasses. Needs nothing but the standard library."""
+"""Training recipes as plain dataclasses, and the named ones of `rmt train`. Needs only the standard library."""
 
 from collections.abc import Callable
 
-from rmt.recipes.classify import finetune, quickstart
-from rmt.recipes.detect import COCO, finetune_detect
-from rmt.recipes.detect_demos import demo_composites, demo_overfit, demo_trees
-from rmt.recipes.detect_recipe import DetectRecipe
+from rmt.recipes.ade20k import ADE20K
+from rmt.recipes.classify import ClassifyRecipe
+from rmt.recipes.coco import COCO
+from rmt.recipes.demos import demo_composites, demo_overfit, demo_trees, quickstart
+from rmt.recipes.detect import DetectRecipe
+from rmt.recipes.finetune import finetune, finetune_detect, finetune_segment
 from rmt.recipes.imagenet import IMAGENET
-from rmt.recipes.recipe import ClassifyRecipe, Recipe, changes, from_dict
-from rmt.recipes.segment import SEGMENT
-from rmt.recipes.segment_recipe import SegmentRecipe
+from rmt.recipes.recipe import Recipe, changes, from_dict
+from rmt.recipes.segment import SegmentRecipe
 
 #: The named recipes of `rmt train NAME`.
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -21,14 +22,15 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "demo-trees": demo_trees,
     "demo-overfit": demo_overfit,
     **COCO,
-    **SEGMENT,
+    **ADE20K,
+    "finetune-segment": finetune_segment,
 }
 
 __all__ = [
+    "ADE20K",
     "COCO",
     "IMAGENET",
     "RECIPES",
-    "SEGMENT",
     "ClassifyRecipe",
     "DetectRecipe",
     "Recipe",
@@ -36,6 +38,7 @@ __all__ = [
     "changes",
     "finetune",
     "finetune_detect",
+    "finetune_segment",
     "from_dict",
     "quickstart",
 ]

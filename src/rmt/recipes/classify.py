@@ -1,67 +1,126 @@
-"""The named classification recipes. Each docstring states cost, expected accuracy and the exact command."""
+"""The recipe of image classification."""
 
-from rmt.recipes.recipe import ClassifyRecipe
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
-
-def quickstart() -> ClassifyRecipe:
-    """A small RMT on the built-in sample (8,000 + 2,000 Fashion-MNIST images), in minutes and without a GPU.
-
-    Cost: 4 min 42 s on two CPU cores, from start to report.
-    Accuracy: 88.20, 88.30, 88.60 % on the 2,000 test images for seeds 0, 1, 2, the last epoch's raw weights
-    (benchmarks/quickstart.json says how each was run).
-    Command: rmt train quickstart
-    """
-    return ClassifyRecipe(
-        name="quickstart",
-        data="sample",
-        model="rmt_pico",
-        image_size=32,
-        pad_to=32,
-        selection=500,
-        epochs=14,
-        batch_size=64,
-        lr=3e-3,
-        lr_base_batch=0,
-        warmup_epochs=1,
-        weight_decay=0.05,
-        ema_decay=0.995,
-        min_crop=1.0,
-        randaugment="",
-        random_erasing=0.0,
-        mixup=0.0,
-        cutmix=0.0,
-        crop_pct=1.0,
-        workers=1,
-    )
+from rmt.recipes.recipe import Recipe, below, negative, option, outside, without_effect
 
 
-def finetune() -> ClassifyRecipe:
-    """Your own image folder (`train/CLASS/*.jpg` and `val/…`, or one folder of classes), from weights or from scratch.
+@dataclass(frozen=True, kw_only=True)
+class ClassifyRecipe(Recipe):
+    """Image classification: the common fields, data, schedule, augmentation, mixing and token labels."""
 
-    Network and image size are those of the weights; without weights rmt_tiny at 224² on a GPU, rmt_pico at 96² on a
-    CPU. A new set of classes gets a new classifier. Epochs, learning rate and its decay by layer are chosen to suit:
-    about 500 updates with weights, 1,500 without, and never fewer than 30 epochs.
+    task: ClassVar[str] = "classify"
+    open_values: ClassVar[dict[str, Any]] = {
+        **Recipe.open_values,
+        "stream": "auto",
+        **dict.fromkeys(("image_size", "epochs", "lr", "layer_decay"), 0),
+    }
 
-    Cost: depends on the photos; 300 at 32² from the quickstart's weights are about 2 s per epoch on a CPU. Accuracy:
-    not stated; from scratch, count on hundreds of photos per class. A warning with numbers comes when it stays at
-    chance.
-    Command: rmt train finetune --data FOLDER [--weights FILE]
-    """
-    return ClassifyRecipe(
-        name="finetune",
-        data="",
-        model="auto",
-        image_size=0,
-        epochs=0,
-        batch_size=32,
-        lr=0.0,
-        layer_decay=0.0,
-        lr_base_batch=0,
-        warmup_epochs=3,
-        min_crop=0.5,
-        randaugment="rand-m5-mstd0.5-inc1",
-        random_erasing=0.0,
-        mixup=0.0,
-        cutmix=0.0,
-        ema_decay=0.0,
-    )
+    data: str = "sample"
+    """An image folder, a folder or address (https://…, s3://…) of parquet shards or WebDataset tars, or `sample` (the
+    built-in subset of Fashion-MNIST)."""
+    stream: Literal["auto", "yes", "no"] = "auto"
+    """Read shards through a cache of bounded size (`yes`), or copy all of them to this machine (`no`); `auto`: `yes` if
+    the copies do not fit the disk."""
+    stream_buffer: int = 50_000
+    """Images of the shuffle buffer when shards are streamed; it consists of whole shards."""
+    image_size: int = 224
+    """Side in pixels of the square input images; 0: as for the weights, otherwise 224, and 96 for rmt_pico."""
+
+    epochs: int = 300
+    """Epochs; 0: as many as suit the number of images."""
+    lr: float = 1e-3
+    """Peak learning rate for an effective batch of `lr_base_batch` images; 0: 5e-4 with weights, 2e-3 without."""
+    min_lr: float = 1e-5
+    """Final learning rate of the cosine schedule, not scaled with the batch."""
+    warmup_epochs: float = 5.0
+    """Epochs of linear warm-up, which count as part of `epochs`."""
+    warmup_lr: float = 1e-6
+    """Learning rate at the start of the warm-up, not scaled with the batch."""
+    cooldown_epochs: int = 0
+    """Last epochs at the minimum learning rate, which count as part of `epochs`."""
+    weight_decay: float = 0.05
+    """Weight decay of AdamW; norms, biases and layer scales have none."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from a layer to the one below; 1: the same for all; 0: 0.75 with weights, else 1."""
+
+    holdout: float = 0.2
+    """Fraction of each class held out for validation when the data have no validation split."""
+    selection: float = 0.0
+    """Training images held out to choose `best` on: a number, or below 1 a fraction. 0: it is chosen on the validation
+    images, so that its score on them is too good."""
+
+    pad_to: int = 0
+    """Pad smaller images with black to this side, in training and evaluation; 0: resize them instead."""
+    min_crop: float = 0.08
+    """Smallest area of a random crop, as a fraction of the image."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    randaugment: str = "rand-m9-mstd0.5-inc1"
+    """RandAugment, as timm writes it; empty: none."""
+    random_erasing: float = 0.25
+    """Probability that a rectangle of an image is replaced by noise."""
+    repeated_augmentation: bool = False
+    """Repeated augmentation: a third of the images per epoch, each in three views."""
+    interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
+    """Interpolation of the training images; `random`: bilinear or bicubic, and bicubic in evaluation."""
+    crop_pct: float = 0.875
+    """Side of the centre crop in evaluation, as a fraction of the resized image."""
+
+    mixup: float = 0.8
+    """Mixup: parameter of the beta distribution; 0: none."""
+    cutmix: float = 1.0
+    """CutMix: parameter of the beta distribution; 0: none."""
+    mix_switch: float = 0.5
+    """Probability of CutMix instead of Mixup when both are on."""
+    label_smoothing: float = 0.1
+    """Label smoothing."""
+    class_weights: bool = False
+    """Weight the loss of each class by the inverse of its frequency."""
+
+    token_labels: str = ""
+    """A folder of `rmt token-labels`: train a `_tl` network on a teacher's label maps instead of the labels."""
+    token_loss: float = 0.5
+    """With token labels: weight of the token loss."""
+    mix_token: float = 1.0
+    """With token labels: parameter of the beta distribution of MixToken, which replaces Mixup and CutMix; 0: none."""
+    ground_truth: float = 0.0
+    """With token labels: weight of the true label in the class target; the rest is the label map's."""
+
+    def problems(self) -> list[str]:
+        found = super().problems() + below(self, 1, "stream_buffer")
+        found += negative(self, "epochs", "image_size", "pad_to", "min_lr", "warmup_epochs", "warmup_lr")
+        found += negative(self, "cooldown_epochs", "selection", "mixup", "cutmix", "token_loss", "mix_token")
+        if 0 < self.lr < self.min_lr:
+            found.append(f"--min-lr {self.min_lr:g} is above the peak --lr {self.lr:g}")
+        if 0 < self.epochs < self.warmup_epochs:
+            found.append(
+                f"--warmup-epochs {self.warmup_epochs:g} is longer than the whole run of --epochs {self.epochs}: "
+                f"take 0 to {self.epochs}"
+            )
+        if 0 < self.epochs <= self.cooldown_epochs:
+            found.append(f"--cooldown-epochs {self.cooldown_epochs} leaves none of the {self.epochs} epochs")
+        if self.image_size and self.image_size < 32:
+            found.append(f"--image-size must be at least 32, not {self.image_size}")
+        if not 0 <= self.layer_decay <= 1:
+            found.append(f"--layer-decay must lie in (0, 1], or be 0 to be chosen; it is {self.layer_decay:g}")
+        found += outside(self, "[0, 1]", "flip", "random_erasing", "mix_switch", "holdout", "label_smoothing")
+        found += outside(self, "[0, 1]", "ground_truth") + outside(self, "(0, 1]", "min_crop", "crop_pct")
+        if self.sync_batchnorm and self.freeze_batchnorm:
+            found.append(
+                "--sync-batchnorm and --freeze-batchnorm exclude each other: frozen statistics are equal anyway"
+            )
+        if self.token_labels:
+            off = {"mixup": "MixToken takes its place", "cutmix": "MixToken takes its place"}
+            off |= {"pad_to": "a padded border has no labels", "class_weights": "the maps take the labels' place"}
+            found += [
+                f"--{option(name)} must be off with --token-labels: {why}"
+                for name, why in off.items()
+                if getattr(self, name)
+            ]
+        else:
+            found += without_effect(self, "without --token-labels", "token_loss", "mix_token", "ground_truth")
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            found.append(f"--batch-size must be even with Mixup or CutMix, and is {self.batch_size}")
+        return found

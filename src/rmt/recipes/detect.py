@@ -1,119 +1,109 @@
-"""The named detection recipes: METHOD 6's table on COCO, and one for a person's own data."""
+"""The recipe of detection and instance segmentation."""
 
-from collections.abc import Callable
-from dataclasses import replace
-from textwrap import fill
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
-from rmt.recipes.detect_recipe import DetectRecipe, Head
+from rmt.recipes.recipe import Recipe, below, negative, outside, without_effect
 
-#: The variants and their stochastic depth: the variant's maximum (METHOD 6).
-_DROP_PATH = {"tiny": 0.1, "small": 0.15, "base": 0.4, "large": 0.5}
-_TITLES: dict[Head, str] = {
-    "retinanet": "RetinaNet",
-    "mask_rcnn": "Mask R-CNN",
-    "cascade_mask_rcnn": "Cascade Mask R-CNN",
-}
-
-_COST = (
-    "Cost: not measured here; {epochs} epochs of the 117,266 images of train2017 that show objects, at a short side "
-    "of {side} px; 16 images per update, 2 at once on a GPU: all GPUs of the machine, fewer than 8 accumulating."
-)
-_ACCURACY = (
-    "Accuracy: none measured here. {published} The rate falls after epochs {steps}. AdamW at 1e-4 for 16 images is the "
-    "paper's; the released configurations say {released} for another total batch."
-)
-
-_PUBLISHED_BEST = "The paper's best is this row: 54.5 box AP, 47.2 mask AP."
-_PUBLISHED = "The paper has this row; its best on COCO is 54.5 box AP, 47.2 mask AP (RMT-B, Cascade, 3x)."
+Head = Literal["retinanet", "mask_rcnn", "cascade_mask_rcnn"]
 
 
-def _one_schedule(head: Head, size: str) -> DetectRecipe:
-    """1x: 12 epochs, the rate divided by 10 after 8 and 11, short side 800, long side at most 1333."""
-    short = head.replace("_", "-")
-    recipe = DetectRecipe(
-        name=f"coco-{short}-{size}-1x",
-        head=head,
-        model=f"rmt_{size}",
-        drop_path=_DROP_PATH[size],
-        effective_batch=16,
-        devices="auto",
-        weight_decay=0.05,
-        sync_batchnorm=True,
-        workers=8,
-    )
-    if head == "retinanet":
-        return replace(recipe, masks=False, anchor_scale=4.0, weight_decay=1e-4, decay_norms=True)
-    return replace(recipe, proposals=2000) if head == "cascade_mask_rcnn" else recipe
+@dataclass(frozen=True, kw_only=True)
+class DetectRecipe(Recipe):
+    """Detection and instance segmentation: the common fields, data, detector, augmentation and schedule."""
 
+    task: ClassVar[str] = "detect"
+    open_values: ClassVar[dict[str, Any]] = {**Recipe.open_values, "epochs": 0}
 
-def _three_schedule(head: Head, size: str) -> DetectRecipe:
-    """3x+MS: 36 epochs, the rate divided by 10 after 27 and 33, short sides 480…800, half of the images cropped."""
-    recipe = _one_schedule(head, size)
-    return replace(
-        recipe,
-        name=recipe.name.replace("-1x", "-3x"),
-        epochs=36,
-        lr_steps=(27, 33),
-        train_short_sides=tuple(range(480, 801, 32)),
-        random_crop=True,
-    )
+    data: str = ""
+    """COCO as downloaded: a folder with `train2017`, `val2017` and `annotations/instances_{train,val}2017.json`."""
+    images: str = ""
+    """Folder of the training images, for data in another layout than `data`."""
+    annotations: str = ""
+    """COCO-format JSON file of the training images in `images`."""
+    val_images: str = ""
+    """Folder of the validation images; empty: that of the training images."""
+    val_annotations: str = ""
+    """COCO-format JSON file of the validation images; empty: some of the training images are held out."""
+    holdout: float = 0.2
+    """Fraction of the images held out for validation when `annotations` come without `val_annotations`."""
+    empty_images: bool = False
+    """Train on images without objects, too."""
 
+    head: Head = "mask_rcnn"
+    """Detector on top of the backbone."""
+    masks: bool = True
+    """Train instance masks; without them mask_rcnn is Faster R-CNN, and cascade_mask_rcnn Cascade R-CNN."""
+    fpn_channels: int = 256
+    """Channels of the feature pyramid network (FPN)."""
+    head_convs: int = 4
+    """3x3 convolutions in the towers of RetinaNet, in the mask head, and in the box heads of the cascade."""
+    head_width: int = 256
+    """Channels of the convolutions in the mask head and in the box heads of the cascade."""
+    box_width: int = 1024
+    """Width of the fully connected layers of the box heads."""
+    rois_per_image: int = 512
+    """Proposals per image that a box head is trained on."""
+    proposals: int = 1000
+    """Proposals per image that the RPN keeps in training; in evaluation at most 1000."""
+    anchor_scale: float = 8.0
+    """Side of the smallest anchors, in strides: 8 for the RPN, 4 for RetinaNet."""
 
-def _row(make: Callable[[Head, str], DetectRecipe], head: Head, size: str) -> tuple[str, Callable[[], DetectRecipe]]:
-    recipe = make(head, size)
-    long = recipe.epochs == 36
+    short_side: int = 800
+    """Short side in pixels that images are resized to in evaluation."""
+    long_side: int = 1333
+    """Largest long side in pixels, in training and evaluation."""
+    train_short_sides: tuple[int, ...] = (800,)
+    """Short sides to choose from in training: one for 1x, several for multi-scale training."""
+    random_crop: bool = False
+    """Crop half of the training images, as in 3x+MS: to 384 to 600 pixels, from a short side of 400 to 600."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
 
-    def row() -> DetectRecipe:
-        return make(head, size)
+    epochs: int = 12
+    """Epochs; 0: as many as make about 2,000 weight updates."""
+    batch_size: int = 2
+    """Images per step on one device."""
+    lr: float = 1e-4
+    """Peak learning rate for an effective batch of `lr_base_batch` images."""
+    lr_base_batch: int = 16
+    """The peak learning rate is lr x effective batch / lr_base_batch; 0: it is `lr`."""
+    lr_steps: tuple[int, ...] = (8, 11)
+    """Epochs after which the learning rate is divided by 10."""
+    warmup_iterations: int = 500
+    """Weight updates of linear warm-up."""
+    warmup_factor: float = 0.001
+    """Factor of the learning rate at the start of the warm-up."""
+    decay_norms: bool = False
+    """Weight decay for the weights and biases of norms, too, as in RetinaNet."""
 
-    row.__name__ = recipe.name.replace("-", "_")
-    cost = _COST.format(epochs=recipe.epochs, side="480 to 800" if long else "800")
-    best = (head, size, long) == ("cascade_mask_rcnn", "base", True)
-    accuracy = _ACCURACY.format(
-        published=_PUBLISHED_BEST if best else _PUBLISHED,
-        steps=" and ".join(map(str, recipe.lr_steps)),
-        released="2e-4" if size == "large" or (size == "base" and long) else "4e-4",
-    )
-    schedule = "3x with multi-scale training" if long else "1x"
-    command = f"Command: rmt train {recipe.name} --data COCO [--weights CLASSIFIER]"
-    title = f"{_TITLES[head]} with {recipe.model} on COCO, {schedule}."
-    row.__doc__ = "\n".join([title, "", fill(cost, 116), fill(accuracy, 116), command, ""])
-    return recipe.name, row
-
-
-#: The rows that the paper has (METHOD 6).
-COCO: dict[str, Callable[[], DetectRecipe]] = dict(
-    [
-        *(_row(_one_schedule, "retinanet", size) for size in ("tiny", "small", "base", "large")),
-        *(_row(_one_schedule, "mask_rcnn", size) for size in ("tiny", "small", "base", "large")),
-        *(_row(_three_schedule, "mask_rcnn", size) for size in ("small", "base", "large")),
-        *(_row(_three_schedule, "cascade_mask_rcnn", size) for size in ("small", "base")),
-    ]
-)
-
-
-def finetune_detect() -> DetectRecipe:
-    """Your own images in COCO format: a COCO folder, or `--images FOLDER --annotations FILE`.
-
-    Mask R-CNN from a classifier's weights, or a detector's, which is taken whole where sizes and classes are the same.
-    `--no-masks` is for data that have boxes alone. Without `--val-annotations` a fifth of the images is held out.
-    Network: that of the weights; without weights rmt_tiny on a GPU and rmt_pico on a CPU. As many epochs as make about
-    2,000 updates, the rate divided by 10 after two thirds and after eleven twelfths of them.
-
-    Cost: depends on the images: 2,000 updates of 4. Accuracy: not stated; it depends on the data and the weights.
-    Command: rmt train finetune-detect --data FOLDER [--weights FILE]
-    """
-    return DetectRecipe(
-        name="finetune-detect",
-        model="auto",
-        epochs=0,
-        lr_steps=(),
-        batch_size=4,
-        lr=2e-4,
-        lr_base_batch=0,
-        warmup_iterations=200,
-        clip_grad=1.0,
-        train_short_sides=(480, 560, 640),
-        short_side=640,
-        long_side=1066,
-    )
+    def problems(self) -> list[str]:
+        found = super().problems()
+        found += negative(self, "epochs", "warmup_iterations", "head_convs", "anchor_scale")
+        found += outside(self, "[0, 1]", "flip", "holdout", "warmup_factor")
+        found += below(self, 1, "fpn_channels", "head_width", "box_width", "rois_per_image", "proposals")
+        found += below(self, 32, "short_side", "long_side")
+        if self.data and self.annotations:
+            found.append("--data and --annotations exclude each other: a COCO folder, or one JSON with --images")
+        if bool(self.annotations) != bool(self.images):
+            found.append("--annotations and --images belong together")
+        if self.val_annotations and not self.annotations:
+            found.append("--val-annotations goes with --annotations; a COCO folder (--data) has its own")
+        if self.val_images and not self.val_annotations:
+            found.append("--val-images goes with --val-annotations")
+        if self.data or self.val_annotations:
+            found += without_effect(self, "where the data have a validation part", "holdout")
+        if not self.train_short_sides or min(self.train_short_sides) < 32:
+            found.append(f"--train-short-sides must be at least 32, not {self.train_short_sides}")
+        if any(epoch < 1 for epoch in self.lr_steps):
+            found.append(f"--lr-steps must be at least 1, not {self.lr_steps}")
+        if self.anchor_scale == 0:
+            found.append("--anchor-scale must not be 0")
+        if self.head == "retinanet":
+            if self.masks:
+                found.append("--no-masks is needed with --head retinanet, which predicts boxes only")
+            unused = ("head_width", "box_width", "rois_per_image", "proposals")
+            found += without_effect(self, "with --head retinanet", *unused)
+        if self.head == "mask_rcnn" and not self.masks:
+            found += without_effect(self, "with --head mask_rcnn --no-masks", "head_convs", "head_width")
+        return found

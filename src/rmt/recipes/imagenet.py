@@ -1,179 +1,105 @@
-"""The recipes of the paper's ImageNet-1k table (METHOD 5), one function per row.
+"""The recipes of the networks of the paper's Tables 1 and 6 on ImageNet-1k, with the settings of its App. B.
 
-They take all GPUs of the machine. The effective batch is 1,024 on eight; on another number the learning rate follows
-it. "Published" are the paper's figures: the best epoch's, of raw or averaged weights, chosen on the validation images
-themselves. The multiply-adds are the paper's, too; `rmt info` counts convolutions, linear layers and attention products
-and gets more.
+They take all GPUs of the machine. The effective batch is 1,024 on eight; on another number of devices the learning rate
+is scaled with it. Published figures are the paper's: of the best epoch, raw or averaged weights, chosen on the
+validation images themselves. The multiply-adds are the paper's, too; `rmt info` counts convolutions, linear layers and
+attention products, and gets more.
 """
 
 from dataclasses import replace
-from typing import Any
+from textwrap import fill
 
-from rmt.recipes.recipe import ClassifyRecipe
+from rmt.recipes.classify import ClassifyRecipe
+from rmt.recipes.recipe import named
+
+#: DeiT's recipe with repeated augmentation, for images of 224².
+_SUPERVISED = ClassifyRecipe(
+    name="",
+    data="",
+    image_size=224,
+    epochs=300,
+    batch_size=128,
+    devices="auto",
+    sync_batchnorm=True,
+    lr=1e-3,
+    lr_base_batch=1024,
+    min_lr=1e-5,
+    warmup_epochs=5,
+    warmup_lr=1e-6,
+    weight_decay=0.05,
+    ema_decay=0.99992,  # 0.99996^(batch / 512) at an effective batch of 1,024
+    min_crop=0.08,
+    flip=0.5,
+    randaugment="rand-m9-mstd0.5-inc1",
+    random_erasing=0.25,
+    repeated_augmentation=True,
+    interpolation="bicubic",
+    crop_pct=0.875,
+    mixup=0.8,
+    cutmix=1.0,
+    mix_switch=0.5,
+    label_smoothing=0.1,
+    workers=8,
+)
+
+#: The same with LV-ViT's token labelling: MixToken replaces Mixup and CutMix, ten more epochs at the minimum rate.
+_TOKEN_LABELLED = replace(
+    _SUPERVISED,
+    epochs=310,
+    cooldown_epochs=10,
+    interpolation="random",
+    mixup=0.0,
+    cutmix=0.0,
+    token_labels="token-labels",
+    token_loss=0.5,
+    mix_token=1.0,
+)
+
+#: name: (drop path, title, published accuracy)
+_ROWS = {
+    "tiny": (0.1, "RMT-T on ImageNet-1k: 14.3 M parameters, 2.5 G multiply-adds (the paper's count)", "82.4"),
+    "small": (0.15, "RMT-S on ImageNet-1k: 27.0 M parameters, 4.5 G multiply-adds (the paper's count)", "84.1"),
+    "base": (0.4, "RMT-B on ImageNet-1k: 54.2 M parameters, 9.7 G multiply-adds (the paper's count)", "85.0"),
+    "large": (0.5, "RMT-L on ImageNet-1k: 95.5 M parameters, 18.2 G multiply-adds (the paper's count)", "85.5"),
+    "deit-small": (
+        0.1,
+        "RMT-DeiT-S on ImageNet-1k: DeiT-S with MaSA for its attention, about 22 M parameters (Table 6)",
+        "81.7",
+    ),
+    "swin-tiny": (
+        0.2,
+        "RMT-Swin-T on ImageNet-1k: Swin-T with MaSA for its attention, about 29 M parameters (Table 6)",
+        "83.6",
+    ),
+    "swin-small": (
+        0.3,
+        "RMT-Swin-S on ImageNet-1k: Swin-S with MaSA for its attention, about 50 M parameters (Table 6)",
+        "84.5",
+    ),
+    "small-tl": (0.15, "RMT-S* on ImageNet-1k: RMT-S trained with token labels, 27.5 M parameters", "84.8"),
+    "base-tl": (0.4, "RMT-B* on ImageNet-1k: RMT-B trained with token labels, 54.7 M parameters", "85.6"),
+    "large-tl": (0.5, "RMT-L* on ImageNet-1k: RMT-L trained with token labels, 96.1 M parameters", "86.1"),
+}
+_LAST = {"small": "last epoch 83.95 % in the authors' log, whose best is 84.10 % at epoch 261"}
 
 
-def _paper(name: str, model: str, drop_path: float, **changes: Any) -> ClassifyRecipe:
-    """METHOD 5: DeiT's recipe with repeated augmentation, for 224² images."""
-    recipe = ClassifyRecipe(
+def _row(size: str, drop_path: float, title: str, top1: str):
+    tokens, name = size.endswith("-tl"), f"imagenet-{size}"
+    recipe = replace(
+        _TOKEN_LABELLED if tokens else _SUPERVISED,
         name=name,
-        data="",
-        model=model,
-        image_size=224,
-        epochs=300,
-        batch_size=128,
-        devices="auto",
-        sync_batchnorm=True,
-        lr=1e-3,
-        lr_base_batch=1024,
-        min_lr=1e-5,
-        warmup_epochs=5,
-        warmup_lr=1e-6,
-        weight_decay=0.05,
+        model=f"rmt_{size.replace('-', '_')}",
         drop_path=drop_path,
-        ema_decay=0.99992,  # 0.99996^(batch / 512) at an effective batch of 1,024
-        min_crop=0.08,
-        flip=0.5,
-        randaugment="rand-m9-mstd0.5-inc1",
-        random_erasing=0.25,
-        repeated_augmentation=True,
-        interpolation="bicubic",
-        crop_pct=0.875,
-        mixup=0.8,
-        cutmix=1.0,
-        mix_switch=0.5,
-        label_smoothing=0.1,
-        workers=8,
     )
-    return replace(recipe, **changes)
-
-
-def _token_labelled(name: str, model: str, drop_path: float) -> ClassifyRecipe:
-    """The same with token labelling: MixToken instead of Mixup and CutMix, ten more epochs at the minimum rate."""
-    return _paper(
-        name,
-        model,
-        drop_path,
-        epochs=310,
-        cooldown_epochs=10,
-        interpolation="random",
-        mixup=0.0,
-        cutmix=0.0,
-        token_labels="token-labels",
-        token_loss=0.5,
-        mix_token=1.0,
-    )
-
-
-def imagenet_tiny() -> ClassifyRecipe:
-    """RMT-T on ImageNet-1k: 14.3 M parameters, 2.5 G multiply-adds (the paper's count).
-
-    Cost: 300 epochs; GPU-hours not measured. Accuracy: published 82.4 % top-1 (best epoch); last epoch not published.
-    Command: rmt train imagenet-tiny --data IMAGENET
-    """
-    return _paper("imagenet-tiny", "rmt_tiny", 0.1)
-
-
-def imagenet_small() -> ClassifyRecipe:
-    """RMT-S on ImageNet-1k: 27.0 M parameters, 4.5 G multiply-adds (the paper's count).
-
-    Cost: 300 epochs; GPU-hours not measured. Accuracy: published 84.1 % top-1 (best epoch, the authors' log has 84.10
-    at epoch 261); last epoch 83.95 % in the same log.
-    Command: rmt train imagenet-small --data IMAGENET
-    """
-    return _paper("imagenet-small", "rmt_small", 0.15)
-
-
-def imagenet_base() -> ClassifyRecipe:
-    """RMT-B on ImageNet-1k: 54.2 M parameters, 9.7 G multiply-adds (the paper's count).
-
-    Cost: 300 epochs; GPU-hours not measured. Accuracy: published 85.0 % top-1 (best epoch); last epoch not published.
-    Command: rmt train imagenet-base --data IMAGENET
-    """
-    return _paper("imagenet-base", "rmt_base", 0.4)
-
-
-def imagenet_large() -> ClassifyRecipe:
-    """RMT-L on ImageNet-1k: 95.5 M parameters, 18.2 G multiply-adds (the paper's count).
-
-    Cost: 300 epochs; GPU-hours not measured. Accuracy: published 85.5 % top-1 (best epoch); last epoch not published.
-    Command: rmt train imagenet-large --data IMAGENET
-    """
-    return _paper("imagenet-large", "rmt_large", 0.5)
-
-
-def imagenet_deit_small() -> ClassifyRecipe:
-    """The paper's ablation: DeiT-S with its attention replaced by MaSA, about 22 M parameters.
-
-    Cost: 300 epochs; GPU-hours not measured. Accuracy: no figure at hand, neither best nor last.
-    Command: rmt train imagenet-deit-small --data IMAGENET
-    """
-    return _paper("imagenet-deit-small", "rmt_deit_small", 0.1)
-
-
-def imagenet_swin_tiny() -> ClassifyRecipe:
-    """The paper's ablation: Swin-T with its attention replaced by MaSA, about 29 M parameters.
-
-    Cost: 300 epochs; GPU-hours not measured. Accuracy: no figure at hand, neither best nor last.
-    Command: rmt train imagenet-swin-tiny --data IMAGENET
-    """
-    return _paper("imagenet-swin-tiny", "rmt_swin_tiny", 0.2)
-
-
-def imagenet_swin_small() -> ClassifyRecipe:
-    """The paper's ablation: Swin-S with its attention replaced by MaSA, about 50 M parameters.
-
-    Cost: 300 epochs; GPU-hours not measured. Accuracy: no figure at hand, neither best nor last.
-    Command: rmt train imagenet-swin-small --data IMAGENET
-    """
-    return _paper("imagenet-swin-small", "rmt_swin_small", 0.3)
-
-
-def imagenet_small_tl() -> ClassifyRecipe:
-    """RMT-S* on ImageNet-1k: RMT-S trained by token labelling, 27.5 M parameters.
-
-    Cost: 310 epochs and one pass of the teacher; GPU-hours not measured. Accuracy: published 84.8 % top-1 (best epoch);
-    last epoch not published.
-    First: rmt token-labels --teacher TIMM_NAME --data IMAGENET --out MAPS
-    Command: rmt train imagenet-small-tl --data IMAGENET --token-labels MAPS
-    """
-    return _token_labelled("imagenet-small-tl", "rmt_small_tl", 0.15)
-
-
-def imagenet_base_tl() -> ClassifyRecipe:
-    """RMT-B* on ImageNet-1k: RMT-B trained by token labelling, 54.7 M parameters.
-
-    Cost: 310 epochs and one pass of the teacher; GPU-hours not measured. Accuracy: published 85.6 % top-1 (best epoch);
-    last epoch not published.
-    First: rmt token-labels --teacher TIMM_NAME --data IMAGENET --out MAPS
-    Command: rmt train imagenet-base-tl --data IMAGENET --token-labels MAPS
-    """
-    return _token_labelled("imagenet-base-tl", "rmt_base_tl", 0.4)
-
-
-def imagenet_large_tl() -> ClassifyRecipe:
-    """RMT-L* on ImageNet-1k: RMT-L trained by token labelling, 96.1 M parameters.
-
-    Cost: 310 epochs and one pass of the teacher; GPU-hours not measured. Accuracy: published 86.1 % top-1 (best epoch);
-    last epoch not published.
-    First: rmt token-labels --teacher TIMM_NAME --data IMAGENET --out MAPS
-    Command: rmt train imagenet-large-tl --data IMAGENET --token-labels MAPS
-    """
-    return _token_labelled("imagenet-large-tl", "rmt_large_tl", 0.5)
+    cost = f"Cost: {recipe.epochs} epochs{' and one pass of the teacher' if tokens else ''}; GPU-hours not measured."
+    last = _LAST.get(size, "last epoch not published")
+    accuracy = f"Accuracy: published {top1} % top-1 (best epoch); {last}."
+    lines = [f"{title}.", "", fill(f"{cost} {accuracy}", 116)]
+    if tokens:
+        lines.append("First: rmt token-labels --teacher TIMM_NAME --data IMAGENET --out MAPS")
+    lines.append(f"Command: rmt train {name} --data IMAGENET{' --token-labels MAPS' if tokens else ''}")
+    return named(recipe, "\n".join(lines) + "\n")
 
 
 #: The recipes by name.
-IMAGENET = {
-    make().name: make
-    for make in (
-        imagenet_tiny,
-        imagenet_small,
-        imagenet_base,
-        imagenet_large,
-        imagenet_deit_small,
-        imagenet_swin_tiny,
-        imagenet_swin_small,
-        imagenet_small_tl,
-        imagenet_base_tl,
-        imagenet_large_tl,
-    )
-}
+IMAGENET = {f"imagenet-{size}": _row(size, *row) for size, row in _ROWS.items()}

@@ -1,19 +1,19 @@
-"""What a training run is, as data: frozen dataclasses whose every field has an effect, or is refused where it has none.
+"""The fields that the recipes of all tasks share.
 
-Each field is one option of `rmt train` (`--batch-size 64`, `--class-weights`), and the text under it is that option's
-help. A recipe is plain Python: `dataclasses.replace(quickstart(), epochs=3)` makes another one.
+A recipe is a frozen dataclass that describes a training run. Each field is one option of `rmt train` (`--batch-size
+64`, `--class-weights`), and the text under it is that option's help. `dataclasses.replace(quickstart(), epochs=3)`
+makes another recipe.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Interpolation = Literal["bicubic", "bilinear", "random"]
 Strategy = Literal["auto", "ddp", "fsdp"]
 OnNan = Literal["stop", "skip"]
-Stream = Literal["auto", "yes", "no"]
 
 
 #: The recipe class of each task. A class that sets `task` registers itself when it is defined.
@@ -22,7 +22,7 @@ _CLASSES: dict[str, type["Recipe"]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What every task's recipe holds: network, data, learning rate, machine. Each task adds its own fields."""
+    """The common fields: network, data, batch, learning rate, devices. Each task adds its own."""
 
     task: ClassVar[str]
     open_values: ClassVar[dict[str, Any]] = {
@@ -36,72 +36,72 @@ class Recipe:
             _CLASSES[cls.task] = cls
 
     name: str
-    """What the run is called: its folder is `runs/NAME-TIMESTAMP`."""
+    """Name of the run; its folder is `runs/NAME-TIMESTAMP`."""
     data: str = ""
-    """Where the data are."""
+    """Path or address of the data."""
     output: str = ""
-    """The run's folder, instead of `runs/NAME-TIMESTAMP`. One that holds files is refused."""
+    """Folder of the run, instead of `runs/NAME-TIMESTAMP`. It must be new or empty."""
     model: str = "rmt_tiny"
-    """The network, by its registered name (`rmt info` lists them); `auto` chooses (see the recipe)."""
+    """Name of the network (`rmt info` lists them); `auto`: see the recipe's description."""
     weights: str = ""
-    """What to start from: a `.safetensors` or `.pth` file, ours or the authors', or a run folder. The head is taken too
-    where kind, sizes and classes are the same, else the backbone alone. Without it training starts from scratch."""
+    """Weights to start from: a `.safetensors` or `.pth` file, ours or the authors', or a run folder. The head is loaded
+    too if its kind, sizes and classes are the same, otherwise only the backbone. Empty: train from scratch."""
 
     batch_size: int = 128
     """Images per step on one device."""
     accumulate: int = 1
-    """Steps whose gradients are added up before the weights change; the effective batch grows by this factor."""
+    """Gradient accumulation: steps per weight update; the effective batch grows by this factor."""
     effective_batch: int = 0
-    """Images per weight update on all devices together: a device takes its share of them, no more than `batch_size` at
-    once, and accumulates the rest; 0: as many as devices, `batch_size` and `accumulate` make."""
+    """Images per weight update on all devices together. Each device takes its share, at most `batch_size` at once, and
+    accumulates the rest. 0: devices x batch_size x accumulate."""
     lr: float = 1e-3
     """Peak learning rate for an effective batch of `lr_base_batch` images."""
     lr_base_batch: int = 1024
-    """The peak learning rate is lr x effective batch / lr_base_batch; 0 takes `lr` as it stands."""
+    """The peak learning rate is lr x effective batch / lr_base_batch; 0: it is `lr`."""
     weight_decay: float = 0.05
     """AdamW's weight decay."""
     clip_grad: float = 0.0
-    """Gradients are scaled down to this norm; 0 leaves them."""
+    """Largest norm of the gradients, which are scaled down to it; 0: no limit."""
     drop_path: float = 0.0
-    """Rate of stochastic depth at the last block, growing to it from 0 (METHOD 4: T 0.1, S 0.15, B 0.4, L 0.5)."""
+    """Stochastic depth rate of the last block; the rates grow linearly from 0 (RMT-T 0.1, S 0.15, B 0.4, L 0.5)."""
     ema_decay: float = 0.0
-    """Decay per weight update of the averaged weights (EMA) kept beside the raw ones; 0 keeps none."""
+    """Decay per weight update of the exponential moving average (EMA) of the weights; 0: no average."""
     early_stopping: int = 0
-    """Stop after this many evaluations without a better score; 0 never stops early."""
+    """Stop after this many evaluations without a better score; 0: never."""
 
     device: Device = "auto"
-    """Where to compute: `auto` takes CUDA, then Apple's GPU, then the CPU."""
+    """Device to train on; `auto`: CUDA if available, then MPS, then the CPU."""
     devices: int | Literal["auto"] = 1
-    """Devices of each machine to train on, a process each; `auto` takes all its GPUs, or what torchrun or srun says."""
+    """Devices to train on per machine, one process each; `auto`: all GPUs, or as many as torchrun or srun started."""
     nodes: int = 0
-    """Machines to train on; 0: as many as torchrun or srun says, else this one."""
+    """Machines to train on; 0: as many as torchrun or srun started, otherwise this one."""
     strategy: Strategy = "auto"
-    """How several devices share the work: `ddp` keeps the network whole on each, `fsdp` splits it; `auto` is `ddp`."""
+    """Strategy for several devices: `ddp` copies the network to each, `fsdp` shards it; `auto`: ddp."""
     sync_batchnorm: bool = False
-    """BatchNorm over the batches of all devices together, not of each alone."""
+    """BatchNorm statistics over the batches of all devices, not of each device alone."""
     freeze_batchnorm: bool = False
-    """The network's BatchNorm keeps the statistics it starts with, in training as in evaluation; its scale and shift
-    still learn. That of a detector's or a segmenter's head, which starts with none, learns its own."""
+    """Keep the backbone's BatchNorm statistics as they are at the start; scale and shift are still trained, and so is
+    BatchNorm in the head of a detector or segmenter."""
     precision: Precision = "auto"
-    """Arithmetic of the forward and backward pass: `auto` is bf16 on CUDA and fp32 elsewhere."""
+    """Precision of the forward and backward pass; `auto`: bf16 on CUDA, fp32 elsewhere."""
     grad_checkpointing: bool = False
-    """Blocks keep only their input for the backward pass and compute the rest again: less memory, more time."""
+    """Keep only the inputs of the blocks for the backward pass and recompute the rest: less memory, more time."""
     compile: bool = False
-    """The network's stages are compiled (torch.compile, fixed shapes); the first steps take minutes."""
+    """Compile the stages of the network (torch.compile, static shapes); the first steps take minutes."""
     workers: int = 2
-    """Processes that read and augment images; 0 does it in the training process. Results do not depend on it."""
+    """Processes that load images; 0: the training process does. The result does not depend on it."""
     on_nan: OnNan = "stop"
-    """What a loss that is not finite does: `stop` ends the run and names layer and images; `skip` goes on without that
-    batch, and counts it."""
+    """What to do when the loss is not finite: `stop` the run and name the layer and the images, or `skip` that
+    batch and count it."""
     seed: int = 0
-    """Every random draw follows from it: two CPU runs with the same seed agree bit for bit."""
+    """Seed of all random numbers. Two CPU runs with the same seed are equal bit for bit."""
     profile: bool = False
-    """Say at the end where a step's time went: data wait, forward, backward, optimiser, saving."""
+    """Print how long the parts of a step took: waiting for data, forward, backward, optimiser, saving."""
     checkpoint_minutes: float = 10.0
-    """Also save the state between two evaluations once this many minutes have passed; 0 saves at evaluations only."""
+    """Save the state every so many minutes between evaluations, too; 0: only after evaluations."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe as JSON values, the task with it."""
+        """The fields as JSON values, and the task's name."""
         return {"task": self.task, **asdict(self)}
 
     def open_fields(self) -> list[str]:
@@ -109,7 +109,7 @@ class Recipe:
         return [name for name, value in self.open_values.items() if getattr(self, name) == value]
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, one line each; empty when the recipe can run."""
+        """One line for each impossible value; empty when the recipe can run."""
         found = [
             f"--{option(field.name)} must be a number, not {value}"
             for field in fields(self)
@@ -123,20 +123,18 @@ class Recipe:
             *("lr", "lr_base_batch", "weight_decay", "clip_grad", "early_stopping", "workers", "checkpoint_minutes"),
             *("effective_batch", "seed", "nodes"),
         )
-        for name in ("ema_decay", "drop_path"):
-            if not 0 <= getattr(self, name) < 1:
-                found.append(f"--{option(name)} must lie in [0, 1), not {getattr(self, name):g}")
+        found += outside(self, "[0, 1)", "ema_decay", "drop_path")
         if self.strategy == "fsdp" and self.precision == "fp16":
-            found.append("--strategy fsdp knows no --precision fp16: take bf16 or fp32")
+            found.append("--strategy fsdp does not support --precision fp16: take bf16 or fp32")
         if self.compile and self.strategy == "fsdp":
-            found.append("--compile does not go with --strategy fsdp, whose gathering breaks the graph: take ddp")
+            found.append("--compile does not work with --strategy fsdp, whose collectives break the graph: take ddp")
         if self.on_nan == "skip" and (self.strategy == "fsdp" or self.precision == "fp16"):
             found.append("--on-nan skip works with neither --strategy fsdp nor --precision fp16: take ddp and bf16")
         return found
 
 
 def from_dict(values: dict[str, Any]) -> Recipe:
-    """The recipe that `as_dict` wrote. Raises ValueError on an unknown task or field, TypeError on a missing one."""
+    """Returns the recipe of `as_dict`. Raises ValueError on an unknown task or field, TypeError on a missing one."""
     values = dict(values)
     task = values.pop("task", None)
     if task not in _CLASSES:
@@ -149,9 +147,23 @@ def from_dict(values: dict[str, Any]) -> Recipe:
 
 
 def changes(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
-    """The fields in which two recipes differ: name -> (old, new)."""
+    """Returns the fields in which two recipes differ: name -> (old, new)."""
     before, after = old.as_dict(), new.as_dict()
     return {key: (before.get(key), after.get(key)) for key in after if before.get(key) != after.get(key)}
+
+
+R = TypeVar("R", bound=Recipe)
+
+
+def named(recipe: R, description: str) -> Callable[[], R]:
+    """Returns a function for `RECIPES` that returns the recipe; the description is its docstring."""
+
+    def make() -> R:
+        return recipe
+
+    make.__name__ = make.__qualname__ = recipe.name.replace("-", "_")
+    make.__doc__ = description
+    return make
 
 
 def below(recipe: Recipe, least: int, *names: str) -> list[str]:
@@ -166,14 +178,19 @@ def negative(recipe: Recipe, *names: str) -> list[str]:
     return [f"--{option(name)} must not be negative, and is {getattr(recipe, name)}" for name in wrong]
 
 
-def no_share(recipe: Recipe, *names: str) -> list[str]:
-    """A line for each of these fields that is no fraction from 0 to 1."""
-    wrong = [name for name in names if not 0 <= getattr(recipe, name) <= 1]
-    return [f"--{option(name)} must lie in [0, 1], not {getattr(recipe, name):g}" for name in wrong]
+def outside(recipe: Recipe, interval: str, *names: str) -> list[str]:
+    """A line for each of these fields that is outside the interval: "[0, 1]", "[0, 1)" or "(0, 1]"."""
+    first, last = interval[0] == "[", interval[-1] == "]"
+    wrong = [
+        name
+        for name in names
+        if not (0 < (value := getattr(recipe, name)) < 1 or (first and value == 0) or (last and value == 1))
+    ]
+    return [f"--{option(name)} must lie in {interval}, not {getattr(recipe, name):g}" for name in wrong]
 
 
 def without_effect(recipe: Recipe, why: str, *names: str) -> list[str]:
-    """A line for each of these fields, which do nothing in this recipe, that does not stand at its default."""
+    """A line for each of these fields, which have no effect in this recipe, that is not at its default."""
     defaults = {field.name: field.default for field in fields(recipe)}
     wrong = [name for name in names if getattr(recipe, name) != defaults[name]]
     return [f"--{option(name)} has no effect {why}: leave it at {defaults[name]}" for name in wrong]
@@ -182,123 +199,3 @@ def without_effect(recipe: Recipe, why: str, *names: str) -> list[str]:
 def option(field: str) -> str:
     """A field's name on the command line."""
     return field.replace("_", "-")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifyRecipe(Recipe):
-    """Image classification: the common fields, and how images are drawn, augmented, mixed and judged."""
-
-    task: ClassVar[str] = "classify"
-    open_values: ClassVar[dict[str, Any]] = {
-        **Recipe.open_values,
-        "stream": "auto",
-        **dict.fromkeys(("image_size", "epochs", "lr", "layer_decay"), 0),
-    }
-
-    data: str = "sample"
-    """An image folder, a folder or address (https://…, s3://…) of parquet shards or WebDataset tars, or `sample` (the
-    built-in Fashion-MNIST subset)."""
-    stream: Stream = "auto"
-    """Shards come through a bounded cache (`yes`), or are copied and mapped into memory as a whole (`no`); `auto`
-    streams what does not fit the disk."""
-    stream_buffer: int = 50_000
-    """Images among which the order is random when shards are streamed; whole shards are taken together."""
-    image_size: int = 224
-    """Side in pixels of the square images the network sees; 0: that of the weights, or one fit for the network."""
-
-    epochs: int = 300
-    """Passes over the training images; 0: as many as a set of that size needs."""
-    lr: float = 1e-3
-    """Peak learning rate for an effective batch of `lr_base_batch` images; 0: 5e-4 with weights, 2e-3 without."""
-    min_lr: float = 1e-5
-    """Where the cosine ends, whatever the batch."""
-    warmup_epochs: float = 5.0
-    """Epochs of linear warm-up, counted within `epochs`."""
-    warmup_lr: float = 1e-6
-    """Where the warm-up starts, whatever the batch."""
-    cooldown_epochs: int = 0
-    """Last epochs, counted within `epochs`, that stay at the minimum learning rate."""
-    weight_decay: float = 0.05
-    """AdamW's weight decay; norms, biases and layer scales take none."""
-    layer_decay: float = 1.0
-    """Factor on the learning rate from a layer to the one below; 1 treats all alike; 0: 0.75 with weights, else 1."""
-
-    holdout: float = 0.2
-    """Fraction of each class held out for validation when the data come without a validation split."""
-    selection: float = 0.0
-    """Images held out of train to choose `best` on: a count, or below 1 a fraction. With 0 it is chosen on the
-    validation images themselves, which flatters it."""
-
-    pad_to: int = 0
-    """Images smaller than this are padded with black to it, not enlarged, in training and evaluation; 0 never."""
-    min_crop: float = 0.08
-    """Smallest part of an image's area that a random crop shows."""
-    flip: float = 0.5
-    """Chance of a horizontal flip."""
-    randaugment: str = "rand-m9-mstd0.5-inc1"
-    """timm's RandAugment description; empty for none."""
-    random_erasing: float = 0.25
-    """Chance that a rectangle of an image is replaced by noise."""
-    repeated_augmentation: bool = False
-    """Show a third of the images per epoch, in three views each (METHOD 5)."""
-    interpolation: Interpolation = "bicubic"
-    """Resampling of the training images; `random` draws bilinear or bicubic. Evaluation uses bicubic with `random`."""
-    crop_pct: float = 0.875
-    """Part of the resized image's side that the centre crop of the evaluation keeps."""
-
-    mixup: float = 0.8
-    """Beta parameter of Mixup; 0 for none."""
-    cutmix: float = 1.0
-    """Beta parameter of CutMix; 0 for none."""
-    mix_switch: float = 0.5
-    """Chance of CutMix rather than Mixup, where both are on."""
-    label_smoothing: float = 0.1
-    """Share of the target that is spread over all classes."""
-    class_weights: bool = False
-    """Weigh the loss of each class by the inverse of its frequency."""
-
-    token_labels: str = ""
-    """A folder of `rmt token-labels`: the network (a `_tl` one) learns its teacher's dense maps instead of labels."""
-    token_loss: float = 0.5
-    """With token labels: weight of the tokens' loss beside the class loss."""
-    mix_token: float = 1.0
-    """With token labels: Beta parameter of MixToken, which takes the place of Mixup and CutMix; 0 for none."""
-    ground_truth: float = 0.0
-    """With token labels: share of the true label in the class target; the map gives the rest."""
-
-    def problems(self) -> list[str]:
-        found = super().problems() + below(self, 1, "stream_buffer")
-        found += negative(self, "epochs", "image_size", "pad_to", "min_lr", "warmup_epochs", "warmup_lr")
-        found += negative(self, "cooldown_epochs", "selection", "mixup", "cutmix", "token_loss", "mix_token")
-        if 0 < self.lr < self.min_lr:
-            found.append(f"--min-lr {self.min_lr:g} is above the peak --lr {self.lr:g}")
-        if 0 < self.epochs < self.warmup_epochs:
-            found.append(
-                f"--warmup-epochs {self.warmup_epochs:g} is longer than the whole run of --epochs {self.epochs}: "
-                f"take 0 to {self.epochs}"
-            )
-        if 0 < self.epochs <= self.cooldown_epochs:
-            found.append(f"--cooldown-epochs {self.cooldown_epochs} leaves none of the {self.epochs} epochs")
-        if self.image_size and self.image_size < 32:
-            found.append(f"--image-size must be at least 32, not {self.image_size}")
-        if not 0 <= self.layer_decay <= 1:
-            found.append(f"--layer-decay must lie in (0, 1], or be 0 to be chosen; it is {self.layer_decay:g}")
-        found += no_share(self, "flip", "random_erasing", "mix_switch", "holdout", "label_smoothing", "ground_truth")
-        for name in ("min_crop", "crop_pct"):
-            if not 0 < getattr(self, name) <= 1:
-                found.append(f"--{option(name)} must lie in (0, 1], not {getattr(self, name):g}")
-        if self.sync_batchnorm and self.freeze_batchnorm:
-            found.append("--sync-batchnorm and --freeze-batchnorm exclude each other: frozen statistics are alike")
-        if self.token_labels:
-            off = {"mixup": "MixToken takes its place", "cutmix": "MixToken takes its place"}
-            off |= {"pad_to": "a padded border has no labels", "class_weights": "the maps take the labels' place"}
-            found += [
-                f"--{option(name)} must be off with --token-labels: {why}"
-                for name, why in off.items()
-                if getattr(self, name)
-            ]
-        else:
-            found += without_effect(self, "without --token-labels", "token_loss", "mix_token", "ground_truth")
-        if (self.mixup or self.cutmix) and self.batch_size % 2:
-            found.append(f"--batch-size must be even with Mixup or CutMix, and is {self.batch_size}")
-        return found

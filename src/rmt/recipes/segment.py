@@ -1,166 +1,110 @@
-"""The recipes of semantic segmentation: the paper's ADE20K table (METHOD 7), one function per row, and your own data.
+"""The recipe of semantic segmentation, whose length is given in iterations."""
 
-Published figures are the paper's mIoU on ADE20K's 2,000 validation images; we know the best one only, so the others are
-"not at hand".
-"""
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from rmt.recipes.segment_recipe import SegmentRecipe
-
-_DROP_PATH = {"rmt_tiny": 0.1, "rmt_small": 0.15, "rmt_base": 0.4, "rmt_large": 0.5}  # METHOD 4
+from rmt.recipes.recipe import Recipe, below, negative, option, outside, without_effect
 
 
-def _semantic_fpn(name: str, model: str) -> SegmentRecipe:
-    """METHOD 7: AdamW 1e-4, weight decay 1e-4 on norms too, 80,000 iterations, power 0.9 to 1e-6."""
-    return SegmentRecipe(
-        name=name,
-        model=model,
-        drop_path=_DROP_PATH[model],
-        zero_is_ignored=True,
-        head="semantic_fpn",
-        batch_size=16,
-        effective_batch=16,
-        lr_base_batch=16,
-        iterations=80_000,
-        validate_every=8_000,
-        lr=1e-4,
-        min_lr=1e-6,
-        poly_power=0.9,
-        weight_decay=1e-4,
-        decay_norms=True,
-        devices="auto",
-        sync_batchnorm=True,
-        workers=8,
-    )
+@dataclass(frozen=True, kw_only=True)
+class SegmentRecipe(Recipe):
+    """Semantic segmentation: the common fields, data, head, schedule and augmentation."""
 
+    task: ClassVar[str] = "segment"
 
-def _upernet(name: str, model: str) -> SegmentRecipe:
-    """METHOD 7: AdamW 6e-5, weight decay 0.01 but on norms, 1,500 warm-up and 160,000 iterations, power 1."""
-    return SegmentRecipe(
-        name=name,
-        model=model,
-        drop_path=_DROP_PATH[model],
-        zero_is_ignored=True,
-        head="upernet",
-        aux_weight=0.4,
-        batch_size=16,
-        effective_batch=16,
-        lr_base_batch=16,
-        iterations=160_000,
-        validate_every=16_000,
-        lr=6e-5,
-        min_lr=0.0,
-        poly_power=1.0,
-        warmup_iterations=1_500,
-        warmup_start=1e-6,
-        weight_decay=0.01,
-        decay_norms=False,
-        devices="auto",
-        sync_batchnorm=True,
-        workers=8,
-    )
+    data: str = ""
+    """ADE20K as downloaded (a folder with `images/{training,validation}` and `annotations/…`), or a folder of your own
+    with `images`, `masks` and a class list."""
+    classes: str = ""
+    """File with one class per line (`NAME`, or `NAME R G B` for masks coded by colour); empty: `classes.txt` or
+    ADE20K's `objectInfo150.txt` in the folder of the data."""
+    zero_is_ignored: bool = False
+    """Mask value 0 means "ignore" and the classes start at 1, as in ADE20K; otherwise they start at 0."""
+    holdout: float = 0.2
+    """Fraction of the images held out for validation when the data have no validation split."""
 
+    head: Literal["semantic_fpn", "upernet"] = "semantic_fpn"
+    """Head on top of the backbone."""
+    head_width: int = 0
+    """Channels of the head; 0: 128 for Semantic FPN (whose feature pyramid has twice as many), 512 for UPerNet (whose
+    auxiliary head has half as many)."""
+    aux_weight: float = 0.4
+    """Weight of the loss of UPerNet's auxiliary head."""
 
-def ade20k_semantic_fpn_tiny() -> SegmentRecipe:
-    """Semantic FPN on RMT-T, ADE20K: 80,000 iterations of 16 crops of 512².
+    batch_size: int = 16
+    """Crops per step on one device."""
+    iterations: int = 80_000
+    """Weight updates."""
+    validate_every: int = 8_000
+    """Weight updates between two evaluations; must divide `iterations`."""
+    lr: float = 1e-4
+    """Peak learning rate for an effective batch of `lr_base_batch` images."""
+    lr_base_batch: int = 16
+    """The peak learning rate is lr x effective batch / lr_base_batch; 0: it is `lr`."""
+    min_lr: float = 0.0
+    """Final learning rate, not scaled with the batch."""
+    poly_power: float = 1.0
+    """The learning rate is proportional to (1 - iteration / iterations) to this power."""
+    warmup_iterations: int = 0
+    """Iterations of linear warm-up, which count as part of `iterations`."""
+    warmup_start: float = 1e-6
+    """Factor of the learning rate at the start of the warm-up."""
+    weight_decay: float = 1e-4
+    """AdamW's weight decay."""
+    decay_norms: bool = True
+    """Weight decay for the weights and biases of norms, too."""
 
-    Cost: GPU-hours not measured. Accuracy: published figure not at hand; none of ours.
-    Command: rmt train ade20k-semantic-fpn-tiny --data ADEChallengeData2016 --weights RMT-T.pth
-    """
-    return _semantic_fpn("ade20k-semantic-fpn-tiny", "rmt_tiny")
+    crop_size: int = 512
+    """Side in pixels of the training crops, and of the windows of `sliding`."""
+    long_side: int = 2048
+    """Images are resized to fit into long_side x short_side (or upright), keeping their aspect ratio; 0: never."""
+    short_side: int = 512
+    """See `long_side`."""
+    min_ratio: float = 0.5
+    """In training, long_side and short_side are multiplied by a random factor from min_ratio to max_ratio."""
+    max_ratio: float = 2.0
+    """See `min_ratio`."""
+    max_class_share: float = 0.75
+    """Largest part of a crop that one class may fill; up to ten crops are tried. 1: any crop."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    distortion: float = 0.5
+    """Probability of each change of brightness, contrast, saturation and hue."""
+    sliding: bool = False
+    """Evaluate by sliding windows of `crop_size` instead of whole images."""
 
-
-def ade20k_semantic_fpn_small() -> SegmentRecipe:
-    """Semantic FPN on RMT-S, ADE20K: 80,000 iterations of 16 crops of 512².
-
-    Cost: GPU-hours not measured. Accuracy: published figure not at hand; none of ours.
-    Command: rmt train ade20k-semantic-fpn-small --data ADEChallengeData2016 --weights RMT-S.pth
-    """
-    return _semantic_fpn("ade20k-semantic-fpn-small", "rmt_small")
-
-
-def ade20k_semantic_fpn_base() -> SegmentRecipe:
-    """Semantic FPN on RMT-B, ADE20K: 80,000 iterations of 16 crops of 512².
-
-    Cost: GPU-hours not measured. Accuracy: published figure not at hand; none of ours.
-    Command: rmt train ade20k-semantic-fpn-base --data ADEChallengeData2016 --weights RMT-B.pth
-    """
-    return _semantic_fpn("ade20k-semantic-fpn-base", "rmt_base")
-
-
-def ade20k_semantic_fpn_large() -> SegmentRecipe:
-    """Semantic FPN on RMT-L, ADE20K: 80,000 iterations of 16 crops of 512².
-
-    Cost: GPU-hours not measured. Accuracy: published figure not at hand; none of ours.
-    Command: rmt train ade20k-semantic-fpn-large --data ADEChallengeData2016 --weights RMT-L.pth
-    """
-    return _semantic_fpn("ade20k-semantic-fpn-large", "rmt_large")
-
-
-def ade20k_upernet_small() -> SegmentRecipe:
-    """UPerNet on RMT-S, ADE20K: 160,000 iterations of 16 crops of 512².
-
-    Cost: GPU-hours not measured. Accuracy: published figure not at hand; none of ours.
-    Command: rmt train ade20k-upernet-small --data ADEChallengeData2016 --weights RMT-S.pth
-    """
-    return _upernet("ade20k-upernet-small", "rmt_small")
-
-
-def ade20k_upernet_base() -> SegmentRecipe:
-    """UPerNet on RMT-B, ADE20K: 160,000 iterations of 16 crops of 512².
-
-    Cost: GPU-hours not measured. Accuracy: published figure not at hand; none of ours.
-    Command: rmt train ade20k-upernet-base --data ADEChallengeData2016 --weights RMT-B.pth
-    """
-    return _upernet("ade20k-upernet-base", "rmt_base")
-
-
-def ade20k_upernet_large() -> SegmentRecipe:
-    """UPerNet on RMT-L, ADE20K: 160,000 iterations of 16 crops of 512².
-
-    Cost: GPU-hours not measured. Accuracy: published 52.8 mIoU (the paper's best); none of ours.
-    Command: rmt train ade20k-upernet-large --data ADEChallengeData2016 --weights RMT-L.pth
-    """
-    return _upernet("ade20k-upernet-large", "rmt_large")
-
-
-def finetune_segment() -> SegmentRecipe:
-    """Your own images and masks (`images`, `masks`, `classes.txt`), by Semantic FPN, from weights or from scratch.
-
-    The network is that of the weights; without weights rmt_tiny on a GPU, rmt_pico on a CPU. Weights are a classifier's
-    (ours or the authors'), or a segmenter's, which is taken whole where head and classes are the same.
-
-    Cost: depends on the photos and on --crop-size; docs/segmentation.md has measured runs. Accuracy: not stated.
-    Command: rmt train finetune-segment --data FOLDER [--weights FILE]
-    """
-    return SegmentRecipe(
-        name="finetune-segment",
-        model="auto",
-        drop_path=0.1,
-        head="semantic_fpn",
-        batch_size=8,
-        lr_base_batch=0,
-        iterations=4_000,
-        validate_every=500,
-        lr=2e-4,
-        min_lr=1e-6,
-        poly_power=0.9,
-        warmup_iterations=200,
-        weight_decay=0.01,
-        decay_norms=False,
-    )
-
-
-#: The recipes by name.
-SEGMENT = {
-    make().name: make
-    for make in (
-        ade20k_semantic_fpn_tiny,
-        ade20k_semantic_fpn_small,
-        ade20k_semantic_fpn_base,
-        ade20k_semantic_fpn_large,
-        ade20k_upernet_small,
-        ade20k_upernet_base,
-        ade20k_upernet_large,
-        finetune_segment,
-    )
-}
+    def problems(self) -> list[str]:
+        found = super().problems()
+        found += below(self, 1, "iterations", "validate_every")
+        found += negative(self, "head_width", "aux_weight", "min_lr", "poly_power", "warmup_iterations")
+        found += negative(self, "long_side", "short_side")
+        found += outside(self, "[0, 1]", "holdout", "warmup_start", "flip", "distortion")
+        if self.head == "semantic_fpn":
+            found += without_effect(self, "with --head semantic_fpn", "aux_weight")
+        if self.validate_every > 0 and self.iterations > 0 and self.iterations % self.validate_every:
+            most = min(self.validate_every, self.iterations)
+            fitting = next(count for count in range(most, 0, -1) if self.iterations % count == 0)
+            found.append(
+                f"--validate-every {self.validate_every} does not divide --iterations {self.iterations}: take {fitting}"
+            )
+        if self.warmup_iterations >= self.iterations > 0:
+            found.append(
+                f"--warmup-iterations {self.warmup_iterations} leaves none of --iterations {self.iterations}: "
+                f"take {self.iterations // 10} or so"
+            )
+        if 0 < self.lr < self.min_lr:
+            found.append(f"--min-lr {self.min_lr:g} is above the peak --lr {self.lr:g}")
+        if self.crop_size < 32:
+            found.append(f"--crop-size must be at least 32, not {self.crop_size}")
+        for name in ("long_side", "short_side"):
+            if 0 < getattr(self, name) < 32:
+                found.append(f"--{option(name)} must be at least 32, or 0 to leave sizes; it is {getattr(self, name)}")
+        if not self.long_side and not self.short_side and (self.min_ratio, self.max_ratio) != (1, 1):
+            found.append("--min-ratio and --max-ratio must be 1 where images are not resized (--long-side 0)")
+        if bool(self.long_side) != bool(self.short_side):
+            found.append("--long-side and --short-side are 0 together, or neither is")
+        if not 0 < self.min_ratio <= self.max_ratio:
+            found.append(f"--min-ratio {self.min_ratio:g} must be positive and at most --max-ratio {self.max_ratio:g}")
+        if not 0 < self.max_class_share <= 1:
+            found.append(f"--max-class-share must lie in (0, 1], not {self.max_class_share:g}")
+        return found

@@ -6,7 +6,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 
-from rmt.recipes.recipe import ClassifyRecipe
+from rmt.recipes import ClassifyRecipe
 
 
 def build_optimizer(model: torch.nn.Module, recipe: ClassifyRecipe, lr: float) -> torch.optim.Optimizer:

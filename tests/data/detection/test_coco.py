@@ -10,7 +10,7 @@ from PIL import Image
 from rmt.data.detection.coco import find_split, open_coco, open_coco_splits
 from rmt.data.images import BadImage
 from rmt.errors import RMTError
-from rmt.recipes.detect_recipe import DetectRecipe
+from rmt.recipes import DetectRecipe
 
 
 @pytest.fixture

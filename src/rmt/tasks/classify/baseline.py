@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rmt.recipes.recipe import ClassifyRecipe
+from rmt.recipes import ClassifyRecipe
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from rmt.model import create_model, describe_weights, load_checkpoint
-from rmt.recipes.recipe import ClassifyRecipe
+from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData, class_weights
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.classify.token_labelling.module import TokenLabelModule

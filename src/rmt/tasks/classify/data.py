@@ -14,7 +14,7 @@ from rmt.data.token_labels.label_maps import LabelMaps
 from rmt.data.token_labels.transforms import TokenLabelTransform
 from rmt.data.transforms import eval_transform, train_transform
 from rmt.errors import RMTError
-from rmt.recipes.recipe import ClassifyRecipe
+from rmt.recipes import ClassifyRecipe
 from rmt.training.batch import world_size as processes_of
 from rmt.training.distributed.processes import broadcast_from_main
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rmt.heads import detector
 from rmt.heads.detection import MaskRCNN, RetinaNet
-from rmt.recipes.detect_recipe import DetectRecipe
+from rmt.recipes import DetectRecipe
 from rmt.tasks.detect.data import DetectData
 from rmt.tasks.detect.module import DetectModule
 from rmt.training.batch import require_images, world_size

@@ -16,7 +16,7 @@ from rmt.data.detection.transforms import (
 from rmt.data.loader import BatchLoader
 from rmt.data.sets import SkipReport
 from rmt.errors import RMTError
-from rmt.recipes.detect_recipe import DetectRecipe
+from rmt.recipes import DetectRecipe
 from rmt.training.batch import world_size as processes_of
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from rmt.heads import segmenter
 from rmt.model import create_model
-from rmt.recipes.segment_recipe import SegmentRecipe
+from rmt.recipes import SegmentRecipe
 from rmt.tasks.segment.data import SegmentData
 from rmt.tasks.segment.module import SegmentModule
 from rmt.training.batch import require_images

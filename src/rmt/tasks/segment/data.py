@@ -16,7 +16,7 @@ from rmt.data.segmentation.transforms import (
 )
 from rmt.data.sets import SkipReport
 from rmt.errors import RMTError
-from rmt.recipes.segment_recipe import SegmentRecipe
+from rmt.recipes import SegmentRecipe
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from rmt.data.sets import skip_lines
 from rmt.heads import Segmenter, file_facts
 from rmt.inference.segment import inference_from
-from rmt.recipes.segment_recipe import SegmentRecipe
+from rmt.recipes import SegmentRecipe
 from rmt.tasks.segment.data import SegmentData
 from rmt.tasks.segment.evaluate import SegmentEvaluator
 from rmt.training.batch import describe_batch

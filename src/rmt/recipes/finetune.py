@@ -1,0 +1,91 @@
+"""The recipes for data of your own."""
+
+from rmt.recipes.classify import ClassifyRecipe
+from rmt.recipes.detect import DetectRecipe
+from rmt.recipes.segment import SegmentRecipe
+
+
+def finetune() -> ClassifyRecipe:
+    """Your own image folder (`train/CLASS/*.jpg` and `val/…`, or one folder of classes), from weights or from scratch.
+
+    Network and image size are those of the weights; without weights rmt_tiny at 224² on a GPU, rmt_pico at 96² on a
+    CPU. For other classes than those of the weights the classifier is new. The number of epochs makes about 500 updates
+    with weights and 1,500 without, but is at least 30; learning rate and layer decay depend on the weights, too.
+
+    Cost: depends on the photos; 300 at 32² from the quickstart's weights are about 2 s per epoch on a CPU. Accuracy:
+    not stated; training from scratch takes hundreds of photos per class. A run whose accuracy stays at that of guessing
+    prints a warning with numbers.
+    Command: rmt train finetune --data FOLDER [--weights FILE]
+    """
+    return ClassifyRecipe(
+        name="finetune",
+        data="",
+        model="auto",
+        image_size=0,
+        epochs=0,
+        batch_size=32,
+        lr=0.0,
+        layer_decay=0.0,
+        lr_base_batch=0,
+        warmup_epochs=3,
+        min_crop=0.5,
+        randaugment="rand-m5-mstd0.5-inc1",
+        random_erasing=0.0,
+        mixup=0.0,
+        cutmix=0.0,
+        ema_decay=0.0,
+    )
+
+
+def finetune_detect() -> DetectRecipe:
+    """Your own images in COCO format: a COCO folder, or `--images FOLDER --annotations FILE`.
+
+    Mask R-CNN from the weights of a classifier, or of a detector, which is loaded whole if sizes and classes are the
+    same. Use `--no-masks` for data with boxes only. Without `--val-annotations` a fifth of the images is held out.
+    Network: that of the weights; without weights rmt_tiny on a GPU and rmt_pico on a CPU. As many epochs as make about
+    2,000 updates, the rate divided by 10 after two thirds and after eleven twelfths of them.
+
+    Cost: depends on the images: 2,000 updates of 4. Accuracy: not stated; it depends on the data and the weights.
+    Command: rmt train finetune-detect --data FOLDER [--weights FILE]
+    """
+    return DetectRecipe(
+        name="finetune-detect",
+        model="auto",
+        epochs=0,
+        lr_steps=(),
+        batch_size=4,
+        lr=2e-4,
+        lr_base_batch=0,
+        warmup_iterations=200,
+        clip_grad=1.0,
+        train_short_sides=(480, 560, 640),
+        short_side=640,
+        long_side=1066,
+    )
+
+
+def finetune_segment() -> SegmentRecipe:
+    """Your own images and masks (`images`, `masks`, `classes.txt`), by Semantic FPN, from weights or from scratch.
+
+    The network is that of the weights; without weights rmt_tiny on a GPU, rmt_pico on a CPU. Weights are those of
+    a classifier (ours or the authors'), or of a segmenter, which is loaded whole if head and classes are the same.
+
+    Cost: depends on the photos and on --crop-size; docs/segmentation.md has measured runs. Accuracy: not stated.
+    Command: rmt train finetune-segment --data FOLDER [--weights FILE]
+    """
+    return SegmentRecipe(
+        name="finetune-segment",
+        model="auto",
+        drop_path=0.1,
+        head="semantic_fpn",
+        batch_size=8,
+        lr_base_batch=0,
+        iterations=4_000,
+        validate_every=500,
+        lr=2e-4,
+        min_lr=1e-6,
+        poly_power=0.9,
+        warmup_iterations=200,
+        weight_decay=0.01,
+        decay_norms=False,
+    )
