@@ -1,5 +1,5 @@
 #!/bin/sh
-# What docs/speed.md states for a CPU, with every core, memory and peers; about 50 minutes on two quiet cores.
+# The results of docs/speed.md for a CPU, with all cores, memory and peers: about 50 minutes on two idle cores.
 set -e
 bench="python -m rmt.benchmark"
 swin=swin_tiny_patch4_window7_224

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Everything docs/speed.md states or owes for a GPU, in nine minutes: on torch, Triton, timm and NumPy alone, from a checkout.
-# The most important comes first; what a slow host leaves undone is cut off, and a run that is cut off writes nothing.
+# The results of docs/speed.md for a GPU, in nine minutes. Needs a checkout, torch, Triton, timm and NumPy only.
+# The most important comes first. On a slow host the last commands are stopped; a command that is stopped writes nothing.
 out=${1:-benchmarks/gpu}
 mkdir -p "$out"
 export PYTHONPATH=src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 end=$(($(date +%s) + 535)) status=0
-within() { # seconds command...: the command, for no longer than that, nor than what is left of the nine minutes
+within() { # seconds command...: run the command for at most that time, or until the nine minutes are over
     left=$((end - $(date +%s)))
     [ "$1" -lt "$left" ] && left=$1
     shift

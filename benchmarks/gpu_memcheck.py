@@ -1,4 +1,4 @@
-"""Every Triton kernel once, on odd sizes and both layouts of pairs, for compute-sanitizer."""
+"""Run every Triton kernel once, for odd sizes and both layouts of pairs, under compute-sanitizer."""
 
 import torch
 

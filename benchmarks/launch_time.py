@@ -1,9 +1,9 @@
-"""The host's time for one launch of a Triton kernel, by Triton's own way and by `launch.directly`: no GPU is needed.
+"""The host's time for one launch of a Triton kernel, by Triton itself and by `launch.directly`. Needs no GPU.
 
     python benchmarks/launch_time.py benchmarks/launch-time.json
 
-A stub stands for the driver: kernels are compiled for an H100, and launching one does nothing. So what is timed is
-Python's part alone, that of a row pass and a column pass of attention.
+A stub replaces the driver: kernels are compiled for an H100, and launching one does nothing. So this measures Python's
+part only, for a row pass and a column pass of attention.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ ROUNDS, CALLS = 15, 300
 
 
 class Driver(DriverBase):
-    """What Triton asks before it launches, answered for an H100."""
+    """A driver without a GPU, which reports an H100."""
 
     def __init__(self) -> None:
         pass
@@ -55,8 +55,8 @@ class Driver(DriverBase):
         return kind
 
 
-def stand_in() -> None:
-    """Puts the stub in place of the driver, and nothing in place of a launch."""
+def install_stub() -> None:
+    """Replace the driver by the stub, and a launch by nothing."""
     triton.runtime.driver.set_active(Driver())
     kernel: Any = CompiledKernel
     kernel._init_handles = lambda self: setattr(self, "function", 0)
@@ -74,7 +74,7 @@ def nothing(kernel, grid, *args, **options) -> None:
 
 
 def main(output: Path) -> None:
-    stand_in()
+    install_stub()
     q, k, v = (torch.empty(8, 56, 56, 4, 16, dtype=torch.bfloat16) for _ in range(3))
     tables = torch.empty(56, 56, 1, 8), torch.empty(56, 56, 1, 8), torch.empty(4)
     rounds: dict[str, list[float]] = {"nothing": [], "triton_itself": [], "directly": []}
