@@ -1,0 +1,155 @@
+"""The smallest task, a regression: it predicts the number that is each image's file name (`0.25.png`)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torchmetrics import MeanMetric
+from torchvision.transforms.functional import to_tensor
+
+from rmt.data.images import read_image
+from rmt.data.loader import BatchLoader
+from rmt.device import choose_device
+from rmt.inference.runtime import TorchRuntime
+from rmt.model import create_model, load_checkpoint, read_metadata
+from rmt.recipes import Recipe
+from rmt.training.evaluator import Evaluator, evaluate
+from rmt.training.metric_columns import Measure
+from rmt.training.module import TrainingModule
+from rmt.training.results import facts, final_networks, summary_lines, write
+from rmt.training.schedules import UpdateSchedule
+from rmt.training.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegressionRecipe(Recipe):
+    task: ClassVar[str] = "regression"
+    epochs: int = 3
+
+
+class Images:
+    def __init__(self, folder: Path):
+        self.files = sorted(folder.glob("*.png"))
+
+    def __len__(self):
+        return len(self.files)
+
+    def load(self, index):
+        return read_image(self.files[index]), float(self.files[index].stem)
+
+    def name(self, index):
+        return str(self.files[index])
+
+    def loader(self, recipe, shuffle=False, rank=0, world_size=1):
+        order = dict(batch_size=recipe.batch_size, drop_last=shuffle, rank=rank, world_size=world_size)
+        return BatchLoader(self, transform, collate, shuffle=shuffle, seed=recipe.seed, workers=recipe.workers, **order)
+
+
+def transform(sample, index):
+    return to_tensor(sample[0]), sample[1]
+
+
+def collate(samples, indices):
+    images, numbers = zip(*samples, strict=True)
+    return {"image": torch.stack(images), "number": torch.tensor(numbers)}
+
+
+class RegressionData:
+    classes, skipped = (), {}
+
+    def __init__(self, recipe: RegressionRecipe):
+        self.train, self.val = (Images(Path(recipe.data) / split) for split in ("train", "val"))
+
+    def preprocessing(self, recipe):
+        return {"size": [32, 32]}
+
+    def batches_per_epoch(self, recipe):
+        return len(self.train) // recipe.batch_size // recipe.accumulate * recipe.accumulate
+
+    def train_loader(self, recipe, rank=0, world_size=1):
+        return self.train.loader(recipe, True, rank, world_size)
+
+    def val_loader(self, recipe, rank=0, world_size=1):
+        return self.val.loader(recipe, False, rank, world_size)
+
+
+class RegressionEvaluator(Evaluator):
+    def __init__(self, num_images):
+        super().__init__(num_images)
+        self.metric = MeanMetric()
+
+    def update_metrics(self, network, batch):
+        error = network(batch["image"])[:, 0] - batch["number"]  # (B,)
+        self.metric.update(100.0 * (error.abs() < 0.1))
+
+    def compute(self):
+        self.require_images()
+        return {"within": float(self.metric.compute())}
+
+    def reset(self):
+        super().reset()
+        self.metric.reset()
+
+
+class RegressionModule(TrainingModule[RegressionRecipe, RegressionData]):
+    measure = Measure(columns=("within",), best="within", label="within 0.1")
+
+    @property
+    def epochs(self):
+        return self.recipe.epochs
+
+    def introduction(self):
+        return [f"{len(self.data.train)} images to train on, {len(self.data.val)} to evaluate on"]
+
+    def file_facts(self):
+        return {"task": "regression"}
+
+    def batch_loss(self, batch):
+        return F.mse_loss(self.model(batch["image"])[:, 0], batch["number"])
+
+    def build_evaluator(self):
+        return RegressionEvaluator(len(self.data.val))
+
+    def build_optimizer(self):
+        return torch.optim.AdamW(self.model.parameters(), lr=self.lr)
+
+    def build_schedule(self, optimizer):
+        return UpdateSchedule(optimizer, lambda update: 1.0)
+
+
+def build(recipe, data, *, fresh, log):
+    return RegressionModule(create_model(recipe.model, num_classes=1), recipe, data)
+
+
+def finish(module, run):
+    networks = final_networks(module, run)
+    evaluators = {name: module.build_evaluator() for name in networks}
+    runtimes = {name: TorchRuntime(network, run.device, run.precision) for name, network in networks.items()}
+    evaluate(evaluators, runtimes, module.data.val_loader(module.recipe), run.device)
+    metrics = facts(module, run, {name: e.compute() for name, e in evaluators.items()}, judged_on="val")
+    metrics |= {"best_chosen_on": "the validation images", "unreadable": {"train and val": module.progress.bad_images}}
+    write(module, run, metrics, networks["best"])
+    return metrics
+
+
+def evaluate_checkpoint(checkpoint, data, *, device="auto", precision="auto", workers=0):
+    images, evaluator = Images(Path(data) / "val"), RegressionEvaluator(0)
+    model = create_model(read_metadata(checkpoint)["model"], num_classes=1)
+    load_checkpoint(model, checkpoint)
+    network = TorchRuntime(model, choose_device(device))
+    recipe = RegressionRecipe(name="evaluation", batch_size=1, workers=workers)
+    evaluate({"model": evaluator}, {"model": network}, images.loader(recipe), network.device)
+    return {**evaluator.compute(), "images": len(images)}
+
+
+TASK = Task(
+    open_data=RegressionData,
+    resolve=lambda recipe, data: recipe,
+    build=build,
+    finish=finish,
+    summary=lambda metrics, folder: summary_lines(metrics, folder, [("within 0.1", "val", "within")]),
+    evaluate=evaluate_checkpoint,
+    describe=lambda result: [f"within 0.1: {result['within']:.2f} % of {result['images']} images"],
+)
