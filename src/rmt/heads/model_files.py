@@ -1,19 +1,17 @@
 """Model files of detectors and segmenters."""
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from rmt.errors import RMTError
 from rmt.heads.detection import MaskRCNN, RetinaNet, detector
 from rmt.heads.segmentation.segmenter import Segmenter, segmenter
-from rmt.model import RMT, read_metadata, resolve_checkpoint, save_checkpoint
-from rmt.model.checkpoints import building_from, checked_args, load_meta_model, model_arguments
-from rmt.model.rebuild import rebuild
-from rmt.model.state_dicts import check_fit
+from rmt.model import save_checkpoint
+from rmt.model.checkpoints import checked_args, model_arguments
+from rmt.model.rebuild import load_model_file, rebuild
 
 Model = RetinaNet | MaskRCNN | Segmenter
 
@@ -45,31 +43,14 @@ def save_model(model: Model, path: str | Path, **kwargs: Any) -> None:
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[Model, dict[str, Any]]:
-    """Load the detector or segmenter of a model file or run folder.
-
-    Shapes are compared before memory is allocated, so a file cannot request more memory than its own size.
-
-    Returns:
-        the network in eval mode, and the metadata of the file.
-    Raises:
-        RMTError: no such file, not a detector or segmenter, or names and shapes do not match.
-    """
-    path = resolve_checkpoint(path)
-    metadata = read_metadata(path)
-    if metadata["task"] not in ("detect", "segment"):
-        raise RMTError(f"{path} is a model for the task {metadata['task']!r}; this call loads detectors and segmenters")
-    state = safetensors.torch.load_file(path)
-    with building_from(path):
-        backbone = rebuild(metadata["model"], metadata["model_args"])
-        head_args = checked_args(metadata.get("head_args") or {})
-        model = _build(metadata["task"], str(metadata.get("head")), backbone, head_args)
-    check_fit(model.state_dict(), state, str(path))
-    load_meta_model(model, state)
-    return model.to(device).eval(), metadata
+    """Load the detector or segmenter of a model file or run folder, see `rmt.model.rebuild.load_model_file`."""
+    return load_model_file(path, device, _build, ("detect", "segment"), "detectors and segmenters")
 
 
-def _build(task: str, head: str, backbone: RMT, head_args: Mapping[str, Any]) -> Model:
-    if task == "detect":
+def _build(metadata: dict[str, Any], names: Collection[str]) -> Model:
+    backbone, head = rebuild(metadata["model"], metadata["model_args"]), str(metadata.get("head"))
+    head_args = checked_args(metadata.get("head_args") or {})
+    if metadata["task"] == "detect":
         return detector(head, backbone, **head_args)
-    options = {key: value for key, value in head_args.items() if key != "num_classes"}
-    return segmenter(head, backbone, head_args.get("num_classes", 150), head_args=options)
+    num_classes = head_args.pop("num_classes", 150)
+    return segmenter(head, backbone, num_classes, head_args=head_args)

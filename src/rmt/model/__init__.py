@@ -1,4 +1,4 @@
-"""The network. Needs torch and timm alone, and imports nothing of ours but the error class."""
+"""The network (`rmt.py`), its named variants, and its weights on disk. On torch, timm, safetensors and `rmt.ops`."""
 
 from rmt.model.checkpoints import (
     describe_weights,

@@ -1,4 +1,4 @@
-"""What a network costs, by PyTorch's own operator counter, and what it is made of."""
+"""Multiply-accumulates of a network, by PyTorch's FLOP counter, and a description of its stages."""
 
 import copy
 from collections.abc import Iterable
@@ -14,8 +14,8 @@ from rmt.ops import decay_rates
 def count_macs(model: RMT, height: int, width: int) -> int:
     """Multiply-accumulates of one image: convolutions, linear layers and both attention products.
 
-    Elementwise work (norms, softmax, activations, rotary phases) is left out. Nothing is computed: the network's
-    shapes are followed on the meta device.
+    Elementwise operations (norms, softmax, activations, rotary phases) are not counted. The network runs on the meta
+    device, where only shapes are computed.
     """
     meta = copy.deepcopy(model).to("meta").eval()
     image = torch.empty(1, model.in_chans, height, width, device="meta")
@@ -25,7 +25,7 @@ def count_macs(model: RMT, height: int, width: int) -> int:
 
 
 def describe(model: RMT, height: int, width: int) -> dict[str, Any]:
-    """Stages, parameters, MACs and each head's decay, as numbers that JSON can hold."""
+    """Stages, parameters, MACs and decay rates, as JSON values."""
     stages = []
     for info, stage in zip(model.feature_info, cast(Iterable[Stage], model.stages), strict=False):
         block = cast(Block, stage.blocks[0])

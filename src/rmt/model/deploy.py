@@ -1,4 +1,4 @@
-"""An exact rewriting of a trained network for inference: fewer operations, the same function.
+"""Rewrite a trained network for inference: fewer operations, the same function.
 
 | folded | into |
 |---|---|
@@ -10,7 +10,7 @@
 | q, k, v | one linear |
 | adjacent rotary pairs | half-split ones, by permuting the rows of q and k |
 
-All of it is computed in float64 and rounded once. The training form stays the readable one.
+Computed in float64 and rounded once.
 """
 
 import copy
@@ -22,7 +22,7 @@ from timm.layers import LayerScale
 from torch import Tensor, nn
 
 from rmt.model.rmt import RMT, Block, FeedForward, Head, ManhattanSelfAttention, PatchMerging
-from rmt.ops import SpatialPrior, depthwise_conv, fuses_gelu, layer_norm, manhattan_attention, spatial_prior
+from rmt.ops import SpatialPrior, depthwise_conv, fuses_gelu, layer_norm, manhattan_attention
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -31,15 +31,14 @@ def deploy(model: Network, *, tolerance: float = 0.0, spread: float | None = Non
     """A copy of `model` for inference: equal outputs, fewer operations, no gradients.
 
     Args:
-        model: an RMT, or any module that contains one (timm's `features_only` wrapper, a detector). It is left as it
-            is; its running statistics, scales and weights are those of the moment.
-        tolerance: 0 for exact attention. Otherwise heads see no farther than a window outside which all weights
-            together are proven to stay under this, see `ops/windows.py`; it saves time on large images, where the
-            backend has windows (`native`, `triton`), and nothing on small ones.
-        spread: with a tolerance, a promise about the logits' spread that makes windows smaller. It is checked on
-            every input, and attention is exact where it does not hold.
+        model: an RMT, or any module that contains one (timm's `features_only` wrapper, a detector). It is not changed.
+        tolerance: 0 for exact attention. Otherwise each head attends within a window such that the weights outside it
+            sum to less than this, by the proof in `ops/windows.py`. This saves time on large images, with backends that
+            have windows (`native`, `triton`), and none on small ones.
+        spread: with a tolerance, an assumed upper limit of the difference between two logits of a query, which makes
+            windows smaller. It is checked for every input; where it does not hold, attention is exact.
     Returns:
-        The same class with the same methods and pyramid, in eval mode. Its parameters have other names and shapes:
+        A network of the same class with the same methods, in eval mode. Its parameters have other names and shapes:
         save the trained network, not this one. Outputs agree to 1e-5 in float32 and 1e-10 in float64 (relative).
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -62,7 +61,7 @@ def _fold_network(network: RMT, tolerance: float, spread: float | None) -> None:
         elif isinstance(stage.downsample, PatchMerging):
             _fold_layer_norm(stage.downsample.norm, stage.downsample.reduction)
         for i, block in enumerate(stage.blocks):
-            if isinstance(block, Block):  # otherwise it has been deployed before
+            if isinstance(block, Block):  # otherwise it is deployed already
                 stage.blocks[i] = block = DeployedBlock(block)
             block.attn.config = block.attn.config._replace(tolerance=tolerance, spread=spread)
     _fold_head(network.head)
@@ -82,8 +81,7 @@ class DeployedAttention(nn.Module):
         self.lce = attn.lce
         self.proj = attn.proj
 
-    def prior(self, height: int, width: int, like: Tensor) -> SpatialPrior:
-        return spatial_prior(height, width, self.num_heads, self.head_dim, self.decay_range, like)
+    prior = ManhattanSelfAttention.prior
 
     def forward(self, x: Tensor, prior: SpatialPrior, residual: Tensor) -> Tensor:
         qkv = self.qkv(x)
@@ -95,7 +93,7 @@ class DeployedAttention(nn.Module):
 
 
 class DeployedFeedForward(nn.Module):
-    """residual + FeedForward(x), its depthwise kernel holding the identity: twice (B, h, w, C) -> (B, h, w, C)."""
+    """residual + FeedForward(x), with h + DWConv(h) as one convolution: (B, h, w, C) -> (B, h, w, C)."""
 
     def __init__(self, mlp: FeedForward) -> None:
         super().__init__()
@@ -104,7 +102,7 @@ class DeployedFeedForward(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         if self.dwconv is not None and fuses_gelu(x, self.dwconv):
-            # PyTorch's linear would begin with a copy of the bias for each token.
+            # The bias is added in the kernel: PyTorch's linear would first copy it for each token.
             x = depthwise_conv(F.linear(x, self.fc1.weight), self.dwconv, gelu=True, shift=self.fc1.bias)
         elif self.dwconv is not None:
             x = depthwise_conv(self.fc1(x), self.dwconv, gelu=True)
@@ -137,8 +135,8 @@ class DeployedBlock(nn.Module):
 def _add_linear(residual: Tensor, x: Tensor, linear: nn.Linear) -> Tensor:
     """residual + linear(x), on tokens (B, h, w, C).
 
-    On a CPU the product adds itself to residual + bias: PyTorch's would start from a copy of the bias anyway, and the
-    sum would be a pass of its own.
+    On a CPU the product is accumulated into residual + bias: PyTorch's linear would start from copies of the bias, and
+    the sum with the residual would be another pass.
     """
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return residual + linear(x)
@@ -174,13 +172,13 @@ def _with_identity(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def _lay_out_taps(conv: nn.Conv2d) -> None:
-    """Puts the weights of a tap side by side, as our kernels read them, which otherwise make such a copy each time."""
+    """Store the weights of a tap side by side, as our kernels read them: without it, each call makes such a copy."""
     taps = conv.weight.flatten(1).t().contiguous()
     conv.weight = nn.Parameter(taps.t().view(conv.weight.shape), requires_grad=False)
 
 
 def _fold_layer_norm(norm: nn.LayerNorm, linear: nn.Linear) -> None:
-    """linear(norm(x)) = W·(γ∘x̂ + β) + b: γ scales the columns of W, W·β joins the bias. The norm becomes plain."""
+    """linear(norm(x)) = W·(γ∘x̂ + β) + b: γ scales the columns of W, W·β joins the bias. The norm loses both."""
     if not norm.elementwise_affine:
         return
     weight, bias = linear.weight.double(), norm.bias.double()
@@ -212,7 +210,7 @@ def _fold_batch_norms(layers: nn.Sequential) -> None:
 
 
 def _fold_head(head: Head) -> None:
-    """The BatchNorm goes into the projection. A plain head's LayerNorm stays: `pre_logits=True` shows its output."""
+    """Fold BatchNorm into the projection. A LayerNorm is kept: with `pre_logits=True` its output is returned."""
     if isinstance(head.norm, nn.BatchNorm2d | nn.SyncBatchNorm):
         _fold_batch_norm(head.proj, head.norm)  # type: ignore[arg-type]
         head.norm = nn.Identity()

@@ -1,11 +1,12 @@
 """Networks rebuilt from weights on disk: of a model file, or of a state dict that belongs to a named network."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmt.errors import RMTError
 from rmt.model.checkpoints import (
@@ -17,24 +18,50 @@ from rmt.model.checkpoints import (
     resolve_checkpoint,
 )
 from rmt.model.rmt import RMT
-from rmt.model.state_dicts import HEAD, check_fit, read_state_dict, sizes_of
+from rmt.model.state_dicts import HEAD, check_fit, sizes_of
 from rmt.model.variants import ARGUMENTS, build, check_name, create_model, list_models
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[RMT, dict[str, Any]]:
-    """The classifier in a model file or run folder, in eval mode, and the file's metadata.
+    """Load the classifier of a model file or run folder, see `load_model_file`."""
+
+    def build_classifier(metadata: dict[str, Any], names: Collection[str]) -> RMT:
+        model = rebuild(metadata["model"], metadata["model_args"])
+        if not any(map(HEAD.match, names)):  # a backbone alone, as `rmt convert` writes it for a detector's file
+            model.prune_intermediate_layers([len(model.stages) - 1])
+        return model
+
+    return load_model_file(path, device, build_classifier, ("classify",), "classifiers")
+
+
+def load_model_file(
+    path: str | Path,
+    device: str | torch.device,
+    build: Callable[[dict[str, Any], Collection[str]], ModelT],
+    tasks: Collection[str],
+    kind: str,
+) -> tuple[ModelT, dict[str, Any]]:
+    """Load the network of a model file or run folder.
 
     Shapes are compared before memory is allocated, so a file cannot ask for more than it contains.
+
+    Args:
+        build: builds the network from the metadata and the names of the weights.
+        tasks, kind: the tasks whose files are accepted, and what their networks are called.
+    Returns:
+        the network in eval mode, and the metadata of the file.
+    Raises:
+        RMTError: no such file, one of another task, or names and shapes do not match.
     """
     path = resolve_checkpoint(path)
     metadata = read_metadata(path)
-    if metadata["task"] != "classify":
-        raise RMTError(f"{path} is a model for the task {metadata['task']!r}; this call loads classifiers")
-    state = read_state_dict(path)
+    if metadata["task"] not in tasks:
+        raise RMTError(f"{path} is a model for the task {metadata['task']!r}; this call loads {kind}")
+    state = safetensors.torch.load_file(path)
     with building_from(path):
-        model = rebuild(metadata["model"], metadata["model_args"])
-    if not any(HEAD.match(key) for key in state):  # a backbone alone, as `rmt convert` writes it for a detector's file
-        model.prune_intermediate_layers([len(model.stages) - 1])
+        model = build(metadata, state.keys())
     check_fit(model.state_dict(), state, str(path))
     load_meta_model(model, state)
     return model.to(device).eval(), metadata

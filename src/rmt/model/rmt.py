@@ -114,15 +114,15 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """x + CPE(x), then x + DropPath(s₁·MaSA(LN(x))), then x + DropPath(s₂·FFN(LN(x))), on tokens (B, h, w, C).
+    """x + CPE(x), then x + DropPath(s₁·MaSA(LN(x))), then x + DropPath(s₂·FFN(LN(x))), on tokens (B, h, w, C). Fig. 3.
 
     Args:
-        attn: the block's attention.
+        attn: the attention of the block.
         mlp_ratio: r of the feed-forward.
-        layer_scale: initial s₁ and s₂; None leaves them out.
+        layer_scale: initial value of s₁ and s₂; None leaves them out.
         drop_path: rate of stochastic depth.
-        cpe: with conditional positional encoding, a 3×3 depthwise convolution.
-        ffn_conv: with the depthwise convolution in the feed-forward.
+        cpe: whether to add the conditional positional encoding, a 3×3 depthwise convolution.
+        ffn_conv: whether the feed-forward has its depthwise convolution.
     """
 
     def __init__(
@@ -155,12 +155,12 @@ class Block(nn.Module):
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Zeros to the right of and below (B, C, H, W), so that whole patches cover every pixel."""
+    """Pad (B, C, H, W) with zeros on the right and at the bottom, to multiples of `multiple`."""
     return F.pad(x, (0, -x.shape[3] % multiple, 0, -x.shape[2] % multiple))
 
 
 class ConvStem(nn.Sequential):
-    """Image to tokens at stride 4 by four 3×3 convolutions: (B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉)."""
+    """Four 3×3 convolutions with a stride of 4 in all: (B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉)."""
 
     def __init__(self, in_chans: int, dim: int) -> None:
         half = dim // 2
@@ -180,7 +180,7 @@ class ConvStem(nn.Sequential):
 
 
 class PatchStem(nn.Module):
-    """The stem of the ablation networks: one patch, one token. (B, 3, H, W) -> (B, C, ⌈H/p⌉, ⌈W/p⌉)."""
+    """Patch embedding of the ablation networks: (B, 3, H, W) -> (B, C, ⌈H/p⌉, ⌈W/p⌉)."""
 
     def __init__(self, in_chans: int, dim: int, patch_size: int, norm: bool) -> None:
         super().__init__()
@@ -194,14 +194,14 @@ class PatchStem(nn.Module):
 
 
 class ConvDownsample(nn.Sequential):
-    """Between stages: (B, C, H, W) -> (B, C', ⌈H/2⌉, ⌈W/2⌉)."""
+    """3×3 convolution with stride 2 and BatchNorm: (B, C, H, W) -> (B, C', ⌈H/2⌉, ⌈W/2⌉)."""
 
     def __init__(self, dim: int, dim_out: int) -> None:
         super().__init__(nn.Conv2d(dim, dim_out, 3, stride=2, padding=1), nn.BatchNorm2d(dim_out))
 
 
 class PatchMerging(nn.Module):
-    """Swin's downsampling: the four tokens of a 2×2 patch side by side, LayerNorm, linear without bias."""
+    """Swin's downsampling: concatenate the four tokens of each 2×2 patch, LayerNorm, linear without bias."""
 
     def __init__(self, dim: int, dim_out: int) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ class PatchMerging(nn.Module):
 
 
 class Stage(nn.Module):
-    """Downsampling, if any, and blocks of one width: (B, C, H, W) -> (B, C', h, w)."""
+    """Downsampling and blocks of one width: (B, C, H, W) -> (B, C', h, w)."""
 
     def __init__(self, downsample: nn.Module, blocks: Sequence[Block]) -> None:
         super().__init__()
@@ -236,9 +236,9 @@ class Stage(nn.Module):
 class Head(nn.Module):
     """Feature map to logits: (B, C, h, w) -> (B, num_classes).
 
-    Linear to `hidden_dim` per token, BatchNorm over tokens, SiLU, pooling, linear. Without `hidden_dim`, as the
-    ablation networks have it: LayerNorm, pooling, linear. With `pool=""` the linear classifies every token instead,
-    (B, num_classes, h, w); with `num_classes=0` the pooled features come out.
+    Linear to `hidden_dim` per token, BatchNorm over tokens, SiLU, pooling, linear. Without `hidden_dim`, as in the
+    ablation networks: LayerNorm, pooling, linear. With `pool=""` the classifier is applied to every token,
+    (B, num_classes, h, w); with `num_classes=0` the pooled features are returned.
     """
 
     POOLS = ("avg", "max", "avgmax", "catavgmax", "")
@@ -253,7 +253,7 @@ class Head(nn.Module):
         self.reset(num_classes, pool)
 
     def reset(self, num_classes: int, pool: str) -> None:
-        """A fresh classifier on the kept projection."""
+        """Replace the classifier by a new one; the projection before it is kept."""
         if pool not in self.POOLS:
             raise ValueError(f"global_pool={pool!r} is not one of {self.POOLS}")
         self.pool = SelectAdaptivePool2d(pool_type=pool and f"fast{pool}", flatten=bool(pool))
@@ -262,7 +262,7 @@ class Head(nn.Module):
         )
 
     def prune(self, dim: int) -> None:
-        """Leave the pooling alone, for features of `dim` channels."""
+        """Remove everything but the pooling, for features of `dim` channels."""
         self.num_features = dim
         self.proj, self.norm, self.act, self.fc = (nn.Identity() for _ in range(4))
 
@@ -275,24 +275,25 @@ class Head(nn.Module):
 
 
 class RMT(nn.Module):
-    """The backbone and its classifier, with the methods timm's users know.
+    """The backbone and its classifier, with the methods of timm's networks.
 
-    Sequences have one entry per stage; the defaults are RMT-S, the family's small one. In training mode BatchNorm
-    needs two values per channel, so a batch of one image needs a side of 33 px or more.
+    Sequence arguments have one entry per stage; the defaults are RMT-S. In training mode BatchNorm needs two values
+    per channel, so a batch of one image needs a side of 33 px or more.
 
     Args:
         depths, dims, num_heads, mlp_ratios: blocks, channels, heads and feed-forward ratio.
-        decomposed: rows and columns (True) or all pairs (False).
-        decay_ranges: (a, b) of Eq. 8, how far the heads see.
-        layer_scales: initial layer scale, None for none.
+        decomposed: attention along rows and columns (True) or over all pairs of tokens (False).
+        decay_ranges: (a, b) of Eq. 8, which set how far the heads see (Table 12).
+        layer_scales: initial value of the layer scales; None leaves them out.
         decay: `"released"`, `"paper"` or `"none"`, see `ManhattanSelfAttention`.
-        lce, cpe, ffn_conv: local context enhancement, conditional positional encoding, convolution in the
-            feed-forward; each can be left out for ablations.
-        conv_stem: four convolutions; otherwise patches of `patch_size`, normalised if `patch_norm`.
+        lce, cpe, ffn_conv: whether blocks have the local context enhancement, the conditional positional encoding and
+            the convolution in the feed-forward (Table 6).
+        conv_stem: a stem of four convolutions; otherwise patches of `patch_size`, with LayerNorm if `patch_norm`.
         conv_downsample: 3×3 convolution and BatchNorm between stages; otherwise Swin's patch merging.
-        head_hidden_dim: width of the head's hidden layer; None for a plain one.
-        aux_head: with the token classifier of token labelling; logits then are class logits + ½·max over tokens.
-        num_classes: 0 for none: `forward` returns pooled features.
+        head_hidden_dim: width of the head's hidden layer; None for a head without one.
+        aux_head: add the token classifier of LV-ViT's token labelling; logits are then the class logits plus half the
+            maximum of the token logits.
+        num_classes: 0 for no classifier: `forward` returns pooled features.
         in_chans: channels of the image.
         global_pool: "avg", "max", "avgmax", "catavgmax", or "" for logits per token.
         drop_rate: dropout before the classifier.
@@ -366,7 +367,7 @@ class RMT(nn.Module):
         self.head = Head(dims[-1], head_hidden_dim, num_classes, global_pool, drop_rate)
         self.head_hidden_size = self.head.num_features
         self.batchnorm_frozen = False
-        self.token_labelling = aux_head  # said apart from the module, which num_classes=0 leaves out
+        self.token_labelling = aux_head  # the module alone does not tell: num_classes=0 leaves it out
         self.aux_head = self._fresh_aux_head()
         self.apply(init_weights)
 
@@ -379,15 +380,15 @@ class RMT(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The raw output of chosen stages, the feature pyramid.
+        """The output of chosen stages, without norms: the feature pyramid.
 
         Args:
             x: images (B, in_chans, H, W), H and W from 32 up.
-            indices: stages; an int for the last so many, None for all.
-            norm: must be False: the norms of a pyramid belong to the detector or segmenter on top.
-            stop_early: do not run the stages after the last chosen one.
+            indices: of the stages; an int for that number of last stages, None for all.
+            norm: must be False: the norms of a pyramid are part of the detector or segmenter.
+            stop_early: skip the stages after the last chosen one.
             output_fmt: "NCHW" or "NHWC".
-            intermediates_only: return the list alone.
+            intermediates_only: return only the list.
         Returns:
             the last feature map (B, C₄, H/32, W/32) and a list of maps, strides 4, 8, 16, 32.
         """
@@ -407,7 +408,7 @@ class RMT(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the stages after the last of `indices`, and the classifier. Returns the indices as absolute numbers."""
+        """Remove the stages after the last of `indices`, and the classifier. Returns the indices, counted from 0."""
         take, last = _stage_indices(len(self.stages), indices)
         dim = self.feature_info[last]["num_chs"]
         if prune_head or last + 1 < len(self.stages):  # the head was sized for the last stage's channels
@@ -419,11 +420,11 @@ class RMT(nn.Module):
         return take
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, in_chans, H, W) to the last stage's output (B, C₄, ⌈H/32⌉, ⌈W/32⌉)."""
+        """Images (B, in_chans, H, W) to the output of the last stage (B, C₄, ⌈H/32⌉, ⌈W/32⌉)."""
         return self.stages(self.stem(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The last stage's output to logits (B, num_classes), or to the features before the classifier."""
+        """Output of the last stage to logits (B, num_classes), or to the features before the classifier."""
         logits = self.head(x, pre_logits=pre_logits)
         if self.aux_head is None or pre_logits:
             return logits
@@ -432,11 +433,11 @@ class RMT(nn.Module):
     def forward_token_labelling(
         self, x: Tensor, mix: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The two answers that token labelling trains, apart; needs `aux_head`.
+        """The two outputs that token labelling trains, separately; needs `aux_head`.
 
         Args:
             x: images (B, in_chans, H, W).
-            mix: changes the stem's tokens (B, C₁, ⌈H/4⌉, ⌈W/4⌉) on their way into the stages, as MixToken does.
+            mix: applied to the tokens of the stem (B, C₁, ⌈H/4⌉, ⌈W/4⌉), as in MixToken.
         Returns:
             class logits (B, num_classes) and token logits (B, num_classes, ⌈H/32⌉, ⌈W/32⌉).
         """
@@ -445,7 +446,7 @@ class RMT(nn.Module):
         return self.head(x), self._token_logits(x)
 
     def _token_logits(self, x: Tensor) -> Tensor:
-        """The last stage's output (B, C₄, h, w) to (B, num_classes, h, w) by the auxiliary head."""
+        """Output of the last stage (B, C₄, h, w) to token logits (B, num_classes, h, w)."""
         if self.aux_head is None:
             raise ValueError("this network has no auxiliary head: build it with aux_head=True, as the _tl variants are")
         return nchw(self.aux_head(nhwc(x)))
@@ -460,7 +461,7 @@ class RMT(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh classifier (and auxiliary one, if the network is of that kind) for another number of classes."""
+        """Replace the classifier (and the token classifier of a token labelling network), for `num_classes` classes."""
         self.num_classes = num_classes
         self.global_pool = self.global_pool if global_pool is None else global_pool
         self.head.reset(num_classes, self.global_pool)
@@ -470,12 +471,12 @@ class RMT(nn.Module):
                 init_weights(module.to(next(self.parameters())))  # of the same device and dtype
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the blocks' inputs for the backward pass, and compute the rest again."""
+        """Save only the inputs of the blocks for the backward pass, and compute the rest again."""
         for stage in self.stages:
             cast(Stage, stage).grad_checkpointing = enable
 
     def freeze_batchnorm(self, enable: bool = True) -> None:
-        """Let BatchNorm use and keep the statistics it has, in training too; its scale and shift still learn."""
+        """Let BatchNorm use its running statistics in training, without updating them; scale and shift still learn."""
         self.batchnorm_frozen = enable
         self.train(self.training)
 
@@ -488,7 +489,7 @@ class RMT(nn.Module):
         return self
 
     def no_weight_decay(self) -> set[str]:
-        """Layer scales. (Biases and norms are vectors, which timm's optimisers exempt by themselves.)"""
+        """Names of the layer scales. (timm's optimizers exempt biases and norms by themselves.)"""
         return {name for name, _ in self.named_parameters() if name.endswith((".ls1.gamma", ".ls2.gamma"))}
 
     def group_matcher(self, coarse: bool = False) -> dict:
@@ -498,7 +499,7 @@ class RMT(nn.Module):
 
 
 def _stage_indices(stages: int, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
-    """timm's rule: None for all, an int for the last so many, negative ones from the end. And the highest of them."""
+    """The chosen stages by timm's rules, see `forward_intermediates`, and the last of them."""
     if indices is None or isinstance(indices, int):
         count = stages if indices is None else indices
         take = list(range(stages - count, stages))
@@ -510,7 +511,7 @@ def _stage_indices(stages: int, indices: int | Sequence[int] | None) -> tuple[li
 
 
 def init_weights(module: nn.Module) -> None:
-    """Linear weights from a normal of σ 0.02 truncated at ±2, biases 0; all else as PyTorch makes it."""
+    """Draw linear weights from a normal distribution (σ 0.02, truncated at ±2), set biases to 0; keep the others."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

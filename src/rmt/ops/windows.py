@@ -1,16 +1,20 @@
-"""How far a head sees: the window outside which all its weights together stay under a tolerance, proven.
+"""Windows: the distance beyond which all attention weights of a query together are proven to stay under a tolerance.
 
-Let the logits q·k of a query lie within a spread Δ of each other. On a line of L tokens, the weights of the keys
-farther than r from a query with a tokens on one side and b on the other are together at most
+A head's weights fall with the distance, so that a kernel may skip keys that are far away. How far a head has to see
+for a given error is called its reach, in tokens to each side.
+
+Let the logits q·k of a query differ by at most the spread Δ. On a line of L tokens, consider a query with a tokens on
+one side and b on the other. The weights of the keys farther away than r sum to at most
 
     e^Δ·(T(a) + T(b)) / (1 + S(a) + S(b)),   S(n) = Σ_{δ=1..n} γ^δ,   T(n) = Σ_{δ=r+1..n} γ^δ,
 
-since each numerator is at most e^Δ times the smallest, and a shift common to all logits cancels. `reach` is the least r
-for which that stays under the tolerance for every query of the line. In the full form the window is one of rows: the
-sums over columns are the same above and below and cancel, so the bound is that of a column.
+since each numerator is at most e^Δ times the smallest, and a shift common to all logits cancels. `reach` returns the
+least r for which this is at most the tolerance for every query of the line. For attention over all pairs the window is
+a number of rows: the sums over the columns are equal for all rows and cancel, so the bound is that of a column.
 
-Leaving weights of sum w out and rescaling the others moves an output by at most w·(max v − min v); in the decomposed
-form that happens twice. By Cauchy and Schwarz, Δ ≤ 2·max‖q‖·max‖k‖, which rotation leaves alone.
+If weights that sum to w are left out and the others rescaled, an output changes by at most w·(max v − min v); in
+decomposed attention this happens twice. By the Cauchy-Schwarz inequality Δ ≤ 2·max‖q‖·max‖k‖, which the rotation does
+not change.
 """
 
 import functools
@@ -19,19 +23,26 @@ import math
 import torch
 from torch import Tensor
 
-STEP = 0.25  # spreads are rounded up to multiples of this, so that few different ones occur
+STEP = 0.25  # spreads are rounded up to multiples of this, so that few different ones are computed
 
 
 @functools.lru_cache(maxsize=4096)
 def reach(gamma: float, length: int, tolerance: float, spread: float) -> int:
-    """Tokens to each side that a head of decay `gamma` has to see; length − 1 (all) where no window is safe."""
+    """The tokens to each side that a head with decay rate `gamma` has to see on a line of `length` tokens.
+
+    Args:
+        tolerance: what the weights outside may sum to.
+        spread: Δ, the largest difference between two logits of a query.
+    Returns:
+        the least sufficient number; length − 1, all tokens, if there is none.
+    """
     if gamma >= 1 or not math.isfinite(spread):
         return length - 1
     left = torch.arange(length, dtype=torch.float64)
     sides, log_gamma = (left, left.flip(0)), math.log(gamma)
 
     def outside(r: int) -> float:
-        """The bound above, without the common factor γ/(1 − γ) of both sums."""
+        """The bound above for a window of r, without the factor γ/(1 − γ) that both sums have in common."""
         inside = sum((1 - (n * log_gamma).exp() for n in sides), start=torch.tensor((1 - gamma) / gamma))
         beyond = sum(1 - ((n - r).clamp(min=0) * log_gamma).exp() for n in sides)
         return (math.exp(min(700.0, spread + r * log_gamma)) * beyond / inside).max().item()
@@ -44,7 +55,7 @@ def reach(gamma: float, length: int, tolerance: float, spread: float) -> int:
 
 
 def spreads(q: Tensor, k: Tensor, scale: float) -> list[float]:
-    """The bound 2·max‖q‖·max‖k‖ on Δ for each head of q and k (B, h, w, n, d); infinite or NaN norms give infinity."""
+    """2·max‖q‖·max‖k‖, a bound of Δ for each head of q and k (B, h, w, n, d); infinite if a norm is not finite."""
     norms = [torch.linalg.vector_norm(t.float(), dim=-1).flatten(0, -2).amax(0) for t in (q, k)]
     bound = 2 * abs(scale) * norms[0].double() * norms[1].double() * (1 + 1e-5)  # norms are rounded
     return bound.nan_to_num(math.inf, math.inf, math.inf).tolist()
@@ -53,13 +64,13 @@ def spreads(q: Tensor, k: Tensor, scale: float) -> list[float]:
 def head_reaches(
     q: Tensor, k: Tensor, scale: float, gammas: list[float], tolerance: float, spread: float | None
 ) -> list[int]:
-    """Each head's window for this input, in tokens, enough along rows and along columns.
+    """The reach of each head for this input, in tokens, sufficient along rows and along columns.
 
     Args:
-        gammas: each head's decay.
+        gammas: decay rate of each head.
         tolerance: what the weights outside may sum to, in each pass.
-        spread: a promise about Δ that gives smaller windows than the bound; where the bound on this input exceeds it,
-            the promise cannot be relied upon and the head sees everything. None to use the bound itself.
+        spread: an assumed Δ, for smaller windows than the bound of this input gives. If that bound exceeds it, the
+            assumption may be wrong, and the head sees all tokens. None to use the bound.
     """
     height, width = q.shape[1:3]
     windows = []

@@ -17,12 +17,7 @@ NO_LIMIT = 2**31
 class _Heads(ctypes.Structure):
     """A (B, h, w, n, d) tensor as the kernels see it: the tokens as one dimension, the last stride 1."""
 
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("image", ctypes.c_int64),
-        ("token", ctypes.c_int64),
-        ("head", ctypes.c_int64),
-    )
+    _fields_ = (("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("image", "token", "head")))
 
 
 class _Problem(ctypes.Structure):

@@ -1,4 +1,4 @@
-"""Compiles the native kernels with the machine's own C++ compiler, at first use and once per width."""
+"""Compiles the C++ kernels with the compiler of this machine, at first use, once for each size that they are for."""
 
 import ctypes
 import functools
@@ -15,44 +15,46 @@ from rmt.cache import cache_folder
 from rmt.errors import RMTError
 
 SOURCES = ("planes.cpp", "line.h", "products.h", "vectors.h", "depthwise.cpp")
-# No -ffast-math: it would let the compiler assume that there are no NaNs, and a diverged run would go on unnoticed.
+# No -ffast-math: the compiler could then assume that there are no NaNs, and hide that a training run has diverged.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
-SECONDS = 120  # a compiler that takes longer hangs
+SECONDS = 120  # time limit of the compiler
 
 
 class Unavailable(Exception):
-    """The kernels cannot be built here; the text says why."""
+    """The kernels cannot be built on this machine; the message says why."""
 
 
 class NoCompiler(Unavailable):
-    """There is nothing to build them with: usual, and no fault."""
+    """No compiler is installed, which is common and not worth a warning."""
 
 
-_said = False
+_warned = False
 
 
 @functools.cache
 def why_not(source: str, define: str) -> str | None:
     """Why these kernels cannot be used; None if they can.
 
-    What the user could mend (the folder, a compiler that fails) is logged, once for all kernels.
+    What the user could repair (the cache folder, a compiler that fails) is logged, once for all kernels.
     """
-    global _said
+    global _warned
     try:
         load(source, define)
     except Unavailable as reason:
-        if not _said and not isinstance(reason, NoCompiler):
-            _said = True
-            logging.getLogger(__name__).warning("the CPU kernels are off and slower ones serve: %s", reason)
+        if not _warned and not isinstance(reason, NoCompiler):
+            _warned = True
+            logging.getLogger(__name__).warning(
+                "the C++ kernels cannot be used, slower operators replace them: %s", reason
+            )
         return str(reason)
     return None
 
 
 @functools.cache
 def load(source: str, define: str) -> ctypes.CDLL:
-    """The kernels of one source file with one macro defined, from the cache folder or compiled now (some 3 s).
+    """Load the kernels of one source file with one macro defined, from the cache folder (`rmt.cache`).
 
-    For the folder see `rmt.cache`. Raises Unavailable.
+    If they are not there, they are compiled, which takes some 3 s. Raises Unavailable.
     """
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
     if compiler is None:
@@ -81,11 +83,11 @@ def _compile(compiler: str, source: Path, define: str, library: Path) -> None:
         if done.returncode:
             first = next(filter(None, done.stderr.splitlines()), f"exit code {done.returncode}")
             raise Unavailable(f"{compiler} failed: {first}")
-        built.replace(library)  # whole or not at all, whoever else is building the same
+        built.replace(library)  # atomic: other processes may be building the same
 
 
 def _fingerprint(sources: list[bytes], compiler: str) -> str:
-    """Of everything the machine code depends on; a home folder may serve several kinds of machine."""
+    """Hash of everything the machine code depends on: a home folder may be shared by different machines."""
     cpu = platform.processor() + platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,6 +1,6 @@
 // Depthwise convolution of tokens (B, h, w, C), lanes across channels: forward, and both gradients.
 //
-// PyTorch's own reads every token once per tap, is several times slower backward, and wants copies of views.
+// PyTorch's own reads every token once per tap, is several times slower backward, and copies views first.
 // Built once per kernel size. C is a multiple of 16.
 
 #include <algorithm>
@@ -21,10 +21,10 @@ struct Convolution {
   int64_t images, height, width, channels, gelu, threads;
 };
 
-// Rows of the input as the taps want them, K at a time, for one block of channels: vector by vector, tokens of a row one
-// after the other, zeros around them. So a tap is a fixed distance, borders need no care, all is in first- and
-// second-level cache (the tokens of one vector in memory are a kilobyte apart, which fills a few sets of it), and the
-// input passes through GELU once for all its taps.
+// K rows of the input at a time for one block of channels, copied to the layout that the taps read: vector by vector, the
+// tokens of a row one after the other, with zeros around them. Each tap is then at a fixed distance, borders are no
+// special case, and everything is in first- and second-level cache (in the input, the tokens of one vector are a kilobyte
+// apart, which maps them to a few cache sets). GELU is computed once for all taps.
 struct Rows {
   const Convolution& p;
   const int64_t channel, vectors, groups, pitch;  // pitch: floats of one vector's row
@@ -69,7 +69,7 @@ struct Rows {
             for (int i = 0; i < GROUP; i++) acc[i] += w * load(in + (i + kx) * LANES);
           }
         }
-        const vec bias = p.bias ? load(p.bias + c) : vec{};  // after the taps, so that theirs round apart from it
+        const vec bias = p.bias ? load(p.bias + c) : vec{};  // after the taps, so that their sum is rounded without it
         float* out = p.out + ((b * p.height + y) * p.width + x0) * p.channels + c;
         for (int i = 0; i < GROUP; i++) {
           if (i >= n) break;
@@ -82,8 +82,8 @@ struct Rows {
 // out = conv(f(x)) [+ bias] [+ plus], f(x) = x [+ shift] [through GELU]
 extern "C" void depthwise_forward(const Convolution* problem) {
   const Convolution& p = *problem;
-  // Whole tokens where K rows of them fit into cache, for memory likes to be read in one piece; fewer channels, and bands
-  // of rows (each reads K − 1 rows of its neighbours), where images are too few to deal out.
+  // All channels if K rows of them fit into the cache, since contiguous memory is read fastest; otherwise fewer channels,
+  // and bands of rows (each reads K − 1 rows of its neighbours) if there are fewer images than threads.
   const int64_t bands = p.images % p.threads ? (p.height + 7) / 8 : 1;
   int64_t block = std::max(FEWEST, CACHE / (K * (p.width + GROUP + K)) / FEWEST * FEWEST);
   block = std::min(block, (p.channels + FEWEST - 1) / FEWEST * FEWEST);

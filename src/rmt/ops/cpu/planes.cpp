@@ -3,8 +3,8 @@
 // Scores live in a few kilobytes of first-level cache and are never written to memory; the backward pass computes them
 // again. Built at first use by `build.py`, once per head width; everything is float32.
 //
-// A plane is one head of one image, h × w tokens of D channels. Planes are dealt to threads; with few planes, the lines
-// of each are. No result depends on the number of threads.
+// A plane is one head of one image, h × w tokens of D channels. Planes are distributed over threads; with few planes, the
+// lines of each are. No result depends on the number of threads.
 
 #include <cstdint>
 #include <cstring>
@@ -32,10 +32,10 @@ struct Problem {
   double scale;            // of the keys
 };
 
-// Tokens of one head lie too far apart for the machine to foresee; asked for this many tokens early, they are in time.
+// The processor does not prefetch tokens of one head, which are too far apart: they are prefetched this many ahead.
 constexpr int AHEAD = 24;
 
-// to = scale·(from turned by ±the phases of tokens first to last).
+// to = scale·(from rotated by ± the phases of tokens first to last).
 static void rotate(const Problem& p, Span from, Span to, float scale, float sign, int64_t first, int64_t last) {
   constexpr int H = D / 2;
   for (int64_t t = first; t < last; t++) {
@@ -78,7 +78,7 @@ struct Lines {  // what one thread works with
   }
 };
 
-// `planes` holds 3 planes of scratch: rotated q and k, and what the row pass makes of v.
+// `planes` holds 3 planes of scratch: rotated q and k, and the output of the row pass.
 static void forward_plane(const Problem& p, Lines& lines, float* planes, int64_t b, int64_t i, Team team) {
   const int64_t h = p.height, w = p.width, size = h * w * D;
   const Span q{planes, D}, k{planes + size, D}, mixed{planes + 2 * size, D}, v = p.v.plane(b, i), out = p.out.plane(b, i);
@@ -128,7 +128,7 @@ static void backward_plane(const Problem& p, Lines& lines, float* planes, int64_
 extern "C" void masa_forward(const Problem* problem) {
   const Problem& p = *problem;
   const int64_t planes = p.images * p.heads, size = 3 * p.height * p.width * D;
-  const bool share = planes % p.threads && planes < 4 * p.threads;  // too few to deal out evenly
+  const bool share = planes % p.threads && planes < 4 * p.threads;  // too few to distribute evenly
   Buffer common;
   if (share) common.reserve(size);
 #pragma omp parallel num_threads(p.threads)

@@ -31,8 +31,8 @@ static inline float largest(vec x) {
   return across(x, [](quad a, quad b) { return a < b ? b : a; });
 }
 
-// 2^x for x ≤ 0 to 2 units in the last place: 2^n·2^r with |r| ≤ ½. NaN stays NaN. Below 2^−100 the answer is 0, which
-// no sum that contains a 1 can tell, and which spares the products numbers too small for full speed.
+// 2^x for x ≤ 0 to 2 units in the last place: 2^n·2^r with |r| ≤ ½. NaN stays NaN. Below 2^−100 the result is 0,
+// which does not change a sum that contains a 1, and keeps slow denormal numbers out of the products.
 static inline vec power_of_two(vec x) {
   const vec magic = splat(12582912.0f);  // 1.5·2^23: adding it rounds to the nearest integer
   const vec t = x + magic, r = x - (t - magic);
@@ -164,7 +164,7 @@ static inline void transpose(vec* rows) {
     for (int i = 0; i < LANES; i++) rows[i] = other[i];
   }
 }
-#else  // older compilers have no such shuffle that others share
+#else  // older compilers do not have it
 static inline void transpose(vec* rows) {
   for (int i = 0; i < LANES; i++)
     for (int j = 0; j < i; j++) {

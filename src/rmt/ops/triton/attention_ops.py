@@ -1,13 +1,13 @@
-"""Which kernel a call takes, how it is launched, and the operators that PyTorch's compilers see.
+"""Attention: which kernel a call takes, how it is launched, and the operators that PyTorch's compilers see.
 
-| form | tokens | kernel |
+| attention | tokens | kernel |
 |---|---|---|
 | decomposed | a side up to 64 | `lines` along it |
 | decomposed | a longer side | `long` along it |
-| full | up to 64 | `lines`, the grid as one line |
-| full | more | `long` |
+| over all pairs | up to 64 | `lines`, the grid as one line |
+| over all pairs | more | `long` |
 
-Nothing is accumulated by more than one program: results repeat bit for bit.
+No two programs add to the same number: results repeat bit for bit.
 """
 
 import functools
@@ -21,10 +21,10 @@ from rmt.ops.triton import lines, long
 from rmt.ops.triton.launch import Launch, directly, operator, traceably
 from rmt.ops.windows import head_reaches
 
-SHORT = 64  # tokens of a line that one block holds
+SHORT = 64  # tokens of the longest line that one block takes whole
 
-# For each tile of tokens, forward and backward: warps, pipeline stages, and the programs to have on each
-# multiprocessor, among which images are divided. The fastest measured on an H100 (benchmarks/gpu/first-runs.txt).
+# By the tokens of a tile, forward and backward: warps, pipeline stages, and the programs that each multiprocessor
+# should get, among which images are divided. The fastest measured on an H100 (benchmarks/gpu/first-runs.txt).
 LINES = {
     16: ((1, 1, 64), (1, 1, 64)),
     32: ((1, 1, 32), (1, 1, 64)),
@@ -34,22 +34,8 @@ LONG = (64, 64, 4)  # queries, keys, warps
 
 
 def _padded(length: int) -> int:
-    """The next power of two, at least 16: the least that matrix units take."""
+    """The next power of two, at least 16, which is the least that matrix units take."""
     return max(16, 1 << (length - 1).bit_length())
-
-
-def _options(q: Tensor) -> dict:
-    exact = q.dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest"
-    return dict(
-        CHANNELS=q.shape[-1],
-        PAIRS=_padded(q.shape[-1]) // 2,
-        PRECISION="ieee" if exact else "tf32",
-    )
-
-
-def _images_each(images: int, lines: int, programs: int, device: torch.device) -> int:
-    """Images that one program goes through, so that the GPU has enough programs and each makes its tables once."""
-    return max(1, images * lines // (_multiprocessors(device) * programs))
 
 
 @functools.cache
@@ -58,24 +44,45 @@ def _multiprocessors(device: torch.device) -> int:
 
 
 class _Axis:
-    """One way through (B, h, w, n, d) tensors: lines of tokens, and where they lie."""
+    """The direction of a pass over (B, h, w, n, d) tensors, and its launch parameters.
+
+    Args:
+        along: "rows", "columns", or "grid" for the whole grid as one line.
+    """
 
     def __init__(self, shape: tuple[int, ...], along: str) -> None:
-        _, height, width, _, _ = shape
-        self.along, self.width = along, width
-        if along == "rows":
-            self.lines, self.length, self.position = height, width, (width, 1)
-        elif along == "columns":
-            self.lines, self.length, self.position = width, height, (1, width)
-        else:  # the grid as one line
-            self.lines, self.length, self.position = 1, height * width, (0, 1)
+        self.images, height, self.width, self.heads, _ = shape
+        self.along = along
+        self.lines, self.length, self.position = {
+            "rows": (height, self.width, (self.width, 1)),
+            "columns": (self.width, height, (1, self.width)),
+            "grid": (1, height * self.width, (0, 1)),
+        }[along]  # number and length of the lines; distance of two lines and of two tokens in row-major positions
 
-    def strides(self, x: Tensor) -> tuple[int, int, int, int]:
-        """Of an image, a line, a token and a head."""
-        image, row, column, head, _ = x.stride()
-        if self.along == "columns":
-            row, column = column, row
-        return image, row, column, head
+    def strides(self, *tensors: Tensor) -> list[int]:
+        """Of an image, a line, a token and a head, for each tensor."""
+        strides: list[int] = []
+        for x in tensors:
+            image, row, column, head, _ = x.stride()
+            strides += (image, column, row, head) if self.along == "columns" else (image, row, column, head)
+        return strides
+
+    def short(self, device: torch.device, backward: bool) -> tuple[tuple, tuple, dict]:
+        """Grid, sizes and constants of a kernel of `lines`."""
+        tile = _padded(self.length)
+        warps, stages, programs = LINES[tile][backward]
+        # Images that one program takes, so that the GPU has enough programs and each computes its tables once.
+        each = max(1, self.images * self.heads * self.lines // (_multiprocessors(device) * programs))
+        sizes = (self.images, self.length, *self.position, self.width, each)
+        constants = dict(L=tile, GRID=self.along == "grid", num_warps=warps, num_stages=stages)
+        return (self.heads, self.lines, -(-self.images // each)), sizes, constants
+
+    def long(self) -> tuple[tuple, tuple, dict]:
+        """Grid, sizes and constants of a kernel of `long`, whose blocks of queries and keys are of one length."""
+        queries, keys, warps = LONG
+        sizes = (self.heads, self.lines, self.length, *self.position, self.width)
+        constants = dict(M=queries, N=keys, GRID=self.along == "grid", num_warps=warps)
+        return (self.heads, self.lines * -(-self.length // queries), self.images), sizes, constants
 
 
 class Attention:
@@ -91,96 +98,55 @@ class Attention:
     """
 
     def __init__(
-        self,
-        q: Tensor,
-        tables: Sequence[Tensor],
-        reaches: Tensor | None,
-        half_split: bool,
-        decay: bool,
-        scale: float,
-        launch: Launch = directly,
-    ) -> None:
+        self, q: Tensor, tables: Sequence[Tensor], reaches: Tensor | None,
+        half_split: bool, decay: bool, scale: float, launch: Launch = directly,
+    ) -> None:  # fmt: skip
         self.launch = launch
         self.shape, self.device = q.shape, q.device
         cos, sin, log_gamma = tables
         self.tables, self.reaches = (cos.contiguous(), sin.contiguous(), log_gamma), reaches
-        self.options = _options(q) | dict(HALF_SPLIT=half_split, DECAY=decay, SCALE=scale)
+        exact = q.dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest"
+        sizes = dict(CHANNELS=q.shape[-1], PAIRS=_padded(q.shape[-1]) // 2, PRECISION="ieee" if exact else "tf32")
+        self.options = sizes | dict(HALF_SPLIT=half_split, DECAY=decay, SCALE=scale)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, along: str, keep: bool = False) -> tuple[Tensor, Tensor]:
-        """A pass, and the logarithms of the weights' sums where `keep` asks for them and backward will need them."""
+        """The output of a pass and, with `keep`, the logarithms of the weights' sums if its backward needs them."""
         axis, out = _Axis(self.shape, along), v.new_empty(v.shape)
-        images, _, _, heads, _ = self.shape
-        strides = [n for t in (q, k, v, out) for n in axis.strides(t)]
+        strides = axis.strides(q, k, v, out)
         if axis.length <= SHORT:
-            tile = _padded(axis.length)
-            (warps, stages, programs), _ = LINES[tile]
-            each = _images_each(images, heads * axis.lines, programs, self.device)
-            self.launch(
-                lines.forward,
-                (heads, axis.lines, -(-images // each)),
-                *(q, k, v, out, *self.tables, *strides),
-                *(images, axis.length, *axis.position, axis.width, each),
-                **(self.options | dict(L=tile, GRID=along == "grid", num_warps=warps, num_stages=stages)),
-            )
+            grid, sizes, constants = axis.short(self.device, backward=False)
+            self.launch(lines.forward, grid, q, k, v, out, *self.tables, *strides, *sizes, **self.options | constants)
             return out, out
-        queries, keys, warps = LONG
-        totals = torch.empty((images, heads, axis.lines, axis.length), dtype=torch.float32, device=self.device)
-        self.launch(
-            long.forward,
-            (heads, axis.lines * -(-axis.length // queries), images),
-            *(q, k, v, out, totals, *self.tables),
-            *(self.tables[2] if self.reaches is None else self.reaches, *strides),
-            *(heads, axis.lines, axis.length, *axis.position, axis.width),
-            **(self.options | dict(M=queries, N=keys, GRID=along == "grid", num_warps=warps)),
-            WINDOW=self.reaches is not None,
-            KEEP=keep,
-        )
+        grid, sizes, constants = axis.long()
+        shape = (axis.images, axis.heads, axis.lines, axis.length)
+        totals = torch.empty(shape, dtype=torch.float32, device=self.device)
+        reaches = self.tables[2] if self.reaches is None else self.reaches  # not read without windows
+        constants |= dict(WINDOW=self.reaches is not None, KEEP=keep)
+        tensors = (q, k, v, out, totals, *self.tables, reaches)
+        self.launch(long.forward, grid, *tensors, *strides, *sizes, **self.options | constants)
         return out, totals
 
     def backward(
         self, inputs: tuple[Tensor, ...], known: tuple[Tensor, Tensor], grads: tuple[Tensor, ...], along: str, add: bool
     ) -> None:
-        """From q, k, v, dout of a pass to dq, dk, dv, added to the first two where `add` says so."""
-        q, k, v, dout = inputs
-        dq, dk, dv = grads
+        """From q, k, v, dout of a pass to dq, dk, dv, with `add` added to what the first two contain.
+
+        `known` is what `forward` returned with `keep`; it is not read for short lines.
+        """
+        (q, k, v, dout), (dq, dk, dv), (out, totals) = inputs, grads, known
         axis = _Axis(self.shape, along)
-        images, _, _, heads, _ = self.shape
         if axis.length <= SHORT:
-            tile = _padded(axis.length)
-            _, (warps, stages, programs) = LINES[tile]
-            each = _images_each(images, heads * axis.lines, programs, self.device)
-            strides = [n for t in (q, k, v, dout, dq) for n in axis.strides(t)]
-            self.launch(
-                lines.backward,
-                (heads, axis.lines, -(-images // each)),
-                *(q, k, v, dout, dq, dk, dv, *self.tables, *strides),
-                *(images, axis.length, *axis.position, axis.width, each),
-                **(self.options | dict(ADD=add, L=tile, GRID=along == "grid")),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            grid, sizes, constants = axis.short(self.device, backward=True)
+            tensors = (q, k, v, dout, dq, dk, dv, *self.tables, *axis.strides(q, k, v, dout, dq))
+            self.launch(lines.backward, grid, *tensors, *sizes, **self.options | constants, ADD=add)
             return
-        out, totals = known
         deltas = torch.empty_like(totals)
-        queries, keys, warps = LONG
-        sizes = (heads, axis.lines, axis.length, *axis.position, axis.width)
-        options = self.options | dict(ADD=add, M=queries, N=keys, GRID=along == "grid", num_warps=warps)
-        self.launch(
-            long.backward_queries,
-            (heads, axis.lines * -(-axis.length // queries), images),
-            *(q, k, v, out, dout, dq, totals, deltas, *self.tables),
-            *(n for t in (q, k, v, out, dout, dq) for n in axis.strides(t)),
-            *sizes,
-            **options,
-        )
-        self.launch(
-            long.backward_keys,
-            (heads, axis.lines * -(-axis.length // keys), images),
-            *(q, k, v, dout, dk, dv, totals, deltas, *self.tables),
-            *(n for t in (q, k, v, dout, dk) for n in axis.strides(t)),
-            *sizes,
-            **options,
-        )
+        grid, sizes, constants = axis.long()
+        options = self.options | constants | dict(ADD=add)
+        tensors = (q, k, v, out, dout, dq, totals, deltas, *self.tables, *axis.strides(q, k, v, out, dout, dq))
+        self.launch(long.backward_queries, grid, *tensors, *sizes, **options)
+        tensors = (q, k, v, dout, dk, dv, totals, deltas, *self.tables, *axis.strides(q, k, v, dout, dk))
+        self.launch(long.backward_keys, grid, *tensors, *sizes, **options)
 
 
 def forward(launch: Launch, q: Tensor, k: Tensor, v: Tensor, cos, sin, log_gamma, reaches, *options) -> Tensor:

@@ -1,9 +1,9 @@
 """Depthwise convolution of tokens (B, h, w, C) on NVIDIA GPUs, with what is added to it; its gradients, and a GELU's.
 
-A program keeps its channels' kernel in registers and walks down a strip of a few columns: each token is loaded once for
-every column of the kernel, and used for all its rows. The gradient of the image is a convolution with the kernel turned
-by 180°. That of the weight is summed by each program over strips of its own, and then over programs: it repeats bit for
-bit.
+A program keeps the kernel of its channels in registers and moves down a strip of a few columns: each token is loaded
+once for every column of the kernel, and used for all its rows. The gradient of the image is a convolution with the
+kernel rotated by 180°. That of the weight is summed by each program over strips of its own, and then over programs: it
+repeats bit for bit.
 """
 
 import math
@@ -59,7 +59,7 @@ def depthwise(
 ):  # fmt: skip
     """out = [bias] + Σ taps·(x shifted), taps (K·K, C); with OTHER "plus", other + that; "slope", GELU′(other)·that.
 
-    FLIP turns the kernel by 180°, IDENTITY adds 1 to its centre.
+    FLIP rotates the kernel by 180°, IDENTITY adds 1 to its centre.
     Grid: (⌈C/CHANNELS⌉, ⌈w/COLUMNS⌉, images·strips).
     """
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)

@@ -1,4 +1,6 @@
-"""How the depthwise kernels are launched, and the operators that PyTorch's compilers see."""
+"""Depthwise convolutions: how the kernels are launched, and the operators that PyTorch's compilers see."""
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,42 +16,28 @@ PARTS = {3: 4096, 5: 2048}  # by kernel size, programs among which the weight's 
 
 
 def convolve(
-    launch: Launch,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    plus: Tensor | None,
-    dtype: torch.dtype,
-    identity: bool,
-    gelu: bool,
-) -> Tensor:
-    """[plus] + [x] + conv(x) in `dtype`; x with `identity`, and GELU(x) for x with `gelu`.
+    launch: Launch, x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None,
+    dtype: torch.dtype, residual: bool, gelu: bool,
+) -> Tensor:  # fmt: skip
+    """[plus] + [h] + conv(h) in `dtype`, with h = x or, with `gelu`, GELU(x), and [h] with `residual`.
 
     x and plus (B, h, w, C), weight (C, 1, K, K), bias (C,).
     """
-    # Applied while x is read, K times to every token, GELU takes longer than by itself.
-    x = F.gelu(x) if gelu else x
-    return _convolve(launch, x, weight, bias, plus, "" if plus is None else "plus", dtype, False, identity)
+    # GELU inside the kernel, which reads each token K times, takes longer than a pass of its own.
+    return _convolve(launch, F.gelu(x) if gelu else x, weight, bias, plus, dtype, residual, flip=False)
 
 
 def image_gradient(
-    launch: Launch, dout: Tensor, weight: Tensor, x: Tensor | None, dtype: torch.dtype, identity: bool
+    launch: Launch, dout: Tensor, weight: Tensor, x: Tensor | None, dtype: torch.dtype, residual: bool
 ) -> Tensor:
-    """Of x, from that of `convolve`'s result; x itself is needed where GELU went before."""
-    return _convolve(launch, dout, weight, None, x, "" if x is None else "slope", dtype, True, identity)
+    """The gradient of x, from that of `convolve`'s result; with `gelu` there, x itself is needed here."""
+    return _convolve(launch, dout, weight, None, x, dtype, residual, flip=True)
 
 
 def _convolve(
-    launch: Launch,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    other: Tensor | None,
-    use_of_other: str,
-    dtype: torch.dtype,
-    flip: bool,
-    identity: bool,
-) -> Tensor:
+    launch: Launch, x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None,
+    dtype: torch.dtype, residual: bool, flip: bool,
+) -> Tensor:  # fmt: skip
     images, height, width, channels = x.shape
     size = weight.shape[-1]
     x = flat_tokens(x)
@@ -60,7 +48,7 @@ def _convolve(
     blocks = -(-channels // block)
     rows = -(-height // max(1, min(height // size, PROGRAMS // (images * blocks * width))))
     taps = weight.flatten(1).t().contiguous()
-    # What is absent is not read. Of x, given twice, a compiled program would make two.
+    # What is absent is not read. A compiled program would copy x if it were given twice.
     second, shift = (taps if other is None else flat_tokens(other)), (taps if bias is None else bias)
     other_strides = (0, 0) if other is None else (second.stride(0), second.stride(2))
     launch(
@@ -69,20 +57,14 @@ def _convolve(
         *(x, second, taps, shift, out),
         *(x.stride(0), x.stride(2), *other_strides, out.stride(0), out.stride(2)),
         *(height, width, channels, -(-height // rows), rows),
-        K=size,
-        FLIP=flip,
-        IDENTITY=identity,
-        OTHER=use_of_other,
-        BIAS=bias is not None,
-        COLUMNS=1,
-        CHANNELS=block,
-        num_warps=1,
+        **dict(K=size, FLIP=flip, IDENTITY=residual, OTHER="" if other is None else "slope" if flip else "plus"),
+        **dict(BIAS=bias is not None, COLUMNS=1, CHANNELS=block, num_warps=1),
     )
     return out
 
 
 def weight_gradients(launch: Launch, x: Tensor, dout: Tensor, size: int, gelu: bool) -> tuple[Tensor, Tensor]:
-    """Of the weight, (C, 1, K, K), and of the bias, (C,), both float32."""
+    """The gradients of the weight, (C, 1, K, K), and of the bias, (C,), both float32."""
     images, height, width, channels = x.shape
     x, dout = flat_tokens(x), flat_tokens(dout)
     blocks = -(-channels // 64)
@@ -93,11 +75,7 @@ def weight_gradients(launch: Launch, x: Tensor, dout: Tensor, size: int, gelu: b
         (blocks, programs),
         *(x, dout, parts, x.stride(0), x.stride(2), dout.stride(0), dout.stride(2)),
         *(images, height, width, channels, programs),
-        K=size,
-        GELU=gelu,
-        COLUMNS=1,
-        CHANNELS=64,
-        num_warps=1,
+        **dict(K=size, GELU=gelu, COLUMNS=1, CHANNELS=64, num_warps=1),
     )
     total = parts.sum(0)
     return total[:-1].t().reshape(channels, 1, size, size), total[-1].clone()
@@ -108,31 +86,26 @@ class Direct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *inputs):
-        _keep(ctx, inputs, None)
+        _setup_context(ctx, inputs, None)
         return convolve(directly, *inputs)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dout):
-        return _gradients(
-            ctx,
-            dout,
-            lambda *inputs: image_gradient(directly, *inputs),
-            lambda *inputs: weight_gradients(directly, *inputs),
-        )
+        return _gradients(partial(image_gradient, directly), partial(weight_gradients, directly), ctx, dout)
 
 
-def _keep(ctx, inputs, output) -> None:
-    x, weight, bias, plus, _, ctx.identity, ctx.gelu = inputs
+def _setup_context(ctx, inputs, output) -> None:
+    x, weight, bias, plus, _, ctx.residual, ctx.gelu = inputs
     ctx.save_for_backward(x, weight)
     ctx.bias, ctx.plus = (None if t is None else t.dtype for t in (bias, plus))
 
 
-def _gradients(ctx, dout: Tensor, image_gradient, weight_gradients):
+def _gradients(image_gradient, weight_gradients, ctx, dout: Tensor):
     x, weight = ctx.saved_tensors
     dx = dweight = dbias = None
     if ctx.needs_input_grad[0]:
-        dx = image_gradient(dout, weight, x if ctx.gelu else None, x.dtype, ctx.identity)
+        dx = image_gradient(dout, weight, x if ctx.gelu else None, x.dtype, ctx.residual)
     if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
         dweight, dbias = weight_gradients(x, dout, weight.shape[-1], ctx.gelu)
         dweight, dbias = dweight.to(weight.dtype), None if ctx.bias is None else dbias.to(ctx.bias)
@@ -141,25 +114,20 @@ def _gradients(ctx, dout: Tensor, image_gradient, weight_gradients):
 
 @operator("triton_depthwise", fake=lambda x, weight, bias, plus, dtype, *rest: x.new_empty(x.shape, dtype=dtype))
 def _operator(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    plus: Tensor | None,
-    dtype: torch.dtype,
-    identity: bool,
-    gelu: bool,
-) -> Tensor:
-    return convolve(traceably, x, weight, bias, plus, dtype, identity, gelu)
+    x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None,
+    dtype: torch.dtype, residual: bool, gelu: bool,
+) -> Tensor:  # fmt: skip
+    return convolve(traceably, x, weight, bias, plus, dtype, residual, gelu)
 
 
 @operator(
     "triton_depthwise_image_gradient",
-    fake=lambda dout, weight, x, dtype, identity: dout.new_empty(dout.shape, dtype=dtype),
+    fake=lambda dout, weight, x, dtype, residual: dout.new_empty(dout.shape, dtype=dtype),
 )
 def _image_gradient_operator(
-    dout: Tensor, weight: Tensor, x: Tensor | None, dtype: torch.dtype, identity: bool
+    dout: Tensor, weight: Tensor, x: Tensor | None, dtype: torch.dtype, residual: bool
 ) -> Tensor:
-    return image_gradient(traceably, dout, weight, x, dtype, identity)
+    return image_gradient(traceably, dout, weight, x, dtype, residual)
 
 
 def _empty_weight_gradients(x: Tensor, dout: Tensor, size: int, gelu: bool) -> tuple[Tensor, Tensor]:
@@ -172,12 +140,10 @@ def _weight_gradient_operator(x: Tensor, dout: Tensor, size: int, gelu: bool) ->
     return weight_gradients(traceably, x, dout, size, gelu)
 
 
+_ops = torch.ops.rmt
 _operator.register_autograd(
     lambda ctx, dout: _gradients(
-        ctx,
-        dout,
-        torch.ops.rmt.triton_depthwise_image_gradient,
-        torch.ops.rmt.triton_depthwise_weight_gradient,
+        _ops.triton_depthwise_image_gradient, _ops.triton_depthwise_weight_gradient, ctx, dout
     ),
-    setup_context=_keep,
+    setup_context=_setup_context,
 )

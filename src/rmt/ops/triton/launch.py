@@ -1,7 +1,7 @@
-"""Two ways to a kernel: directly, and as an operator of PyTorch that its compilers see.
+"""Two ways to launch a kernel: directly, and from an operator of PyTorch that its compilers see.
 
-An operator's way through PyTorch's dispatcher takes the host longer than launching its kernels, so that eager calls,
-which wait for the host, go directly.
+Calling an operator through PyTorch's dispatcher takes the host longer than launching its kernels, so eager calls, whose
+time the host determines, launch directly.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ Launch = Callable[..., None]
 
 
 def directly(kernel, grid: tuple[int, ...], *args, num_warps: int, num_stages: int = 3, **constants) -> None:
-    """Runs `kernel`, whose arguments are tensors and then integers, over `grid`.
+    """Run `kernel`, whose arguments are tensors and then integers, over `grid`.
 
-    Triton looks at every argument to find what it has compiled for such, which takes longer than most kernels. A call
-    that differs from an earlier one in nothing but addresses goes to the same compiled kernel at once.
+    Triton inspects every argument to find the compiled kernel that fits, which takes longer than most kernels run. A
+    call that differs from an earlier one in addresses alone is sent to the same compiled kernel at once.
     """
     if interpreted():
         kernel[grid](*args, **constants)
@@ -33,14 +33,14 @@ def directly(kernel, grid: tuple[int, ...], *args, num_warps: int, num_stages: i
         *[tensor.data_ptr() % 16 == 0 for tensor in tensors],  # Triton's own condition for wide loads
     )
     known = _known.get(kind)
-    with torch.cuda.device_of(tensors[0]):  # Triton takes the current device, wherever tensors lie
+    with torch.cuda.device_of(tensors[0]):  # Triton launches on the current device, wherever the tensors are
         if known is not None:
             compiled, rest = known
             compiled[(*grid, 1, 1)[:3]](*args, *rest)  # a compiled kernel needs all three
             return
         compiled = kernel[grid](*args, **constants, num_warps=num_warps, num_stages=num_stages)
-    if version() >= (3, 3):  # older compiled kernels take their arguments without the constants
-        if len(_known) >= MAX_KNOWN:  # images of ever new sizes
+    if version() >= (3, 3):  # compiled kernels of older versions take no constants
+        if len(_known) >= MAX_KNOWN:  # images of more and more sizes
             _known.clear()
         _known[kind] = compiled, [constants[name] for name in kernel.arg_names[len(args) :]]
 
@@ -50,7 +50,7 @@ MAX_KNOWN = 4096
 
 
 def traceably(kernel, grid: tuple[int, ...], *args, num_warps: int, num_stages: int = 3, **options) -> None:
-    """Runs `kernel` over `grid`, or makes it part of the graph that is being captured."""
+    """Run `kernel` over `grid`, or add it to the graph that is being traced."""
     if interpreted():
         kernel[grid](*args, **options)
     else:
@@ -58,10 +58,10 @@ def traceably(kernel, grid: tuple[int, ...], *args, num_warps: int, num_stages: 
 
 
 def operator(name: str, fake: Callable) -> Callable[[Callable], Any]:
-    """Registers a function that launches kernels traceably as `rmt::name`; `fake` makes outputs of the right shapes.
+    """Register a function that launches kernels traceably as the operator `rmt::name`.
 
-    The interpreter needs values, which a compiler that traces into the function does not have: there `fake` stands for
-    it. Compiled for a GPU, the kernels become part of the graph.
+    For a GPU, compilers trace into the function, and its kernels become part of the graph. Triton's interpreter needs
+    values, which tracing does not have: there `fake` computes outputs of the same shapes and dtypes.
     """
 
     def register(function: Callable) -> Any:

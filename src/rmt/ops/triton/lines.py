@@ -1,6 +1,6 @@
 """Attention along short lines, each whole line in one block: a row pass, a column pass, or a small grid in full.
 
-A program takes a line of one head and goes through images: phases and decay depend on the place alone and are made
+A program takes one line of one head in several images: phases and decay depend on the position alone and are computed
 once, in registers.
 """
 
@@ -60,7 +60,7 @@ def backward(
     ADD: tl.constexpr, CHANNELS: tl.constexpr, PAIRS: tl.constexpr, L: tl.constexpr, GRID: tl.constexpr,
     HALF_SPLIT: tl.constexpr, DECAY: tl.constexpr, SCALE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """As `forward`; dq, dk and dv share the strides d_*. With ADD, dq and dk are added to what is there."""
+    """As `forward`; dq, dk and dv have the strides d_*. With ADD, dq and dk are added to what the memory contains."""
     head = tl.program_id(0)
     line, token = tl.program_id(1), tl.arange(0, L)
     inside = token < length

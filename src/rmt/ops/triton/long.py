@@ -1,8 +1,8 @@
-"""Attention along long lines, or over a large grid, block by block with a running maximum: no row of scores is kept.
+"""Attention along long lines, or over a large grid, block by block with a running maximum (flash attention).
 
-Forward goes through the keys within the head's reach (`windows.py`), or through all. Backward takes the logarithm of
-each query's total weight from a second forward and computes the scores again, once for the queries' gradients and once
-for the keys' and values': every gradient has one writer, so results do not depend on the order of the blocks.
+Forward loops over the keys within the head's reach (`windows.py`), or over all. Backward takes the logarithm of each
+query's sum of weights from a second forward and computes the scores again, once for the gradients of the queries and
+once for those of keys and values: each gradient is written by one program, so results repeat bit for bit.
 """
 
 import triton
@@ -21,7 +21,7 @@ from rmt.ops.triton.tiles import (
 
 @triton.jit
 def block_bias(queries, keys, length, width, log2_gamma, reach, GRID: tl.constexpr, WINDOW: tl.constexpr):
-    """(M, N): the decay between queries (M,) and keys (N,) in powers of two, −∞ where nothing is to be seen."""
+    """(M, N): the decay between queries (M,) and keys (N,) to base 2, −∞ for keys outside the line or the window."""
     if GRID:
         across = tl.abs(queries[:, None] // width - keys[None, :] // width)
         distance = across + tl.abs(queries[:, None] % width - keys[None, :] % width)
@@ -36,7 +36,7 @@ def block_bias(queries, keys, length, width, log2_gamma, reach, GRID: tl.constex
 
 @triton.jit
 def visible(first, length, width, reach, M: tl.constexpr, GRID: tl.constexpr):
-    """The span of tokens that any of M queries from `first` on can see."""
+    """The range of tokens within the windows of the M queries from `first` on."""
     last = min(first + M, length) - 1
     if GRID:
         start, end = (first // width - reach) * width, (last // width + reach + 1) * width

@@ -1,6 +1,6 @@
-"""How the kernels of `norm.py` are launched.
+"""LayerNorm: how the kernels are launched.
 
-For eager calls alone: PyTorch's compiler writes a LayerNorm as well, and fuses it with its neighbours.
+In eager mode only: PyTorch's compiler generates a LayerNorm itself and fuses it with its neighbours.
 """
 
 import torch

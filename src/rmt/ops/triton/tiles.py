@@ -1,8 +1,8 @@
-"""What the kernels share: tiles of tokens turned by their rotary phases, products, softmax weights and their gradients.
+"""Functions of the attention kernels: tiles of tokens, their rotation, products, softmax weights and gradients.
 
-A tile is (L, D): tokens of one line and their channels, both padded to powers of two; what lies outside reads as 0.
-Rotated tiles hold their pairs side by side, whichever way they lie in memory: queries and keys are permuted alike, so
-the scores do not change.
+A tile is (L, D): tokens of one line and their channels, both padded to powers of two and with 0 outside. In a rotated
+tile the channels of a pair are adjacent, whatever their place in memory: queries and keys are permuted alike, so the
+scores do not change.
 """
 
 import math
@@ -17,7 +17,7 @@ LOG2_E = tl.constexpr(math.log2(math.e))
 def phases(cos, sin, position, inside, CHANNELS: tl.constexpr, PAIRS: tl.constexpr):
     """cos and sin, (L, PAIRS), of the phases at the positions (L,), from the prior's tables (h·w, CHANNELS/2).
 
-    Read and not computed: they stay in the cache, and a sine of large arguments is some forty instructions.
+    They are read, not computed: they stay in the cache, and a sine of a large argument takes some forty instructions.
     """
     pair = tl.arange(0, PAIRS)
     place = position[:, None] * (CHANNELS // 2) + pair
@@ -42,7 +42,7 @@ def store(pointer, tokens, inside, tile, CHANNELS: tl.constexpr, PAIRS: tl.const
 
 @triton.jit
 def load_rotated(pointer, tokens, inside, cos, sin, CHANNELS: tl.constexpr, HALF_SPLIT: tl.constexpr):
-    """The tile with each pair (a, b) turned to (a·cos − b·sin, b·cos + a·sin), in the dtype of the memory."""
+    """The tile with each pair (a, b) rotated to (a·cos − b·sin, b·cos + a·sin), in the dtype in memory."""
     L: tl.constexpr = cos.shape[0]
     PAIRS: tl.constexpr = cos.shape[1]
     if HALF_SPLIT:
@@ -59,7 +59,7 @@ def load_rotated(pointer, tokens, inside, cos, sin, CHANNELS: tl.constexpr, HALF
 
 @triton.jit
 def store_unrotated(pointer, tokens, inside, gradient, cos, sin, add, CHANNELS: tl.constexpr, HALF_SPLIT: tl.constexpr):
-    """Stores (or adds) the gradient (L, D) of a rotated tile, turned back, where the tile was read from."""
+    """Store (or add) the gradient (L, D) of a rotated tile, rotated back, in the layout that the tile was read from."""
     L: tl.constexpr = cos.shape[0]
     PAIRS: tl.constexpr = cos.shape[1]
     turned_a, turned_b = tl.split(tl.reshape(gradient, [L, PAIRS, 2]))
