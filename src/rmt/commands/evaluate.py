@@ -55,7 +55,7 @@ def run(
     from rmt.commands.options import options_for
     from rmt.errors import RMTError
     from rmt.tasks import task_of_checkpoint
-    from rmt.training.evaluated import judged_line
+    from rmt.training.evaluation_facts import evaluation_line
 
     _, task = task_of_checkpoint(checkpoint)
     if not data and annotations is None:
@@ -74,5 +74,5 @@ def run(
     if json:
         print(json_module.dumps({key: value for key, value in result.items() if key not in task.bulky}))
         return
-    for line in [*task.describe(result, **shown), judged_line(result["judged"], result["images"])]:
+    for line in [*task.describe(result, **shown), evaluation_line(result["judged"], result["images"])]:
         print(line)

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from PIL import Image
-from torch import nn
 
 from rmt.data.transforms import eval_transform
 from rmt.errors import RMTError
@@ -29,6 +28,7 @@ class ClassifyPredictor(Predictor):
     """A trained classifier; `preprocessing` holds the arguments of `rmt.data.transforms.eval_transform`."""
 
     task = "classify"
+    load_network = staticmethod(load_model)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", precision: str = "auto", image_size: int = 0) -> Self:
@@ -37,10 +37,6 @@ class ClassifyPredictor(Predictor):
         if image_size:
             predictor.preprocessing["size"] = [checked_size(image_size)] * 2
         return predictor
-
-    @staticmethod
-    def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-        return load_model(path)
 
     def predict(  # type: ignore[override]
         self, images: ImageLike | Sequence[ImageLike], top_k: int = 5, batch_size: int = 32

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from rmt.data.detection.rle import encode
 from rmt.data.detection.transforms import DetectionEvalTransform
@@ -15,7 +15,7 @@ from rmt.data.images import read_image
 from rmt.errors import RMTError
 from rmt.heads import load_model
 from rmt.inference.drawing.boxes import MIN_SCORE, draw_boxes, labelled_boxes
-from rmt.inference.predictor import ImageLike, Predictor, checked_size
+from rmt.inference.predictor import Predictor, checked_size
 from rmt.inference.results import ImageResult
 from rmt.inference.runtime import Runtime
 
@@ -37,17 +37,14 @@ class Detections:
         runs = None if masks is None else encode(masks[:, 0].cpu().numpy())
         return cls(boxes, output["labels"].cpu().numpy(), scores, runs)
 
-    def to_coco(self, image_id: int, category_ids: Sequence[int | None]) -> list[dict[str, Any]]:
-        """In COCO's results format; objects whose class has no category id are left out."""
+    def to_coco(self, category_ids: Sequence[int | None]) -> list[dict[str, Any]]:
+        """In COCO's results format, without the image's id; objects whose class has no category id are left out."""
         results = []
-        for number, (box, label, score) in enumerate(
-            zip(self.boxes.tolist(), self.labels.tolist(), self.scores.tolist(), strict=True)
-        ):
-            if (category := category_ids[label]) is None:
+        for number, (left, top, right, bottom) in enumerate(self.boxes.tolist()):
+            if (category := category_ids[int(self.labels[number])]) is None:
                 continue
-            left, top, right, bottom = box
-            entry: dict[str, Any] = {"image_id": image_id, "category_id": category, "score": score}
-            entry["bbox"] = [left, top, right - left, bottom - top]
+            box = [left, top, right - left, bottom - top]
+            entry: dict[str, Any] = {"category_id": category, "score": float(self.scores[number]), "bbox": box}
             if self.masks is not None:
                 entry["segmentation"] = self.masks[number]
             results.append(entry)
@@ -62,6 +59,8 @@ class DetectPredictor(Predictor):
     """
 
     task = "detect"
+    batch_size = 1  # padding to the size of another image would change the result
+    load_network = staticmethod(load_model)
     draws = True
 
     def __init__(self, runtime: Runtime, metadata: dict[str, Any]) -> None:
@@ -80,20 +79,13 @@ class DetectPredictor(Predictor):
             predictor.preprocessing["size"] = [checked_size(image_size), round(image_size * long / short)]
         return predictor
 
-    @staticmethod
-    def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-        return load_model(path)
-
     @property
     def masks(self) -> bool:
         """Whether the network predicts masks."""
         return getattr(self.model.options, "masks", False)
 
-    def predict(self, images: ImageLike | Sequence[ImageLike]) -> list[Detections]:  # type: ignore[override]
-        """Returns the objects in each image; see `Predictor.predict`."""
-        return super().predict(images, batch_size=1)  # padding for a neighbour in the batch would change the result
-
     def predict_batch(self, images: list[Image.Image]) -> list[Detections]:  # type: ignore[override]
+        """Returns the objects in each image."""
         view = DetectionEvalTransform(*self.preprocessing["size"])
         sizes = [(image.height, image.width) for image in images]
         return list(map(Detections.from_output, self.runtime([view(image)[0] for image in images], sizes=sizes)))
@@ -110,11 +102,7 @@ class DetectPredictor(Predictor):
             if score >= threshold
         ]
         text = ", ".join(shown) or f"nothing at a score of {threshold:g} or more"
-        objects = [
-            {key: value for key, value in entry.items() if key != "image_id"}
-            for entry in found.to_coco(0, self.category_ids)
-        ]
-        values = {"width": photo.width, "height": photo.height, "objects": objects}
+        values = {"width": photo.width, "height": photo.height, "objects": found.to_coco(self.category_ids)}
         boxes = labelled_boxes(
             found.boxes, found.labels, found.masks, self.classes, scores=found.scores, threshold=threshold
         )

@@ -21,18 +21,22 @@ class Predictor(ABC):
     """A trained network, ready for images; `rmt.load(path)` returns the one that suits the file's task.
 
     Attributes:
-        runtime: what runs the network on a batch.
+        runtime: what runs the network on a batch, on `device`, in `precision`.
         classes: the K class names in the order of the network's outputs; numbers where the file has no names.
         preprocessing: how images are resized and normalised, as stored in the file.
         metadata: everything that is stored in the file besides the weights, recipe and metrics included.
     """
 
     task: ClassVar[str]
+    load_network: ClassVar[Any]
+    """(path) -> (network, metadata): reads a model file of this package."""
+    batch_size: ClassVar[int] = 32
     draws: ClassVar[bool] = False
     """Whether `result` comes with pictures."""
 
     def __init__(self, runtime: Runtime, metadata: dict[str, Any]) -> None:
         self.runtime = runtime
+        self.device, self.precision, self.num_classes = runtime.device, runtime.precision, runtime.num_classes
         self.metadata = metadata
         self.classes: tuple[str, ...] = tuple(metadata["classes"]) or tuple(map(str, range(runtime.num_classes)))
         self.preprocessing: dict[str, Any] = metadata["preprocessing"]
@@ -51,10 +55,10 @@ class Predictor(ABC):
             raise RMTError(f"{path} is a model for the task {metadata['task']!r}, not {cls.task!r}")
         return cls(TorchRuntime(model, chosen_device, chosen_precision), metadata)
 
-    @staticmethod
-    @abstractmethod
-    def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-        """Returns the network in the file and the file's metadata."""
+    @property
+    def model(self) -> nn.Module:
+        """The network in eval mode, if it runs in a `TorchRuntime`."""
+        return self.runtime.model  # type: ignore[attr-defined]
 
     @abstractmethod
     def predict_batch(self, images: list[Image.Image], **options: Any) -> list[Any]:
@@ -68,41 +72,25 @@ class Predictor(ABC):
         """Returns the content of `predictions.json` for (image, result) pairs; None if the task writes no such file."""
         return None
 
-    def predict(self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 32, **options: Any) -> list[Any]:
+    def predict(
+        self, images: ImageLike | Sequence[ImageLike], *, batch_size: int | None = None, **options: Any
+    ) -> list[Any]:
         """Returns one prediction per image.
 
         Args:
             images: one image or several, each a path or a PIL image.
-            batch_size: images that are read and run together.
-            options: those of the subclass.
+            batch_size: images that are read and run together; the class's own unless given.
+            options: those of the subclass's `predict_batch`.
         Raises:
             BadImage: an RMTError, for an image that cannot be read.
         """
+        batch_size = batch_size or self.batch_size
         several = [images] if isinstance(images, ImageLike) else list(images)
         predictions: list[Any] = []
         for start in range(0, len(several), batch_size):
             opened = [open_image(image) for image in several[start : start + batch_size]]
             predictions += self.predict_batch(opened, **options)
         return predictions
-
-    @property
-    def model(self) -> nn.Module:
-        """The network in eval mode; of a `TorchRuntime` alone."""
-        return self.runtime.model  # type: ignore[attr-defined]
-
-    @property
-    def device(self) -> Any:
-        """Where the network runs."""
-        return self.runtime.device
-
-    @property
-    def precision(self) -> str:
-        """ "fp32", "bf16" or "fp16"."""
-        return self.runtime.precision
-
-    @property
-    def num_classes(self) -> int:
-        return self.runtime.num_classes
 
 
 def open_image(image: ImageLike) -> Image.Image:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from rmt.data.images import read_image
 from rmt.data.segmentation.transforms import resize_to_fit
@@ -28,6 +28,7 @@ class SegmentPredictor(Predictor):
     """
 
     task = "segment"
+    load_network = staticmethod(load_model)
     draws = True
 
     def __init__(self, runtime: Runtime, metadata: dict[str, Any]) -> None:
@@ -49,11 +50,10 @@ class SegmentPredictor(Predictor):
             predictor.preprocessing |= {"long_side": 4 * short_side, "short_side": short_side}
         return predictor
 
-    @staticmethod
-    def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-        return load_model(path)
-
-    def predict_batch(self, images: list[Image.Image], *, inference: InferenceOptions | None = None) -> list[Tensor]:  # type: ignore[override]
+    def predict_batch(  # type: ignore[override]
+        self, images: list[Image.Image], *, inference: InferenceOptions | None = None
+    ) -> list[Tensor]:
+        """Returns the result of `segment` for each image."""
         return [self.segment(image, inference) for image in images]
 
     def segment(self, image: ImageLike, inference: InferenceOptions | None = None) -> Tensor:

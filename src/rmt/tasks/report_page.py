@@ -50,8 +50,8 @@ class ReportPage:
         epochs = metrics["last"]["epoch"]
         length = f"{metrics['iterations']:,} iterations" if "iterations" in metrics else f"{epochs} epochs"
         facts = (
-            f"{network}, {metrics['parameters'] / 1e6:.2f} M parameters · {metrics['images']['train']:,} training "
-            f"images, classes: {metrics['classes']} · {length} in {metrics['training_seconds'] / 60:.1f} min on "
+            f"{network}, {metrics['parameters'] / 1e6:.2f} M parameters · {metrics['images']['train']:,} images, "
+            f"classes: {metrics['classes']} · {length} in {metrics['training_seconds'] / 60:.1f} min on "
             f"{machine['device']} ({machine['precision']}) · seed {metrics['seed']}"
         )
         plots.title(self._title, metrics["recipe"], facts, scores, label)

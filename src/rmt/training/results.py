@@ -1,4 +1,4 @@
-"""What all tasks report of a finished run in one way: `metrics.json`, the weight files' scores, closing lines."""
+"""The results of a finished run: `metrics.json`, the scores in the weight files, the closing lines."""
 
 import json
 from collections.abc import Sequence
@@ -26,13 +26,16 @@ def final_networks(module: TrainingModule, run: FinishedRun) -> dict[str, nn.Mod
     return module.networks() | {"best": best}
 
 
-def facts(
-    module: TrainingModule, run: FinishedRun, results: dict[str, dict[str, float]], *, judged_on: Literal["val", "test"]
+def common_metrics(
+    module: TrainingModule, run: FinishedRun, results: dict[str, dict[str, float]], *, split: Literal["val", "test"]
 ) -> dict[str, Any]:
-    """The part of `metrics.json` that is alike for all tasks.
+    """Returns the part of `metrics.json` that all tasks have.
 
-    `results`: the final scores of each of `networks()` and of "best". `judged_on`: of the validation images once more,
-    or of test images, whose scores stand beside those.
+    Args:
+        module: the run's module, after training.
+        run: its folder, history and machine.
+        results: the final scores of each of `networks()` and of "best".
+        split: what they were computed on: the validation images again, or the test images.
     """
     progress, recipe = module.progress, module.recipe
     epochs = max(int(row["epoch"]) for row in run.history.rows if row["kind"] == "epoch")
@@ -47,9 +50,9 @@ def facts(
         "peak_lr": module.lr,
         "last": {
             "epoch": epochs,
-            **{kind: {"val": progress.val[kind], judged_on: results[kind]} for kind in module.networks()},
+            **{kind: {"val": progress.val[kind], split: results[kind]} for kind in module.networks()},
         },
-        "best": {**read_metadata(run.folder.best)["metrics"], judged_on: results["best"]},
+        "best": {**read_metadata(run.folder.best)["metrics"], split: results["best"]},
         "best_val": {kind: {measure: b.score, "epoch": b.epoch} for kind, b in progress.best.items() if b.epoch},
         "skipped_files": module.data.skipped,
         "skipped_batches": progress.skipped_batches,
@@ -80,14 +83,23 @@ def write(module: TrainingModule, run: FinishedRun, metrics: dict[str, Any], bes
     write_text(run.folder.metrics_json, json.dumps(metrics, indent=2) + "\n")
 
 
-def judged_rows(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """(name, entry) of the closing table: last and best apart, raw and averaged apart."""
+def final_rows(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Returns name and scores of the final weights: of the last epoch raw and averaged, and of the best epoch."""
     last, best = metrics["last"], metrics["best"]
     rows = [(f"last epoch ({last['epoch']}), raw", last["raw"])]
     if "ema" in last:
         rows.append((f"last epoch ({last['epoch']}), EMA", last["ema"]))
     rows.append((f"best epoch ({best['epoch']}), {'EMA' if best['weights'] == 'ema' else 'raw'}", best))
     return rows
+
+
+def text_table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Returns a line for each row of cells: the first column left-aligned, the others right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        f"{name:{widths[0]}}" + "".join(f"{cell:>{width + 3}}" for cell, width in zip(cells, widths[1:], strict=True))
+        for name, *cells in rows
+    ]
 
 
 def summary_lines(
@@ -108,16 +120,12 @@ def summary_lines(
         note: added to the line that says what `best` was chosen on.
     """
     rows = [("", *(heading for heading, _, _ in columns))]
-    for name, entry in judged_rows(metrics):
+    for name, entry in final_rows(metrics):
         scores = [(key, entry[split][key]) for _, split, key in columns]
         rows.append((name, *(f"{score:.4f}" if key == "loss" else f"{score:.2f} %" for key, score in scores)))
     rows += more_rows
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    table = [
-        f"{name:{widths[0]}}" + "".join(f"{cell:>{width + 3}}" for cell, width in zip(cells, widths[1:], strict=True))
-        for name, *cells in rows
-    ]
-    return ["", *table, f"best was chosen on {metrics['best_chosen_on']}{note}", *closing_lines(metrics, folder)]
+    chosen = f"best was chosen on {metrics['best_chosen_on']}{note}"
+    return ["", *text_table(rows), chosen, *closing_lines(metrics, folder)]
 
 
 def closing_lines(metrics: dict[str, Any], folder: RunFolder) -> list[str]:

@@ -196,7 +196,7 @@ def test_a_picture_shows_box_mask_and_name():
     assert np.array_equal(np.asarray(draw_boxes(plain, [], min_long_side=120)), np.asarray(plain))
 
 
-def test_the_optimiser_decays_as_method_6_says():
+def test_weight_decay_spares_norms_as_the_recipe_says():
     for head, everything in (("retinanet", True), ("mask_rcnn", False), ("cascade_mask_rcnn", False)):
         module = built(head, decay_norms=everything)
         groups = module.build_optimizer().param_groups

@@ -241,7 +241,7 @@ def _same(a: Any, b: Any) -> bool:
     return str(a) == str(b)
 
 
-def test_method_7_s_rates():
+def test_the_rate_warms_up_and_decays_polynomially():
     module = built(replace(tiny(), iterations=1000, validate_every=500, poly_power=0.9))
     optimizer = module.build_optimizer()
     schedule = module.build_schedule(optimizer)
@@ -261,7 +261,7 @@ def test_norms_decay_or_do_not():
     assert "pyramid.norms.0.weight" in told
     assert "head.fuse.1.bias" in told
     assert "pyramid.backbone.stages.0.blocks.0.norm1.weight" in told
-    assert "head.classifier.bias" not in told  # METHOD 7 spares norms alone
+    assert "head.classifier.bias" not in told  # norms alone are spared
     (everything,) = build_adamw(model, 1e-3, 0.01, decay_norms=True).param_groups
     assert len(everything["params"]) == len(names)
 

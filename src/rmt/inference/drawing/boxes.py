@@ -73,17 +73,6 @@ def draw_boxes(photo: Image.Image, objects: Sequence[LabelledBox], min_long_side
     return picture
 
 
-def side_by_side(pictures: Sequence[Image.Image], gap: int = 12) -> Image.Image:
-    """Returns pictures of one height in a row on white."""
-    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
-    row = Image.new("RGB", (width, max(picture.height for picture in pictures)), "white")
-    left = 0
-    for picture in pictures:
-        row.paste(picture, (left, 0))
-        left += picture.width + gap
-    return row
-
-
 def _draw_mask(picture: Image.Image, mask: np.ndarray, colour: tuple[int, int, int], line: int) -> Image.Image:
     """The mask (h, w), resized to the picture, as a transparent area with an opaque line along its border."""
     resized = Image.fromarray(mask * np.uint8(255)).resize(picture.size, Image.Resampling.BILINEAR)

@@ -17,7 +17,7 @@ from rmt.data.transforms import eval_transform
 from rmt.errors import RMTError
 from rmt.inference.classify import ClassifyPredictor
 from rmt.tasks.classify.metrics import ClassificationMetrics, top5
-from rmt.training.evaluated import judged, own_hold_out, unreadable_lines
+from rmt.training.evaluation_facts import evaluation_facts, run_hold_out, unreadable_lines
 from rmt.training.evaluator import Evaluator, evaluate
 
 
@@ -85,12 +85,12 @@ def evaluate_checkpoint(
     The data's classes are matched with the checkpoint's by name.
 
     Returns loss, top1 and top5 (percent), images, classes, confusion (K lists of K counts, a row per true class),
-    unreadable (name -> reason) and judged (see `judged`). Raises RMTError.
+    unreadable (name -> reason) and judged (see `evaluation_facts`). Raises RMTError.
     """
     if batch_size < 1:
         raise RMTError(f"--batch-size must be at least 1, not {batch_size}")
     predictor = ClassifyPredictor.load(checkpoint, device=device, precision=precision, image_size=image_size)
-    images, part = open_evaluation_split(data, own_hold_out(predictor.metadata, data=data))
+    images, part = open_evaluation_split(data, run_hold_out(predictor.metadata, data=data))
     if predictor.metadata["classes"]:
         images = with_classes(images, predictor.classes)
     elif len(images.classes) != predictor.num_classes:
@@ -107,7 +107,7 @@ def evaluate_checkpoint(
         "classes": list(images.classes),
         "confusion": evaluator.confusion_matrix().tolist(),
         "unreadable": evaluator.unreadable,
-        "judged": judged(checkpoint, predictor.metadata, data, part),
+        "judged": evaluation_facts(checkpoint, predictor.metadata, data, part),
     }
 
 

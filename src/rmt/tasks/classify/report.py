@@ -13,7 +13,7 @@ from rmt.tasks.classify.evaluate import Predictions
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.report_page import ReportPage
 from rmt.training.logging import plots
-from rmt.training.results import judged_rows
+from rmt.training.results import final_rows
 from rmt.training.task import FinishedRun
 
 _SAMPLES = 8  # pictures of each kind
@@ -33,7 +33,7 @@ def draw_report(
     rows, columns = _decay_grid(stages)
     page = ReportPage(module, run, metrics, [7.4, 1.0 + 1.35 * rows])
     part = "validation" if metrics["test_is_val"] else "test"
-    scores = [(name, f"{entry['test']['top1']:.2f} %") for name, entry in judged_rows(metrics)]
+    scores = [(name, f"{entry['test']['top1']:.2f} %") for name, entry in final_rows(metrics)]
     page.title(scores, f"{part} top-1 on {metrics['images']['test']:,} images")
     held_out = "validation images" if metrics["test_is_val"] else "images held out of train"
     note = f"on {metrics['images']['val']:,} {held_out}"

@@ -10,7 +10,7 @@ from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import ClassifyEvaluator, describe, evaluate_checkpoint
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.training.evaluator import evaluate
-from rmt.training.results import facts, final_networks, summary_lines, write
+from rmt.training.results import common_metrics, final_networks, summary_lines, write
 from rmt.training.run_folder import RunFolder
 from rmt.training.task import FinishedRun, Task
 
@@ -26,7 +26,7 @@ def finish(module: ClassifyModule, run: FinishedRun) -> dict[str, Any]:
     }
     evaluate(evaluators, runtimes, data.eval_loader(module.recipe, data.test), run.device)
     best = evaluators["best"]
-    metrics = facts(module, run, {name: e.compute() for name, e in evaluators.items()}, judged_on="test")
+    metrics = common_metrics(module, run, {name: e.compute() for name, e in evaluators.items()}, split="test")
     metrics["images"] = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
     metrics["best_chosen_on"] = data.chosen_on
     metrics["test_is_val"] = data.val is data.test

@@ -11,7 +11,7 @@ from rmt.inference.detect import Detections, DetectPredictor
 from rmt.tasks.detect.data import eval_loader
 from rmt.tasks.detect.metrics import CocoMetrics, coco_metrics, table
 from rmt.training.distributed import processes
-from rmt.training.evaluated import judged, own_hold_out, unreadable_lines
+from rmt.training.evaluation_facts import evaluation_facts, run_hold_out, unreadable_lines
 from rmt.training.evaluator import Evaluator, evaluate
 
 
@@ -40,8 +40,8 @@ class DetectEvaluator(Evaluator):
     def coco_results(self) -> list[dict[str, Any]]:
         """All detections in COCO's results format, image by image."""
         ids, categories = self.images.image_ids.tolist(), self.images.category_ids
-        places = sorted(self.detections)
-        return [entry for place in places for entry in self.detections[place].to_coco(ids[place], categories)]
+        found = [(ids[place], self.detections[place].to_coco(categories)) for place in sorted(self.detections)]
+        return [{"image_id": image, **entry} for image, entries in found for entry in entries]
 
     def coco_metrics(self) -> CocoMetrics:
         """The metrics over the images that could be read, of all processes. Raises RMTError when there is none."""
@@ -77,7 +77,7 @@ def evaluate_checkpoint(
     checkpoint's by name.
 
     Returns images (their number), figures (kind -> name -> 0…1, see `METRICS`), per_class (kind -> class -> AP), notes,
-    unreadable (name -> reason), judged (see `judged`) and results, in COCO's results format. Raises RMTError.
+    unreadable (name -> reason), judged (see `evaluation_facts`) and results, in COCO's results format. Raises RMTError.
     """
     if bool(images) != bool(annotations) or bool(data) == bool(annotations):
         raise RMTError("give --data COCO_FOLDER, or --images FOLDER with --annotations FILE.json")
@@ -85,7 +85,7 @@ def evaluate_checkpoint(
     folder, file = (images, annotations) if images and annotations else find_split(Path(data), "val")
     coco = open_coco(folder, file, with_masks=predictor.masks)
     part: Part = "val" if data else "listed"
-    if held := own_hold_out(predictor.metadata, images=folder, annotations=file):
+    if held := run_hold_out(predictor.metadata, images=folder, annotations=file):
         divided = not predictor.metadata["recipe"].get("val_annotations")
         coco, part = (coco.hold_out(*held)[1], "held out") if divided else (coco, "train")
     evaluator = DetectEvaluator(coco.with_classes(predictor.classes))
@@ -98,7 +98,7 @@ def evaluate_checkpoint(
         "per_class": metrics.per_class,
         "notes": evaluator.images.notes,
         "unreadable": evaluator.unreadable,
-        "judged": judged(checkpoint, predictor.metadata, data or file, part),
+        "judged": evaluation_facts(checkpoint, predictor.metadata, data or file, part),
         "results": evaluator.coco_results(),
     }
 

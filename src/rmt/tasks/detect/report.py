@@ -8,7 +8,7 @@ from rmt.data.detection.coco import CocoSet
 from rmt.data.detection.rle import encode
 from rmt.data.images import BadImage
 from rmt.inference.detect import Detections
-from rmt.inference.drawing.boxes import LabelledBox, draw_boxes, labelled_boxes, side_by_side
+from rmt.inference.drawing.boxes import MIN_SCORE, LabelledBox, draw_boxes, labelled_boxes
 from rmt.tasks.detect.module import DetectModule
 from rmt.tasks.report_page import ReportPage, bars_height, class_bars, shown_classes
 from rmt.training.logging import plots
@@ -40,19 +40,20 @@ def draw_report(
 def _samples(figure: Any, module: DetectModule, detections: dict[int, Detections], chosen: list[int]) -> None:
     """Each chosen image twice: with the annotated objects, and with those that were found."""
     images = module.data.val
-    axes = figure.subplots(-(-len(chosen) // 2), 2, squeeze=False).ravel()
-    for ax in axes:
+    axes = figure.subplots(-(-len(chosen) // 2), 4, squeeze=False).reshape(-1, 2)
+    for ax in axes.ravel():
         ax.set_axis_off()
-    for ax, place in zip(axes, chosen, strict=False):
+    for pair, place in zip(axes, chosen, strict=False):
         try:
             image = images.load(place)
         except BadImage:  # removed since the evaluation
             continue
         found = detections[place]
         boxes = labelled_boxes(found.boxes, found.labels, found.masks, images.classes, scores=found.scores)
-        ax.imshow(np.asarray(side_by_side([draw_boxes(image, b, 700) for b in (true_boxes(images, place), boxes)])))
-        note = "truth (left), predictions with a score of 0.5 or more (right)"
-        ax.set_title(note, fontsize=9, color=plots.MUTED, loc="left")
+        shown = (("truth", true_boxes(images, place)), (f"predictions with a score of {MIN_SCORE} or more", boxes))
+        for ax, (title, objects) in zip(pair, shown, strict=True):
+            ax.imshow(np.asarray(draw_boxes(image, objects, 700)))
+            ax.set_title(title, fontsize=9, color=plots.MUTED, loc="left")
 
 
 def true_boxes(images: CocoSet, place: int) -> list[LabelledBox]:

@@ -8,7 +8,7 @@ from rmt.tasks.detect.data import DetectData
 from rmt.tasks.detect.evaluate import describe, evaluate_checkpoint
 from rmt.tasks.detect.module import DetectModule
 from rmt.training.evaluator import evaluate
-from rmt.training.results import facts, final_networks, summary_lines, write
+from rmt.training.results import common_metrics, final_networks, summary_lines, write
 from rmt.training.run_folder import RunFolder
 from rmt.training.task import FinishedRun, Task
 
@@ -21,7 +21,7 @@ def finish(module: DetectModule, run: FinishedRun) -> dict[str, Any]:
     evaluator, runtime = module.build_evaluator(), TorchRuntime(best, run.device, run.precision)
     evaluate({"best": evaluator}, {"best": runtime}, data.val_loader(module.recipe), run.device)
     scores = evaluator.coco_metrics()
-    metrics = facts(module, run, {**module.progress.val, "best": scores.percent()}, judged_on="val")
+    metrics = common_metrics(module, run, {**module.progress.val, "best": scores.percent()}, split="val")
     metrics["head"] = module.recipe.head
     metrics["images"] = {"train": len(data.train), "val": len(data.val)}
     metrics["best_chosen_on"] = f"the {len(data.val):,} validation images themselves, which flatters it"

@@ -13,8 +13,9 @@ from rmt.heads.segmentation.sliding import InferenceOptions, segment
 from rmt.inference.segment import Mode, SegmentPredictor, inference_from
 from rmt.tasks.segment.data import whole_loader
 from rmt.tasks.segment.metrics import constant_prediction, foreground_miou, mean_metrics, per_class_table
-from rmt.training.evaluated import judged, own_hold_out, unreadable_lines
+from rmt.training.evaluation_facts import evaluation_facts, run_hold_out, unreadable_lines
 from rmt.training.evaluator import Evaluator, evaluate
+from rmt.training.results import text_table
 
 BACKGROUND = "background"
 
@@ -74,8 +75,8 @@ def evaluate_checkpoint(
 
     The data's classes are matched with the checkpoint's by name. `batch_size` counts windows.
 
-    Returns the values of `details`, images, skipped_files, unreadable (name -> reason) and judged (see `judged`).
-    Raises RMTError.
+    Returns the values of `details`, images, skipped_files, unreadable (name -> reason) and judged (see
+    `evaluation_facts`). Raises RMTError.
     """
     predictor = SegmentPredictor.load(checkpoint, device=device, precision=precision, short_side=short_side)
     preprocessing = predictor.preprocessing
@@ -83,7 +84,7 @@ def evaluate_checkpoint(
         data,
         classes,
         zero_is_ignored=preprocessing.get("zero_is_ignored", False),
-        held=own_hold_out(predictor.metadata, data=data),
+        held=run_hold_out(predictor.metadata, data=data),
     )
     images = images.with_classes(predictor.classes)
     evaluator = SegmentEvaluator(
@@ -99,7 +100,7 @@ def evaluate_checkpoint(
         "images": len(images) - len(evaluator.unreadable),
         "skipped_files": images.skipped,
         "unreadable": evaluator.unreadable,
-        "judged": judged(checkpoint, predictor.metadata, data, part),
+        "judged": evaluation_facts(checkpoint, predictor.metadata, data, part),
     }
 
 
@@ -137,10 +138,10 @@ def describe(result: dict[str, Any]) -> list[str]:
             f"foreground mIoU {result['foreground_miou']:.2f} %"
             f"   (always {constant['foreground_class']}: {constant['foreground_miou']:.2f} %)"
         )
-    width = max(len(row["class"]) for row in result["per_class"])
-    lines.append(f"{'class':<{width}} {'IoU':>8} {'accuracy':>10} {'pixels':>13}")
+    rows = [("class", "IoU", "accuracy", "pixels")]
     for row in result["per_class"]:
         iou, accuracy = (f"{row[key]:.2f} %" if row[key] is not None else "–" for key in ("iou", "accuracy"))
-        lines.append(f"{row['class']:<{width}} {iou:>8} {accuracy:>10} {row['pixels']:>13,}")
+        rows.append((row["class"], iou, accuracy, f"{row['pixels']:,}"))
+    lines += text_table(rows)
     lines += [f"passed over: {count} × {reason}" for reason, count in result["skipped_files"].items()]
     return lines + unreadable_lines(result["unreadable"])

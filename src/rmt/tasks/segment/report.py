@@ -11,7 +11,7 @@ from rmt.inference.segment import SegmentPredictor
 from rmt.tasks.report_page import ReportPage, bars_height, class_bars, shown_classes
 from rmt.tasks.segment.module import SegmentModule
 from rmt.training.logging import plots
-from rmt.training.results import judged_rows
+from rmt.training.results import final_rows
 from rmt.training.task import FinishedRun
 
 _SAMPLES = 6
@@ -23,7 +23,7 @@ def draw_report(module: SegmentModule, run: FinishedRun, metrics: dict[str, Any]
     known = sorted((row for row in details["per_class"] if row["iou"] is not None), key=lambda row: -row["iou"])
     bars = [(row["class"], row["iou"], row["accuracy"]) for row in shown_classes(known)]
     page = ReportPage(module, run, metrics, [bars_height(bars), 6.2])
-    scores = [(name, f"{entry['val']['miou']:.2f} %") for name, entry in judged_rows(metrics)]
+    scores = [(name, f"{entry['val']['miou']:.2f} %") for name, entry in final_rows(metrics)]
     scores.append(("one class always", f"{details['most_frequent']['miou']:.2f} %"))
     page.title(scores, f"mIoU, {metrics['images']['val']:,} images")
     page.curves("Mean IoU", f"on {metrics['images']['val']:,} validation images", "training loss includes augmentation")

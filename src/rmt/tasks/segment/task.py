@@ -8,7 +8,7 @@ from rmt.tasks.segment.data import SegmentData
 from rmt.tasks.segment.evaluate import describe, details, evaluate_checkpoint
 from rmt.tasks.segment.module import SegmentModule
 from rmt.training.evaluator import evaluate
-from rmt.training.results import facts, final_networks, summary_lines, write
+from rmt.training.results import common_metrics, final_networks, summary_lines, write
 from rmt.training.run_folder import RunFolder
 from rmt.training.task import FinishedRun, Task
 
@@ -22,7 +22,7 @@ def finish(module: SegmentModule, run: FinishedRun) -> dict[str, Any]:
     evaluators = {name: module.build_evaluator() for name in networks}
     evaluate(evaluators, runtimes, data.val_loader(module.recipe), run.device)
     found = {name: details(evaluator.counts(), data.classes) for name, evaluator in evaluators.items()}
-    metrics = facts(module, run, {name: e.compute() for name, e in evaluators.items()}, judged_on="val")
+    metrics = common_metrics(module, run, {name: e.compute() for name, e in evaluators.items()}, split="val")
     metrics["images"] = {"train": len(data.train), "val": len(data.val)}
     metrics["best_chosen_on"] = f"the {len(data.val):,} validation images themselves, which flatters it"
     metrics["iterations"] = module.recipe.iterations

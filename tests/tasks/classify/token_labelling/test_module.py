@@ -75,7 +75,7 @@ def test_a_run_trains_both_heads_and_leaves_a_model(recipe, tmp_path):
 
 
 def test_the_loss_by_hand(recipe):
-    """Pool, smooth, mix the stem, swap back, two cross-entropies: METHOD 5, step by step."""
+    """Pool, smooth, mix the stem, swap back, two cross-entropies: LV-ViT, step by step."""
     task, batch = task_of(replace(recipe, drop_path=0.0))
     task.eval()  # BatchNorm and nothing else: the same answer twice
     torch.manual_seed(5)

@@ -13,7 +13,7 @@ import rmt
 from rmt.commands.cli import main
 from rmt.data import open_splits
 from rmt.data.sets import HoldOut
-from rmt.training.evaluated import judged_line, own_hold_out
+from rmt.training.evaluation_facts import evaluation_line, run_hold_out
 
 
 @pytest.fixture
@@ -56,14 +56,14 @@ def test_data_with_a_validation_split_are_judged_by_that(capsys):
 
 def test_only_the_run_s_own_data_count_as_divided(undivided):
     metadata = {"recipe": {"data": str(undivided), "holdout": 0.2, "seed": 3}}
-    assert own_hold_out(metadata, data=str(undivided)) == HoldOut(0.2, 3)
-    assert own_hold_out(metadata, data=str(undivided.parent)) is None
-    assert own_hold_out({"recipe": {"data": "s3://here", "holdout": 0.2, "seed": 3}}, data="s3://here") == (0.2, 3)
+    assert run_hold_out(metadata, data=str(undivided)) == HoldOut(0.2, 3)
+    assert run_hold_out(metadata, data=str(undivided.parent)) is None
+    assert run_hold_out({"recipe": {"data": "s3://here", "holdout": 0.2, "seed": 3}}, data="s3://here") == (0.2, 3)
     for broken in ({}, {"recipe": 3}, {"recipe": {"data": 3}}, {"recipe": metadata["recipe"] | {"seed": "x"}}):
-        assert own_hold_out(broken, data=str(undivided)) is None
+        assert run_hold_out(broken, data=str(undivided)) is None
     assert len(open_splits(str(undivided), holdout=0.2, seed=3).val) == 5
 
 
 def test_weights_that_do_not_say_their_epoch():
     about = {"file": "rmt_small.safetensors", "epoch": None, "weights": None, "data": "imagenet", "part": "val"}
-    assert judged_line(about, 50_000) == "rmt_small.safetensors on the validation split of imagenet, 50,000 images"
+    assert evaluation_line(about, 50_000) == "rmt_small.safetensors on the validation split of imagenet, 50,000 images"

@@ -1,4 +1,4 @@
-"""What an evaluation scored, in words: which weights, and on which images; where known, none that were learned from."""
+"""What an evaluation is of: which weights, and which images, where known none that the run was trained on."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +9,11 @@ from rmt.data.sources.remote import is_url
 from rmt.model import resolve_checkpoint
 
 
-def own_hold_out(metadata: Mapping[str, Any], **places: str | Path) -> HoldOut | None:
-    """How the run behind a model file divided data that are the same as those at `places` (recipe field to place).
+def run_hold_out(metadata: Mapping[str, Any], **places: str | Path) -> HoldOut | None:
+    """Returns how the run that wrote a model file held out images of its data.
 
-    None when its recipe names others. Whether they were divided at all is for the reader of the data to see.
+    `places`: fields of its recipe and the places that they must name; None if the recipe names others. Whether images
+    were held out at all depends on the data.
     """
     recipe = metadata.get("recipe")
     if not isinstance(recipe, dict) or not all(_same(recipe.get(key), place) for key, place in places.items()):
@@ -23,8 +24,11 @@ def own_hold_out(metadata: Mapping[str, Any], **places: str | Path) -> HoldOut |
     return HoldOut(fraction, seed)
 
 
-def judged(checkpoint: str | Path, metadata: Mapping[str, Any], data: str | Path, part: Part) -> dict[str, Any]:
-    """What was scored, as JSON values: file, its epoch and weights ("raw" or "ema"; None if not said), data, part."""
+def evaluation_facts(
+    checkpoint: str | Path, metadata: Mapping[str, Any], data: str | Path, part: Part
+) -> dict[str, Any]:
+    """Returns what was evaluated, as JSON values: file, its epoch and weights ("raw" or "ema"; None if unknown), data
+    and part."""
     metrics = metadata.get("metrics") or {}
     return {
         "file": resolve_checkpoint(checkpoint).name,
@@ -35,18 +39,18 @@ def judged(checkpoint: str | Path, metadata: Mapping[str, Any], data: str | Path
     }
 
 
-def judged_line(about: Mapping[str, Any], images: int) -> str:
-    """The same in a line, which warns where images of the training may be among them."""
+def evaluation_line(about: Mapping[str, Any], images: int) -> str:
+    """Returns the same as one line, a warning if the run may have been trained on some of the images."""
     facts = [f"epoch {about['epoch']}"] if about["epoch"] is not None else []
     facts += [{"ema": "averaged weights (EMA)", "raw": "raw weights"}[kind] for kind in [about["weights"]] if kind]
     weights = about["file"] + (f" ({', '.join(facts)})" if facts else "")
     count, data = f"{images:,} images", about["data"]
     on = {
         "val": f"the validation split of {data}, {count}",
-        "held out": f"the {count} that its run held out of {data}, if that is as it was then",
+        "held out": f"the {count} that its run held out of {data}, if they have not changed since",
         "listed": f"the {count} that {data} lists",
-        "train": f"the {count} of {data}, from which the network has learned: they flatter it",
-        "all": f"all {count} of {data}, where no held-out part is known: those it has learned from flatter it",
+        "train": f"the {count} of {data}, which the network was trained on: they flatter it",
+        "all": f"all {count} of {data}, where no held-out part is known: those it was trained on flatter it",
     }[about["part"]]
     return ("warning: " if about["part"] in ("train", "all") else "") + f"{weights} on {on}"
 
@@ -58,7 +62,7 @@ def unreadable_lines(bad: Mapping[str, str], most: int = 5) -> list[str]:
 
 
 def _same(place: Any, other: str | Path) -> bool:
-    """Whether two places are one, however written."""
+    """Whether two paths or URLs name one place."""
     if not isinstance(place, str) or not place or is_url(place) or is_url(str(other)):
         return bool(place) and place == str(other)
     return Path(place).expanduser().resolve() == Path(other).expanduser().resolve()
