@@ -18,7 +18,7 @@ from rmt.recipes import Recipe
 from rmt.training.evaluator import Evaluator, evaluate
 from rmt.training.metric_columns import Measure
 from rmt.training.module import TrainingModule
-from rmt.training.results import facts, final_networks, summary_lines, write
+from rmt.training.results import common_metrics, final_networks, summary_lines, write
 from rmt.training.schedules import UpdateSchedule
 from rmt.training.task import Task
 
@@ -128,7 +128,7 @@ def finish(module, run):
     evaluators = {name: module.build_evaluator() for name in networks}
     runtimes = {name: TorchRuntime(network, run.device, run.precision) for name, network in networks.items()}
     evaluate(evaluators, runtimes, module.data.val_loader(module.recipe), run.device)
-    metrics = facts(module, run, {name: e.compute() for name, e in evaluators.items()}, judged_on="val")
+    metrics = common_metrics(module, run, {name: e.compute() for name, e in evaluators.items()}, split="val")
     metrics |= {"best_chosen_on": "the validation images", "unreadable": {"train and val": module.progress.bad_images}}
     write(module, run, metrics, networks["best"])
     return metrics
