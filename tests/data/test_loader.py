@@ -15,7 +15,7 @@ import torch
 from helpers.image_sets import MemorySet
 from PIL import Image
 
-from rmt.data import Batch, ImageLoader, open_splits, subset, train_transform
+from rmt.data import Batch, ImageLoader, Subset, open_splits, train_transform
 from rmt.data.loader import MAX_REPLACEMENTS
 from rmt.errors import RMTError
 
@@ -87,7 +87,7 @@ def test_workers_make_the_same_batches():
     transform = train_transform(32, auto_augment="rand-m9-mstd0.5-inc1", erase_prob=0.5, pad_to=32)
     made = []
     for workers in (0, 1, 2):
-        one = ImageLoader(subset(whole, range(30)), transform, batch_size=8, shuffle=True, seed=1, workers=workers)
+        one = ImageLoader(Subset(whole, range(30)), transform, batch_size=8, shuffle=True, seed=1, workers=workers)
         epochs = []
         for epoch in range(2):
             one.set_epoch(epoch)

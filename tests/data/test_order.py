@@ -1,4 +1,4 @@
-"""Who sees which sample when: partitions, equal steps, and METHOD 5's repeated augmentation."""
+"""Who sees which sample when: partitions, equal steps, and repeated augmentation."""
 
 import numpy as np
 import pytest
@@ -72,8 +72,8 @@ def test_order_is_pinned():
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 @pytest.mark.parametrize("samples", [256, 700, 1000])
-def test_repeated_augmentation_is_that_of_the_method(samples: int, world_size: int):
-    """Each shuffled index three times in a row, dealt round-robin, cut to ⌊N/256⌋·256: METHOD 5, step by step."""
+def test_repeated_augmentation_is_deits(samples: int, world_size: int):
+    """Each shuffled index three times in a row, dealt round-robin, cut to ⌊N/256⌋·256, step by step."""
     plan = EpochPlan(samples=samples, batch_size=16, shuffle=True, repeats=3)
     shuffled = list(dict.fromkeys(plan.order(0).tolist()))
     sequence = [index for index in shuffled for _ in range(3)][: samples // 256 * 256]
@@ -106,13 +106,13 @@ def test_mistakes():
 
 
 @pytest.mark.parametrize("steps", [2, 7, 12])
-def test_stretches_are_the_epochs_one_after_another_cut_anew(steps):
+def test_epochs_of_fixed_length_cut_the_passes_over_the_data_anew(steps):
     plan = EpochPlan(samples=23, batch_size=2, shuffle=True, seed=3, drop_last=True, rank=1, world_size=2)
     endless = [(e, p.tolist(), s.tolist()) for epoch in range(20) for e, p, s in plan.keys(epoch)]
-    stretches = FixedLengthEpochs(plan, steps)
-    seen = [(e, p.tolist(), s.tolist()) for epoch in range(6) for e, p, s in stretches.keys(epoch)]
+    epochs = FixedLengthEpochs(plan, steps)
+    seen = [(e, p.tolist(), s.tolist()) for epoch in range(6) for e, p, s in epochs.keys(epoch)]
     assert seen == endless[: 6 * steps]
-    later = [(e, p.tolist(), s.tolist()) for e, p, s in stretches.keys(4, start=1)]
+    later = [(e, p.tolist(), s.tolist()) for e, p, s in epochs.keys(4, start=1)]
     assert later == endless[4 * steps + 1 : 5 * steps]
 
 

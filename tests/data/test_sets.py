@@ -6,7 +6,7 @@ from helpers.image_sets import MemorySet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmt.data import hold_out, subset, with_classes
+from rmt.data import Subset, hold_out, with_classes
 from rmt.errors import RMTError
 
 
@@ -20,15 +20,15 @@ class Sized(MemorySet):
 
 
 def test_subset_of_a_subset():
-    inner = subset(subset(MemorySet(20), range(10, 20)), [3, 0])
+    inner = Subset(Subset(MemorySet(20), range(10, 20)), [3, 0])
     assert [inner.name(i) for i in range(2)] == ["memory/13", "memory/10"]
     assert inner.labels.tolist() == [1, 1]
     assert inner.load(0).getpixel((0, 0)) == (13, 13, 13)
     assert inner.classes == MemorySet.classes
-    assert len(subset(MemorySet(3), [])) == 0
+    assert len(Subset(MemorySet(3), [])) == 0
     for wrong in ([20], [-1]):
         with pytest.raises(IndexError):
-            subset(MemorySet(20), wrong)
+            Subset(MemorySet(20), wrong)
 
 
 def test_with_classes_counts_by_name():

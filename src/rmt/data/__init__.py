@@ -1,8 +1,8 @@
-"""Readers, augmentation and batches. Imports nothing of ours but the error class."""
+"""Datasets, transforms and batches for training and evaluation."""
 
 from rmt.data.image_loader import Batch, ImageLoader
 from rmt.data.images import BadImage, read_image
-from rmt.data.sets import ImageSet, hold_out, subset, with_classes
+from rmt.data.sets import ImageSet, Subset, hold_out, with_classes
 from rmt.data.splits import open_evaluation_split, open_splits
 from rmt.data.transforms import eval_transform, train_transform
 
@@ -11,12 +11,12 @@ __all__ = [
     "Batch",
     "ImageLoader",
     "ImageSet",
+    "Subset",
     "eval_transform",
     "hold_out",
     "open_evaluation_split",
     "open_splits",
     "read_image",
-    "subset",
     "train_transform",
     "with_classes",
 ]

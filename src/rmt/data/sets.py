@@ -74,19 +74,15 @@ class ImageSet(Protocol):
 
 
 class Subset:
-    """The images of `parent` at `indices`, in that order; `classes` and `labels` (N,) replace those of the parent."""
+    """The images of `parent` at `indices`, in that order. Raises IndexError for indices that are out of range."""
 
-    def __init__(
-        self,
-        parent: ImageSet,
-        indices: np.ndarray,
-        classes: tuple[str, ...] | None = None,
-        labels: np.ndarray | None = None,
-    ):
+    def __init__(self, parent: ImageSet, indices: Sequence[int] | np.ndarray):
         self.parent = parent
-        self.indices = indices
-        self.classes = parent.classes if classes is None else classes
-        self.labels = parent.labels[indices] if labels is None else labels
+        self.indices = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if len(self.indices) and not (self.indices.min() >= 0 and self.indices.max() < len(parent)):
+            raise IndexError(f"indices must lie in 0…{len(parent) - 1}")
+        self.classes = parent.classes
+        self.labels = parent.labels[self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -98,14 +94,6 @@ class Subset:
         return self.parent.name(int(self.indices[index]))
 
 
-def subset(image_set: ImageSet, indices: Sequence[int] | np.ndarray) -> Subset:
-    """The images at `indices`, in that order. Raises IndexError for indices that are out of range."""
-    chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
-    if len(chosen) and not (chosen.min() >= 0 and chosen.max() < len(image_set)):
-        raise IndexError(f"indices must lie in 0…{len(image_set) - 1}")
-    return Subset(image_set, chosen)
-
-
 def with_classes(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:
     """The set with labels that refer to `classes`, such as those of a checkpoint; matched by name.
 
@@ -113,8 +101,10 @@ def with_classes(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:
     """
     if tuple(classes) == image_set.classes:
         return image_set
-    labels = class_numbers(image_set.classes, classes)[image_set.labels]
-    return Subset(image_set, np.arange(len(image_set)), tuple(classes), labels)
+    relabelled = Subset(image_set, np.arange(len(image_set)))
+    relabelled.labels = class_numbers(image_set.classes, classes)[image_set.labels]
+    relabelled.classes = tuple(classes)
+    return relabelled
 
 
 def class_numbers(names: Sequence[str], classes: Sequence[str], what: str = "the data have") -> np.ndarray:
@@ -153,7 +143,7 @@ def hold_out(image_set: ImageSet, amount: int | float, seed: int) -> tuple[Subse
         held.append(members[permutation(len(members), HOLD_OUT, seed, label)[:quota]])
     mask = np.zeros(total, dtype=bool)
     mask[np.concatenate(held)] = True
-    return subset(image_set, np.flatnonzero(~mask)), subset(image_set, np.flatnonzero(mask))
+    return Subset(image_set, np.flatnonzero(~mask)), Subset(image_set, np.flatnonzero(mask))
 
 
 def hold_out_mask(total: int, fraction: float, seed: int, where: str, remedy: str) -> np.ndarray:

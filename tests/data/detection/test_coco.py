@@ -171,13 +171,13 @@ def test_a_category_that_no_image_has_is_named_and_kept(folder):
 @pytest.mark.parametrize(
     ("part", "records"),
     [
-        ("annotation", dict(annotations=[GOOD, GOOD])),
-        ("image", dict(annotations=[], images=[{"id": 5, "file_name": "a.png", "height": 64, "width": 96}] * 2)),
-        ("category", dict(annotations=[], categories=[CATEGORIES[0], {"id": 0, "name": "other"}])),
+        ("annotations", dict(annotations=[GOOD, GOOD])),
+        ("images", dict(annotations=[], images=[{"id": 5, "file_name": "a.png", "height": 64, "width": 96}] * 2)),
+        ("categories", dict(annotations=[], categories=[CATEGORIES[0], {"id": 0, "name": "other"}])),
     ],
 )
 def test_duplicate_ids_are_refused(tmp_path, part, records):
-    with pytest.raises(RMTError, match=f"some.json: {part} ids that stand more than once: [05|1]"):
+    with pytest.raises(RMTError, match=f"some.json: ids that occur more than once in {part}: [05|1]"):
         with_annotations(tmp_path, **records)
 
 
@@ -194,7 +194,7 @@ def test_categories_of_one_name_are_refused(tmp_path):
         (b"[1, 2]", "not in COCO format"),
         (b'{"images": []}', "it has no list 'annotations'"),
         (b'{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "lists no images"),
-        (b'{"images": [{"id": "x"}], "annotations": [], "categories": []}', "images.0. is no object with a whole"),
+        (b'{"images": [{"id": "x"}], "annotations": [], "categories": []}', "images.0. must be an object whose id"),
         (b'{"images": [{"id": 1, "file_name": "a", "height": 0, "width": 3}], "annotations": [], "categories": '
          b'[{"id": 1}]}', "image 1 has no positive whole height"),
         (b'{"images": [{"id": 1, "file_name": "../a", "height": 1, "width": 3}], "annotations": [], "categories": '

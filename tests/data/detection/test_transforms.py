@@ -1,4 +1,4 @@
-"""The pipelines of METHOD 6: sizes, boxes and masks that follow the pixels, draws that depend on the position alone."""
+"""The 1× and 3×+MS transforms: sizes, boxes and masks that follow the pixels, draws that depend on the position."""
 
 import numpy as np
 import pytest

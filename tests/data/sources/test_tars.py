@@ -1,4 +1,4 @@
-"""WebDataset tars as a data set with random access."""
+"""WebDataset tars as a dataset with random access, read safely."""
 
 import pickle
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.image_sets import MemorySet
 
-from rmt.data import subset
+from rmt.data import Subset
 from rmt.data.token_labels.label_maps import (
     INDEX,
     LabelMaps,
@@ -68,7 +68,7 @@ def test_a_map_comes_back_for_each_image(stored):
 
 def test_maps_follow_parts_of_their_set_and_travel_to_other_processes(stored):
     folder, images, _ = stored
-    part = subset(subset(images, [9, 8, 2, 1]), [3, 0])
+    part = Subset(Subset(images, [9, 8, 2, 1]), [3, 0])
     assert root_of(part)[0] is images and root_of(part)[1].tolist() == [1, 9]
     maps = LabelMaps(folder, part)
     assert len(maps) == 2

@@ -84,16 +84,16 @@ class CocoSet:
         image = read_image(Path(self.name(index)), self.name(index))
         height, width = self.table.sizes[self.indices[index]].tolist()
         if image.size != (width, height):
-            found = f"{image.width}×{image.height} pixels, the annotations say {width}×{height}"
-            raise BadImage(self.name(index), found)
+            sizes = f"{image.width}×{image.height} pixels, the annotations say {width}×{height}"
+            raise BadImage(self.name(index), sizes)
         return image
 
     def objects(self, index: int) -> Objects:
         """The objects of image number `index`, for training: boxes clipped to the image, no crowd regions."""
-        place = int(self.indices[index])
-        numbers = self._numbers(place)
+        position = int(self.indices[index])
+        numbers = self._objects_of(position)
         numbers = numbers[~self.table.crowd[numbers]]
-        height, width = self.table.sizes[place].tolist()
+        height, width = self.table.sizes[position].tolist()
         corners = self.table.boxes[numbers].copy()  # (n, 4): x, y, width, height
         corners[:, 2:] += corners[:, :2]
         corners = corners.clip(0, [width, height, width, height]).astype(np.float32)
@@ -105,18 +105,18 @@ class CocoSet:
         labels = class_numbers(self.table.classes, self.classes)[self.table.labels[numbers]]
         return Objects(corners, labels, masks)
 
-    def ground_truth(self, places: Sequence[int] | None = None) -> dict[str, Any]:
-        """The images (all, or those at `places`) with all objects, crowd regions too, as a COCO-format dictionary.
+    def ground_truth(self, positions: Sequence[int] | None = None) -> dict[str, Any]:
+        """The images (all, or those at `positions`) with all objects, crowd regions too, as a COCO-format dictionary.
 
         Boxes, areas and ids are those of the file, so that the evaluation gives the same result as for the file.
         """
-        chosen = self.indices if places is None else self.indices[list(places)]
+        chosen = self.indices if positions is None else self.indices[list(positions)]
         table, images, annotations = self.table, [], []
-        for place in chosen.tolist():
-            height, width = table.sizes[place].tolist()
-            number = int(table.image_ids[place])
-            images.append({"id": number, "file_name": str(table.files[place]), "height": height, "width": width})
-            for item in self._numbers(place).tolist():
+        for position in chosen.tolist():
+            height, width = table.sizes[position].tolist()
+            number = int(table.image_ids[position])
+            images.append({"id": number, "file_name": str(table.files[position]), "height": height, "width": width})
+            for item in self._objects_of(position).tolist():
                 annotation = {
                     "id": item + 1,  # never 0, which the COCO evaluation takes for "no match"
                     "image_id": number,
@@ -153,9 +153,9 @@ class CocoSet:
         dropped = {} if full.all() else {EMPTY: int((~full).sum())}
         return replace(self, indices=self.indices[full], dropped=dict(self.dropped) | dropped)
 
-    def _numbers(self, place: int) -> np.ndarray:
+    def _objects_of(self, position: int) -> np.ndarray:
         """Positions of the usable objects of an image in the table."""
-        start, end = self.table.starts[place : place + 2]
+        start, end = self.table.starts[position : position + 2]
         return start + np.flatnonzero(self.usable[start:end])
 
 
@@ -214,7 +214,7 @@ def _present(images: Path, table: CocoTable) -> np.ndarray:
     """(N,) bool: which files exist; each folder is listed once, which is faster than 100,000 calls of `stat`."""
     folders: dict[str, frozenset[str]] = {}
     present = np.zeros(len(table.files), dtype=bool)
-    for place, file in enumerate(table.files.tolist()):
+    for position, file in enumerate(table.files.tolist()):
         parent, base = os.path.split(file)
         if parent not in folders:
             try:
@@ -223,8 +223,8 @@ def _present(images: Path, table: CocoTable) -> np.ndarray:
                 if not parent:
                     raise RMTError(f"{images}: the image folder cannot be read ({error.strerror})") from None
                 folders[parent] = frozenset()
-        present[place] = base in folders[parent]
-        if not present[place]:
+        present[position] = base in folders[parent]
+        if not present[position]:
             table.problems.add(NO_FILE, file)
     return present
 

@@ -92,24 +92,22 @@ def read_coco(path: Path) -> CocoTable:
     parts = ("images", "annotations", "categories")
     images, annotations, categories = (_records(content, part, path) for part in parts)
     problems = Problems(path.name)
-    for part, records in (("image", images), ("annotation", annotations), ("category", categories)):
-        _refuse_duplicates(records, part, path)
     if not images or not categories:
         raise RMTError(f"{path}: lists no {'categories' if images else 'images'}")
     categories = sorted(categories, key=lambda record: record["id"])
     label_of = {record["id"]: label for label, record in enumerate(categories)}
     sizes = np.array([_image_size(record, path) for record in images], dtype=np.int64).reshape(-1, 2)
-    place_of = {record["id"]: place for place, record in enumerate(images)}
+    position_of = {record["id"]: position for position, record in enumerate(images)}
 
     kept: list[list[tuple[dict, list[float]]]] = [[] for _ in images]
     for annotation in annotations:
-        place, name = place_of.get(annotation.get("image_id")), f"annotation {annotation['id']}"
-        if place is None:
+        position, name = position_of.get(annotation.get("image_id")), f"annotation {annotation['id']}"
+        if position is None:
             problems.add(NO_IMAGE, f"{name} (image {annotation.get('image_id')})")
         elif annotation.get("category_id") not in label_of:
             problems.add(NO_CATEGORY, f"{name} (category {annotation.get('category_id')})")
-        elif (box := _checked(annotation, sizes[place], name, problems)) is not None:
-            kept[place].append((annotation, box))
+        elif (box := _checked(annotation, sizes[position], name, problems)) is not None:
+            kept[position].append((annotation, box))
     objects = [pair for of_image in kept for pair in of_image]
     labels = np.array([label_of[a["category_id"]] for a, _ in objects], dtype=np.int64)
     for label in np.flatnonzero(np.bincount(labels, minlength=len(categories)) == 0):
@@ -135,10 +133,9 @@ def read_coco(path: Path) -> CocoTable:
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise RMTError(f"{path}: no such file") from None
     except OSError as error:
-        raise RMTError(f"{path}: cannot be read ({error.strerror})") from None
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise RMTError(f"{path}: {reason}") from None
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
         where = f"at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "in its encoding"
         raise RMTError(f"{path}: not a complete JSON file (broken {where}); download or write it again") from None
@@ -152,22 +149,18 @@ def _records(content: Mapping[str, Any], part: str, path: Path) -> list[dict[str
     if not isinstance(records, list):
         raise RMTError(f"{path}: not in COCO format: it has no list {part!r}")
     for number, record in enumerate(records):
-        if not isinstance(record, dict) or not _whole(record.get("id")):
-            raise RMTError(f"{path}: {part}[{number}] is no object with a whole number as its id")
-    return records
-
-
-def _refuse_duplicates(records: Sequence[dict[str, Any]], part: str, path: Path) -> None:
-    ids = np.array([record["id"] for record in records], dtype=np.int64)
-    unique, counts = np.unique(ids, return_counts=True)
-    if len(unique) < len(ids):
+        if not isinstance(record, dict) or not _is_integer(record.get("id")):
+            raise RMTError(f"{path}: {part}[{number}] must be an object whose id is a whole number")
+    unique, counts = np.unique([record["id"] for record in records], return_counts=True)
+    if (counts > 1).any():
         twice = preview([str(number) for number in unique[counts > 1]])
-        raise RMTError(f"{path}: {part} ids that stand more than once: {twice}; number them uniquely")
+        raise RMTError(f"{path}: ids that occur more than once in {part}: {twice}; number them uniquely")
+    return records
 
 
 def _image_size(record: Mapping[str, Any], path: Path) -> tuple[int, int]:
     height, width = record.get("height", 0), record.get("width", 0)
-    if not (_whole(height) and _whole(width) and height > 0 and width > 0):
+    if not (_is_integer(height) and _is_integer(width) and height > 0 and width > 0):
         raise RMTError(f"{path}: image {record['id']} has no positive whole height and width")
     return height, width
 
@@ -218,5 +211,5 @@ def _ends(lengths: Iterable[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(list(lengths), dtype=np.int64)]).astype(np.int64)
 
 
-def _whole(value: object) -> bool:
+def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)

@@ -160,7 +160,7 @@ def _pairs(images: Path, masks: Path, classes: ClassList) -> SegmentationSet:
         example = f", e.g. {first}.png for {image_of[first].name}" if first is not None else ""
         raise RMTError(f"no image of {images} has a mask of its name in {masks}{example}")
     found = [tuple(paths[stem] for stem in both) for paths in (image_of, mask_of)]
-    return SegmentationSet(classes, found[0], found[1], +skipped)  # + drops the zeros
+    return SegmentationSet(classes, found[0], found[1], dict(+skipped))  # + drops the zeros
 
 
 def _by_stem(folder: Path, skipped: Counter[str]) -> dict[str, Path]:

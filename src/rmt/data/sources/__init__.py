@@ -1,1 +1,1 @@
-"""Where images come from: folders, parquet and tar shards, local or at an address."""
+"""Image sets in folders, parquet shards and WebDataset tars, local or remote."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rmt.atomic import replace_file
 from rmt.data.image_loader import ImageLoader
-from rmt.data.sets import ImageSet, subset
+from rmt.data.sets import ImageSet, Subset
 from rmt.data.splits import open_train
 from rmt.data.token_labels.label_maps import INDEX, Arrays, LabelMapSpec, fingerprint, incomplete_files, write_map_file
 from rmt.data.transforms import Normalize
@@ -117,7 +117,7 @@ def _label(
     if not todo:
         return
     spec = report.spec
-    wanted = subset(images, [row for number in todo for row in spec.rows(number)])
+    wanted = Subset(images, [row for number in todo for row in spec.rows(number)])
     transform = SquashTransform(teacher)
     pin = device.type == "cuda"
     loader = ImageLoader(wanted, transform, batch_size=batch_size, shuffle=False, workers=workers, pin_memory=pin)

@@ -1,4 +1,4 @@
-"""Shards that are streamed: the images of the mapped ones, a bounded cache, and an order that suits it."""
+"""Streamed shards: the same images as mapped ones, limited space on disk, and an order by shards."""
 
 import functools
 import http.server
@@ -52,7 +52,7 @@ def _write(path, numbers):
     pq.write_table(datasets.Dataset.from_dict(rows, features=ANT_OR_BEE).data.table, path, row_group_size=2)
 
 
-def stream(shards, **options) -> ShardSet:
+def streamed(shards, **options) -> ShardSet:
     return ShardSet(shards, **{"buffer": 8, **options})
 
 
@@ -67,25 +67,25 @@ def assert_same_images(found, expected):
 
 
 def test_the_images_are_those_of_the_mapped_shards(shards):
-    found = stream(shards)
+    found = streamed(shards)
     assert_same_images(found, ShardSet(shards))
     assert_same_images(pickle.loads(pickle.dumps(found)), ShardSet(shards))
     assert found.name(5) == f"{shards[1]}[0]"
 
 
 def test_labels_are_read_without_the_images_and_kept(shards, cache):
-    stream(shards)
+    streamed(shards)
     assert cached(cache) == []
     for shard in shards:
         shutil.copy(shard, shard.with_suffix(".kept"))
     assert len(list(cache.rglob("*.labels"))) == 4
-    again = stream(shards)
+    again = streamed(shards)
     assert again.labels.tolist() == [i % 2 for i in range(18)]
 
 
 def test_only_so_many_shards_are_kept_as_there_is_room_for(shards, cache):
     largest = max(shard.stat().st_size for shard in shards)
-    found = stream(shards, room=largest)
+    found = streamed(shards, room=largest)
     first = np.asarray(found.load(0))
     for i in range(18):
         found.load(i)
@@ -127,7 +127,7 @@ def test_processes_take_parts_of_their_own(repeats):
 
 def test_a_stopped_epoch_goes_on_with_the_next_batch(shards):
     def loader():
-        return ImageLoader(stream(shards), TRANSFORM, batch_size=3, shuffle=True, drop_last=True, seed=1, workers=0)
+        return ImageLoader(streamed(shards), TRANSFORM, batch_size=3, shuffle=True, drop_last=True, seed=1, workers=0)
 
     whole = [batch["index"].tolist() for batch in loader()]
     first = loader()
@@ -141,7 +141,7 @@ def test_a_stopped_epoch_goes_on_with_the_next_batch(shards):
 
 def test_workers_read_the_same(shards):
     def images(workers):
-        one = ImageLoader(stream(shards), TRANSFORM, batch_size=4, shuffle=False, workers=workers)
+        one = ImageLoader(streamed(shards), TRANSFORM, batch_size=4, shuffle=False, workers=workers)
         found = torch.cat([batch["image"] for batch in one])
         one.close()
         return found
@@ -150,7 +150,7 @@ def test_workers_read_the_same(shards):
 
 
 def test_a_held_out_part_keeps_the_order_by_shards(shards):
-    rest, held = hold_out(stream(shards), 4, seed=0)
+    rest, held = hold_out(streamed(shards), 4, seed=0)
     order = shard_order(rest)
     assert order.ends[-1] == len(rest) == 14
     assert sorted(order.order(0, 0).tolist()) == list(range(14))
@@ -173,7 +173,7 @@ def test_tars_are_streamed_too(tmp_path):
 def test_a_shard_that_was_cut_off_is_named(shards, cut):
     shards[2].write_bytes(shards[2].read_bytes()[: int(shards[2].stat().st_size * cut)])
     with pytest.raises(RMTError, match=r"train-00002-of-00004\.parquet: not a whole parquet file") as error:
-        stream(shards)
+        streamed(shards)
     assert "\n" not in str(error.value)
 
 
