@@ -345,12 +345,7 @@ class RMT(nn.Module):
                 Block(
                     dim,
                     ManhattanSelfAttention(
-                        dim,
-                        num_heads[i],
-                        decay_range=decay_ranges[i],
-                        decomposed=decomposed[i],
-                        decay=decay,
-                        lce=lce,
+                        dim, num_heads[i], decay_range=decay_ranges[i], decomposed=decomposed[i], decay=decay, lce=lce
                     ),
                     mlp_ratio=mlp_ratios[i],
                     layer_scale=layer_scales[i],

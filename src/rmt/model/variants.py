@@ -45,11 +45,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     ),
     # One narrow block per stage, for tests of training runs.
     "rmt_test": dict(depths=(1, 1, 1, 1), dims=(8, 16, 16, 16), num_heads=(2, 2, 2, 2), head_hidden_dim=16),
-    "rmt_tiny": dict(
-        depths=(2, 2, 8, 2),
-        mlp_ratios=(3, 3, 3, 3),
-        decomposed=(True, True, False, False),
-    ),
+    "rmt_tiny": dict(depths=(2, 2, 8, 2), mlp_ratios=(3, 3, 3, 3), decomposed=(True, True, False, False)),
     "rmt_small": dict(),
     "rmt_base": dict(
         depths=(4, 8, 25, 8),
@@ -73,10 +69,7 @@ ARCHITECTURES |= {
 # The design of DeiT and Swin: patch embedding, no CPE, no convolution in the feed-forward, a head without hidden layer.
 _plain = dict(conv_stem=False, cpe=False, ffn_conv=False, conv_downsample=False, head_hidden_dim=None)
 _swin = _plain | dict(
-    dims=(96, 192, 384, 768),
-    num_heads=(3, 6, 12, 24),
-    mlp_ratios=(4, 4, 4, 4),
-    decay_ranges=(WIDE, WIDE, WIDE, WIDE),
+    dims=(96, 192, 384, 768), num_heads=(3, 6, 12, 24), mlp_ratios=(4, 4, 4, 4), decay_ranges=(WIDE, WIDE, WIDE, WIDE)
 )
 ARCHITECTURES |= {
     "rmt_deit_small": _plain

@@ -67,7 +67,7 @@ def choose(call: Call) -> str:
     if call.tracing == "export":
         return "plain"
     kernels = _forced or KERNELS.get(call.device, "plain")
-    if kernels in KERNELS.values() and _unusable(kernels, call) is None:
+    if kernels in ("native", "triton") and _unusable(kernels, call) is None:
         return kernels
     # In this order: compared with a number, a symbolic size would become a constant of the graph.
     if call.op == "attention" and _unusable("blockwise", call) is None and _scores(call) > MAX_SCORES:

@@ -69,16 +69,11 @@ class _Blocks(torch.autograd.Function):
 def _blocks(q: Tensor, k: Tensor):
     """Slices of lines and of queries with about BLOCK_SCORES scores each: whole lines, or parts of one."""
     lines, heads, tokens, keys = *q.shape[:3], k.shape[2]
-    per_line = heads * tokens * keys
-    if per_line <= BLOCK_SCORES:
-        step = max(1, BLOCK_SCORES // per_line)
-        for i in range(0, lines, step):
-            yield slice(i, i + step), slice(0, tokens)
-        return
-    step = max(1, BLOCK_SCORES // (heads * keys))
-    for i in range(lines):
-        for j in range(0, tokens, step):
-            yield slice(i, i + 1), slice(j, min(j + step, tokens))
+    some_lines = max(1, BLOCK_SCORES // (heads * tokens * keys))
+    some_queries = max(1, min(tokens, BLOCK_SCORES // (heads * keys)))
+    for i in range(0, lines, some_lines):
+        for j in range(0, tokens, some_queries):
+            yield slice(i, i + some_lines), slice(j, min(j + some_queries, tokens))
 
 
 def _weights(q: Tensor, k: Tensor, decay_h: Tensor, decay_w: Tensor, queries: slice) -> Tensor:

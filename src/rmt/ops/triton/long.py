@@ -8,15 +8,7 @@ once for those of keys and values: each gradient is written by one program, so r
 import triton
 import triton.language as tl
 
-from rmt.ops.triton.tiles import (
-    LOG2_E,
-    decay_rate,
-    load,
-    load_rotated,
-    phases,
-    store,
-    store_unrotated,
-)
+from rmt.ops.triton.tiles import LOG2_E, decay_rate, load, load_rotated, phases, store, store_unrotated
 
 
 @triton.jit
