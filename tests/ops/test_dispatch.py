@@ -1,4 +1,4 @@
-"""Every backend against the float64 reference, forward and gradient; the dispatch rule; compile and export."""
+"""Every backend against the readable functions in float64, forward and gradients; compile and export."""
 
 import pytest
 import torch
@@ -109,7 +109,7 @@ def test_nan_comes_through(name):
 
 @pytest.mark.parametrize("name", FAST)
 def test_strided_input(name):
-    """Views of one product, as the deployed config has them, and tokens that are not adjacent rows."""
+    """Views of one product, as in a deployed network, and rows that are not adjacent in memory."""
     shape = (2, 6, 8, 2, 16)
     config, generator = config_of(shape), torch.Generator().manual_seed(0)
     prior = spatial_prior(*shape[1:], config.decay_range, torch.empty(0))
@@ -181,9 +181,9 @@ def test_without_a_compiler_there_is_a_reason(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["plain", "sdpa", "native"])
 def test_compiles_whole(name):
-    """No graph break, forward and backward; by the backend that stops before code is generated, to be quick."""
+    """No graph break, forward and backward; `aot_eager` generates no code, which is faster."""
     if name == "native" and not KNOWS_EXPORT:
-        pytest.skip("PyTorch 2.6: what is compiled may be an export, and holds no operator of ours")
+        pytest.skip("PyTorch 2.6 does not tell a compilation from an export, which has no operator of ours")
     attn = ManhattanSelfAttention(32, 2)
     x = torch.randn(1, 5, 6, 32, requires_grad=True)
     with use_backend(name):
@@ -217,7 +217,7 @@ def test_flex_on_a_cpu():
 @pytest.mark.parametrize("shape", [(2, 5, 7, 16), (1, 1, 2, 48), (2, 11, 20, 32)], ids=str)
 @pytest.mark.parametrize("plus", ["itself", "another", "nothing"])
 def test_depthwise(kernel, shape, plus):
-    """The kernel of our own against conv2d in float64, with borders closer than the kernel's radius."""
+    """The native kernel against the readable function in float64, also on grids smaller than the kernel."""
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(shape[3], shape[3], kernel, padding=kernel // 2, groups=shape[3])
     wide = torch.randn(*shape[:3], 2 * shape[3])
@@ -227,7 +227,8 @@ def test_depthwise(kernel, shape, plus):
         conv.zero_grad()
         leaf = wide.detach().to(dtype).clone().requires_grad_()
         x, other = leaf.chunk(2, dim=-1)  # strided views
-        out = depthwise_conv(x, conv, residual=plus == "itself", plus=other if plus == "another" else None)
+        function = masa.depthwise_conv if dtype == torch.float64 else depthwise_conv
+        out = function(x, conv, residual=plus == "itself", plus=other if plus == "another" else None)
         out.backward((torch.arange(out.numel(), dtype=dtype).cos() + 0.5).view(shape))
         results.append([t.double() for t in (out.detach(), leaf.grad, conv.weight.grad, conv.bias.grad)])
     assert_close(*results, 1e-5)
@@ -237,7 +238,7 @@ def test_depthwise(kernel, shape, plus):
 @pytest.mark.parametrize("shape", [(2, 5, 7, 16), (1, 1, 2, 48), (1, 19, 20, 144)], ids=str)
 @torch.no_grad()
 def test_depthwise_after_gelu(kernel, shape):
-    """Bias and GELU inside the kernel against float64: the border is zero after both, not before."""
+    """Shift and GELU inside the kernel against float64: the padding is zero after both, not before."""
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(shape[3], shape[3], kernel, padding=kernel // 2, groups=shape[3])
     x, shift = 3 * torch.randn(shape), torch.randn(shape[3])
@@ -272,7 +273,8 @@ def test_gelu_and_depthwise_with_gradients(residual):
         assert not fuses_gelu(x, conv)
         kept.clear()
         with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
-            out = depthwise_conv(x, conv, gelu=True, residual=residual)
+            function = masa.depthwise_conv if dtype == torch.float64 else depthwise_conv
+            out = function(x, conv, gelu=True, residual=residual)
         gradients = torch.autograd.grad(out, [x, conv.weight, conv.bias], dout.to(dtype))
         results.append([t.detach().double() for t in (out, *gradients)])
     assert_close(results[1], results[0], 1e-5)

@@ -64,7 +64,7 @@ def draw(shape, dtype=torch.float32, spread=1.0, seed=0):
 
 
 def prior_of(shape, config, dtype):
-    """Tables in float64 hold the phases of float32, which are what is to be computed."""
+    """A prior whose phases are those of float32, also in float64, since that rounding is part of the networks."""
     _, h, w, n, d = shape
     single = spatial_prior(h, w, n, d, config.decay_range, torch.empty(0, device=DEVICE))
     if dtype != torch.float64:
@@ -222,12 +222,12 @@ def test_depthwise(shape, size, plus):
     conv = nn.Conv2d(shape[3], shape[3], size, padding=size // 2, groups=shape[3]).to(DEVICE)
     x, other, dout = (torch.randn(shape, device=DEVICE) for _ in range(3))
 
-    def results(name, dtype):
+    def results(function, dtype):
         layer = nn.Conv2d(shape[3], shape[3], size, padding=size // 2, groups=shape[3]).to(DEVICE, dtype)
         layer.load_state_dict(conv.state_dict())
         image, added = x.to(dtype).requires_grad_(), other.to(dtype).requires_grad_()
-        with use_backend(name):
-            out = depthwise_conv(
+        with use_backend("triton"):
+            out = function(
                 image,
                 layer,
                 residual=plus.endswith("itself"),
@@ -237,8 +237,9 @@ def test_depthwise(shape, size, plus):
         leaves = [image, layer.weight, layer.bias] + ([added] if plus == "another" else [])
         return [t.double() for t in (out.detach(), *torch.autograd.grad(out, leaves, dout.to(dtype)))]
 
-    for found, expected in zip(results("triton", torch.float32), results("plain", torch.float64), strict=True):
-        assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    expected = results(masa.depthwise_conv, torch.float64)
+    for found, exact in zip(results(depthwise_conv, torch.float32), expected, strict=True):
+        assert (found - exact).abs().max() <= 1e-5 * exact.abs().max()
 
 
 def test_depthwise_in_autocast_keeps_the_residual_in_float32():
@@ -255,14 +256,15 @@ def test_layer_norm(channels):
     like, dout = LayerNorm(channels, eps=1e-6), torch.randn(2, 3, 5, channels, device=DEVICE)
     torch.nn.init.normal_(like.weight), torch.nn.init.normal_(like.bias)
 
-    def results(name, dtype):
-        norm, tokens = LayerNorm(channels, eps=1e-6).to(DEVICE, dtype), x.to(dtype).requires_grad_()
+    def results(kind, without_weights, dtype):
+        norm, tokens = kind(channels, eps=1e-6).to(DEVICE, dtype), x.to(dtype).requires_grad_()
         norm.load_state_dict(like.state_dict())
-        with use_backend(name):
-            out, plain = norm(tokens), layer_norm(tokens.detach())
+        with use_backend("triton"):
+            out, plain = norm(tokens), without_weights(tokens.detach())
         return out, plain, *torch.autograd.grad(out, [tokens, norm.weight, norm.bias], dout.to(dtype))
 
-    for found, expected in zip(results("triton", torch.float32), results("plain", torch.float64), strict=True):
+    exact = results(nn.LayerNorm, lambda x: nn.functional.layer_norm(x, (channels,), eps=1e-6), torch.float64)
+    for found, expected in zip(results(LayerNorm, layer_norm, torch.float32), exact, strict=True):
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
@@ -292,19 +294,19 @@ def test_linear(tokens, widths):
     x, dout = torch.randn(tokens, 1, widths[0], device=DEVICE), torch.randn(tokens, 1, widths[1], device=DEVICE)
     like = Linear(*widths)
 
-    def results(name, dtype):
-        layer, rows = Linear(*widths).to(DEVICE, dtype), x.to(dtype).requires_grad_()
+    def results(kind, dtype):
+        layer, rows = kind(*widths).to(DEVICE, dtype), x.to(dtype).requires_grad_()
         layer.load_state_dict(like.state_dict())
-        with use_backend(name):
+        with use_backend("triton"):
             out = layer(rows)
         return out, *torch.autograd.grad(out, [rows, layer.weight, layer.bias], dout.to(dtype))
 
-    for found, expected in zip(results("triton", torch.float32), results("plain", torch.float64), strict=True):
+    for found, expected in zip(results(Linear, torch.float32), results(nn.Linear, torch.float64), strict=True):
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_compiled_without_breaks_and_exported():
-    """A block of the network, forward and gradient; the operators stand in the graphs."""
+    """A block of the network, forward and gradient; the graphs contain the operators."""
     block = create_model("rmt_pico", num_classes=3).stages[0].blocks[0].to(DEVICE)
     x = torch.randn(1, 2, 3, 32, device=DEVICE, requires_grad=True)
     prior = block.attn.prior(2, 3, x)
