@@ -31,7 +31,7 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
         return out
     (held, wide), warps = _tile(channels, FORWARD[0]), FORWARD[1]
     scale, shift = (x, x) if weight is None or bias is None else (weight, bias)
-    constants = dict(EPS=eps, AFFINE=weight is not None, TOKENS=held, CHANNELS=wide, num_warps=warps)
+    constants: dict = dict(EPS=eps, AFFINE=weight is not None, TOKENS=held, CHANNELS=wide, num_warps=warps)
     directly(norm.layer_norm, (-(-tokens // held),), x, scale, shift, out, tokens, channels, **constants)
     return out
 
@@ -58,7 +58,7 @@ class LayerNorm(torch.autograd.Function):
         (held, wide), warps = _tile(channels, BACKWARD[0]), BACKWARD[1]
         programs = min(PROGRAMS, -(-tokens // held))
         parts = torch.empty((2, programs, channels), dtype=torch.float32, device=x.device)
-        constants = dict(EPS=ctx.eps, TOKENS=held, CHANNELS=wide, num_warps=warps)
+        constants: dict = dict(EPS=ctx.eps, TOKENS=held, CHANNELS=wide, num_warps=warps)
         directly(norm.layer_norm_backward, (programs,), x, weight, dout, dx, parts, tokens, channels, **constants)
         dweight, dbias = parts.sum(1).to(weight.dtype)
         return dx, dweight, dbias, None, None
