@@ -49,10 +49,10 @@ def tracing(x: Tensor) -> Tracing:
 
     PyTorch 2.6 does not tell an export from a compilation: there `torch.compile` is `"export"`, too.
     """
-    if torch.jit.is_tracing() or (_exporting() if KNOWS_EXPORT else torch.compiler.is_compiling()):
+    if torch.jit.is_tracing():
         return "export"
-    if torch.compiler.is_compiling():
-        return "compile"
+    if torch.compiler.is_compiling():  # also while exporting
+        return "compile" if KNOWS_EXPORT and not _exporting() else "export"
     if type(x) not in (Tensor, torch.nn.Parameter) or _get_current_dispatch_mode() or x.device.type == "meta":
         return "fake"
     return "eager"
@@ -69,7 +69,9 @@ def _exporting() -> bool:
 
 def needs_grad(*tensors: Tensor | None) -> bool:
     """Whether autograd records an operation on these tensors."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if not torch.is_grad_enabled():
+        return False
+    return any(t is not None and t.requires_grad for t in tensors)
 
 
 def result_dtype(x: Tensor) -> torch.dtype:

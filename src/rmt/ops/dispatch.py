@@ -15,13 +15,12 @@ import os
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmt.errors import RMTError
 from rmt.ops import masa
-from rmt.ops.call import Call, Op, needs_grad, result_dtype, tracing
+from rmt.ops.call import Call, needs_grad, result_dtype, tracing
 from rmt.ops.cpu import backend as cpu
 from rmt.ops.masa import MaSAConfig, SpatialPrior
 from rmt.ops.torch import blockwise, flex, sdpa
@@ -33,6 +32,7 @@ BACKENDS: dict[str, Callable[..., Tensor]] = {
     "plain": masa.manhattan_attention,
     **{name: module.manhattan_attention for name, module in _MODULES.items()},
 }
+_DEPTHWISE = {"plain": masa.depthwise_conv, "native": cpu.depthwise_conv, "triton": triton.depthwise_conv}
 KERNELS = {"cpu": "native", "cuda": "triton"}  # the backend with kernels of our own, by type of device
 # Attention scores of a call beyond which `blockwise` serves instead of `plain`: 64 Mi are 256 MiB in float32.
 MAX_SCORES = 64 * 2**20
@@ -66,13 +66,18 @@ def choose(call: Call) -> str:
         return _forced
     if call.tracing == "export":
         return "plain"
-    kernels = _forced or KERNELS.get(call.device, "plain")
+    kernels = _kernels(call.device)
     if kernels in ("native", "triton") and _unusable(kernels, call) is None:
         return kernels
     # In this order: compared with a number, a symbolic size would become a constant of the graph.
     if call.op == "attention" and _unusable("blockwise", call) is None and _scores(call) > MAX_SCORES:
         return "blockwise"
     return "plain"
+
+
+def _kernels(device: str) -> str:
+    """The only backend beside PyTorch's operators that can serve an operation on this type of device."""
+    return _forced or KERNELS.get(device, "plain")
 
 
 def _unusable(name: str, call: Call) -> str | None:
@@ -98,14 +103,10 @@ def _scores(call: Call) -> int:
     return batch * heads * height * width * keys
 
 
-def _call(op: Op, x: Tensor, inputs: tuple[Tensor | None, ...], dtypes: tuple[torch.dtype, ...] = (), **rest) -> Call:
-    """Describe an operation on x, for which the gradients of the tensors `inputs` may be needed."""
-    return Call(op, x.device.type, dtypes or (x.dtype,), x.shape, needs_grad(*inputs), tracing(x), **rest)
-
-
 def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, config: MaSAConfig) -> Tensor:
     """As `masa.manhattan_attention`. Raises RMTError if the forced backend cannot serve the call."""
-    call = _call("attention", q, (q, k, v), config=config, image_stride=q.stride(0))
+    grad = needs_grad(q, k, v)
+    call = Call("attention", q.device.type, (q.dtype,), q.shape, grad, tracing(q), config, q.stride(0))
     return BACKENDS[choose(call)](q, k, v, prior, config)
 
 
@@ -128,7 +129,7 @@ def depthwise_conv(
     if gelu and not call.needs_grad and (backend != "native" or residual or plus is not None):
         # Here and not below, so that x is freed before the convolution unless the caller keeps it.
         x, gelu, shift = F.gelu(x if shift is None else x + shift), False, None
-    function = {"native": cpu.depthwise_conv, "triton": triton.depthwise_conv}.get(backend, masa.depthwise_conv)
+    function = _DEPTHWISE[backend]
     return function(x, conv, residual=residual, plus=plus, gelu=gelu, shift=shift)
 
 
@@ -139,14 +140,17 @@ def fuses_gelu(x: Tensor, conv: nn.Conv2d) -> bool:
 
 
 def _depthwise_call(x: Tensor, conv: nn.Conv2d) -> Call:
-    dtypes = (x.dtype, conv.weight.dtype, result_dtype(x))
-    return _call("depthwise", x, (x, conv.weight), dtypes, kernel_size=conv.kernel_size[0])
+    weight, size = conv.weight, conv.kernel_size[0]
+    dtypes, grad = (x.dtype, weight.dtype, result_dtype(x)), needs_grad(x, weight)
+    return Call("depthwise", x.device.type, dtypes, x.shape, grad, tracing(x), kernel_size=size)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-6) -> Tensor:
     """LayerNorm of x (…, C) over the last dimension, with scale and shift (C,) or without both."""
-    if choose(_call("layer_norm", x, (x, weight, bias), affine=weight is not None)) == "triton":
-        return triton.layer_norm(x, weight, bias, eps, result_dtype(x))
+    if _kernels(x.device.type) == "triton":  # asked first: to describe the call takes the host some microseconds
+        grad, affine = needs_grad(x, weight, bias), weight is not None
+        if choose(Call("layer_norm", x.device.type, (x.dtype,), x.shape, grad, tracing(x), affine=affine)) == "triton":
+            return triton.layer_norm(x, weight, bias, eps, result_dtype(x))
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
@@ -165,6 +169,9 @@ class Linear(nn.Linear):
     """`nn.Linear`, (…, C) to (…, C'); in training on an NVIDIA GPU with a faster gradient of the bias."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if choose(_call("linear", x, (self.bias,))) == "triton":
+        device = x.device.type
+        if not needs_grad(self.bias) or _kernels(device) != "triton":
+            return super().forward(x)
+        if choose(Call("linear", device, (x.dtype,), x.shape, True, tracing(x))) == "triton":
             return linear_fast_bias_gradient(x, self.weight, self.bias, result_dtype(x))
         return super().forward(x)

@@ -55,10 +55,7 @@ def _(x, weight, bias, plus, residual):
 @torch.library.custom_op("rmt::gelu_depthwise", mutates_args=(), device_types="cpu")
 def _gelu_depthwise(x: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
     out = torch.empty(x.shape, dtype=x.dtype)
-    taps = _taps(weight)
-    _call(
-        "depthwise_forward", flat_tokens(x), None, taps, bias, out, weight.shape[-1], shift=_address(shift), gelu=True
-    )
+    _call("depthwise_forward", flat_tokens(x), None, _taps(weight), bias, out, weight.shape[-1], shift, gelu=True)
     return out
 
 
@@ -119,22 +116,15 @@ def _taps(weight: Tensor) -> Tensor:
     return weight.detach().flatten(1).t().contiguous()
 
 
-def _address(x: Tensor | None) -> int | None:
-    return None if x is None else x.data_ptr()
-
-
-def _call(kernel, x, plus, taps, bias, out, size: int, **fields) -> None:
-    images, height, width, channels = x.shape
+def _call(kernel: str, x, plus, taps, bias, out, size: int, shift: Tensor | None = None, gelu: bool = False) -> None:
     if not x.numel():
         out.zero_()
         return
-    if plus is not None:
-        plus = flat_tokens(plus)
-        fields |= dict(plus=plus.data_ptr(), plus_image=plus.stride(0), plus_token=plus.stride(2))
+    plus = None if plus is None else flat_tokens(plus)
+    plus_strides = (0, 0) if plus is None else (plus.stride(0), plus.stride(2))
     problem = _Convolution(
-        **dict(x=x.data_ptr(), weight=_address(taps), bias=_address(bias), out=out.data_ptr()),
-        **dict(x_image=x.stride(0), x_token=x.stride(2), images=images, height=height, width=width),
-        **dict(channels=channels, threads=torch.get_num_threads()),
-        **fields,
+        *(None if t is None else t.data_ptr() for t in (x, plus, taps, bias, shift, out)),
+        *(x.stride(0), x.stride(2), *plus_strides),
+        *(*x.shape, gelu, torch.get_num_threads()),
     )
     getattr(load("depthwise.cpp", f"KERNEL={size}"), kernel)(ctypes.byref(problem))
