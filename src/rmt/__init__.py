@@ -12,18 +12,12 @@ if TYPE_CHECKING:
     from rmt.model import create_model, deploy, list_models, load_checkpoint, load_official, save_checkpoint
     from rmt.tasks import load, train
 
-_MODULES = {
-    "create_model": "rmt.model",
-    "deploy": "rmt.model",
-    "detector": "rmt.heads",
-    "list_models": "rmt.model",
-    "load_checkpoint": "rmt.model",
-    "load_official": "rmt.model",
-    "save_checkpoint": "rmt.model",
-    "segmenter": "rmt.heads",
-    "load": "rmt.tasks",
-    "train": "rmt.tasks",
+_EXPORTS = {
+    "rmt.model": ["create_model", "deploy", "list_models", "load_checkpoint", "load_official", "save_checkpoint"],
+    "rmt.heads": ["detector", "segmenter"],
+    "rmt.tasks": ["load", "train"],
 }
+_MODULES = {name: module for module, names in _EXPORTS.items() for name in names}
 
 __all__ = [
     "RMTError",
