@@ -1,4 +1,4 @@
-"""`rmt evaluate CHECKPOINT --data …`: the scores of a trained network on a set of images."""
+"""`rmt evaluate CHECKPOINT --data …`: the metrics of a trained network on a set of images."""
 
 import json as json_module
 from pathlib import Path
@@ -29,26 +29,26 @@ def run(
     output: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Score a trained network on a set of images.
+    """Evaluate a trained network on a set of images.
 
     Args:
         checkpoint: A `.safetensors` file, or a run folder (meaning its best weights).
-        data: What to score, as in training. Its validation split is taken; where there is none, the images that the run
-            held out of the same data, else all of them.
+        data: The data, as in training. Their validation split is taken; if there is none, the images that the run held
+            out of the same data, else all of them.
         images: Detectors: the folder of the images that `annotations` lists, instead of `data`.
-        annotations: Detectors: a COCO-format JSON to score on, instead of `data`.
-        per_class: Detectors: show AP per class, too, which JSON has in any case.
+        annotations: Detectors: a COCO-format JSON to evaluate on, instead of `data`.
+        per_class: Detectors: also print AP per class, which JSON always contains.
         batch_size: Images per step (64 for a classifier); windows per step for a segmenter (4).
-        image_size: Classifiers: side in pixels of the images, instead of the checkpoint's. Detectors: their short side.
+        image_size: Classifiers: side in pixels of the images, instead of the checkpoint's. Detectors: the short side.
         classes: Segmenters: the class list, instead of the one in the data's folder.
-        inference: Segmenters: look at whole images or by sliding windows, instead of as in training.
-        short_side: Segmenters: fit images to this short side, instead of the checkpoint's; 0 keeps their size.
-        flip: Segmenters: average with the answer to the mirrored image.
-        scales: Segmenters: average the answers at several sizes, e.g. 0.75 1 1.25.
+        inference: Segmenters: whole images or sliding windows, instead of as in training.
+        short_side: Segmenters: resize images to fit this short side, instead of the checkpoint's; 0 keeps their size.
+        flip: Segmenters: average with the prediction for the mirrored image.
+        scales: Segmenters: average the predictions at several sizes, e.g. 0.75 1 1.25.
         device: Where to compute.
-        precision: Arithmetic of the forward pass.
-        workers: Processes that read images; 0 does it in this process.
-        output: Also write the whole result, the confusion matrix included, into this JSON file.
+        precision: Precision of the forward pass.
+        workers: Processes that read images; 0 reads them in this process.
+        output: Also write the whole result, including the confusion matrix, to this JSON file.
         json: Print JSON instead of text.
     """
     from rmt.atomic import write_text
@@ -59,7 +59,7 @@ def run(
 
     _, task = task_of_checkpoint(checkpoint)
     if not data and annotations is None:
-        raise RMTError("--data is missing: what to score, as in training")
+        raise RMTError("--data is missing: the data to evaluate on, as in training")
     if workers < 0:
         raise RMTError(f"--workers must be at least 0, not {workers}")
     given: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size}

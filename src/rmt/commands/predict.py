@@ -1,4 +1,4 @@
-"""`rmt predict CHECKPOINT IMAGE…`: what a trained network sees on some images."""
+"""`rmt predict CHECKPOINT IMAGE…`: the predictions of a trained network for some images."""
 
 import json as json_module
 import sys
@@ -28,27 +28,27 @@ def run(
     precision: Precision = "auto",
     json: bool = False,
 ) -> int:
-    """Say what is on some images.
+    """Predict what some images show.
 
-    An image that cannot be read is named on stderr, the others are answered all the same; the exit code is then 1.
+    An image that cannot be read is named on stderr and left out; the exit code is then 1.
 
     Args:
         checkpoint: A `.safetensors` file, or a run folder (meaning its best weights).
         images: Image files.
-        top_k: Classifiers: how many classes to name per image, likeliest first (5).
-        image_size: Classifiers: side in pixels the images are brought to, instead of the checkpoint's. Detectors: the
+        top_k: Classifiers: how many classes to print per image, likeliest first (5).
+        image_size: Classifiers: side of the images in pixels, instead of the checkpoint's. Detectors: the
             short side, the longest one in proportion.
         output: The folder for pictures, new or empty; without it predictions, or predictions-2 and so on where that
             exists. Detectors: boxes and masks, and predictions.json. Segmenters: IMAGE-overlay.png with a legend, and
             IMAGE-classes.png, whose values are the class indices. Images of one name: IMAGE-2 and so on.
-        threshold: Detectors: the least score of what text and pictures show (0.5).
-        inference: Segmenters: look at whole images or by sliding windows, instead of as in training.
-        short_side: Segmenters: fit images to this short side, instead of the checkpoint's; 0 keeps their size.
-        flip: Segmenters: average with the answer to the mirrored image.
-        scales: Segmenters: average the answers at several sizes, e.g. 0.75 1 1.25.
+        threshold: Detectors: the lowest score of objects in text and pictures (0.5).
+        inference: Segmenters: whole images or sliding windows, instead of as in training.
+        short_side: Segmenters: resize images to fit this short side, instead of the checkpoint's; 0 keeps their size.
+        flip: Segmenters: average with the prediction for the mirrored image.
+        scales: Segmenters: average the predictions at several sizes, e.g. 0.75 1 1.25.
         batch_size: Segmenters: windows per step (4).
         device: Where to compute.
-        precision: Arithmetic of the forward pass.
+        precision: Precision of the forward pass.
         json: Print one JSON object per image instead of text.
     """
     from rmt.commands.options import not_an_option, options_for

@@ -23,15 +23,16 @@ def run(
     precision: Precision = "auto",
     workers: int = 2,
 ) -> None:
-    """Store what a teacher sees at each place of each training image, for the `-tl` recipes (`--token-labels OUT`).
+    """Store what a teacher predicts for each place of the training images, for `-tl` recipes (`--token-labels OUT`).
 
-    Stopped half-way, the same command goes on where it was.
+    After an interruption the same command continues where it stopped.
 
     Args:
-        data: An image folder, a folder of parquet shards, or `sample`: the data that will be trained on.
+        data: An image folder, a folder of parquet shards, or `sample`: the data to train on.
         out: The folder for the maps.
-        teacher: A network's name in timm; may be left out when `--weights` is a model file or run folder of ours.
-        weights: The teacher's weights: a `.safetensors` or PyTorch file, or a run folder; without it timm's pretrained.
+        teacher: The name of a network in timm; not needed if `--weights` is a model file or run folder of this package.
+        weights: The teacher's weights: a `.safetensors` or PyTorch file, or a run folder; by default timm's pretrained
+            weights.
         image_size: Side in pixels that every image is resized to, instead of the teacher's own; 0 keeps that.
         mean: Mean of the three channels in 0…1 that the teacher expects, instead of what timm says.
         std: Their standard deviation.
@@ -40,7 +41,7 @@ def run(
         part: `2/8` makes the second of eight parts; run all eight, anywhere, into the same folder.
         batch_size: Images per step.
         device: Where to compute.
-        precision: Arithmetic of the teacher.
+        precision: Precision of the teacher's forward pass.
         workers: Processes that read images.
     """
     from rmt.errors import RMTError
@@ -48,7 +49,7 @@ def run(
     from rmt.tasks.classify.token_labelling.teacher import load_teacher
 
     if not teacher and not weights:
-        raise RMTError("--teacher is missing: a network's name in timm, or --weights with a model file of ours")
+        raise RMTError("--teacher is missing: the name of a network in timm, or --weights with a model file of rmt")
     if image_size and image_size < 32:
         raise RMTError(f"--image-size {image_size}: give 32 pixels or more")
     if std is not None and min(std) <= 0:
