@@ -16,7 +16,7 @@ from rmt.inference.runtime import TorchRuntime
 from rmt.model import create_model, load_checkpoint, read_metadata
 from rmt.recipes import Recipe
 from rmt.training.evaluator import Evaluator, evaluate
-from rmt.training.metric_columns import Measure
+from rmt.training.metric_columns import MetricColumns
 from rmt.training.module import TrainingModule
 from rmt.training.results import common_metrics, final_networks, summary_lines, write
 from rmt.training.schedules import UpdateSchedule
@@ -94,7 +94,7 @@ class RegressionEvaluator(Evaluator):
 
 
 class RegressionModule(TrainingModule[RegressionRecipe, RegressionData]):
-    measure = Measure(columns=("within",), best="within", label="within 0.1")
+    metric_columns = MetricColumns(columns=("within",), best="within", label="within 0.1")
 
     @property
     def epochs(self):

@@ -11,7 +11,8 @@ from rmt.recipes import IMAGENET
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.training.batch import peak_lr
-from rmt.training.optimizers import CosineSchedule, build_optimizer
+from rmt.training.optimizers import build_optimizer
+from rmt.training.schedules import CosineSchedule
 
 #: for every row of the table
 PAPER = dict(

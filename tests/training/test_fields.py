@@ -17,7 +17,7 @@ from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.build import load_initial_weights
 from rmt.tasks.classify.data import ClassifyData, class_weights
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.training.optimizers import CosineSchedule
+from rmt.training.schedules import CosineSchedule
 from rmt.training.trainer import build_trainer
 
 #: field -> a value that must make a difference to what `observe` sees

@@ -10,7 +10,7 @@ from torch import nn
 
 import rmt
 from rmt.training.distributed.sync_batchnorm import convert_sync_batchnorm
-from rmt.training.network import adapt
+from rmt.training.network import configure_network
 
 CPU = torch.device("cpu")
 
@@ -33,7 +33,7 @@ def saved_bytes(model) -> int:
 
 def test_gradient_checkpointing_keeps_less_and_changes_nothing():
     plain, lean = pico(drop_path_rate=0.3), pico(drop_path_rate=0.3)
-    adapt(lean, tiny_recipe(grad_checkpointing=True), CPU)
+    configure_network(lean, tiny_recipe(grad_checkpointing=True), CPU)
     assert saved_bytes(lean) < 0.7 * saved_bytes(plain)
     expected, got = step(plain), step(lean)
     for name, gradient in expected.items():
@@ -51,7 +51,7 @@ def test_compile_takes_stem_and_stages_with_fixed_shapes(monkeypatch):
     monkeypatch.setattr(torch, "compile", compile)
     model = pico()
     before = copy.deepcopy(model).eval()(torch.ones(1, 3, 32, 32))
-    adapt(model, tiny_recipe(compile=True), CPU)
+    configure_network(model, tiny_recipe(compile=True), CPU)
     assert compiled == [{"dynamic": False}] * 5
     torch.testing.assert_close(model.eval()(torch.ones(1, 3, 32, 32)), before)
     assert len(calls) == 5
@@ -72,14 +72,14 @@ def test_the_backbone_s_statistics_are_frozen_and_a_head_s_learn(make, synchroni
     model = made[make]()
     if synchronised:
         convert_sync_batchnorm(model, CPU)
-    adapt(model, tiny_recipe(freeze_batchnorm=True), CPU)
+    configure_network(model, tiny_recipe(freeze_batchnorm=True), CPU)
     norms = {name: m for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
     of_heads = {name for name, m in norms.items() if not any(m is n for n in backbone.modules())}
     assert bool(of_heads) == (make != "classifier") and len(norms) > len(of_heads)
     for _ in range(2):
         assert {name for name, m in norms.items() if m.training} == of_heads
         model.eval().train()
-    adapt(model, tiny_recipe(), CPU)
+    configure_network(model, tiny_recipe(), CPU)
     assert all(m.training for m in norms.values())
 
 

@@ -120,7 +120,7 @@ def test_the_first_layer_in_the_order_of_the_computation():
         return model(x)["sum"][0].sum()
 
     assert first_nonfinite(model, loss) == ""
-    assert first_nonfinite(model, lambda: loss() * math.nan) == "the loss itself, of finite answers"
+    assert first_nonfinite(model, lambda: loss() * math.nan) == "the loss itself, whose inputs are finite"
     model.second.weight.data[0, 0] = math.nan
     assert first_nonfinite(model, loss) == "second (Linear), whose weight had become not finite before"
     model.second.weight.data.fill_(3e38), model.first.weight.data.fill_(3e38)

@@ -7,7 +7,8 @@ import torch
 from rmt.model import create_model
 from rmt.recipes import quickstart
 from rmt.training.batch import effective_batch, peak_lr
-from rmt.training.optimizers import CosineSchedule, build_optimizer
+from rmt.training.optimizers import build_optimizer
+from rmt.training.schedules import CosineSchedule
 
 
 def test_norms_biases_and_layer_scales_take_no_decay():

@@ -53,5 +53,5 @@ def test_what_a_kill_inside_a_save_left_is_removed(tmp_path):
     folder = RunFolder.create(replace(quickstart(), output=str(tmp_path / "run")))
     for name in (".last.ckpt.writing-7", ".best.safetensors.x8f3", ".keep"):
         (folder.path / name).touch()
-    folder.remove_drafts()
+    folder.remove_temporary_files()
     assert sorted(file.name for file in folder.path.iterdir()) == [".keep", "recipe.json"]

@@ -65,7 +65,7 @@ class ReportPage:
             loss_note: what the training loss contains.
         """
         left, middle, right = self._curves.subplots(1, 3)
-        updates, best_by = max(self.module.updates_per_epoch, 1), self.module.measure.best
+        updates, best_by = max(self.module.updates_per_epoch, 1), self.module.metric_columns.best
         unit, scale = ("iteration", 1) if self.module.iterations else ("epoch", updates)
 
         def curve(column: str, kind: str = "epoch") -> plots.Curve:

@@ -1,16 +1,16 @@
-"""What an evaluation reports, in terms that tables, files and the choice of `best` need."""
+"""Which metrics of an evaluation are reported, and which one chooses `best`."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A task's scores.
+class MetricColumns:
+    """The reported metrics of a task.
 
     Attributes:
         columns: the scores that get a column in `metrics.csv`, as `val_NAME` and `ema_val_NAME`.
         best: the one that `best.safetensors` is chosen by, in percent; more is better.
-        label: what people call that one.
+        label: its name in tables.
     """
 
     columns: tuple[str, ...]
@@ -18,7 +18,7 @@ class Measure:
     label: str
 
     def of(self, scores: dict[str, float]) -> float:
-        """The score that decides."""
+        """The score that `best` is chosen by."""
         return scores[self.best]
 
     def row(self, prefix: str, scores: dict[str, float]) -> dict[str, float | None]:

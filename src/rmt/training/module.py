@@ -1,4 +1,4 @@
-"""What every task's LightningModule shares: seeded steps, averaged weights, loaders, scores, the state of a run."""
+"""The base of every task's LightningModule: seeded steps, averaged weights, loaders, evaluation, checkpoints."""
 
 import math
 from abc import ABC, abstractmethod
@@ -20,8 +20,8 @@ from rmt.training.batch import peak_lr
 from rmt.training.distributed import processes
 from rmt.training.distributed.fsdp import FSDPStrategy, apply_fsdp, full_model, unshard
 from rmt.training.evaluator import Evaluator
-from rmt.training.metric_columns import Measure
-from rmt.training.nonfinite import MOST_IN_A_ROW, NonFiniteLoss, keep_statistics, no_loss
+from rmt.training.metric_columns import MetricColumns
+from rmt.training.nonfinite import MAX_CONSECUTIVE, NonFiniteLoss, save_buffers, zero_loss
 from rmt.training.progress import Progress
 
 
@@ -54,9 +54,9 @@ DataT = TypeVar("DataT", bound=TrainingData)
 
 
 class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
-    """Trains `model` as the recipe says; with `ema_decay` an averaged copy is kept beside it and evaluated like it.
+    """Trains `model` as the recipe says. With `ema_decay` it keeps an averaged copy, which is evaluated, too.
 
-    A task gives it the loss of a batch, the evaluation, the optimiser and the schedule.
+    A task defines the loss of a batch, the evaluator, the optimiser and the schedule.
 
     Args:
         model: the network.
@@ -64,7 +64,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         data: the opened data.
     """
 
-    measure: Measure  # a task's, or a recipe's: set by __init__ then
+    metric_columns: MetricColumns  # of the class, or set by __init__
 
     def __init__(self, model: nn.Module, recipe: RecipeT, data: DataT) -> None:
         super().__init__()
@@ -78,15 +78,15 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         self.batches_per_epoch = data.batches_per_epoch(recipe)
         self.lr = peak_lr(recipe)
         self.progress = Progress()
-        self.say: Callable[[str], None] = print
-        self._useful = False  # whether a batch of the update under way gave gradients
+        self.print_line: Callable[[str], None] = print
+        self._has_gradients = False  # whether a batch of the current update gave gradients
         self._train_loader: BatchLoader | None = None
         self._val_loader: BatchLoader | None = None
         self.evaluators = nn.ModuleDict({kind: self.build_evaluator() for kind in self.networks()})
 
     @abstractmethod
     def batch_loss(self, batch: dict[str, Any]) -> Tensor:
-        """The loss to train on, of one batch of the training loader."""
+        """Returns the loss of a batch of the training loader."""
 
     @abstractmethod
     def build_evaluator(self) -> Evaluator:
@@ -94,32 +94,32 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
 
     @abstractmethod
     def build_optimizer(self) -> torch.optim.Optimizer:
-        """With the peak learning rate `lr`."""
+        """Returns the optimiser, with the peak learning rate `lr`."""
 
     @abstractmethod
     def build_schedule(self, optimizer: torch.optim.Optimizer) -> Any:
-        """Something with `step_update(update)` that sets the rate by the update's number alone."""
+        """Returns an object whose `step_update(update)` sets the learning rate for that number of updates."""
 
     @property
     @abstractmethod
     def epochs(self) -> int:
-        """How often the network is judged, once every `batches_per_epoch` batches."""
+        """Number of evaluations, one every `batches_per_epoch` batches."""
 
     @property
     def iterations(self) -> int:
-        """Updates of a run that is counted in them; 0 for one that is counted in epochs."""
+        """Number of weight updates, if the recipe gives the length in them; otherwise 0."""
         return 0
 
     @abstractmethod
     def introduction(self) -> list[str]:
-        """What is about to happen, in lines after the first (network, machine, folder)."""
+        """Returns lines that describe the run, printed before it begins."""
 
     def file_facts(self) -> dict[str, Any]:
-        """What `save_checkpoint` cannot read off the network: task, head and their arguments."""
+        """Returns arguments of `save_checkpoint` that do not follow from the network: task, head and its arguments."""
         return {}
 
-    def remark(self, epoch: int, train_loss: float) -> str:
-        """Called after each epoch, counted from 1: a line that warns of a run that does not learn, once; or ""."""
+    def warning_line(self, epoch: int, train_loss: float) -> str:
+        """Returns a warning after epoch `epoch`, counted from 1, or ""; not called again after the first warning."""
         return ""
 
     @property
@@ -127,7 +127,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         return self.batches_per_epoch // self.recipe.accumulate
 
     def networks(self) -> dict[str, nn.Module]:
-        """The networks to judge: the raw weights, and their average if there is one."""
+        """The networks to evaluate: "raw", and "ema" if there are averaged weights."""
         return {"raw": self.model} | ({} if self.ema is None else {"ema": self.ema.module})
 
     def configure_model(self) -> None:
@@ -136,7 +136,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
             for network in self.networks().values():
                 apply_fsdp(network, self.device_mesh["data_parallel"])
             if self.ema is not None:
-                self.ema.foreach = False  # there are no such kernels for divided tensors
+                self.ema.foreach = False  # these kernels do not support sharded tensors
 
     def on_validation_start(self) -> None:
         for network in self.networks().values():
@@ -151,7 +151,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         for kind, network in self.networks().items():
             cast(Evaluator, self.evaluators[kind]).update(network, batch)
 
-    def take_scores(self) -> dict[str, dict[str, float]]:
+    def compute_metrics(self) -> dict[str, dict[str, float]]:
         """Returns the metrics of each set of weights ("raw", "ema"), and clears the evaluators for the next epoch."""
         evaluators = {kind: cast(Evaluator, evaluator) for kind, evaluator in self.evaluators.items()}
         scores = {kind: evaluator.compute() for kind, evaluator in evaluators.items()}
@@ -159,15 +159,15 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
             evaluator.reset()
         return scores
 
-    def make_whole(self) -> None:
-        """After training: networks divided among processes are put together, in the main one; all must call it."""
+    def gather_full_networks(self) -> None:
+        """Gathers sharded networks in the main process, after training. A collective."""
         self.model = full_model(self.model)
         if self.ema is not None:
             self.ema.module = full_model(self.ema.module)
 
     def train_dataloader(self) -> BatchLoader:
         self._train_loader = self.data.train_loader(self.recipe, self.global_rank, self.trainer.world_size)
-        # Lightning asks for the iterator before its first hook, and `current_epoch` lags behind then after a resume.
+        # Lightning asks for the iterator before its first hook, when `current_epoch` is still wrong after a resume.
         self._train_loader.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         return self._train_loader
 
@@ -180,38 +180,38 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         self._train_loader.set_epoch(self.current_epoch)
 
     def close_loaders(self) -> None:
-        """Ends the processes that read images."""
+        """Ends the worker processes of the loaders."""
         for loader in (self._train_loader, self._val_loader):
             if loader is not None:
                 loader.close()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        # Drop path, dropout and mixing draw from the global generators: seeded here, they repeat after a resume.
+        # Drop path, dropout and mixing use the global generators: seeded here, they repeat after a resume.
         seed = (self.recipe.seed, self.current_epoch, batch_idx, self.global_rank)
         skips = self.recipe.on_nan == "skip"
-        restore = keep_statistics(self.model) if skips else None
+        restore = save_buffers(self.model) if skips else None
         seed_process(*seed)
         loss = self.batch_loss(batch)
-        value = processes.all_reduce_mean(loss.item())  # every process must come to the same conclusion
+        value = processes.all_reduce_mean(loss.item())  # all processes must decide the same
         self.progress.bad_images.update(batch["bad"])
         if math.isfinite(value):
             self.progress.add_loss(value)
             self.progress.skipped_in_a_row = 0
-            self._useful = True
+            self._has_gradients = True
             return loss
-        trouble = self._look_into(batch, value, seed)
+        trouble = self._diagnose(batch, value, seed)
         if restore is None:
             raise trouble.stop()
         restore()
         self.progress.skipped_batches += 1
         self.progress.skipped_in_a_row += 1
-        if self.progress.skipped_in_a_row >= MOST_IN_A_ROW:
-            raise RMTError(f"{MOST_IN_A_ROW} batches in a row were skipped; {trouble.stop()}")
+        if self.progress.skipped_in_a_row >= MAX_CONSECUTIVE:
+            raise RMTError(f"{MAX_CONSECUTIVE} batches in a row were skipped; {trouble.stop()}")
         if self.global_rank == 0:
-            self.say(f"skipped batch {self.progress.skipped_batches}: {trouble}")
-        return no_loss(self.model)
+            self.print_line(f"skipped batch {self.progress.skipped_batches}: {trouble}")
+        return zero_loss(self.model)
 
-    def _look_into(self, batch: dict[str, Any], loss: float, seed: tuple[int, ...]) -> NonFiniteLoss:
+    def _diagnose(self, batch: dict[str, Any], loss: float, seed: tuple[int, ...]) -> NonFiniteLoss:
         def again() -> Tensor:
             seed_process(*seed)
             return self.batch_loss(batch)
@@ -222,7 +222,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         return trouble
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if not self._useful:  # AdamW passes over weights without a gradient: nothing decays, no moment changes
+        if not self._has_gradients:  # AdamW skips weights without a gradient: no decay, no change of moments
             optimizer.zero_grad(set_to_none=True)
 
     def configure_optimizers(self) -> Any:
@@ -237,9 +237,9 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        if self.ema is not None and self._useful:
+        if self.ema is not None and self._has_gradients:
             self.ema.update(self.model)
-        self._useful = False
+        self._has_gradients = False
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.progress.bad_images = {

@@ -1,4 +1,4 @@
-"""A loss that is not finite: where it came from, and how a run goes on without the batch that gave it."""
+"""Losses that are not finite: which layer caused one, and how to skip the batch."""
 
 import json
 import math
@@ -15,15 +15,15 @@ from rmt.errors import RMTError
 from rmt.training.distributed import processes
 
 FILE = "nonfinite.json"
-MOST_IN_A_ROW = 20
-"""After so many batches in a row without a finite loss the weights themselves are past help."""
+MAX_CONSECUTIVE = 20
+"""After so many consecutive batches without a finite loss, training has diverged."""
 
 _NAMED = 3  # batch files in the line; all are in FILE
 
 
 @dataclass(frozen=True)
 class NonFiniteLoss:
-    """One batch, of all processes together, whose loss is not finite."""
+    """A batch, of all processes together, whose loss is not finite."""
 
     loss: str
     epoch: int  # counted from 1
@@ -36,7 +36,7 @@ class NonFiniteLoss:
     def found(
         cls, module: Any, batch: dict[str, Any], loss: float, names: Callable[[int], str], again: Callable[[], Tensor]
     ) -> "NonFiniteLoss":
-        """Looks into a batch of `module` (a TrainingModule) in every process; `again` computes its loss once more."""
+        """Finds the layer for a batch of `module`, a TrainingModule; `again` computes the loss again. A collective."""
         layer = first_nonfinite(module.model, again)
         mine = [names(int(index)) for index in batch["index"]] if layer else []
         layers = processes.all_gather(layer)
@@ -58,7 +58,7 @@ class NonFiniteLoss:
         )
 
     def record(self, folder: Path) -> None:
-        """Writes all of it, every image's name included, into the run's folder."""
+        """Writes all of it, with the name of every image, into the run's folder."""
         if processes.is_main_process():
             write_text(folder / FILE, json.dumps(asdict(self), indent=2) + "\n")
 
@@ -70,9 +70,9 @@ class NonFiniteLoss:
 
 
 def first_nonfinite(model: nn.Module, loss: Callable[[], Tensor]) -> str:
-    """The first layer of `model`, in the order of the computation, to give out NaN or infinity; "" when none does.
+    """Returns the first layer of `model`, in the order of execution, with NaN or infinity in its output; "" if none.
 
-    `loss` runs the model on the batch. A layer whose own weights are not finite is said to have such weights.
+    `loss` runs the model on the batch. The text says if the layer's own weights are not finite.
     """
     found: list[str] = []
 
@@ -93,12 +93,12 @@ def first_nonfinite(model: nn.Module, loss: Callable[[], Tensor]) -> str:
         for hook in hooks:
             hook.remove()
     if not found and not math.isfinite(float(value)):
-        return "the loss itself, of finite answers"
+        return "the loss itself, whose inputs are finite"
     return found[0] if found else ""
 
 
-def keep_statistics(model: nn.Module) -> Callable[[], None]:
-    """A function that puts the buffers of `model` (BatchNorm's statistics) back to what they are now."""
+def save_buffers(model: nn.Module) -> Callable[[], None]:
+    """Returns a function that restores the buffers of `model` (BatchNorm's statistics) to their values of now."""
     kept = {name: value.clone() for name, value in model.named_buffers()}
 
     def restore() -> None:
@@ -109,8 +109,8 @@ def keep_statistics(model: nn.Module) -> Callable[[], None]:
     return restore
 
 
-def no_loss(model: nn.Module) -> Tensor:
-    """A loss that leaves every gradient at zero, for processes that exchange gradients whatever the batch gave."""
+def zero_loss(model: nn.Module) -> Tensor:
+    """Returns a loss with zero gradients, since all processes must take part in the exchange of gradients."""
     return torch.stack([weight.sum() for weight in model.parameters() if weight.requires_grad]).sum() * 0.0
 
 

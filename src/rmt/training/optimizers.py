@@ -1,10 +1,7 @@
-"""AdamW and the cosine schedule, both timm's: what decays, and how the learning rate follows the effective batch."""
-
-import math
+"""AdamW, and which parameters have weight decay."""
 
 import torch
 from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
 
 from rmt.recipes import ClassifyRecipe
 
@@ -26,37 +23,10 @@ def build_optimizer(model: torch.nn.Module, recipe: ClassifyRecipe, lr: float) -
     )
 
 
-class CosineSchedule(CosineLRScheduler):
-    """timm's cosine with linear warm-up, by weight update: the rate is a function of the update's number alone.
-
-    With `cooldown_epochs` the cosine ends so much earlier, and the rate stays at its minimum.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, recipe: ClassifyRecipe, steps_per_epoch: int) -> None:
-        total = (recipe.epochs - recipe.cooldown_epochs) * steps_per_epoch
-        warmup = min(math.ceil(recipe.warmup_epochs * steps_per_epoch), total - 1)
-        super().__init__(
-            optimizer,
-            t_initial=total,
-            lr_min=recipe.min_lr,
-            warmup_t=warmup,
-            warmup_lr_init=recipe.warmup_lr,
-            t_in_epochs=False,
-        )
-        self.step_update(0)
-
-    def state_dict(self) -> dict:
-        """Nothing: the recipe and the update's number say it all."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Nothing to load; the next update sets the rate."""
-
-
 def build_adamw(
     model: torch.nn.Module, lr: float, weight_decay: float, *, decay_norms: bool, fused: bool = True
 ) -> torch.optim.AdamW:
-    """AdamW as METHOD 6 and 7 have it: everything decays, or everything but the parameters of norms."""
+    """AdamW for detectors and segmenters: weight decay for all parameters, or for all but those of norms."""
     norms = {
         id(parameter)
         for module in model.modules()

@@ -1,4 +1,4 @@
-"""`--profile`: where a step's time goes, as the training process sees it."""
+"""`--profile`: how long the parts of a step take in the training process."""
 
 import contextlib
 import time
@@ -10,26 +10,26 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 PARTS = ("data wait", "forward", "backward", "optimiser", "rest", "saving")
 WARM_UP = 5
-"""First steps of a run that are left out: there the memory is taken and the kernels are chosen."""
+"""First steps of a run, which are not counted: they allocate memory and choose kernels."""
 
 
 class StepProfile(Callback):
-    """Adds up, over all steps but the first few, the time of each of PARTS, and says it when the training ends.
+    """Sums the time of each of PARTS over all steps but the first few, and prints it when training ends.
 
-    - data wait: from the end of one step to the next one's batch, its way to the device included;
-    - forward: the task's loss, mixing and the network;
-    - backward: with the exchange of gradients among devices, as far as it is not hidden;
-    - optimiser: clipping, the update, the averaged weights; none in a step that only adds up gradients;
+    - data wait: from the end of one step to the next one's batch on the device;
+    - forward: mixing, the network and the loss;
+    - backward: with the part of the gradient exchange that does not overlap;
+    - optimiser: clipping, the update, the averaged weights; nothing in a step that only accumulates gradients;
     - rest: metrics and display;
-    - saving: states saved inside an epoch. Those at its end are no part of a step, as the evaluation is none.
+    - saving: states saved inside an epoch. Saving and evaluating at its end are not counted.
 
-    To be the last of the Trainer's callbacks, so that the work of the others counts as rest; what saves states does so
-    inside `saving`, since Lightning puts such callbacks behind all others. On a GPU every boundary waits for the work
-    given out so far, which costs the step a little of what it would otherwise do in advance.
+    It must be the last of the Trainer's callbacks, so that the time of the others counts as rest. The checkpoint
+    callback saves inside `saving`, since Lightning moves it behind all others. On a GPU each boundary synchronises,
+    which makes a step a little slower.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
+    def __init__(self, print_line: Callable[[str], None]) -> None:
+        self.print_line = print_line
         self.steps = 0
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self._at = 0.0
@@ -48,7 +48,7 @@ class StepProfile(Callback):
         self._end_of("backward")
 
     def optimised(self) -> None:
-        """To be called before the other callbacks of a step's end."""
+        """To be called before the other callbacks at the end of a step."""
         self._end_of("optimiser")
 
     def on_train_batch_end(
@@ -58,7 +58,7 @@ class StepProfile(Callback):
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
-        """What is done inside, at the end of a step, counts as saving."""
+        """Counts the time inside, at the end of a step, as saving."""
         self._end_of("rest")
         try:
             yield
@@ -66,10 +66,10 @@ class StepProfile(Callback):
             self._end_of("saving")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.say(self.summary())
+        self.print_line(self.summary())
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.say(self.summary())
+        self.print_line(self.summary())
 
     def summary(self) -> str:
         """One line: the mean step and its parts, in milliseconds and percent."""
@@ -93,7 +93,7 @@ class StepProfile(Callback):
 
 
 class OptimiserMark(Callback):
-    """The first of the Trainer's callbacks: tells a StepProfile that the update is done and the rest begins."""
+    """The first of the Trainer's callbacks: tells a StepProfile that the update is done."""
 
     def __init__(self, profile: StepProfile) -> None:
         self.profile = profile

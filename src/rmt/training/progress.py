@@ -1,18 +1,21 @@
-"""Where a run stands: everything besides weights and optimiser that a resumed run has to know."""
+"""The counters and records of a run that a checkpoint holds besides weights and optimiser."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+#: Fields of the states of earlier versions.
+_RENAMED = {"judged": "evaluations", "warned_of_chance": "warned"}
+
 
 @dataclass
 class Best:
-    """The best score so far of one set of weights (`Measure.best`), and when it was."""
+    """The best score so far of one set of weights (`MetricColumns.best`), and when it was."""
 
     score: float = -1.0  # percent; -1 before the first evaluation
     epoch: int = 0  # counted from 1; 0 before the first evaluation
 
     def offer(self, score: float, epoch: int) -> bool:
-        """Takes a better score over and says whether it was one; of equals the first stays."""
+        """Replaces the record if the score is better, and returns whether it was."""
         if score <= self.score:
             return False
         self.score, self.epoch = score, epoch
@@ -21,7 +24,7 @@ class Best:
 
 @dataclass
 class Progress:
-    """Counters and records of one run, of primitives only, so that they travel in a checkpoint."""
+    """Counters and records of one run. Holds only Python's basic types, for the checkpoint."""
 
     loss_sum: float = 0.0  # over this epoch's batches so far
     batches: int = 0  # this epoch's batches so far
@@ -30,13 +33,13 @@ class Progress:
     seconds: float = 0.0  # inside training steps and their data, validation not counted
     epoch_seconds: float = 0.0
     epoch_images: int = 0
-    judged: int = 0  # evaluations so far; of those of a resumed run Lightning's own count lacks the last
+    evaluations: int = 0  # so far; Lightning's own count lacks the last one after a resume
     best: dict[str, Best] = field(default_factory=lambda: {"raw": Best(), "ema": Best()})
     val: dict[str, dict[str, float]] = field(default_factory=dict)  # the last epoch's scores, raw and ema
     bad_images: dict[str, str] = field(default_factory=dict)  # name -> reason
     skipped_batches: int = 0  # whose loss was not finite
     skipped_in_a_row: int = 0
-    warned_of_chance: bool = False
+    warned: bool = False
 
     def add_loss(self, loss: float) -> None:
         self.loss_sum += loss
@@ -44,8 +47,8 @@ class Progress:
         self.row_loss_sum += loss
         self.row_batches += 1
 
-    def take_row_loss(self) -> float:
-        """The mean loss since the last row; starts the next row."""
+    def pop_row_loss(self) -> float:
+        """Returns the mean loss since the last row of `metrics.csv`, and starts the next row."""
         mean = self.row_loss_sum / max(self.row_batches, 1)
         self.row_loss_sum, self.row_batches = 0.0, 0
         return mean
@@ -71,19 +74,19 @@ class Progress:
         self.epoch_seconds, self.epoch_images = 0.0, 0
 
     def best_of_all(self) -> tuple[str, Best]:
-        """Which weights are the best so far, "raw" or "ema", and their record."""
+        """Returns the better set of weights so far, "raw" or "ema", and its record."""
         kind = max(self.best, key=lambda name: self.best[name].score)
         return kind, self.best[kind]
 
-    def lost_patience(self, patience: int) -> bool:
-        """Whether the last `patience` evaluations were no better than one before them; never with a patience of 0."""
-        return 0 < patience <= self.judged - self.best_of_all()[1].epoch
+    def patience_exhausted(self, patience: int) -> bool:
+        """Returns whether the last `patience` evaluations were no better than an earlier one. False for 0."""
+        return 0 < patience <= self.evaluations - self.best_of_all()[1].epoch
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> "Progress":
-        values = dict(state)
+        values = {_RENAMED.get(key, key): value for key, value in state.items()}
         values["best"] = {name: Best(**record) for name, record in values["best"].items()}
         return cls(**values)

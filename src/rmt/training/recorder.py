@@ -1,4 +1,4 @@
-"""Around the steps of a run: rows of metrics, the weights after each epoch, early stopping."""
+"""The callback that records a run: rows of metrics, the weights after each epoch, early stopping."""
 
 import time
 from typing import Any
@@ -6,22 +6,22 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from rmt.training.checkpoints.weights import WeightFiles
 from rmt.training.distributed.fsdp import full_state_dict
 from rmt.training.logging.display import Display
 from rmt.training.logging.history import History
 from rmt.training.module import TrainingModule
-from rmt.training.weight_files import WeightFiles
 
 ROWS_PER_EPOCH = 20  # of kind "step" in metrics.csv, at most
 
 
 class Recorder(Callback):
-    """Writes rows and weights, draws the display, stops early.
+    """Writes metrics and weights, updates the display, and stops early.
 
     Args:
-        history: takes the rows.
-        display: shows them.
-        files: where the weights go after each epoch.
+        history: `metrics.csv` and TensorBoard's events.
+        display: the progress bar and the table.
+        files: the weight files.
     """
 
     def __init__(self, history: History, display: Display, files: WeightFiles) -> None:
@@ -29,13 +29,13 @@ class Recorder(Callback):
         self.display = display
         self.files = files
         self._since = 0.0
-        self._lr = 0.0  # of the last update: by an update's end the schedule has set the next one's
+        self._lr = 0.0  # of the last update; at its end the schedule has already set the next one
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         updates = trainer.num_training_batches // trainer.accumulate_grad_batches
         self._row_every = max(1, updates // ROWS_PER_EPOCH)
-        # A run that stopped early and was killed before its report has only that left.
-        trainer.should_stop = pl_module.progress.lost_patience(pl_module.recipe.early_stopping)
+        # A run that stopped early and was killed before its report only needs the report.
+        trainer.should_stop = pl_module.progress.patience_exhausted(pl_module.recipe.early_stopping)
         self._lr = _highest_rate(trainer.optimizers[0])
         self.display.start()
         self._since = time.monotonic()
@@ -61,23 +61,23 @@ class Recorder(Callback):
                 step,
                 epoch=trainer.current_epoch + 1,
                 lr=self._lr,
-                train_loss=progress.take_row_loss(),
+                train_loss=progress.pop_row_loss(),
                 images_per_s=round(progress.pace, 1),
                 seconds=round(progress.seconds, 3),
             )
 
     def on_validation_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
-        self.display.judging()
+        self.display.evaluating()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         progress, epoch = pl_module.progress, trainer.current_epoch + 1
-        scores = progress.val = pl_module.take_scores()
+        scores = progress.val = pl_module.compute_metrics()
         loss, lr, pace = progress.loss, self._lr, progress.pace
-        measure = pl_module.measure
+        metric_columns = pl_module.metric_columns
         before = progress.best_of_all()[1].score
-        progress.judged = epoch
+        progress.evaluations = epoch
         for name, score in scores.items():
-            progress.best[name].offer(measure.of(score), epoch)
+            progress.best[name].offer(metric_columns.of(score), epoch)
         kind, best = progress.best_of_all()
         better = best.score > before
         raw, ema = scores["raw"], scores.get("ema", {})
@@ -87,8 +87,8 @@ class Recorder(Callback):
             epoch=epoch,
             lr=lr,
             train_loss=loss,
-            **measure.row("val", raw),
-            **measure.row("ema_val", ema),
+            **metric_columns.row("val", raw),
+            **metric_columns.row("ema_val", ema),
             images_per_s=round(pace, 1),
             seconds=round(progress.seconds, 3),
         )
@@ -99,13 +99,13 @@ class Recorder(Callback):
             self._save("last-ema", networks["ema"], epoch, scores["ema"], weights="ema")
         if better:
             self._save("best", networks[kind], epoch, scores[kind], weights=kind)
-        if not progress.warned_of_chance and (line := pl_module.remark(epoch, loss)):
-            progress.warned_of_chance = True
-            self.display.say(line)
+        if not progress.warned and (line := pl_module.warning_line(epoch, loss)):
+            progress.warned = True
+            self.display.print_line(line)
         patience = pl_module.recipe.early_stopping
-        if progress.lost_patience(patience):
-            self.display.say(
-                f"stopping early: no better {measure.label} than epoch {best.epoch}'s in {patience} epochs"
+        if progress.patience_exhausted(patience):
+            self.display.print_line(
+                f"stopping early: no better {metric_columns.label} than epoch {best.epoch}'s in {patience} epochs"
             )
             trainer.should_stop = True
         progress.start_epoch()
@@ -116,5 +116,5 @@ class Recorder(Callback):
 
 
 def _highest_rate(optimizer: torch.optim.Optimizer) -> float:
-    """The learning rate of the layers that `layer_decay` leaves alone."""
+    """The learning rate of the layers without layer decay."""
     return max(group["lr"] for group in optimizer.param_groups)

@@ -12,8 +12,8 @@ from rmt.device import choose_precision
 from rmt.errors import RMTError
 from rmt.recipes.recipe import Precision, Recipe
 from rmt.training.batch import share_batch
-from rmt.training.initial_weights import resolve_model
 from rmt.training.machine import Machine
+from rmt.training.network import resolve_model
 from rmt.training.task import RecipeT, Task
 
 

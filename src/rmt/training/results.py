@@ -39,7 +39,7 @@ def common_metrics(
     """
     progress, recipe = module.progress, module.recipe
     epochs = max(int(row["epoch"]) for row in run.history.rows if row["kind"] == "epoch")
-    measure = module.measure.best
+    metric_columns = module.metric_columns.best
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,
@@ -53,7 +53,7 @@ def common_metrics(
             **{kind: {"val": progress.val[kind], split: results[kind]} for kind in module.networks()},
         },
         "best": {**read_metadata(run.folder.best)["metrics"], split: results["best"]},
-        "best_val": {kind: {measure: b.score, "epoch": b.epoch} for kind, b in progress.best.items() if b.epoch},
+        "best_val": {kind: {metric_columns: b.score, "epoch": b.epoch} for kind, b in progress.best.items() if b.epoch},
         "skipped_files": module.data.skipped,
         "skipped_batches": progress.skipped_batches,
         "training_seconds": round(progress.seconds, 1),

@@ -1,5 +1,6 @@
-"""`rmt.train(recipe)`: from a recipe to a run folder, and the way back into an interrupted run."""
+"""Trains a recipe into a run folder, and resumes an interrupted run."""
 
+import functools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,29 +13,28 @@ from rmt.data.randomness import seed_process
 from rmt.errors import RMTError
 from rmt.recipes.recipe import Recipe, changes, from_dict
 from rmt.training.checkpoints.callback import Interrupted, StateCheckpoint
-from rmt.training.checkpoints.io import newest_good_state
+from rmt.training.checkpoints.io import load_newest_state
+from rmt.training.checkpoints.weights import WeightFiles
 from rmt.training.distributed import processes
 from rmt.training.distributed.launch import process_group
 from rmt.training.logging.display import Display
 from rmt.training.logging.history import History, NoHistory
-from rmt.training.logging.warnings import quiet_libraries
 from rmt.training.machine import Machine
 from rmt.training.module import TrainingModule
-from rmt.training.network import adapt
+from rmt.training.network import configure_network
 from rmt.training.profile import OptimiserMark, StepProfile
 from rmt.training.recorder import Recorder
 from rmt.training.resolve import resolve, resolve_machine, resolve_resumed, validate
 from rmt.training.run_folder import RunFolder
 from rmt.training.task import FinishedRun, Task
-from rmt.training.trainer import build_trainer
-from rmt.training.weight_files import WeightFiles
+from rmt.training.trainer import build_trainer, filter_library_warnings
 
-#: Fields that may differ on resume without a word, since the result does not depend on them.
-HARMLESS = {"name", "output", "workers", "checkpoint_minutes", "profile"}
+#: Fields that may differ on resume, since the result does not depend on them.
+IRRELEVANT = {"name", "output", "workers", "checkpoint_minutes", "profile"}
 
 
 class TrainingStopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended the run; the text says how to go on."""
+    """Ctrl-C or SIGTERM ended the run; the message says how to resume it."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -68,13 +68,13 @@ def resume(folder: RunFolder, task: Task, recipe: Recipe | None = None, *, accep
     with process_group(machine):
         console = _console()
         with processes.main_process_first():
-            state, complaint = newest_good_state(folder.state)
+            state, complaint = load_newest_state(folder.state)
         if complaint:
             console.print(f"warning: {complaint}", markup=False)
         began = folder.read_recipe() if state is None else from_dict(state["rmt"]["recipe"])
         recipe = resolve_resumed(replace(recipe, output=str(folder.path)), began, machine)
         changed = changes(resolve_machine(began, machine), recipe)
-        listed = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in HARMLESS)
+        listed = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in IRRELEVANT)
         if listed and not accept_changes:
             raise RMTError(
                 f"the recipe is not the one {folder.path} began with: {listed}; --accept-changes goes on with it"
@@ -83,8 +83,7 @@ def resume(folder: RunFolder, task: Task, recipe: Recipe | None = None, *, accep
             console.print(f"recipe changed: {listed}", markup=False)
         elif folder.metrics_json.exists():
             metrics = json.loads(folder.metrics_json.read_text(encoding="utf-8"))
-            for line in ["this run is complete", *task.summary(metrics, folder)]:
-                console.print(line, markup=False)
+            console.print("\n".join(["this run is complete", *task.summary(metrics, folder)]), markup=False)
             return TrainResult(folder.path, metrics)
         if state is None:
             console.print("no state was saved yet: starting from the beginning", markup=False)
@@ -101,33 +100,38 @@ def _fit(
     state: dict[str, Any] | None = None,
 ) -> tuple[TrainingModule, FinishedRun]:
     """Resolves the recipe, builds everything and trains, from `state` on if given; in every process of the run."""
-    quiet_libraries()
+    filter_library_warnings()
+    log = functools.partial(console.print, markup=False)
     recipe, data = resolve(recipe, machine, task)
     seed_process(recipe.seed)
-    module = task.build(recipe, data, fresh=state is None, log=lambda line: console.print(line, markup=False))
-    adapt(module.model, recipe, machine.torch_device)
-    measure, batches = module.measure, module.batches_per_epoch
+    module = task.build(recipe, data, fresh=state is None, log=log)
+    configure_network(module.model, recipe, machine.torch_device)
 
     folder = folder or RunFolder(processes.broadcast_from_main(lambda: RunFolder.create(recipe).path))
     if processes.is_main_process():
-        folder.remove_drafts()
+        folder.remove_temporary_files()
         folder.write_recipe(recipe)
     files = WeightFiles(folder.path, module.model, data.classes, module.preprocessing, recipe, module.file_facts())
     step = 0 if state is None else int(state["global_step"])
-    up_to = None if state is None else step
-    history = History(folder.metrics_csv, measure, up_to_step=up_to) if processes.is_main_process() else NoHistory()
+    history: History = NoHistory()
+    if processes.is_main_process():
+        history = History(folder.metrics_csv, module.metric_columns, up_to_step=None if state is None else step)
     display = Display(
         module.epochs,
-        batches,
-        measure,
+        module.batches_per_epoch,
+        module.metric_columns,
         done=step * recipe.accumulate,
         iterations=module.iterations,
         ema=recipe.ema_decay > 0,
         console=console,
     )
-    profile = StepProfile(display.say)
+    profile = StepProfile(display.print_line)
     checkpoint = StateCheckpoint(
-        folder.state, recipe.checkpoint_minutes, before_save=history.sync, say=display.say, saving=profile.saving
+        folder.state,
+        recipe.checkpoint_minutes,
+        before_save=history.sync,
+        print_line=display.print_line,
+        saving=profile.saving,
     )
     callbacks: list[Callback] = [Recorder(history, display, files), checkpoint]
     if recipe.profile:
@@ -135,20 +139,19 @@ def _fit(
     trainer = build_trainer(
         recipe,
         epochs=module.epochs,
-        batches_per_epoch=batches,
+        batches_per_epoch=module.batches_per_epoch,
         callbacks=callbacks,
         folder=folder.path,
     )
 
-    module.say = display.say
-    for line in _introduction(module, f"{recipe.device} {recipe.precision}", folder):
-        console.print(line, markup=False)
+    module.print_line = display.print_line
+    log("\n".join(_introduction(module, folder)))
     try:
-        with checkpoint.listening():
+        with checkpoint.handle_signals():
             trainer.fit(module, ckpt_path=None if state is None else str(folder.state), weights_only=True)
-        module.make_whole()
+        module.gather_full_networks()
     except Interrupted as stop:
-        raise TrainingStopped(_how_to_go_on(folder, stop, trainer.global_step), stop.signal_number) from None
+        raise TrainingStopped(_resume_hint(folder, stop, trainer.global_step), stop.signal_number) from None
     finally:
         display.stop()
         history.close()
@@ -157,10 +160,9 @@ def _fit(
 
 
 def _finish(module: TrainingModule, run: FinishedRun, task: Task) -> TrainResult:
-    """Judges and reports; in the main process alone, so that every image is counted once whatever the task."""
+    """Evaluates and reports, in the main process alone, so that every image is counted once."""
     metrics = task.finish(module, run)
-    for line in task.summary(metrics, run.folder):
-        run.console.print(line, markup=False)
+    run.console.print("\n".join(task.summary(metrics, run.folder)), markup=False)
     return TrainResult(run.folder.path, metrics)
 
 
@@ -168,23 +170,19 @@ def _console() -> Console:
     return Console(highlight=False, soft_wrap=True, quiet=not processes.is_main_process())
 
 
-def _introduction(module: TrainingModule, machine: str, folder: RunFolder) -> list[str]:
-    """What is about to happen: network, machine and folder in a line, and the task's own lines."""
-    recipe = module.recipe
+def _introduction(module: TrainingModule, folder: RunFolder) -> list[str]:
+    """Returns a line with network, image size, device and folder, and the task's own lines."""
+    recipe, (short, long) = module.recipe, module.preprocessing["size"]
     parameters = sum(p.numel() for p in module.model.parameters()) / 1e6
+    size = f"{short}²" if short == long else f"a short side of {short} px, a long side of at most {long}"
     return [
-        f"{recipe.model} ({parameters:.2f} M parameters) {_at(module)} on {machine}, into {folder.path}",
+        f"{recipe.model} ({parameters:.2f} M parameters) at {size} on {recipe.device} {recipe.precision}, "
+        f"into {folder.path}",
         *module.introduction(),
     ]
 
 
-def _at(module: TrainingModule) -> str:
-    """The size of the images: a square's side, or where images keep their shape the limits of both sides."""
-    short, long = module.preprocessing["size"]
-    return f"at {short}²" if short == long else f"at a short side of {short} px, a long side of at most {long}"
-
-
-def _how_to_go_on(folder: RunFolder, stop: Interrupted, step: int) -> str:
+def _resume_hint(folder: RunFolder, stop: Interrupted, step: int) -> str:
     if stop.saved:
         return f"stopped after update {step}, state saved; go on with: rmt train --resume {folder.path}"
     if folder.state.exists():

@@ -79,7 +79,7 @@ class RunFolder:
             raise RMTError(f"{path} is no run of `rmt train`: there is no recipe.json in it")
         return folder
 
-    def remove_drafts(self) -> None:
+    def remove_temporary_files(self) -> None:
         """Removes the unfinished files that a kill inside a save left behind (`.best.safetensors.…`)."""
         for file in self.path.glob(".*"):
             if file.is_file() and file.name[1:].startswith(("last", "best", "recipe", "metrics", "report")):

@@ -1,11 +1,16 @@
-"""Learning rates as functions of the update's number alone, so that a resumed run needs no schedule's state.
+"""Learning rate schedules: functions of the number of updates alone, so that a resumed run needs no state of theirs.
 
-The pieces of METHOD 6 and 7 are factors of the peak rate, multiplied with each other: `poly(…) * warm_up(…)`.
+Detection and segmentation multiply factors of the peak rate: `poly(…) * warm_up(…)`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
+import torch
+from timm.scheduler import CosineLRScheduler
 from torch.optim import Optimizer
+
+from rmt.recipes import ClassifyRecipe
 
 
 def warm_up(update: int, length: int, start: float) -> float:
@@ -23,7 +28,17 @@ def step(update: int, milestones: Sequence[int], gamma: float = 0.1) -> float:
     return gamma ** sum(update >= milestone for milestone in milestones)
 
 
-class UpdateSchedule:
+class StatelessSchedule:
+    """A schedule without state: the recipe and the number of updates determine the learning rate."""
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        pass
+
+
+class UpdateSchedule(StatelessSchedule):
     """Sets each parameter group's rate to its peak times `factor(update)`."""
 
     def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]) -> None:
@@ -37,9 +52,22 @@ class UpdateSchedule:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * self.factor(update)
 
-    def state_dict(self) -> dict:
-        """Nothing: the recipe and the update's number say it all."""
-        return {}
 
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Nothing to load; the next update sets the rate."""
+class CosineSchedule(StatelessSchedule, CosineLRScheduler):
+    """timm's cosine with linear warm-up, by weight update: the rate is a function of the update's number alone.
+
+    With `cooldown_epochs` the cosine ends so much earlier, and the rate stays at its minimum.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, recipe: ClassifyRecipe, steps_per_epoch: int) -> None:
+        total = (recipe.epochs - recipe.cooldown_epochs) * steps_per_epoch
+        warmup = min(math.ceil(recipe.warmup_epochs * steps_per_epoch), total - 1)
+        super().__init__(
+            optimizer,
+            t_initial=total,
+            lr_min=recipe.min_lr,
+            warmup_t=warmup,
+            warmup_lr_init=recipe.warmup_lr,
+            t_in_epochs=False,
+        )
+        self.step_update(0)

@@ -12,10 +12,10 @@ import torch
 from rich.console import Console
 
 from rmt.recipes.recipe import Recipe
+from rmt.training.checkpoints.weights import WeightFiles
 from rmt.training.logging.history import History
 from rmt.training.module import TrainingData, TrainingModule
 from rmt.training.run_folder import RunFolder
-from rmt.training.weight_files import WeightFiles
 
 Log = Callable[[str], None]
 RecipeT = TypeVar("RecipeT", bound=Recipe)

@@ -1,5 +1,7 @@
 """Lightning's Trainer, set up as a recipe says."""
 
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +65,25 @@ def _distributed_options(recipe: Recipe) -> dict[str, Any]:
     # Synchronised statistics are equal everywhere and need no broadcast; otherwise every process takes rank 0's.
     strategy = DDPStrategy(broadcast_buffers=not recipe.sync_batchnorm, gradient_as_bucket_view=True)
     return {**options, "strategy": strategy}
+
+
+_IRRELEVANT_WARNINGS = (
+    r".*does not have many workers which may be a bottleneck.*",  # `--workers` is the user's choice
+    r".*Found \d+ module\(s\) in eval mode at the start of training.*",  # the EMA copy
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*GPU available but not used.*",  # `--device` is the user's choice
+    r".*`LightningModule\.configure_optimizers` returned `None`.*",
+    r".*isinstance\(treespec, LeafSpec\).* is deprecated.*",  # inside Lightning
+    r".*`broadcast_buffers` is deprecated.*",  # its successor is missing from the older PyTorch that we allow
+    # A depthwise kernel (C, 1, 3, 3) has one memory layout and two ways to write its strides.
+    r"Grad strides do not match bucket view strides.*",
+    r".*litlogger.*",  # advertising
+)
+
+
+def filter_library_warnings() -> None:
+    """Lowers Lightning's information messages and filters the warnings above, each by its text."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in _IRRELEVANT_WARNINGS:
+        warnings.filterwarnings("ignore", message=text)

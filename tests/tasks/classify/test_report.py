@@ -14,10 +14,10 @@ from rmt.tasks.classify.evaluate import Predictions
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.classify.report import draw_report, stage_decays
 from rmt.tasks.classify.task import summary
+from rmt.training.checkpoints.weights import WeightFiles
 from rmt.training.logging.history import History
 from rmt.training.run_folder import RunFolder
 from rmt.training.task import FinishedRun
-from rmt.training.weight_files import WeightFiles
 
 SCORES = {"loss": 0.5, "top1": 80.0, "top5": 99.0, "images": 12}
 METRICS = {
@@ -42,7 +42,7 @@ METRICS = {
 def draw(folder: Path, model: str, classes: int = 3) -> Image.Image:
     recipe = tiny_recipe(nodes=1)
     module = ClassifyModule(rmt.create_model("rmt_test", num_classes=3), recipe, ClassifyData.open(recipe))
-    history = History(folder / "metrics.csv", ClassifyModule.measure)
+    history = History(folder / "metrics.csv", ClassifyModule.metric_columns)
     history.add("step", 1, lr=1e-3, train_loss=1.0)
     history.add("epoch", 1, lr=1e-3, train_loss=1.0, val_loss=1.0, val_top1=80.0, images_per_s=3.0)
     history.close()

@@ -78,7 +78,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path, monkeypatch, met
 
 
 def test_the_first_line_gives_both_limits_of_the_images_sides():
-    line = _introduction(built("mask_rcnn"), "cpu fp32", RunFolder(Path("run")))[0]
+    line = _introduction(built("mask_rcnn"), RunFolder(Path("run")))[0]
     assert "at a short side of 64 px, a long side of at most 96 on cpu fp32, into run" in line and "²" not in line
 
 

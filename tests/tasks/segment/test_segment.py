@@ -313,7 +313,7 @@ def test_evaluation_by_an_obvious_histogram():
     assert json.loads((finished() / "metrics.json").read_text())["best"]["val"]["miou"] == result["miou"]
 
 
-def test_what_the_run_held_out_is_judged_on(tmp_path, monkeypatch):
+def test_what_the_run_held_out_is_evaluated_on(tmp_path, monkeypatch):
     monkeypatch.setattr("rmt.tasks.segment.report.draw_report", lambda *args: None)
     whole = make_segments(tmp_path / "whole", train=10, val=0)
     for side in ("images", "masks"):

@@ -7,7 +7,7 @@ import torch
 
 from rmt.errors import RMTError
 from rmt.training.checkpoints import io as checkpoint_io
-from rmt.training.checkpoints.io import AtomicCheckpointIO, newest_good_state, previous, read_state
+from rmt.training.checkpoints.io import AtomicCheckpointIO, load_newest_state, previous, read_state
 
 STATE = {"step": 3, "weights": {"a": torch.arange(1000.0)}, "rates": [0.1, 0.2], "none": None}
 
@@ -44,7 +44,7 @@ def test_a_truncated_newest_state_is_reported_and_the_one_before_used(tmp_path, 
     save(path, 1)
     save(path, 2)
     os.truncate(path, int(path.stat().st_size * share))
-    state, complaint = newest_good_state(path)
+    state, complaint = load_newest_state(path)
     assert state["step"] == 1
     assert "last.ckpt" in complaint
     assert "\n" not in complaint
@@ -63,7 +63,7 @@ def test_a_flipped_bit_is_noticed(tmp_path):
 
 
 def test_no_state_at_all(tmp_path):
-    assert newest_good_state(tmp_path / "last.ckpt") == (None, "")
+    assert load_newest_state(tmp_path / "last.ckpt") == (None, "")
 
 
 @pytest.mark.parametrize("moment", ["save", "sync", "replace"])
@@ -82,7 +82,7 @@ def test_a_kill_inside_a_save_leaves_the_old_state_whole(tmp_path, monkeypatch, 
         patch.setattr(*where, die)
         with pytest.raises(Killed):
             save(path, 2)
-    state, complaint = newest_good_state(path)
+    state, complaint = load_newest_state(path)
     assert (state["step"], complaint) == (1, "")
 
 

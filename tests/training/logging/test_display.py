@@ -4,9 +4,9 @@ import pytest
 from rich.console import Console
 
 from rmt.training.logging.display import Display, duration
-from rmt.training.metric_columns import Measure
+from rmt.training.metric_columns import MetricColumns
 
-MEASURE = Measure(columns=("loss", "top1"), best="top1", label="top-1")
+MEASURE = MetricColumns(columns=("loss", "top1"), best="top1", label="top-1")
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_durations(seconds, text):
 def show(terminal):
     stream = io.StringIO()
     display = Display(
-        epochs=2, steps=4, measure=MEASURE, console=Console(file=stream, force_terminal=terminal, width=150)
+        epochs=2, steps=4, metric_columns=MEASURE, console=Console(file=stream, force_terminal=terminal, width=150)
     )
     display.start()
     for batch in range(4):
@@ -50,7 +50,7 @@ def watched(seconds_per_step, *, terminal=False, epochs=2, steps=6, ema=True, it
     """What a run prints whose steps take that long, and then an epoch's line."""
     stream, now = io.StringIO(), [0.0]
     console = Console(file=stream, force_terminal=terminal, width=150)
-    shape = dict(epochs=epochs, steps=steps, measure=MEASURE, iterations=iterations, ema=ema)
+    shape = dict(epochs=epochs, steps=steps, metric_columns=MEASURE, iterations=iterations, ema=ema)
     display = Display(**shape, console=console, clock=lambda: now[0])
     display.start()
     for batch in range(steps):
@@ -87,7 +87,7 @@ def test_without_averaged_weights_there_is_no_column_for_them():
 
 
 def test_time_left_counts_from_where_a_resumed_run_began():
-    display = Display(epochs=2, steps=4, measure=MEASURE, done=6, console=Console(file=io.StringIO()))
+    display = Display(epochs=2, steps=4, metric_columns=MEASURE, done=6, console=Console(file=io.StringIO()))
     assert display.time_left() == 0
     display.step(1, 2, 1.0, 1e-3, 1.0)
     assert 0 <= display.time_left() < 1

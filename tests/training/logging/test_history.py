@@ -4,7 +4,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rmt.training.logging.history import History, columns
-from rmt.training.metric_columns import Measure
+from rmt.training.metric_columns import MetricColumns
 
 
 def read(path):
@@ -12,7 +12,7 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-MEASURE = Measure(columns=("loss", "top1"), best="top1", label="top-1")
+MEASURE = MetricColumns(columns=("loss", "top1"), best="top1", label="top-1")
 
 
 def test_rows_are_on_the_disk_at_once_and_events_beside_them(tmp_path):

@@ -13,7 +13,7 @@ from rmt.tasks.classify.data import ClassifyData, class_weights
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.classify.token_labelling.module import TokenLabelModule
 from rmt.training.batch import require_images, world_size
-from rmt.training.initial_weights import other_classes
+from rmt.training.network import other_classes
 from rmt.training.task import Log
 
 

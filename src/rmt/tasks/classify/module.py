@@ -12,9 +12,10 @@ from rmt.tasks.classify.baseline import MajorityBaseline, baseline_warning
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import ClassifyEvaluator
 from rmt.training.batch import describe_batch
-from rmt.training.metric_columns import Measure
+from rmt.training.metric_columns import MetricColumns
 from rmt.training.module import TrainingModule
-from rmt.training.optimizers import CosineSchedule, build_optimizer
+from rmt.training.optimizers import build_optimizer
+from rmt.training.schedules import CosineSchedule
 
 
 class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
@@ -26,7 +27,7 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
         class_weights: (num_classes,) float32 weights of the loss, or None.
     """
 
-    measure = Measure(columns=("loss", "top1", "top5"), best="top1", label="top-1")
+    metric_columns = MetricColumns(columns=("loss", "top1", "top5"), best="top1", label="top-1")
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
             f"{recipe.epochs} epochs, {describe_batch(recipe)}, peak learning rate {self.lr:.2e}",
         ]
 
-    def remark(self, epoch: int, train_loss: float) -> str:
+    def warning_line(self, epoch: int, train_loss: float) -> str:
         best = self.progress.best_of_all()[1].score
         return baseline_warning(self.recipe, self.baseline, epoch=epoch, best=best, train_loss=train_loss, lr=self.lr)
 

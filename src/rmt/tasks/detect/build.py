@@ -10,7 +10,7 @@ from rmt.recipes import DetectRecipe
 from rmt.tasks.detect.data import DetectData
 from rmt.tasks.detect.module import DetectModule
 from rmt.training.batch import require_images, world_size
-from rmt.training.initial_weights import load_backbone_or_all
+from rmt.training.network import load_backbone_or_all
 from rmt.training.task import Log
 
 _UPDATES = 2000  # of a run whose recipe leaves its epochs open

@@ -9,13 +9,13 @@ from rmt.recipes import DetectRecipe
 from rmt.tasks.detect.data import DetectData
 from rmt.tasks.detect.evaluate import DetectEvaluator
 from rmt.training.batch import describe_batch
-from rmt.training.metric_columns import Measure
+from rmt.training.metric_columns import MetricColumns
 from rmt.training.module import TrainingModule
 from rmt.training.optimizers import build_adamw
 from rmt.training.schedules import UpdateSchedule, step, warm_up
 
-_BOX = Measure(columns=("box_ap", "box_ap50"), best="box_ap", label="box AP")
-_MASK = Measure(columns=("box_ap", "box_ap50", "mask_ap", "mask_ap50"), best="box_ap", label="box AP")
+_BOX = MetricColumns(columns=("box_ap", "box_ap50"), best="box_ap", label="box AP")
+_MASK = MetricColumns(columns=("box_ap", "box_ap50", "mask_ap", "mask_ap50"), best="box_ap", label="box AP")
 
 
 class DetectModule(TrainingModule[DetectRecipe, DetectData]):
@@ -23,7 +23,7 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
 
     def __init__(self, model: nn.Module, recipe: DetectRecipe, data: DetectData) -> None:
         super().__init__(model, recipe, data)
-        self.measure = _MASK if recipe.masks else _BOX
+        self.metric_columns = _MASK if recipe.masks else _BOX
 
     @property
     def epochs(self) -> int:

@@ -8,7 +8,7 @@ from rmt.recipes import SegmentRecipe
 from rmt.tasks.segment.data import SegmentData
 from rmt.tasks.segment.module import SegmentModule
 from rmt.training.batch import require_images
-from rmt.training.initial_weights import load_backbone_or_all
+from rmt.training.network import load_backbone_or_all
 from rmt.training.task import Log
 
 

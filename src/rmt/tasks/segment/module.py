@@ -12,7 +12,7 @@ from rmt.recipes import SegmentRecipe
 from rmt.tasks.segment.data import SegmentData
 from rmt.tasks.segment.evaluate import SegmentEvaluator
 from rmt.training.batch import describe_batch
-from rmt.training.metric_columns import Measure
+from rmt.training.metric_columns import MetricColumns
 from rmt.training.module import TrainingModule
 from rmt.training.optimizers import build_adamw
 from rmt.training.schedules import UpdateSchedule, poly, warm_up
@@ -21,7 +21,7 @@ from rmt.training.schedules import UpdateSchedule, poly, warm_up
 class SegmentModule(TrainingModule[SegmentRecipe, SegmentData]):
     """Trains a `Segmenter`; see `TrainingModule`."""
 
-    measure = Measure(columns=("miou", "macc", "aacc"), best="miou", label="mIoU")
+    metric_columns = MetricColumns(columns=("miou", "macc", "aacc"), best="miou", label="mIoU")
 
     def __init__(self, model: Segmenter, recipe: SegmentRecipe, data: SegmentData) -> None:
         self.inference = inference_from({"preprocessing": data.preprocessing(recipe), "recipe": recipe.as_dict()})

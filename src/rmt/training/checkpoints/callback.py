@@ -1,8 +1,8 @@
-"""Nothing lost: when the resumable state is saved, and how Ctrl-C and SIGTERM end a run.
+"""The callback that saves the resumable state, and ends a run on Ctrl-C or SIGTERM.
 
-A state is saved at every epoch's end, and inside an epoch once `checkpoint_minutes` have passed. A signal only sets a
-flag: the step under way is finished, the state saved, and the run ends. States are saved between weight updates only,
-since gradients that are still being accumulated are no part of a state.
+The state is saved at the end of every epoch, and within an epoch every `checkpoint_minutes`. A signal only sets a flag:
+the current step is finished, the state saved, and the run ends. States are saved between weight updates only, because
+they do not hold accumulated gradients.
 """
 
 import contextlib
@@ -36,8 +36,8 @@ class StateCheckpoint(Checkpoint):
         path: the file to save to.
         minutes: time between states inside an epoch; 0 saves at epoch ends only.
         before_save: called first, e.g. to bring `metrics.csv` to the disk.
-        say: prints one line.
-        saving: around each save inside an epoch, e.g. to measure its time.
+        print_line: prints one line.
+        saving: around each save inside an epoch, e.g. to metric_columns its time.
     """
 
     def __init__(
@@ -45,21 +45,21 @@ class StateCheckpoint(Checkpoint):
         path: Path,
         minutes: float,
         before_save: Callable[[], None],
-        say: Callable[[str], None] = print,
+        print_line: Callable[[str], None] = print,
         saving: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
     ) -> None:
         self.path = path
         self.seconds = minutes * 60 or float("inf")
         self.before_save = before_save
-        self.say = say
+        self.print_line = print_line
         self.saving = saving
         self.signal_number = 0
         self._saved_at = time.monotonic()
         self._step_before = 0
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Answers Ctrl-C and SIGTERM inside, and puts the handlers back afterwards."""
+    def handle_signals(self) -> Iterator[None]:
+        """Handles Ctrl-C and SIGTERM inside; restores the previous handlers at the end."""
         before = {number: signal.getsignal(number) for number in _SIGNALS}
         try:
             self._listen()
@@ -71,7 +71,7 @@ class StateCheckpoint(Checkpoint):
 
     def _listen(self) -> None:
         for number in _SIGNALS:
-            with contextlib.suppress(ValueError):  # not in the main thread: signals are somebody else's business
+            with contextlib.suppress(ValueError):  # not in the main thread, which alone may set handlers
                 signal.signal(number, self._on_signal)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,13 +86,13 @@ class StateCheckpoint(Checkpoint):
         if self.signal_number:  # the second one: at once
             raise Interrupted(number, saved=False)
         self.signal_number = number
-        self.say("stopping after this step … (once more to stop at once)")
+        self.print_line("stopping after this step … (once more to stop at once)")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         updated = trainer.global_step > self._step_before
-        # After an epoch's last batch the evaluation follows; the state is saved behind it, with the epoch complete.
+        # After the last batch of an epoch the evaluation follows, and the state is saved after it.
         if not updated or trainer.is_last_batch:
             return
         due = processes.is_main_process() and time.monotonic() - self._saved_at >= self.seconds

@@ -1,4 +1,4 @@
-"""Resumable states on disk: `last.ckpt`, and `last.previous.ckpt` for the day the newest one is damaged.
+"""Resumable states on disk: `last.ckpt`, and `last.previous.ckpt` in case the newest one is damaged.
 
 Lightning's own save goes through the temporary folder and keeps no second copy. Ours is written beside the target,
 flushed, and renamed; the state before it stays under `.previous`. A SHA-256 of everything before it ends the file, so a
@@ -70,7 +70,7 @@ def read_state(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise RMTError(f"{path} is refused: it holds more than tensors and plain values") from error
 
 
-def newest_good_state(path: Path) -> tuple[dict[str, Any] | None, str]:
+def load_newest_state(path: Path) -> tuple[dict[str, Any] | None, str]:
     """The state to go on from: that in `path`, or the one before it when `path` is damaged, which then takes its place.
 
     Returns the state, and a line that says what was wrong with `path` ("" when nothing was). (None, "") when the run

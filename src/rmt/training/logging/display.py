@@ -1,8 +1,7 @@
-"""What a person sees while a run goes: a bar for the steps, one table line per epoch.
+"""The terminal output of a run: a progress bar for the steps, and a table with one line per epoch.
 
-The bar shows loss, learning rate, images per second and the time left; it is drawn on a terminal only. Elsewhere a line
-says the same now and then, when nothing else has been printed for a while. The table and all notes are plain lines, so
-that a log file holds them too.
+The bar shows loss, learning rate, images per second and the time left, on a terminal only. Elsewhere a line says the
+same when nothing else has been printed for a while. The table and all messages are plain lines, for log files too.
 """
 
 import time
@@ -12,18 +11,18 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from rmt.training.metric_columns import Measure
+from rmt.training.metric_columns import MetricColumns
 
 _WIDTHS = (9, 10, 9, 9, 9, 9, 9, 8)
 _EMA = 4  # the column of the averaged weights
-SILENCE = 30.0  # seconds without a line after which a log that is no terminal gets one
-SHORT = 60.0  # seconds left that need no estimate
+SILENCE = 30.0  # seconds without a line after which a log file gets one
+SHORT = 60.0  # remaining seconds below which no estimate is printed
 
 
 class Display:
-    """Draws bar and table of `epochs` with `steps` batches each; a resumed run has `done` batches behind it.
+    """Shows bar and table of `epochs` with `steps` batches each; a resumed run has done `done` batches already.
 
-    A run by iterations passes their number: it is counted in them instead of epochs. Without `ema` the table has no
+    With `iterations` the run is counted in them instead of epochs. Without `ema` the table has no
     column for averaged weights.
     """
 
@@ -31,7 +30,7 @@ class Display:
         self,
         epochs: int,
         steps: int,
-        measure: Measure,
+        metric_columns: MetricColumns,
         *,
         done: int = 0,
         iterations: int = 0,
@@ -41,7 +40,7 @@ class Display:
     ) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
         self.epochs, self.steps, self.done, self.iterations = epochs, steps, done, iterations
-        self.measure, self.ema = measure, ema
+        self.metric_columns, self.ema = metric_columns, ema
         self._clock = clock
         self._said = clock()  # when the last line was printed
         self._estimated = False
@@ -60,7 +59,7 @@ class Display:
         self._task = self._bar.add_task("starting", total=steps, completed=done % steps if steps else 0, facts="")
 
     def start(self) -> None:
-        label = self.measure.label
+        label = self.metric_columns.label
         unit = "iteration" if self.iterations else "epoch"
         self._row(unit, "train loss", "val loss", f"val {label}", f"EMA {label}", "LR", "images/s", "time")
         self._began = self._clock()
@@ -70,7 +69,7 @@ class Display:
         """Removes the bar; may be called twice."""
         self._bar.stop()
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         """Prints a line above the bar."""
         self.console.print(line, markup=False)
         self._said = self._clock()
@@ -83,9 +82,9 @@ class Display:
         at = f"{part} {epoch + 1}/{self.epochs}"
         self._bar.update(self._task, description=at, completed=batch + 1, facts=facts)
         if not self.console.is_terminal and self._clock() - self._said >= SILENCE:
-            self.say(f"{at}, step {batch + 1:,}/{self.steps:,}  {facts}")
+            self.print_line(f"{at}, step {batch + 1:,}/{self.steps:,}  {facts}")
 
-    def judging(self) -> None:
+    def evaluating(self) -> None:
         """The evaluation at the end of an epoch has begun."""
         self._bar.update(self._task, facts="evaluating …")
 
@@ -108,8 +107,8 @@ class Display:
             at,
             f"{train_loss:.4f}",
             f"{raw['loss']:.4f}" if "loss" in raw else "–",
-            f"{self.measure.of(raw):.2f} %",
-            "–" if ema is None else f"{self.measure.of(ema):.2f} %",
+            f"{self.metric_columns.of(raw):.2f} %",
+            "–" if ema is None else f"{self.metric_columns.of(ema):.2f} %",
             f"{lr:.2e}",
             f"{images_per_s:,.0f}",
             duration(seconds),
@@ -117,7 +116,7 @@ class Display:
         )
         if not self._estimated and (left := self.time_left()) >= SHORT:
             shorter = "--iterations" if self.iterations else "--epochs"
-            self.say(f"about {duration(left)} left; fewer {shorter}, or --early-stopping N, make it shorter")
+            self.print_line(f"about {duration(left)} left; fewer {shorter}, or --early-stopping N, make it shorter")
         self._estimated = True  # once: the bar and the lines of a log go on with it
 
     def _row(self, *cells: str) -> None:
@@ -125,7 +124,7 @@ class Display:
         columns = list(zip(cells, (*self._widths, 1), strict=False))
         if not self.ema:
             del columns[_EMA]
-        self.say("  ".join(cell.rjust(width) for cell, width in columns))
+        self.print_line("  ".join(cell.rjust(width) for cell, width in columns))
 
     def time_left(self) -> float:
         """Seconds until the last step, at the pace since the start, evaluations included."""

@@ -1,7 +1,7 @@
-"""What a run measured over time: `metrics.csv` for people and programs, the same numbers as TensorBoard events.
+"""The metrics of a run over time: `metrics.csv`, and the same numbers as TensorBoard events.
 
-A row belongs to a weight update (`step`): every few steps one with the loss, at the end of each epoch one with the
-accuracies. A resumed run cuts the rows after the state it goes on from, so that no step appears twice.
+A row belongs to a weight update (`step`): one with the loss every few steps, and one with the evaluation's metrics at
+the end of each epoch. A resumed run deletes the rows after its state, so that no step appears twice.
 """
 
 import csv
@@ -11,23 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from rmt.atomic import readable_disk_errors, write_text
-from rmt.training.metric_columns import Measure
+from rmt.training.metric_columns import MetricColumns
 
 
-def columns(measure: Measure) -> tuple[str, ...]:
+def columns(metric_columns: MetricColumns) -> tuple[str, ...]:
     """The columns of a task's `metrics.csv`; the kind of a row is "step" or "epoch"."""
-    scores = [f"{prefix}_{name}" for prefix in ("val", "ema_val") for name in measure.columns]
+    scores = [f"{prefix}_{name}" for prefix in ("val", "ema_val") for name in metric_columns.columns]
     return ("kind", "step", "epoch", "lr", "train_loss", *scores, "images_per_s", "seconds")
 
 
 class History:
     """Appends rows to `metrics.csv` and mirrors them into TensorBoard's events in the same folder."""
 
-    def __init__(self, path: Path, measure: Measure, *, up_to_step: int | None = None) -> None:
+    def __init__(self, path: Path, metric_columns: MetricColumns, *, up_to_step: int | None = None) -> None:
         """Starts a new file; with `up_to_step` keeps the rows of an earlier one up to that step."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self.path, self.columns = path, columns(measure)
+        self.path, self.columns = path, columns(metric_columns)
         rows = [] if up_to_step is None or not path.exists() else _read_whole_rows(path)
         self.rows = [row for row in rows if int(row["step"]) <= (up_to_step or 0)]
         write_text(path, _as_csv(self.columns, self.rows, header=True))
@@ -65,7 +65,7 @@ class History:
 
 
 class NoHistory(History):
-    """That of the processes besides the main one, which alone writes."""
+    """Writes nothing, for all processes but the main one."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, str]] = []

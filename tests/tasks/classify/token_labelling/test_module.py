@@ -17,7 +17,8 @@ from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.token_labelling.module import TokenLabelModule
 from rmt.tasks.classify.token_labelling.targets import MixTokenBox, dense_maps, pool_maps
-from rmt.training.optimizers import CosineSchedule, build_optimizer
+from rmt.training.optimizers import build_optimizer
+from rmt.training.schedules import CosineSchedule
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The weight files of a run: each alone rebuilds network, classes and preprocessing."""
+"""The weight files of a run. Each contains all that is needed to rebuild network, classes and preprocessing."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
