@@ -1,1 +1,1 @@
-"""The commands of `rmt`, one module each; `cli` dispatches to them."""
+"""The commands of `rmt`, a module each. `cli` dispatches to them."""

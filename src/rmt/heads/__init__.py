@@ -1,4 +1,4 @@
-"""Networks on top of the backbone's stages: pyramid, detectors, segmenters, and their model files."""
+"""Detectors and segmenters on top of the stages, and their model files."""
 
 from rmt.heads.detection import detector
 from rmt.heads.model_files import file_facts, load_model, save_model

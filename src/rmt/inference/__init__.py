@@ -1,4 +1,4 @@
-"""Trained networks applied to images: `load` returns the predictor for a model file's task."""
+"""Trained networks applied to images. `load` returns the predictor for a model file's task."""
 
 import importlib
 from pathlib import Path

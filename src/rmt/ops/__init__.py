@@ -1,7 +1,7 @@
-"""Operations on tokens: the formula (`masa.py`), faster implementations, and the rule that chooses one (`dispatch.py`).
+"""Operations on tokens: the formula, and faster implementations. Needs torch alone.
 
-On torch alone. The operations exported here choose an implementation for each call; the functions of `masa.py` and the
-layers of `torch.nn` are their readable equals.
+`masa.py` is the formula, `dispatch.py` the rule that chooses an implementation. The operations exported here choose one
+for each call; the functions of `masa.py` and the layers of `torch.nn` are their readable equals.
 """
 
 from rmt.ops.dispatch import (

@@ -1,4 +1,4 @@
-"""Training recipes as plain dataclasses, and the named ones of `rmt train`. Needs only the standard library."""
+"""Training recipes as frozen dataclasses, and the named ones. Needs only the standard library."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The tasks, and what users call: `train` and `resume` run a recipe, `load` reads a trained network."""
+"""The tasks, and `train`, `resume` and `load` for users. `TASKS` lists the tasks."""
 
 import importlib
 from pathlib import Path

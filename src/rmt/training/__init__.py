@@ -1,1 +1,1 @@
-"""What Lightning lacks for us: atomic checkpoints, run folders, reports."""
+"""The trainer that all tasks share, on Lightning. It adds run folders, checkpoints that survive a kill, and reports."""
