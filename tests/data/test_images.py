@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rmt.data import BadImage, read_image
-from rmt.data.images import FORMATS, MAX_PIXELS
+from rmt.data.images import FORMATS, MAX_PIXELS, BadImage, read_image
 from rmt.errors import RMTError
 
 # Set by rmt.data.images too, but pytest starts each test with its own filters.

@@ -15,8 +15,11 @@ import torch
 from helpers.image_sets import MemorySet
 from PIL import Image
 
-from rmt.data import Batch, ImageLoader, Subset, open_splits, train_transform
+from rmt.data.image_loader import Batch, ImageLoader
 from rmt.data.loader import MAX_REPLACEMENTS
+from rmt.data.sets import Subset
+from rmt.data.splits import open_splits
+from rmt.data.transforms import train_transform
 from rmt.errors import RMTError
 
 

@@ -10,8 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from rmt.data import open_splits
-from rmt.data.splits import SAMPLE
+from rmt.data.splits import SAMPLE, open_splits
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Path("/usr/share/datasets/fashion-mnist")

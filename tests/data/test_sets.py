@@ -6,7 +6,7 @@ from helpers.image_sets import MemorySet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmt.data import Subset, hold_out, with_classes
+from rmt.data.sets import Subset, hold_out, with_classes
 from rmt.errors import RMTError
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from helpers.image_sets import ANT_OR_BEE, picture, row
 
-from rmt.data import ImageSet, open_evaluation_split, open_splits, splits
-from rmt.data.sets import skip_lines
+from rmt.data import splits
+from rmt.data.sets import ImageSet, skip_lines
+from rmt.data.splits import open_evaluation_split, open_splits
 from rmt.errors import RMTError
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData

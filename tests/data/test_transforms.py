@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rmt.data import eval_transform, train_transform
 from rmt.data.randomness import seed_sample, seed_words
-from rmt.data.transforms import MAX_ASPECT, LimitAspect
+from rmt.data.transforms import MAX_ASPECT, LimitAspect, eval_transform, train_transform
 from rmt.errors import RMTError
 
 STILL = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0}  # nothing random left

@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from rmt.data import BadImage
+from rmt.data.images import BadImage
 
 ANT_OR_BEE = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee"])})
 

@@ -11,8 +11,8 @@ from helpers.runs import finished_run, photos, tiny_recipe
 
 import rmt
 from rmt.commands.cli import main
-from rmt.data import open_splits
 from rmt.data.sets import HoldOut
+from rmt.data.splits import open_splits
 from rmt.training.evaluation_facts import evaluation_line, run_hold_out
 
 

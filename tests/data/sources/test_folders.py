@@ -10,7 +10,7 @@ from helpers.image_sets import picture, without_privileges
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmt.data import BadImage
+from rmt.data.images import BadImage
 from rmt.data.sources import folders
 from rmt.data.sources.folders import FolderSet
 from rmt.errors import RMTError

@@ -8,11 +8,11 @@ import pytest
 from helpers.pictures import make_folder
 
 from rmt.commands.cli import main
-from rmt.data import open_splits
 from rmt.data.sources import packing as sharding
 from rmt.data.sources.folders import FolderSet
 from rmt.data.sources.packing import PLAN, check_shard, pack
 from rmt.data.sources.remote import INDEX
+from rmt.data.splits import open_splits
 from rmt.errors import RMTError
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.image_sets import ANT_OR_BEE, picture, row, without_privileges
 
-from rmt.data import BadImage
+from rmt.data.images import BadImage
 from rmt.data.sources import cache
 from rmt.data.sources.shards import ShardSet, check_complete
 from rmt.errors import RMTError
@@ -189,7 +189,8 @@ def watch(event, args):
         if not args[0].startswith((os.environ["RMT_CACHE"], os.environ["TMPDIR"], "/dev/", "/proc/")):
             print("write:", *args, flush=True)
 sys.addaudithook(watch)
-from rmt.data import open_splits, read_image
+from rmt.data.images import read_image
+from rmt.data.splits import open_splits
 sample = open_splits("sample").val
 print(len(sample), sample.load(5).size)
 """

@@ -16,11 +16,13 @@ import pytest
 import torch
 from helpers.image_sets import ANT_OR_BEE, encode, picture, row, write_tar
 
-from rmt.data import ImageLoader, eval_transform, hold_out, open_evaluation_split, open_splits
+from rmt.data.image_loader import ImageLoader
 from rmt.data.order import EpochPlan, ShardOrder
+from rmt.data.sets import hold_out
 from rmt.data.sources.remote import list_folder
 from rmt.data.sources.shards import ShardSet, shard_order
-from rmt.data.splits import resolve_stream
+from rmt.data.splits import open_evaluation_split, open_splits, resolve_stream
+from rmt.data.transforms import eval_transform
 from rmt.errors import RMTError
 
 SIZES = (5, 3, 4, 6)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from helpers.image_sets import encode, picture, write_tar
 
-from rmt.data import open_splits
 from rmt.data.sources.shards import ShardSet
+from rmt.data.splits import open_splits
 from rmt.errors import RMTError
 
 

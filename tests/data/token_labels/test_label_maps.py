@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.image_sets import MemorySet
 
-from rmt.data import Subset
+from rmt.data.sets import Subset
 from rmt.data.token_labels.label_maps import (
     INDEX,
     LabelMaps,

@@ -8,8 +8,8 @@ from PIL import Image
 
 import rmt
 from rmt.commands.cli import main
-from rmt.data import open_splits
 from rmt.data.sources.folders import FolderSet
+from rmt.data.splits import open_splits
 from rmt.data.token_labels.label_maps import INDEX, LabelMaps, LabelMapSpec, read_map_file
 from rmt.errors import RMTError
 from rmt.tasks.classify.token_labelling.maps import make_token_labels
