@@ -66,12 +66,7 @@ class Pyramid(nn.Module):
 
 
 def build_pyramid(
-    backbone: str | RMT,
-    *,
-    drop_path_rate: float | None = None,
-    first: int = 0,
-    freeze_bn: bool = False,
-    **kwargs: Any,
+    backbone: str | RMT, *, drop_path_rate: float | None = None, first: int = 0, freeze_bn: bool = False, **kwargs: Any
 ) -> Pyramid:
     """Build a pyramid on a network, given as a module or by its name; `kwargs` are for `rmt.create_model`."""
     if isinstance(backbone, str):

@@ -140,10 +140,6 @@ class CascadeMaskRCNNOptions(MaskRCNNOptions):
     box_fcs: int = 1
     stages: Sequence[float] = (0.5, 0.6, 0.7)
     stage_weights: Sequence[float] = (1.0, 0.5, 0.25)
-    box_stds: Sequence[Sequence[float]] = (
-        (0.1, 0.1, 0.2, 0.2),
-        (0.05, 0.05, 0.1, 0.1),
-        (0.033, 0.033, 0.067, 0.067),
-    )
+    box_stds: Sequence[Sequence[float]] = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
     box_loss: str = "giou"
     box_weight: float = 10.0
