@@ -14,8 +14,8 @@ from rmt.benchmark.run import run_benchmark, set_threads, table
 from rmt.errors import RMTError
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command line and return its exit code."""
+def main(argv: list[str] | None = None) -> None:
+    """Run one command line."""
     args = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m rmt.benchmark", description=__doc__)
     parser.add_argument("--output", type=Path, help="JSON file to write")
@@ -39,9 +39,7 @@ def main(argv: list[str] | None = None) -> int:
             command = shlex.join(["python", "-m", "rmt.benchmark", *args])
             print(table(run_benchmark(_options(values), output, command=command)))
     except RMTError as error:
-        print(f"rmt.benchmark: {error}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"rmt.benchmark: {error}")
 
 
 def _options(values: dict[str, Any]) -> Options:
@@ -50,4 +48,4 @@ def _options(values: dict[str, Any]) -> Options:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import timm
@@ -22,15 +23,13 @@ def build_model(name: str, size: tuple[int, int], seed: int) -> nn.Module:
         return create_model(name, drop_path_rate=0.0)
     if name not in timm.list_models():
         raise RMTError(f"neither we nor timm {timm.__version__} have a network named {name!r}")
-    if size == (224, 224):
-        return timm.create_model(name, drop_path_rate=0.0)
-    try:  # networks with windows or position embeddings of a fixed size
-        return timm.create_model(name, drop_path_rate=0.0, img_size=size)
-    except TypeError:
-        return timm.create_model(name, drop_path_rate=0.0)
+    if size != (224, 224):
+        with suppress(TypeError):  # only networks with windows or position embeddings of a fixed size take it
+            return timm.create_model(name, drop_path_rate=0.0, img_size=size)
+    return timm.create_model(name, drop_path_rate=0.0)
 
 
-def build_step(case: Case, options: Options) -> Callable[[], None]:
+def build_step(case: Case, options: Options) -> Callable[[], object]:
     """Return a function that runs the case once. Its first call may compile.
 
     Raises:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rmt.ops import BACKENDS, LayerNorm, MaSAConfig, SpatialPrior, depthwise_conv, masa, spatial_prior, use_backend
 
 DECAY_RANGE = (2.0, 6.0)
+_plain = use_backend("plain")  # decorates a function: the same in plain PyTorch
 Grid = tuple[int, int, int]  # images, height, width
 
 
@@ -155,16 +156,6 @@ def _operators() -> Any:
 
     assert attention_ops and depthwise_ops
     return torch.ops.rmt
-
-
-def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function in plain PyTorch."""
-
-    def run(*args: Tensor):
-        with use_backend("plain"):
-            return function(*args)
-
-    return run
 
 
 def _gradients(function: Callable[..., Tensor], layer: nn.Module | None = None) -> Callable[..., Any]:

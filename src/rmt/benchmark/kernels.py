@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -72,8 +73,8 @@ def _tensors(value: Any) -> list[Tensor]:
     return [value.detach()] if isinstance(value, Tensor) else [t.detach() for t in value]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command line and return its exit code: 1 if a kernel is wrong."""
+def main(argv: list[str] | None = None) -> None:
+    """Run one command line. The exit code is 1 if a kernel is wrong."""
     parser = argparse.ArgumentParser(prog="python -m rmt.benchmark.kernels", description=__doc__)
     parser.add_argument("--batch", type=int, default=64, help="images at 224²")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
@@ -83,18 +84,19 @@ def main(argv: list[str] | None = None) -> int:
     try:
         content = run(options.batch, getattr(torch, options.dtype), options.seed)
     except RMTError as error:
-        print(f"rmt.benchmark.kernels: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"rmt.benchmark.kernels: {error}")
     if options.output:
         options.output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return 0 if content["right"] else 1
+    if not content["right"]:
+        sys.exit(1)
 
 
 def run(batch: int, dtype: torch.dtype, seed: int) -> dict[str, Any]:
     """Measure all problems and print them one by one. Raises RMTError without a CUDA device."""
     if not torch.cuda.is_available():
         raise RMTError("this machine has no CUDA device that PyTorch can use")
-    bandwidth, rate = _bandwidth(), _rate(str(dtype).removeprefix("torch."))
+    product, operations = matrix_product(str(dtype).removeprefix("torch."), "cuda")
+    bandwidth, rate = _bandwidth(), operations / min(cuda_seconds(product, 5) for _ in range(5))
     print(f"{bandwidth / 1e12:.2f} TB/s, {rate / 1e12:.0f} TFLOP/s")
     print(f"{'µs':>8} {'floor':>8} {'of it':>6} {'plain':>8} {'error':>8}  problem")
     limit = 1e-4 if dtype == torch.float32 else 2e-2
@@ -118,19 +120,9 @@ def run(batch: int, dtype: torch.dtype, seed: int) -> dict[str, Any]:
 def _bandwidth() -> float:
     """Bytes read and written per second by a large copy."""
     source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-
-    def copy() -> None:
-        target.copy_(source)
-
+    copy = partial(torch.empty_like(source).copy_, source)
     return 2 * source.nbytes / min(cuda_seconds(copy, 10) for _ in range(5))
 
 
-def _rate(dtype: str) -> float:
-    """Operations per second of a large matrix product."""
-    product, operations = matrix_product(dtype, "cuda")
-    return operations / min(cuda_seconds(product, 5) for _ in range(5))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

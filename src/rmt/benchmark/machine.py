@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,7 @@ def describe(device: str) -> dict[str, Any]:
 
 def _cpu_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        first = cpuinfo.read_text().split("\n\n")[0]
-        lines = (line.partition(":") for line in first.splitlines())
-        fields = {key.strip(): value.strip() for key, _, value in lines}
-        return f"{fields.get('model name', platform.processor())}, model {fields.get('model', '?')}"
-    return platform.processor()
+    if not cpuinfo.exists():
+        return platform.processor()
+    fields = dict(re.findall(r"^(.*?)\s*:\s*(.*?)\s*$", cpuinfo.read_text().split("\n\n")[0], re.MULTILINE))
+    return f"{fields.get('model name', platform.processor())}, model {fields.get('model', '?')}"

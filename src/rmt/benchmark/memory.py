@@ -1,4 +1,4 @@
-"""Peak memory of a block of code, and of a case."""
+"""Peak memory of a case."""
 
 import contextlib
 import json
@@ -33,44 +33,26 @@ def peak_memory(case: Case, options: Options) -> int | None:
 
 
 def measure_memory(case: Case, options: Options) -> int | None:
-    """Like `peak_memory`, in this process. Memory of gradients counts, that of compilation does not."""
+    """Like `peak_memory`, in this process. Memory of gradients counts, that of compilation does not.
+
+    It is the peak over what is in use before the step; None on a CPU without Linux's `/proc`.
+    """
     run = build_step(replace(case, mode=case.mode.removesuffix("+graph")), options)
     if "compile" in case.mode:
         run()
-    with PeakMemory(options.device) as peak:
+    if options.device.startswith("cuda"):  # ask the allocator
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        in_use = torch.cuda.memory_allocated()
         run()
-    return peak.bytes
-
-
-class PeakMemory:
-    """Context manager that measures the peak memory of a block over what is in use when it starts.
-
-    On CUDA it asks the allocator, on Linux it uses the peak resident set of the process. `bytes` is None if neither is
-    available.
-    """
-
-    def __init__(self, device: str) -> None:
-        self.cuda = device.startswith("cuda")
-        self.bytes: int | None = None
-        self.before: int | None = None
-
-    def __enter__(self) -> "PeakMemory":
-        if self.cuda:
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            self.before = torch.cuda.memory_allocated()
-        else:
-            with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
-                file.write("5")
-            self.before = _resident("VmRSS")
-        return self
-
-    def __exit__(self, *exc) -> None:
-        if self.cuda:
-            torch.cuda.synchronize()
-            self.bytes = torch.cuda.max_memory_allocated() - (self.before or 0)
-        elif self.before is not None and (after := _resident("VmHWM")) is not None:
-            self.bytes = max(0, after - self.before)
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - in_use
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # resets the peak of the resident set, which Linux counts
+    before = _resident("VmRSS")
+    run()
+    after = _resident("VmHWM")
+    return None if before is None or after is None else max(0, after - before)
 
 
 def _resident(field: str) -> int | None:

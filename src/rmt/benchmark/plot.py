@@ -3,6 +3,8 @@
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +43,19 @@ def plot(content: dict[str, Any], path: Path) -> list[Path]:
     results = [r for r in content["results"] if "failed" not in r and r["step"] == "forward"]
     files = []
     if sum(r["model"] in ACCURACY for r in results if r["image_size"] == 224) > 1:
-        files.append(_accuracy_against_speed(results, content, path.with_suffix(".png")))
+        files.append(path.with_suffix(".png"))
+        with _axes(content, files[-1]) as axes:
+            _accuracy_against_speed(axes, results)
     if len({r["image_size"] for r in results}) > 1:
-        files.append(_cost_per_pixel(results, content, path.with_name(f"{path.stem}-pixels.png")))
+        files.append(path.with_name(f"{path.stem}-pixels.png"))
+        with _axes(content, files[-1]) as axes:
+            _cost_per_pixel(axes, results)
     return files
 
 
-def _figure(content: dict[str, Any]):
-    """A figure and its axes, titled with the machine."""
+@contextmanager
+def _axes(content: dict[str, Any], path: Path) -> Iterator[Any]:
+    """Yield the axes of a figure, titled with the machine; write the figure on exit."""
     try:
         import matplotlib
     except ModuleNotFoundError as error:
@@ -61,7 +68,9 @@ def _figure(content: dict[str, Any]):
     name = machine.get("gpu", machine["cpu"])
     axes.set_title(f"{name}, {machine['threads']} threads, torch {machine['torch']}")
     axes.grid(alpha=0.3)
-    return figure, axes
+    yield axes
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=130)
 
 
 def _variant(result: dict[str, Any]) -> str:
@@ -71,8 +80,7 @@ def _variant(result: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _accuracy_against_speed(results: list[dict], content: dict[str, Any], path: Path) -> Path:
-    figure, axes = _figure(content)
+def _accuracy_against_speed(axes: Any, results: list[dict]) -> None:
     series = defaultdict(list)
     for r in results:
         if r["model"] in ACCURACY and r["image_size"] == 224:
@@ -85,9 +93,6 @@ def _accuracy_against_speed(results: list[dict], content: dict[str, Any], path: 
     points = sorted((r["images_per_second"], ACCURACY[r["model"]], r["model"]) for rs in series.values() for r in rs)
     _label_points(axes, {name.split("_patch")[0]: place for *place, name in points}, [place for *place, _ in points])
     axes.set(xlabel="images per second, 224²", ylabel="published top-1 accuracy, %")
-    axes.legend(fontsize=7)
-    figure.savefig(path, dpi=130)
-    return path
 
 
 def _label_points(axes, labels: dict[str, list[float]], points: list[list[float]]) -> None:
@@ -107,8 +112,7 @@ def _label_points(axes, labels: dict[str, list[float]], points: list[list[float]
         taken.append(box)
 
 
-def _cost_per_pixel(results: list[dict], content: dict[str, Any], path: Path) -> Path:
-    figure, axes = _figure(content)
+def _cost_per_pixel(axes: Any, results: list[dict]) -> None:
     series, errors = defaultdict(list), defaultdict(list)
     for r in results:
         label, side = f"{r['model']}, {_variant(r)}", r["image_size"]
@@ -119,13 +123,10 @@ def _cost_per_pixel(results: list[dict], content: dict[str, Any], path: Path) ->
         known = f", output error up to {max(errors[label]):.0e}" if label in errors else ""
         axes.plot(*zip(*sorted(points), strict=True), "o-", label=label + known)
     axes.set(xlabel="image side, pixels", ylabel="µs per pixel", ylim=(0, None))
-    axes.legend(fontsize=7)
-    figure.savefig(path, dpi=130)
-    return path
 
 
-def main(paths: list[str]) -> int:
-    """Plot each file and return the exit code."""
+def main(paths: list[str]) -> None:
+    """Plot each file."""
     try:
         for path in map(Path, paths):
             if not path.is_file():
@@ -133,10 +134,8 @@ def main(paths: list[str]) -> int:
             for file in plot(json.loads(path.read_text()), path):
                 print(file)
     except RMTError as error:
-        print(f"rmt.benchmark.plot: {error}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"rmt.benchmark.plot: {error}")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

@@ -23,17 +23,14 @@ def reach_table(model_name: str, image_size: int, tolerances: list[float], sprea
         attn, stride = stage.blocks[0].attn, info["reduction"]
         length = -(-image_size // stride)
         for head, gamma in enumerate(decay_rates(attn.num_heads, attn.decay_range)):
-            cells = ""
-            for tolerance in tolerances:
-                tokens = reach(gamma, length, tolerance, spread)
-                cell = "all" if tokens >= length - 1 else f"{tokens} ({tokens * stride})"
-                cells += f"{cell:>16}"
-            lines.append(f"{i + 1:>5} {head:>4} {gamma:>8.5f}{cells}")
+            windows = [reach(gamma, length, tolerance, spread) for tolerance in tolerances]
+            cells = ["all" if tokens >= length - 1 else f"{tokens} ({tokens * stride})" for tokens in windows]
+            lines.append(f"{i + 1:>5} {head:>4} {gamma:>8.5f}" + "".join(f"{cell:>16}" for cell in cells))
     return "\n".join(lines)
 
 
-def main() -> int:
-    """Run one command line and return its exit code."""
+def main() -> None:
+    """Run one command line."""
     parser = argparse.ArgumentParser(prog="python -m rmt.benchmark.reach", description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--image-size", type=int, default=1792)
@@ -43,10 +40,8 @@ def main() -> int:
     try:
         print(reach_table(args.model, args.image_size, args.tolerance, args.spread))
     except RMTError as error:
-        print(f"rmt.benchmark.reach: {error}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"rmt.benchmark.reach: {error}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

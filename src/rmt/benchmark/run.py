@@ -23,21 +23,20 @@ from rmt.model.cost import count_macs
 CONVENTION = "1 MAC is one multiply and one add; convolutions, linear layers and both attention products count"
 
 
-def run_benchmark(options: Options, output: Path | None = None, command: str = "", quiet: bool = False) -> dict:
-    """Measure all cases of `options`.
+def run_benchmark(options: Options, output: Path | None = None, command: str = "") -> dict:
+    """Measure all cases of `options`, and report the progress on stderr.
 
     A case that fails, for example because memory is exhausted, is left out if there are others.
 
     Args:
         output: JSON file to write the results to.
         command: command line of the user, for the record.
-        quiet: do not print progress to stderr.
     Returns:
         the content of the JSON: `command`, `options`, `machine`, `matrix_peak` (per dtype), `results`, ….
     Raises:
         RMTError: unknown words, networks or devices.
     """
-    report: Callable[[str], None] = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr))
+    report = functools.partial(print, file=sys.stderr)
     cuda = options.device.startswith("cuda")
     if cuda and not torch.cuda.is_available():
         raise RMTError(f"device {options.device}: this machine has no CUDA device that PyTorch can use")
@@ -47,7 +46,7 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
     started = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     machine = describe(options.device)
 
-    functions: dict[Any, Callable[[], None]] = {}  # of each dtype and case
+    functions: dict[Any, Callable[[], object]] = {}  # of each dtype and case
     flops, first_call, failed = {}, {}, {}
     for dtype in options.dtypes:
         functions[dtype], flops[dtype] = matrix_product(dtype, options.device)

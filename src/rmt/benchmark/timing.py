@@ -4,6 +4,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16":
 
 
 def time_rounds(
-    functions: Mapping[Any, Callable[[], None]], options: Options, report: Callable[[str], None]
+    functions: Mapping[Any, Callable[[], object]], options: Options, report: Callable[[str], None]
 ) -> dict[Any, list[float]]:
     """Return the seconds per call of each function in each round. Every function has been called before.
 
@@ -32,14 +33,14 @@ def time_rounds(
     return times
 
 
-def _cpu_seconds(function: Callable[[], None], repeats: int) -> float:
+def _cpu_seconds(function: Callable[[], object], repeats: int) -> float:
     start = time.perf_counter()
     for _ in range(repeats):
         function()
     return (time.perf_counter() - start) / repeats
 
 
-def cuda_seconds(function: Callable[[], None], repeats: int) -> float:
+def cuda_seconds(function: Callable[[], object], repeats: int) -> float:
     """Return the seconds per call, measured by CUDA events."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
@@ -57,7 +58,7 @@ def summarise(seconds: list[float]) -> dict[str, Any]:
     return dict(median=statistics.median(seconds), quartiles=[first, third], minimum=min(seconds), rounds=seconds)
 
 
-def cuda_graph(function: Callable[[], None]) -> Callable[[], None]:
+def cuda_graph(function: Callable[[], object]) -> Callable[[], object]:
     """Return a function that replays `function` as a CUDA graph: the host launches all its kernels at once."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -76,14 +77,9 @@ def cuda_graph(function: Callable[[], None]) -> Callable[[], None]:
     return replay
 
 
-def matrix_product(dtype: str, device: str) -> tuple[Callable[[], None], int]:
+def matrix_product(dtype: str, device: str) -> tuple[Callable[[], object], int]:
     """Return a function for a large matrix product, whose rate is the machine's peak, and its number of operations."""
     side = 8192 if device.startswith("cuda") else 2048
     kind = TORCH_DTYPES.get(dtype, torch.bfloat16)
     a, b = (torch.randn(side, side).to(device, kind) for _ in range(2))
-    out = torch.empty_like(a)
-
-    def run() -> None:
-        torch.mm(a, b, out=out)
-
-    return run, 2 * side**3
+    return partial(torch.mm, a, b, out=torch.empty_like(a)), 2 * side**3
