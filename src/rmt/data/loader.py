@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from rmt.data.images import BadImage
 from rmt.data.order import EpochPlan, FixedLengthEpochs, Key
@@ -143,7 +143,7 @@ class BatchLoader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         start, self._start = self._start, 0
         self.batches = start
-        self._sampler.set_position(self.epoch, start)
+        self._sampler.epoch, self._sampler.start = self.epoch, start
         self._iteration += 1
         return self._iterate(self._iteration)
 
@@ -167,8 +167,8 @@ class BatchLoader:
                     f"data worker {', '.join(dead)} died; SIGKILL mostly means that memory ran out, SIGBUS that shared "
                     "memory (/dev/shm) did: lower the number of workers or the batch size"
                 ) from None
-            if isinstance(batch, _Failure):
-                raise RMTError(batch.message)
+            if isinstance(batch, RMTError):
+                raise batch
             self.batches += 1
             yield batch
 
@@ -182,36 +182,22 @@ class BatchLoader:
             pool._shutdown_workers()  # type: ignore[attr-defined]
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """An `RMTError` in a worker. As an exception it would arrive with the worker's traceback in its message."""
+@dataclass
+class _BatchSampler:
+    """Yields the key of each batch of `epoch` from batch `start` on."""
 
-    message: str
-
-
-class _BatchSampler(Sampler):
-    """Yields one key per batch of the chosen epoch: (epoch, positions, samples)."""
-
-    def __init__(self, plan: EpochPlan | FixedLengthEpochs, prefetch: Prefetch | None):
-        self.plan = plan
-        self.prefetch = prefetch
-        self.set_position(0, 0)
-
-    def set_position(self, epoch: int, start: int) -> None:
-        self.epoch, self.start = epoch, start
-
-    def __len__(self) -> int:
-        return self.plan.steps - self.start
+    plan: EpochPlan | FixedLengthEpochs
+    prefetch: Prefetch | None
+    epoch: int = 0
+    start: int = 0
 
     def __iter__(self) -> Iterator[Key]:
         waiting: deque[Key] = deque()
         for key in self.plan.keys(self.epoch, self.start):
-            if self.prefetch is None:
-                yield key
-                continue
-            self.prefetch(key[2])
+            if self.prefetch is not None:
+                self.prefetch(key[2])
             waiting.append(key)
-            if len(waiting) > PREFETCH_BATCHES:
+            if self.prefetch is None or len(waiting) > PREFETCH_BATCHES:
                 yield waiting.popleft()
         yield from waiting
 
@@ -226,7 +212,7 @@ class _BatchDataset(Dataset):
         self.seed = seed
         self.replace_bad = replace_bad
 
-    def __getitem__(self, key: Key) -> dict[str, Any] | _Failure:
+    def __getitem__(self, key: Key) -> dict[str, Any] | RMTError:
         epoch, positions, samples = key
         entries: list[tuple[Any, int]] = []
         bad: list[tuple[str, str]] = []
@@ -235,7 +221,7 @@ class _BatchDataset(Dataset):
                 for position, sample in zip(positions.tolist(), samples.tolist(), strict=True):
                     entries += self._load(epoch, position, sample, bad)
         except RMTError as error:
-            return _Failure(str(error))
+            return RMTError(str(error))  # not raised: it would arrive with the worker's traceback in its message
         indices = [sample for _, sample in entries]
         batch = self.collate([entry for entry, _ in entries], indices)
         return {**batch, "index": torch.tensor(indices, dtype=torch.int64), "bad": bad}

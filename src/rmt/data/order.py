@@ -7,6 +7,7 @@ with batches of B see in each step exactly the samples that one process with bat
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain, count, islice
 
 import numpy as np
 
@@ -129,13 +130,9 @@ class FixedLengthEpochs:
 
     def keys(self, epoch: int, start: int = 0) -> Iterator[Key]:
         """This process's batches of an epoch, from step `start` on."""
-        left = self.steps - start
         data_pass, step = divmod(epoch * self.steps + start, self.plan.steps)
-        while left > 0:
-            for key, _ in zip(self.plan.keys(data_pass, step), range(left), strict=False):
-                left -= 1
-                yield key
-            data_pass, step = data_pass + 1, 0
+        later_passes = chain.from_iterable(map(self.plan.keys, count(data_pass + 1)))
+        return islice(chain(self.plan.keys(data_pass, step), later_passes), self.steps - start)
 
 
 def by_group(order: np.ndarray, groups: np.ndarray, size: int) -> np.ndarray:

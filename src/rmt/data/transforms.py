@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image, ImageOps
@@ -37,15 +38,11 @@ def train_transform(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     interpolation: str = "bicubic",
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    hflip: float = 0.5,
-    vflip: float = 0.0,
-    color_jitter: float = 0.0,
     auto_augment: str = "",
     erase_prob: float = 0.0,
     erase_mode: str = "pixel",
     pad_to: int = 0,
+    **options: Any,
 ) -> ImageTransform:
     """Random crop, flips, RandAugment or colour jitter, normalisation, random erasing.
 
@@ -53,13 +50,13 @@ def train_transform(
         size: side of the result, or (height, width).
         mean, std: of the normalisation, for values in 0…1.
         interpolation: `bicubic`, `bilinear`, or `random` (one of the two per image).
-        scale: range of the area of the crop, relative to the image.
-        ratio: range of the aspect ratio of the crop.
-        hflip, vflip: probability of a horizontal and of a vertical flip.
-        color_jitter: strength of the colour jitter; unused with `auto_augment`.
         auto_augment: timm's description of the policy, such as `rand-m9-mstd0.5-inc1`.
         erase_prob, erase_mode: probability and mode of timm's random erasing.
         pad_to: smaller images are padded to this size with black, at a random position.
+        options: more arguments of timm's `create_transform`: `scale` and `ratio`, the ranges of the area (relative to
+            the image, 0.08 to 1) and aspect ratio (3/4 to 4/3) of the crop; `hflip` (0.5) and `vflip` (0), the
+            probabilities of a horizontal and a vertical flip; `color_jitter`, the strength of the colour jitter (none),
+            unused with `auto_augment`.
     Raises:
         RMTError: timm does not know `auto_augment`.
     """
@@ -78,12 +75,8 @@ def train_transform(
             use_prefetcher=True,  # ends with uint8, see Normalize
             mean=tuple(mean),  # the colour that RandAugment fills with
             interpolation=interpolation,
-            scale=scale,
-            ratio=ratio,
-            hflip=hflip,
-            vflip=vflip,
-            color_jitter=color_jitter or None,  # type: ignore[arg-type]
             auto_augment=auto_augment or None,
+            **{"color_jitter": None} | options,
         )
     except (AssertionError, ValueError, KeyError, IndexError):
         if not auto_augment:
@@ -161,8 +154,7 @@ class Normalize:
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
-        self.mean = torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1)
-        self.std = torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
+        self.mean, self.std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))
 
     def __call__(self, image: Tensor) -> Tensor:
         return image.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)

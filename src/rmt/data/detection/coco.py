@@ -1,8 +1,10 @@
 """Images with boxes and masks, from the COCO folder as downloaded or from any COCO-format JSON."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ class CocoSet:
     with_masks: bool
     usable: np.ndarray  # (M,) bool: the objects of the table that are used
     indices: np.ndarray  # (N,) int64: positions of the images in the table
-    dropped: Mapping[str, int]  # number of images left out, by reason
+    dropped: Counter[str]  # number of images left out, by reason
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -47,7 +49,7 @@ class CocoSet:
     @property
     def skipped(self) -> Mapping[str, int]:
         """Number of images and objects skipped when the set was opened, by reason."""
-        return self.table.problems.counts() | dict(self.dropped)
+        return self.table.problems.counts() | self.dropped
 
     @property
     def notes(self) -> list[str]:
@@ -145,13 +147,12 @@ class CocoSet:
     def without_empty(self) -> "CocoSet":
         """The images with at least one object, not counting crowd regions. Raises `RMTError` if there is none."""
         learnable = self.usable & ~self.table.crowd
-        counts = np.add.reduceat(np.append(learnable, False), self.table.starts[:-1], dtype=np.int64)
-        counts[np.diff(self.table.starts) == 0] = 0  # reduceat gives the next image's first object there
-        full = counts[self.indices] > 0
+        image_of = np.repeat(np.arange(len(self.table.files)), np.diff(self.table.starts))  # of each object
+        full = np.isin(self.indices, image_of[learnable])
         if not full.any():
             raise RMTError(f"{self.table.problems.source}: no image shows an object")
-        dropped = {} if full.all() else {EMPTY: int((~full).sum())}
-        return replace(self, indices=self.indices[full], dropped=dict(self.dropped) | dropped)
+        dropped = self.dropped + Counter({EMPTY: int((~full).sum())})  # + drops zeros
+        return replace(self, indices=self.indices[full], dropped=dropped)
 
     def _objects_of(self, position: int) -> np.ndarray:
         """Positions of the usable objects of an image in the table."""
@@ -175,7 +176,7 @@ def open_coco(images: Path, annotations: Path, *, with_masks: bool) -> CocoSet:
     usable = table.has_masks if with_masks else np.ones(len(table.labels), dtype=bool)
     if len(usable) and not usable.any():
         raise RMTError(f"{annotations} has no masks: train a detector without them (--no-masks)")
-    dropped = {} if usable.all() else {NO_MASK: int((~usable).sum())}
+    dropped = +Counter({NO_MASK: int((~usable).sum())})  # + drops zeros
     return CocoSet(images, table, table.classes, with_masks, usable, np.flatnonzero(present), dropped)
 
 
@@ -205,27 +206,26 @@ def open_coco_splits(
         val_set = open_coco(*val, with_masks=with_masks).with_classes(train_set.classes)
     if not empty_images:
         train_set = train_set.without_empty()
-    if val is None:  # both have the report of the whole file
-        return Splits(train_set, val_set, {"train and val": train_set.skipped})
-    return Splits(train_set, val_set, {"train": train_set.skipped, "val": val_set.skipped})
+    # Without `val` both have the report of the whole file.
+    skipped = {"train": train_set.skipped, "val": val_set.skipped} if val else {"train and val": train_set.skipped}
+    return Splits(train_set, val_set, skipped)
 
 
 def _present(images: Path, table: CocoTable) -> np.ndarray:
     """(N,) bool: which files exist; each folder is listed once, which is faster than 100,000 calls of `stat`."""
-    folders: dict[str, frozenset[str]] = {}
-    present = np.zeros(len(table.files), dtype=bool)
-    for position, file in enumerate(table.files.tolist()):
-        parent, base = os.path.split(file)
-        if parent not in folders:
-            try:
-                folders[parent] = frozenset(os.listdir(images / parent))
-            except OSError as error:
-                if not parent:
-                    raise RMTError(f"{images}: the image folder cannot be read ({error.strerror})") from None
-                folders[parent] = frozenset()
-        present[position] = base in folders[parent]
-        if not present[position]:
-            table.problems.add(NO_FILE, file)
+
+    @cache
+    def listing(parent: str) -> frozenset[str]:
+        try:
+            return frozenset(os.listdir(images / parent))
+        except OSError as error:
+            if not parent:
+                raise RMTError(f"{images}: the image folder cannot be read ({error.strerror})") from None
+            return frozenset()
+
+    present = np.array([os.path.basename(file) in listing(os.path.dirname(file)) for file in table.files.tolist()])
+    for file in table.files[~present].tolist():
+        table.problems.add(NO_FILE, file)
     return present
 
 

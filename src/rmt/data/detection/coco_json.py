@@ -8,8 +8,9 @@ image (clipped for training), categories without an object.
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -99,20 +100,24 @@ def read_coco(path: Path) -> CocoTable:
     sizes = np.array([_image_size(record, path) for record in images], dtype=np.int64).reshape(-1, 2)
     position_of = {record["id"]: position for position, record in enumerate(images)}
 
-    kept: list[list[tuple[dict, list[float]]]] = [[] for _ in images]
+    kept: list[list[dict]] = [[] for _ in images]
     for annotation in annotations:
         position, name = position_of.get(annotation.get("image_id")), f"annotation {annotation['id']}"
         if position is None:
             problems.add(NO_IMAGE, f"{name} (image {annotation.get('image_id')})")
         elif annotation.get("category_id") not in label_of:
             problems.add(NO_CATEGORY, f"{name} (category {annotation.get('category_id')})")
-        elif (box := _checked(annotation, sizes[position], name, problems)) is not None:
-            kept[position].append((annotation, box))
-    objects = [pair for of_image in kept for pair in of_image]
-    labels = np.array([label_of[a["category_id"]] for a, _ in objects], dtype=np.int64)
+        else:
+            problem = _problem(annotation, *sizes[position].tolist())
+            if problem is not None:
+                problems.add(problem, name)
+            if problem in (None, OVER_EDGE):
+                kept[position].append(annotation)
+    objects = list(chain.from_iterable(kept))
+    labels = np.array([label_of[a["category_id"]] for a in objects], dtype=np.int64)
     for label in np.flatnonzero(np.bincount(labels, minlength=len(categories)) == 0):
         problems.add(UNUSED, str(categories[label].get("name", categories[label]["id"])))
-    segmentations = [json.dumps(a.get("segmentation") or None, separators=(",", ":")).encode() for a, _ in objects]
+    segmentations = [json.dumps(a.get("segmentation") or None, separators=(",", ":")).encode() for a in objects]
     return CocoTable(
         classes=tuple(str(record.get("name", record["id"])) for record in categories),
         category_ids=np.array([record["id"] for record in categories], dtype=np.int64),
@@ -120,10 +125,10 @@ def read_coco(path: Path) -> CocoTable:
         files=np.array([_file_name(record, path) for record in images]),
         sizes=sizes,
         starts=_ends(len(of_image) for of_image in kept),
-        boxes=np.array([box for _, box in objects], dtype=np.float64).reshape(-1, 4),
+        boxes=np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4),
         labels=labels,
-        areas=np.array([_area(a, box) for a, box in objects], dtype=np.float64),
-        crowd=np.array([bool(a.get("iscrowd")) for a, _ in objects], dtype=bool),
+        areas=np.array([_area(a) for a in objects], dtype=np.float64),
+        crowd=np.array([bool(a.get("iscrowd")) for a in objects], dtype=bool),
         segmentations=b"".join(segmentations),
         segmentation_ends=_ends(map(len, segmentations)),
         problems=problems,
@@ -174,37 +179,31 @@ def _file_name(record: Mapping[str, Any], path: Path) -> str:
     return name
 
 
-def _checked(annotation: Mapping[str, Any], size: np.ndarray, name: str, problems: Problems) -> list[float] | None:
-    """The box (x, y, width, height) of an annotation; None if it cannot be used, the reason is added to `problems`."""
+def _problem(annotation: Mapping[str, Any], height: int, width: int) -> str | None:
+    """The kind of problem that an annotation of an image of this size has; None if it has none."""
     box = annotation.get("bbox")
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
-    if not numbers or not all(map(math.isfinite, box)) or box[2] <= 0 or box[3] <= 0:  # type: ignore[arg-type, index]
-        problems.add(NO_AREA, name)
-        return None
-    assert isinstance(box, list)
+    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)):
+        return NO_AREA
     x, y, w, h = map(float, box)
-    height, width = int(size[0]), int(size[1])
+    if not all(map(math.isfinite, box)) or w <= 0 or h <= 0:
+        return NO_AREA
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        problems.add(OUTSIDE, name)
-        return None
+        return OUTSIDE
     if segmentation := annotation.get("segmentation"):
         mask_bounds = mask_box(segmentation, height, width)
         if mask_bounds is None:
-            problems.add(BAD_MASK, name)
-            return None
+            return BAD_MASK
         left, top, right, bottom = mask_bounds
         if min(right, x + w) <= max(left, x) or min(bottom, y + h) <= max(top, y):
-            problems.add(MASK_ELSEWHERE, name)
-            return None
-    if x < -_ROUNDING or y < -_ROUNDING or x + w > width + _ROUNDING or y + h > height + _ROUNDING:
-        problems.add(OVER_EDGE, name)
-    return [x, y, w, h]
+            return MASK_ELSEWHERE
+    inside = min(x, y) >= -_ROUNDING and x + w <= width + _ROUNDING and y + h <= height + _ROUNDING
+    return None if inside else OVER_EDGE
 
 
-def _area(annotation: Mapping[str, Any], box: Sequence[float]) -> float:
+def _area(annotation: Mapping[str, Any]) -> float:
     """The area given in the file, by which the evaluation tells small from large objects; else that of the box."""
-    area = annotation.get("area")
-    return float(area) if isinstance(area, int | float) and area > 0 else box[2] * box[3]
+    area, (_, _, width, height) = annotation.get("area"), annotation["bbox"]
+    return float(area) if isinstance(area, int | float) and area > 0 else float(width) * float(height)
 
 
 def _ends(lengths: Iterable[int]) -> np.ndarray:

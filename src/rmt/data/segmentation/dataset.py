@@ -123,12 +123,11 @@ def _layout(data: str, classes: str, zero_is_ignored: bool) -> tuple[ClassList, 
 
 
 def _class_list(root: Path, classes: str, zero_is_ignored: bool) -> ClassList:
-    if classes:
-        return ClassList.read(Path(classes).expanduser(), zero_is_ignored)
-    for name in CLASS_LISTS:
-        if (root / name).is_file():
-            return ClassList.read(root / name, zero_is_ignored)
-    raise RMTError(f"{root}: no class list; put a classes.txt there, a class per line, or name it: --classes FILE")
+    own = (root / name for name in CLASS_LISTS)
+    path = Path(classes).expanduser() if classes else next(filter(Path.is_file, own), None)
+    if path is None:
+        raise RMTError(f"{root}: no class list; put a classes.txt there, a class per line, or name it: --classes FILE")
+    return ClassList.read(path, zero_is_ignored)
 
 
 def _first_folder(root: Path, names: Sequence[str], what: str) -> Path:
@@ -140,12 +139,10 @@ def _first_folder(root: Path, names: Sequence[str], what: str) -> Path:
 
 def _split_folders(images: Path, masks: Path, split: Split) -> tuple[Path, Path] | None:
     """The folders of the images and masks of a split; None if the images have no such folder."""
-    for name in NAMES[split]:
-        if (images / name).is_dir():
-            if not (masks / name).is_dir():
-                raise RMTError(f"{masks / name}: no such folder, where the masks of {images / name} should be")
-            return images / name, masks / name
-    return None
+    name = next((name for name in NAMES[split] if (images / name).is_dir()), None)
+    if name and not (masks / name).is_dir():
+        raise RMTError(f"{masks / name}: no such folder, where the masks of {images / name} should be")
+    return (images / name, masks / name) if name else None
 
 
 def _pairs(images: Path, masks: Path, classes: ClassList) -> SegmentationSet:

@@ -46,11 +46,11 @@ class ClassList:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise RMTError(f"{path}: the class list cannot be read ({error})") from None
-        if lines and lines[0].split()[:2] == ["Idx", "Ratio"]:  # objectInfo150.txt: Idx, Ratio, Train, Val, Stuff, Name
-            first_words = [line.split("\t")[-1].split(",")[0].strip() for line in lines[1:] if line.strip()]
-            return cls._checked(path, _unique(first_words), {}, True)
         names: list[str] = []
         colours: dict[Colour, int] = {}
+        if lines and lines[0].split()[:2] == ["Idx", "Ratio"]:  # objectInfo150.txt: Idx, Ratio, Train, Val, Stuff, Name
+            names = _unique([line.split("\t")[-1].split(",")[0].strip() for line in lines[1:] if line.strip()])
+            lines, zero_is_ignored = [], True
         for line in lines:
             if not line.strip() or line.startswith("#"):
                 continue
@@ -64,14 +64,9 @@ class ClassList:
                 colours[colour] = IGNORE if ignored else len(names) - 1
         if colours and len(set(colours.values()) - {IGNORE}) < len(names):
             raise RMTError(f"{path}: some classes have a colour and some have none")
-        return cls._checked(path, names, colours, zero_is_ignored)
-
-    @classmethod
-    def _checked(cls, path: Path, names: list[str], colours: dict[Colour, int], zero_is_ignored: bool) -> "ClassList":
         if not 1 <= len(names) <= MAX_CLASSES:
             raise RMTError(f"{path}: {len(names)} classes, where 1 to {MAX_CLASSES} are possible")
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
+        if twice := sorted({name for name in names if names.count(name) > 1}):
             raise RMTError(f"{path}: the class {twice[0]} is listed twice")
         return cls(tuple(names), colours, zero_is_ignored)
 

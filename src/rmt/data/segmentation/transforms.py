@@ -87,10 +87,8 @@ class SegmentationTrainTransform:
 
 def collate_crops(entries: list[dict[str, Tensor]], indices: list[int]) -> dict[str, Tensor]:
     """Collate training crops: `image` float32 (B, 3, crop, crop), `mask` int64 (B, crop, crop)."""
-    return {
-        "image": torch.stack([entry["image"] for entry in entries]),
-        "mask": torch.stack([entry["mask"] for entry in entries]).long(),
-    }
+    images, masks = (torch.stack([entry[key] for entry in entries]) for key in ("image", "mask"))
+    return {"image": images, "mask": masks.long()}
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,6 @@ class ShardCache:
         RMTError: a shard is missing, or the cache cannot be written.
     """
 
-    _table: Callable[[int], pa.Table]
-    _prefetching: ThreadPoolExecutor | None
-    _prefetched: set[int]
-
     def __init__(self, shards: Sequence[Shard], *, limited: bool = False, room: int | None = None):
         self.shards = tuple(shards)
         self.sizes = [size_of(shard) for shard in shards]
@@ -55,7 +51,8 @@ class ShardCache:
         self._start()
 
     def _start(self) -> None:
-        self._prefetching, self._prefetched = None, set()
+        self._prefetching: ThreadPoolExecutor | None = None
+        self._prefetched: set[int] = set()
         self.table = lru_cache(None if self.room is None else _MAX_OPEN)(self._map)
 
     def __getstate__(self) -> dict[str, Any]:

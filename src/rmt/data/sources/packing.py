@@ -5,7 +5,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -64,7 +64,6 @@ def pack(
     shuffle: bool = True,
     seed: int = 0,
     workers: int = 0,
-    console: Console | None = None,
 ) -> PackResult:
     """Write every image of a folder to parquet shards that Hugging Face `datasets` can read, too.
 
@@ -79,13 +78,11 @@ def pack(
         shuffle: put the training images in a random order, which streaming needs.
         seed: of that order.
         workers: number of processes; 0: one per core.
-        console: where a progress bar is shown; stderr by default.
     Raises:
         RMTError: `out` contains something else, the data cannot be used, or the disk cannot be written.
     """
     if shard_images < 1 or workers < 0 or seed < 0:
         raise RMTError("--shard-images must be at least 1, --workers and --seed at least 0")
-    console = console or Console(stderr=True, highlight=False)
     source, target = Path(folder).expanduser(), Path(out).expanduser()
     sets = {split: FolderSet(root) for split, root in split_folders(source).items()}
     if len({images.classes for images in sets.values()}) > 1:
@@ -97,7 +94,7 @@ def pack(
         shuffled = shuffle and split == "train"
         order = permutation(len(images), PACK, seed) if shuffled else np.arange(len(images))
         jobs += _jobs(images, order, split, target, shard_images)
-    total = PackResult()
+    total, console = PackResult(), Console(stderr=True, highlight=False)
     columns = (TextColumn("shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         for result in bar.track(_run(jobs, workers or os.cpu_count() or 1), total=len(jobs)):
@@ -142,14 +139,11 @@ def _run(jobs: Sequence[ShardJob], workers: int) -> Iterator[PackResult]:
         yield from map(write_shard, jobs)
         return
     ignore_ctrl_c = (signal.SIGINT, signal.SIG_IGN)
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), initializer=signal.signal, initargs=ignore_ctrl_c)
     try:
-        for done in as_completed([pool.submit(write_shard, job) for job in jobs]):
-            yield done.result()
+        with ProcessPoolExecutor(min(workers, len(jobs)), initializer=signal.signal, initargs=ignore_ctrl_c) as pool:
+            yield from pool.map(write_shard, jobs)  # after an error the shards that are not begun are cancelled
     except BrokenProcessPool:
         raise RMTError("a process that wrote shards died, mostly for want of memory: use fewer --workers") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def write_shard(job: ShardJob) -> PackResult:

@@ -14,14 +14,13 @@ from a folder also match shards that were packed from it in the same order.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from rmt.data.sets import ImageSet, Subset
 from rmt.errors import RMTError
@@ -119,9 +118,9 @@ def write_map_file(path: Path, arrays: Arrays) -> None:
 def read_map_file(path: Path, spec: LabelMapSpec, number: int) -> Arrays:
     """Read a whole file. Raises RMTError if it is missing, truncated, altered, or does not match `spec`."""
     try:
-        arrays = load_file(path)
         with safe_open(path, framework="np") as file:
-            stored: Mapping[str, str] = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            stored = file.metadata() or {}
     except FileNotFoundError:
         raise RMTError(f"{path}: this file of the label maps is missing; `rmt token-labels` makes it again") from None
     except (SafetensorError, OSError, ValueError) as error:

@@ -1,6 +1,5 @@
 """Find the crop and flip that a training transform applies to an image, to apply them to its label map as well."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,22 +12,13 @@ from rmt.data.randomness import preserve_rng_state
 from rmt.data.token_labels.label_maps import LabelMaps
 from rmt.data.transforms import ImageTransform, LimitAspect, PadTo
 
-
-@dataclass(frozen=True)
-class Crop:
-    """The part of an image that a transform shows.
-
-    box: left, top, right and bottom as fractions of the width and height of the whole image.
-    flipped: whether the part was then flipped horizontally.
-    """
-
-    box: tuple[float, float, float, float]
-    flipped: bool
+Box = tuple[float, float, float, float]
 
 
-def transform_with_crop(transform: ImageTransform, image: Image.Image) -> tuple[Tensor, Crop]:
-    """What `transform(image)` returns, bit for bit, and the part of the image that it shows.
+def transform_with_crop(transform: ImageTransform, image: Image.Image) -> tuple[Tensor, Box, bool]:
+    """What `transform(image)` returns, bit for bit, the part of the image that it shows, and whether that is mirrored.
 
+    The part is given as left, top, right and bottom, in fractions of the width and height of the whole image.
     The crop and the flip are those of timm and torchvision; their parameters are found by drawing them twice from the
     same state of the generator. RandAugment's small rotations and shears after the crop are ignored: label maps do not
     follow them. Raises ValueError for steps that a label map cannot follow (padding, vertical flips).
@@ -51,7 +41,7 @@ def transform_with_crop(transform: ImageTransform, image: Image.Image) -> tuple[
         if isinstance(step, LimitAspect):
             left, top, shown = (before.size[0] - out.size[0]) // 2, (before.size[1] - out.size[1]) // 2, out.size
     width, height = image.size
-    return out, Crop((left / width, top / height, (left + shown[0]) / width, (top + shown[1]) / height), flipped)
+    return out, (left / width, top / height, (left + shown[0]) / width, (top + shown[1]) / height), flipped
 
 
 def _flat(transform: Compose) -> list[Any]:
@@ -72,10 +62,10 @@ class TokenLabelTransform:
     def with_targets(self, image: Image.Image, index: int, name: str) -> tuple[Tensor, dict[str, Tensor]]:
         """The tensor, and `map_scores` float16 (h, w, k), `map_classes` (h, w, k), `box` float32 (4,), `flipped`."""
         scores, classes = self.maps.load(index, image.size, name)
-        tensor, crop = transform_with_crop(self.transform, image)
+        tensor, box, flipped = transform_with_crop(self.transform, image)
         return tensor, {
             "map_scores": torch.from_numpy(scores),
             "map_classes": torch.from_numpy(classes),
-            "box": torch.tensor(crop.box),
-            "flipped": torch.tensor(crop.flipped),
+            "box": torch.tensor(box),
+            "flipped": torch.tensor(flipped),
         }
