@@ -107,8 +107,9 @@ def _fit(
     module = task.build(recipe, data, fresh=state is None, log=log)
     configure_network(module.model, recipe, machine.torch_device)
 
-    folder = folder or RunFolder(processes.broadcast_from_main(lambda: RunFolder.create(recipe).path))
-    if processes.is_main_process():
+    if folder is None:
+        folder = RunFolder(processes.broadcast_from_main(lambda: RunFolder.create(recipe).path))
+    elif processes.is_main_process():
         folder.remove_temporary_files()
         folder.write_recipe(recipe)
     files = WeightFiles(folder.path, module.model, data.classes, module.preprocessing, recipe, module.file_facts())

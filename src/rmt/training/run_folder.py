@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,43 +12,19 @@ from rmt.output_folder import create_folder, require_empty, unused_path
 from rmt.recipes.recipe import Recipe, from_dict
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run. Files: recipe as run, metrics, report, resumable state, weights."""
+    """The folder of one run, and the paths of its files: recipe as run, metrics, report, resumable state, weights."""
 
-    path: Path
-
-    @property
-    def recipe(self) -> Path:
-        return self.path / "recipe.json"
-
-    @property
-    def metrics_csv(self) -> Path:
-        return self.path / "metrics.csv"
-
-    @property
-    def metrics_json(self) -> Path:
-        return self.path / "metrics.json"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report.png"
-
-    @property
-    def state(self) -> Path:
-        return self.path / "last.ckpt"
-
-    @property
-    def last(self) -> Path:
-        return self.path / "last.safetensors"
-
-    @property
-    def last_ema(self) -> Path:
-        return self.path / "last-ema.safetensors"
-
-    @property
-    def best(self) -> Path:
-        return self.path / "best.safetensors"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.json"
+        self.metrics_csv = path / "metrics.csv"
+        self.metrics_json = path / "metrics.json"
+        self.report = path / "report.png"
+        self.state = path / "last.ckpt"
+        self.last = path / "last.safetensors"
+        self.last_ema = path / "last-ema.safetensors"
+        self.best = path / "best.safetensors"
 
     @staticmethod
     def require_empty(recipe: Recipe) -> None:
@@ -59,7 +34,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, recipe: Recipe) -> "RunFolder":
-        """Makes the folder, `output` or `runs/NAME-TIMESTAMP`.
+        """Makes the folder, `output` or `runs/NAME-TIMESTAMP`, and writes the recipe into it.
 
         Raises RMTError when the folder holds files already or cannot be written.
         """
@@ -69,7 +44,9 @@ class RunFolder:
         default = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
         path = Path(recipe.output) if recipe.output else unused_path(default)
         create_folder(path)
-        return cls(path)
+        folder = cls(path)
+        folder.write_recipe(recipe)
+        return folder
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
