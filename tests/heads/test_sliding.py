@@ -1,6 +1,7 @@
 """Whole and sliding inference against spelled-out arithmetic, and the bound on memory."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -123,10 +124,10 @@ def test_blending_is_the_weighted_mean_of_all_windows():
 def test_no_seam_where_answers_change_over_a_window():
     """The blended answer of `Placed` moves evenly; a plain mean would jump at every window's border."""
     pixels = image(40, 200)
-    forward = module._ForwardPass(Placed(), MEAN, STD, InferenceOptions())
+    forward = partial(module._forward, Placed(), mean=MEAN, std=STD, options=InferenceOptions())
     whole = torch.empty(2, 40, 200)
     for top, left, block in module._blended_blocks(
-        forward, pixels, InferenceOptions(sliding=True, window=40, stride=24)
+        forward, Placed.num_classes, pixels, InferenceOptions(sliding=True, window=40, stride=24)
     ):
         whole[:, top : top + block.shape[1], left : left + block.shape[2]] = block
     row = whole[0, 20]

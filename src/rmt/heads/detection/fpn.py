@@ -4,8 +4,7 @@ from collections import OrderedDict
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
+from torchvision.ops import feature_pyramid_network as tv
 
 from rmt.heads.pyramid import Pyramid
 
@@ -20,10 +19,10 @@ class BackboneWithFPN(nn.Module):
         extra_levels: number of those.
     """
 
-    def __init__(self, pyramid: Pyramid, out_channels: int, extra_blocks: ExtraFPNBlock, extra_levels: int) -> None:
+    def __init__(self, pyramid: Pyramid, out_channels: int, extra_blocks: tv.ExtraFPNBlock, extra_levels: int) -> None:
         super().__init__()
         self.pyramid = pyramid
-        self.fpn = FeaturePyramidNetwork(pyramid.channels, out_channels, extra_blocks)
+        self.fpn = tv.FeaturePyramidNetwork(pyramid.channels, out_channels, extra_blocks)
         self.out_channels = out_channels
         self.strides = pyramid.strides + [pyramid.strides[-1] * 2 ** (i + 1) for i in range(extra_levels)]
 
@@ -31,7 +30,7 @@ class BackboneWithFPN(nn.Module):
         return self.fpn(OrderedDict((str(i), m) for i, m in enumerate(self.pyramid(x))))
 
 
-class LastLevelP6P7(ExtraFPNBlock):
+class LastLevelP6P7(tv.LastLevelP6P7):
     """P6 and P7 of RetinaNet: 3×3 convolutions of stride 2.
 
     torchvision's class has a ReLU between the two, and reads P5 instead of C5 whenever both have the same number of
@@ -45,16 +44,11 @@ class LastLevelP6P7(ExtraFPNBlock):
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, source: str = "c5", relu: bool = False) -> None:
-        super().__init__()
-        self.source = source
+        super().__init__(in_channels if source == "c5" else out_channels, out_channels)
+        self.use_P5 = source == "p5"
         self.relu = relu
-        self.p6 = nn.Conv2d(in_channels if source == "c5" else out_channels, out_channels, 3, 2, 1)
-        self.p7 = nn.Conv2d(out_channels, out_channels, 3, 2, 1)
-        for conv in (self.p6, self.p7):
-            nn.init.kaiming_uniform_(conv.weight, a=1)
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
-    def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
-        p6 = self.p6(x[-1] if self.source == "c5" else results[-1])
+    def forward(self, p: list[Tensor], c: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        p6 = self.p6((p if self.use_P5 else c)[-1])
         p7 = self.p7(F.relu(p6) if self.relu else p6)
-        return [*results, p6, p7], [*names, "p6", "p7"]
+        return [*p, p6, p7], [*names, "p6", "p7"]

@@ -9,6 +9,7 @@ number of classes only.
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -69,18 +70,19 @@ def segment(
         inference: whole or sliding, flip, scales; whole by default.
     """
     options = inference or InferenceOptions()
-    forward = _ForwardPass(network, mean, std, options)
+    forward = partial(_forward, network, mean=mean, std=std, options=options)
     height, width = image.shape[1:]
     if not options.sliding or max(height, width) <= options.window:
         return _classes(_resize_in_bands(forward(image[None])[0], size))
-    blocks = _blended_blocks(forward, image, options)
+    num_classes = int(network.num_classes)  # type: ignore[attr-defined]
+    blocks = _blended_blocks(forward, num_classes, image, options)
     if (height, width) == tuple(size):
         labels = torch.empty((height, width), dtype=torch.uint8)
         for top, left, block in blocks:
             labels[top : top + block.shape[1], left : left + block.shape[2]] = _classes([block])
         return labels
     # Resizing needs all logits at once. This image has been resized for the network, so it is small.
-    logits = torch.empty((forward.num_classes, height, width), device=image.device)
+    logits = torch.empty((num_classes, height, width), device=image.device)
     for top, left, block in blocks:
         logits[:, top : top + block.shape[1], left : left + block.shape[2]] = block
     return _classes(_resize_in_bands(logits, size))
@@ -91,41 +93,36 @@ def _classes(bands: Iterable[Tensor]) -> Tensor:
     return torch.cat([band.argmax(0).to(torch.uint8).cpu() for band in bands])
 
 
-@dataclass(frozen=True)
-class _ForwardPass:
+def _forward(
+    network: Callable[[Tensor], Tensor],
+    crops: Tensor,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    options: InferenceOptions,
+) -> Tensor:
     """Crops of equal size, uint8 (B, 3, h, w), to logits float32 (B, K, h, w), or to the mean of the probabilities if
     several predictions are averaged."""
+    shift, scale = (torch.tensor(v, device=crops.device).view(3, 1, 1) for v in (mean, std))
+    x = (crops.float() / 255 - shift) / scale
+    first, *others = itertools.product(options.scales, (False, True) if options.flip else (False,))
+    if not others:
+        return _logits(network, x, *first)
+    total = _logits(network, x, *first).softmax(1)
+    for other in others:
+        total += _logits(network, x, *other).softmax(1)
+    return total.div_(1 + len(others))
 
-    network: Callable[[Tensor], Tensor]
-    mean: Sequence[float]
-    std: Sequence[float]
-    options: InferenceOptions
 
-    @property
-    def num_classes(self) -> int:
-        return int(self.network.num_classes)  # type: ignore[attr-defined]
-
-    def __call__(self, crops: Tensor) -> Tensor:
-        pixels = crops.float() / 255
-        mean, std = (torch.tensor(v, device=crops.device).view(3, 1, 1) for v in (self.mean, self.std))
-        x = (pixels - mean) / std
-        passes = list(itertools.product(self.options.scales, (False, True) if self.options.flip else (False,)))
-        if len(passes) == 1:
-            return self._logits(x, *passes[0])
-        total = self._logits(x, *passes[0]).softmax(1)
-        for scale, flip in passes[1:]:
-            total += self._logits(x, scale, flip).softmax(1)
-        return total.div_(len(passes))
-
-    def _logits(self, x: Tensor, scale: float, flip: bool) -> Tensor:
-        """Logits at the size of `x`. Images that are too small for the backbone are padded with 0."""
-        height, width = (max(1, round(side * scale)) for side in x.shape[2:])
-        scaled = x if scale == 1 else resize(x, (height, width))
-        scaled = scaled.flip(3) if flip else scaled
-        padded = F.pad(scaled, (0, max(0, _MIN_SIZE - width), 0, max(0, _MIN_SIZE - height)))
-        logits = self.network(padded)[:, :, :height, :width].float()
-        logits = logits.flip(3) if flip else logits
-        return logits if scale == 1 else resize(logits, x.shape[2:])
+def _logits(network: Callable[[Tensor], Tensor], x: Tensor, scale: float, flip: bool) -> Tensor:
+    """Logits at the size of `x`. Images that are too small for the backbone are padded with 0."""
+    height, width = (max(1, round(side * scale)) for side in x.shape[2:])
+    scaled = x if scale == 1 else resize(x, (height, width))
+    scaled = scaled.flip(3) if flip else scaled
+    padded = F.pad(scaled, (0, max(0, _MIN_SIZE - width), 0, max(0, _MIN_SIZE - height)))
+    logits = network(padded)[:, :, :height, :width].float()
+    logits = logits.flip(3) if flip else logits
+    return logits if scale == 1 else resize(logits, x.shape[2:])
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -141,7 +138,7 @@ def blending_weights(window: int, stride: int) -> Tensor:
 
 
 def _blended_blocks(
-    forward: _ForwardPass, image: Tensor, options: InferenceOptions
+    forward: Callable[[Tensor], Tensor], classes: int, image: Tensor, options: InferenceOptions
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Yield (top, left, logits float32 (K, h, w)) of blocks that tile the image, each blended from all its windows.
 
@@ -151,7 +148,7 @@ def _blended_blocks(
     as `_STRIP_BYTES` allow; windows that overlap two strips are computed twice.
     """
     height, width = image.shape[1:]
-    stride, classes = options.stride, forward.num_classes
+    stride = options.stride
     window_h, window_w = min(options.window, height), min(options.window, width)
     tops, lefts = window_starts(height, window_h, stride), window_starts(width, window_w, stride)
     weight_h, weight_w = blending_weights(window_h, stride), blending_weights(window_w, stride)
