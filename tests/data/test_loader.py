@@ -15,7 +15,7 @@ import torch
 from helpers.image_sets import MemorySet
 from PIL import Image
 
-from rmt.data.image_loader import Batch, ImageLoader
+from rmt.data.image_loader import ImageLoader
 from rmt.data.loader import MAX_REPLACEMENTS
 from rmt.data.sets import Subset
 from rmt.data.splits import open_splits
@@ -58,7 +58,7 @@ def loader(count: int = 50, broken: tuple[int, ...] = (), **options) -> ImageLoa
     return ImageLoader(MemorySet(count, broken), transform, **chosen)
 
 
-def same(ours: list[Batch], theirs: list[Batch]) -> bool:
+def same(ours: list[dict], theirs: list[dict]) -> bool:
     keys = ("image", "label", "index")
     return len(ours) == len(theirs) and all(
         a["bad"] == b["bad"] and all(torch.equal(a[key], b[key]) for key in keys)  # type: ignore[literal-required]

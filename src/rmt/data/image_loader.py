@@ -1,8 +1,7 @@
 """Batches of labelled images of one size, for training and evaluating a classifier."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, TypedDict, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
@@ -35,32 +34,25 @@ class TargetTransform(Transform, Protocol):
         """RGB image number `index`, called `name`, to float32 (3, H, W) and its other tensors by name."""
 
 
-class Batch(TypedDict):
-    image: Tensor  # float32 (B, 3, H, W)
-    label: Tensor  # int64 (B,)
-    index: Tensor  # int64 (B,): number of the sample in the image set
-    bad: list[tuple[str, str]]  # (name, reason) of every image that could not be read
-
-
 class ImageLoader(BatchLoader):
-    """A `BatchLoader` whose batches are `Batch`es of the images of `image_set`, each through `transform`."""
+    """A `BatchLoader` of the images of `image_set`, each through `transform`.
+
+    A batch has `image`, float32 (B, 3, H, W), and `label`, int64 (B,), beside `index` and `bad` of a `BatchLoader`.
+    """
 
     def __init__(self, image_set: ImageSet, transform: Transform, *, shuffle: bool, **options: Any):
         self.image_set = image_set
         if (order := shard_order(image_set)) is not None:
             options |= {"shard_order": order if shuffle else None, "prefetch": partial(prefetch, image_set)}
-        with_targets = transform.with_targets if isinstance(transform, TargetTransform) else None
-        sample_transform = partial(_transform, image_set, transform, with_targets)
+        sample_transform = partial(_transform, image_set, transform)
         collate = partial(_collate, image_set, transform.size)
         super().__init__(image_set, sample_transform, collate, shuffle=shuffle, **options)
 
 
-def _transform(
-    image_set: ImageSet, transform: Transform, with_targets: Callable | None, image: Image.Image, index: int
-) -> dict[str, Tensor]:
-    if with_targets is None:
+def _transform(image_set: ImageSet, transform: Transform, image: Image.Image, index: int) -> dict[str, Tensor]:
+    if not isinstance(transform, TargetTransform):
         return {"image": transform(image)}
-    tensor, targets = with_targets(image, index, image_set.name(index))
+    tensor, targets = transform.with_targets(image, index, image_set.name(index))
     return {"image": tensor, **targets}
 
 

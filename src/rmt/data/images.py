@@ -106,12 +106,9 @@ def read_bytes(path: Path | str, name: str) -> bytes:
             raise BadImage(name, f"the file has {status.st_size:,} bytes, the limit is {MAX_BYTES:,}")
         with open(path, "rb") as file:
             return file.read()
-    except FileNotFoundError:
-        raise BadImage(name, "no such file") from None
-    except PermissionError:
-        raise BadImage(name, "no permission to read it") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
-        raise BadImage(name, f"cannot be read ({_one_line(error)})") from None
+        reasons: dict[type, str] = {FileNotFoundError: "no such file", PermissionError: "no permission to read it"}
+        raise BadImage(name, reasons.get(type(error), f"cannot be read ({_one_line(error)})")) from None
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

@@ -140,14 +140,15 @@ def by_group(order: np.ndarray, groups: np.ndarray, size: int) -> np.ndarray:
 
     The rest of each group follows at the end. `groups` is int64 (N,). The result has every sample of `order` once.
     """
-    blocks, rests = [], []
+    blocks: list[np.ndarray] = []
+    rests: list[np.ndarray] = []
     for group in np.unique(groups):
         places = np.flatnonzero(groups[order] == group)
-        whole = len(places) // size * size
-        blocks += [(block[-1], block) for block in places[:whole].reshape(-1, size)]
-        rests.append(places[whole:])
-    blocks.sort(key=lambda pair: pair[0])
-    return order[np.concatenate([block for _, block in blocks] + rests)]
+        *whole, rest = np.split(places, range(size, len(places) + 1, size))
+        blocks += whole
+        rests.append(rest)
+    blocks.sort(key=lambda block: block[-1])
+    return order[np.concatenate(blocks + rests)]
 
 
 @dataclass(frozen=True)

@@ -115,10 +115,8 @@ def _jobs(images: FolderSet, order: np.ndarray, split: str, out: Path, shard_ima
 
 def _fingerprint(images: FolderSet) -> str:
     """Hash of the names and labels of all files. Their contents are compared shard by shard."""
-    digest = hashlib.sha256(json.dumps(images.classes).encode())
-    for index in range(len(images)):
-        digest.update(os.fsencode(images.path(index).relative_to(images.root)) + b"\0")
-    return digest.hexdigest()
+    files = (os.fsencode(images.path(index).relative_to(images.root)) + b"\0" for index in range(len(images)))
+    return hashlib.sha256(json.dumps(images.classes).encode() + b"".join(files)).hexdigest()
 
 
 def _check_plan(plan: dict, out: Path) -> None:
