@@ -15,10 +15,10 @@ from rmt.device import choose_device
 from rmt.inference.runtime import TorchRuntime
 from rmt.model import create_model, load_checkpoint, read_metadata
 from rmt.recipes import Recipe
-from rmt.training.evaluator import Evaluator, evaluate
-from rmt.training.metric_columns import MetricColumns
+from rmt.tasks.finish import finish
+from rmt.training.evaluator import Evaluator, MetricColumns, evaluate
 from rmt.training.module import TrainingModule
-from rmt.training.results import common_metrics, final_networks, summary_lines, write
+from rmt.training.results import summary_lines
 from rmt.training.schedules import UpdateSchedule
 from rmt.training.task import Task
 
@@ -42,10 +42,6 @@ class Images:
     def name(self, index):
         return str(self.files[index])
 
-    def loader(self, recipe, shuffle=False, rank=0, world_size=1):
-        order = dict(batch_size=recipe.batch_size, drop_last=shuffle, rank=rank, world_size=world_size)
-        return BatchLoader(self, transform, collate, shuffle=shuffle, seed=recipe.seed, workers=recipe.workers, **order)
-
 
 def transform(sample, index):
     return to_tensor(sample[0]), sample[1]
@@ -68,11 +64,16 @@ class RegressionData:
     def batches_per_epoch(self, recipe):
         return len(self.train) // recipe.batch_size // recipe.accumulate * recipe.accumulate
 
-    def train_loader(self, recipe, rank=0, world_size=1):
-        return self.train.loader(recipe, True, rank, world_size)
+    def train_loader(self, recipe, **options):
+        options |= dict(batch_size=recipe.batch_size, drop_last=True, seed=recipe.seed, workers=recipe.workers)
+        return BatchLoader(self.train, transform, collate, shuffle=True, **options)
 
-    def val_loader(self, recipe, rank=0, world_size=1):
-        return self.val.loader(recipe, False, rank, world_size)
+    def val_loader(self, recipe, **options):
+        return eval_loader(self.val, workers=recipe.workers, **options)
+
+
+def eval_loader(images, **options):
+    return BatchLoader(images, transform, collate, shuffle=False, batch_size=1, **options)
 
 
 class RegressionEvaluator(Evaluator):
@@ -88,20 +89,9 @@ class RegressionEvaluator(Evaluator):
         self.require_images()
         return {"within": float(self.metric.compute())}
 
-    def reset(self):
-        super().reset()
-        self.metric.reset()
-
 
 class RegressionModule(TrainingModule[RegressionRecipe, RegressionData]):
     metric_columns = MetricColumns(columns=("within",), best="within", label="within 0.1")
-
-    @property
-    def epochs(self):
-        return self.recipe.epochs
-
-    def introduction(self):
-        return [f"{len(self.data.train)} images to train on, {len(self.data.val)} to evaluate on"]
 
     def file_facts(self):
         return {"task": "regression"}
@@ -123,24 +113,12 @@ def build(recipe, data, *, fresh, log):
     return RegressionModule(create_model(recipe.model, num_classes=1), recipe, data)
 
 
-def finish(module, run):
-    networks = final_networks(module, run)
-    evaluators = {name: module.build_evaluator() for name in networks}
-    runtimes = {name: TorchRuntime(network, run.device, run.precision) for name, network in networks.items()}
-    evaluate(evaluators, runtimes, module.data.val_loader(module.recipe), run.device)
-    metrics = common_metrics(module, run, {name: e.compute() for name, e in evaluators.items()}, split="val")
-    metrics |= {"best_chosen_on": "the validation images", "unreadable": {"train and val": module.progress.bad_images}}
-    write(module, run, metrics, networks["best"])
-    return metrics
-
-
 def evaluate_checkpoint(checkpoint, data, *, device="auto", precision="auto", workers=0):
     images, evaluator = Images(Path(data) / "val"), RegressionEvaluator(0)
     model = create_model(read_metadata(checkpoint)["model"], num_classes=1)
     load_checkpoint(model, checkpoint)
     network = TorchRuntime(model, choose_device(device))
-    recipe = RegressionRecipe(name="evaluation", batch_size=1, workers=workers)
-    evaluate({"model": evaluator}, {"model": network}, images.loader(recipe), network.device)
+    evaluate({"model": evaluator}, {"model": network}, eval_loader(images, workers=workers), network.device)
     return {**evaluator.compute(), "images": len(images)}
 
 

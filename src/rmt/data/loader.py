@@ -73,7 +73,6 @@ class BatchLoader:
         seed: of the order and of all draws.
         workers: number of processes that make the batches; 0: this process. They stay until `close()`.
         steps_per_epoch: length of an epoch in batches, see `FixedLengthEpochs`; 0: one pass over the data.
-        pin_memory: copy the batches to pinned memory.
         prefetch: see `Prefetch`.
         order: batch_size, drop_last, rank, world_size, repeats, groups and shard_order of `EpochPlan`.
     Raises:
@@ -90,7 +89,6 @@ class BatchLoader:
         seed: int = 0,
         workers: int = 0,
         steps_per_epoch: int = 0,
-        pin_memory: bool = False,
         prefetch: Prefetch | None = None,
         **order: Any,
     ):
@@ -110,7 +108,7 @@ class BatchLoader:
             collate_fn=_identity,
             worker_init_fn=_ignore_stop_signals,
             persistent_workers=workers > 0,
-            pin_memory=pin_memory,
+            pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # otherwise it draws from the global one
         )
 

@@ -4,11 +4,13 @@ import contextlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import nn
+from torchmetrics import Metric
 
 from rmt.data.loader import BatchLoader
 from rmt.errors import RMTError
@@ -18,6 +20,29 @@ from rmt.training.distributed import processes
 warnings.filterwarnings(
     "ignore", message=r"The ``compute`` method of metric .* was called before", module="torchmetrics"
 )
+
+
+@dataclass(frozen=True)
+class MetricColumns:
+    """The reported metrics of a task.
+
+    Attributes:
+        columns: the scores that get a column in `metrics.csv`, as `val_NAME` and `ema_val_NAME`.
+        best: the one that `best.safetensors` is chosen by, in percent; more is better.
+        label: its name in tables.
+    """
+
+    columns: tuple[str, ...]
+    best: str
+    label: str
+
+    def of(self, scores: dict[str, float]) -> float:
+        """The score that `best` is chosen by."""
+        return scores[self.best]
+
+    def row(self, prefix: str, scores: dict[str, float]) -> dict[str, float | None]:
+        """The scores under their columns' names; None where there are none."""
+        return {f"{prefix}_{name}": scores.get(name) for name in self.columns}
 
 
 class Evaluator(nn.Module, ABC):
@@ -55,8 +80,11 @@ class Evaluator(nn.Module, ABC):
         """Returns the metrics over all images. Raises RMTError when none could be read."""
 
     def reset(self) -> None:
-        """Clears all counts, for the next evaluation."""
+        """Clears all counts and the metrics among the submodules, for the next evaluation."""
         self.num_read = 0
+        for module in self.modules():
+            if isinstance(module, Metric):
+                module.reset()
 
     def require_images(self) -> None:
         """Raises RMTError when no process could read any image; all must call it."""

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -19,14 +19,21 @@ from rmt.recipes.recipe import Recipe
 from rmt.training.batch import peak_lr
 from rmt.training.distributed import processes
 from rmt.training.distributed.fsdp import FSDPStrategy, apply_fsdp, full_model, unshard
-from rmt.training.evaluator import Evaluator
-from rmt.training.metric_columns import MetricColumns
+from rmt.training.evaluator import Evaluator, MetricColumns
 from rmt.training.nonfinite import MAX_CONSECUTIVE, NonFiniteLoss, save_buffers, zero_loss
 from rmt.training.progress import Progress
 
 
 class TrainingData(Protocol):
     """The data of one run, opened. They hold no recipe: what depends on it is made of the resolved one."""
+
+    @property
+    def train(self) -> Sized:
+        """The training images."""
+
+    @property
+    def val(self) -> Sized:
+        """The images of the evaluation after each epoch."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -42,11 +49,14 @@ class TrainingData(Protocol):
     def batches_per_epoch(self, recipe: Any) -> int:
         """Batches of one device between two evaluations: those of a whole number of weight updates."""
 
-    def train_loader(self, recipe: Any, rank: int = 0, world_size: int = 1) -> BatchLoader:
-        """Shuffled and augmented training images; every batch is a dict with `index` (B,) and `bad`."""
+    def train_loader(self, recipe: Any, **options: Any) -> BatchLoader:
+        """Shuffled and augmented training images; every batch is a dict with `index` (B,) and `bad`.
 
-    def val_loader(self, recipe: Any, rank: int = 0, world_size: int = 1) -> BatchLoader:
-        """The images of the evaluation after each epoch, in order."""
+        `options` are further arguments of `BatchLoader`: rank and world_size.
+        """
+
+    def val_loader(self, recipe: Any, **options: Any) -> BatchLoader:
+        """The images of `val`, in order; options as those of `train_loader`."""
 
 
 RecipeT = TypeVar("RecipeT", bound=Recipe)
@@ -101,18 +111,18 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         """Returns an object whose `step_update(update)` sets the learning rate for that number of updates."""
 
     @property
-    @abstractmethod
     def epochs(self) -> int:
-        """Number of evaluations, one every `batches_per_epoch` batches."""
+        """Number of evaluations, one every `batches_per_epoch` batches; by default the recipe's `epochs`."""
+        return self.recipe.epochs  # type: ignore[attr-defined]
 
     @property
     def iterations(self) -> int:
         """Number of weight updates, if the recipe gives the length in them; otherwise 0."""
         return 0
 
-    @abstractmethod
     def introduction(self) -> list[str]:
         """Returns lines that describe the run, printed before it begins."""
+        return [f"{len(self.data.train):,} images to train on, {len(self.data.val):,} to evaluate on"]
 
     def file_facts(self) -> dict[str, Any]:
         """Returns arguments of `save_checkpoint` that do not follow from the network: task, head and its arguments."""
@@ -166,14 +176,17 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
             self.ema.module = full_model(self.ema.module)
 
     def train_dataloader(self) -> BatchLoader:
-        self._train_loader = self.data.train_loader(self.recipe, self.global_rank, self.trainer.world_size)
+        self._train_loader = self.data.train_loader(self.recipe, **self._shard())
         # Lightning asks for the iterator before its first hook, when `current_epoch` is still wrong after a resume.
         self._train_loader.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         return self._train_loader
 
     def val_dataloader(self) -> BatchLoader:
-        self._val_loader = self.data.val_loader(self.recipe, self.global_rank, self.trainer.world_size)
+        self._val_loader = self.data.val_loader(self.recipe, **self._shard())
         return self._val_loader
+
+    def _shard(self) -> dict[str, int]:
+        return {"rank": self.global_rank, "world_size": self.trainer.world_size}
 
     def on_train_epoch_start(self) -> None:
         assert self._train_loader is not None

@@ -3,7 +3,7 @@
 import torch
 from timm.optim import create_optimizer_v2
 
-from rmt.recipes import ClassifyRecipe
+from rmt.recipes import ClassifyRecipe, DetectRecipe, SegmentRecipe
 
 
 def build_optimizer(model: torch.nn.Module, recipe: ClassifyRecipe, lr: float) -> torch.optim.Optimizer:
@@ -23,10 +23,9 @@ def build_optimizer(model: torch.nn.Module, recipe: ClassifyRecipe, lr: float) -
     )
 
 
-def build_adamw(
-    model: torch.nn.Module, lr: float, weight_decay: float, *, decay_norms: bool, fused: bool = True
-) -> torch.optim.AdamW:
+def build_adamw(model: torch.nn.Module, recipe: DetectRecipe | SegmentRecipe, lr: float) -> torch.optim.AdamW:
     """AdamW for detectors and segmenters: weight decay for all parameters, or for all but those of norms."""
+    decay_norms = recipe.decay_norms
     norms = {
         id(parameter)
         for module in model.modules()
@@ -38,7 +37,7 @@ def build_adamw(
     groups: list[dict] = [{"params": [p for p in trained if decay_norms or id(p) not in norms]}]
     if not decay_norms:
         groups.append({"params": [p for p in trained if id(p) in norms], "weight_decay": 0.0})
-    return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused)
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=recipe.weight_decay, fused=recipe.precision != "fp16")
 
 
 _NORMS = (torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.modules.batchnorm._BatchNorm)

@@ -27,7 +27,12 @@ def final_networks(module: TrainingModule, run: FinishedRun) -> dict[str, nn.Mod
 
 
 def common_metrics(
-    module: TrainingModule, run: FinishedRun, results: dict[str, dict[str, float]], *, split: Literal["val", "test"]
+    module: TrainingModule,
+    run: FinishedRun,
+    results: dict[str, dict[str, float]],
+    *,
+    split: Literal["val", "test"],
+    unreadable: dict[str, str],
 ) -> dict[str, Any]:
     """Returns the part of `metrics.json` that all tasks have.
 
@@ -36,16 +41,19 @@ def common_metrics(
         run: its folder, history and machine.
         results: the final scores of each of `networks()` and of "best".
         split: what they were computed on: the validation images again, or the test images.
+        unreadable: name and reason of the images of `split` that could not be read.
     """
-    progress, recipe = module.progress, module.recipe
+    progress, recipe, data = module.progress, module.recipe, module.data
     epochs = max(int(row["epoch"]) for row in run.history.rows if row["kind"] == "epoch")
-    metric_columns = module.metric_columns.best
+    images = epochs * module.updates_per_epoch * effective_batch(recipe)
+    best_by, bad = module.metric_columns.best, progress.bad_images
+    parts = {"train and val": bad | unreadable} if split == "val" else {"train and val": bad, split: unreadable}
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,
         "model": recipe.model,
         "parameters": sum(p.numel() for p in module.model.parameters()),
-        "classes": len(module.data.classes),
+        "classes": len(data.classes),
         "effective_batch": effective_batch(recipe),
         "peak_lr": module.lr,
         "last": {
@@ -53,11 +61,14 @@ def common_metrics(
             **{kind: {"val": progress.val[kind], split: results[kind]} for kind in module.networks()},
         },
         "best": {**read_metadata(run.folder.best)["metrics"], split: results["best"]},
-        "best_val": {kind: {metric_columns: b.score, "epoch": b.epoch} for kind, b in progress.best.items() if b.epoch},
-        "skipped_files": module.data.skipped,
+        "best_val": {kind: {best_by: b.score, "epoch": b.epoch} for kind, b in progress.best.items() if b.epoch},
+        "images": {"train": len(data.train), "val": len(data.val)},
+        "best_chosen_on": f"the {len(data.val):,} validation images themselves, which flatters it",
+        "unreadable": parts,
+        "skipped_files": data.skipped,
         "skipped_batches": progress.skipped_batches,
         "training_seconds": round(progress.seconds, 1),
-        "images_per_s": _pace(module, epochs),
+        "images_per_s": round(images / max(progress.seconds, 1e-9), 1),
         "machine": {
             "device": str(run.device),
             "devices": world_size(recipe),
@@ -66,11 +77,6 @@ def common_metrics(
             "torch": torch.__version__,
         },
     }
-
-
-def _pace(module: TrainingModule, epochs: int) -> float:
-    images = epochs * module.updates_per_epoch * effective_batch(module.recipe)
-    return round(images / max(module.progress.seconds, 1e-9), 1)
 
 
 def write(module: TrainingModule, run: FinishedRun, metrics: dict[str, Any], best: nn.Module) -> None:

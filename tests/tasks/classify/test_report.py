@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -51,7 +52,9 @@ def draw(folder: Path, model: str, classes: int = 3) -> Image.Image:
     network = rmt.create_model(model, num_classes=3, device="meta")
     files = WeightFiles(folder, network, (), {}, recipe)
     run = FinishedRun(RunFolder(folder), history, files, torch.device("cpu"), "fp32", Console())
-    draw_report(module, run, METRICS, np.ones((classes, classes), np.int64), predictions, network)
+    confusion = np.ones((classes, classes), np.int64)
+    evaluator = SimpleNamespace(confusion_matrix=lambda: confusion, predictions=lambda: predictions)
+    draw_report(module, run, METRICS, evaluator, SimpleNamespace(model=network))
     with Image.open(folder / "report.png") as picture:
         picture.load()
         return picture

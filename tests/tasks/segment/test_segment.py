@@ -255,14 +255,14 @@ def test_the_rate_warms_up_and_decays_polynomially():
 def test_norms_decay_or_do_not():
     model = rmt.segmenter("upernet", create_model("rmt_test"), 3, head_args=dict(channels=8))
     names = {id(p): name for name, p in model.named_parameters()}
-    plain, spared = build_adamw(model, 1e-3, 0.01, decay_norms=False).param_groups
+    plain, spared = build_adamw(model, replace(tiny(), weight_decay=0.01, decay_norms=False), 1e-3).param_groups
     assert (plain["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
     told = {names[id(p)] for p in spared["params"]}
     assert "pyramid.norms.0.weight" in told
     assert "head.fuse.1.bias" in told
     assert "pyramid.backbone.stages.0.blocks.0.norm1.weight" in told
     assert "head.classifier.bias" not in told  # norms alone are spared
-    (everything,) = build_adamw(model, 1e-3, 0.01, decay_norms=True).param_groups
+    (everything,) = build_adamw(model, replace(tiny(), weight_decay=0.01, decay_norms=True), 1e-3).param_groups
     assert len(everything["params"]) == len(names)
 
 

@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
+from rmt.training.evaluator import MetricColumns
 from rmt.training.logging.display import Display, duration
-from rmt.training.metric_columns import MetricColumns
 
 MEASURE = MetricColumns(columns=("loss", "top1"), best="top1", label="top-1")
 

@@ -3,8 +3,8 @@ import csv
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from rmt.training.evaluator import MetricColumns
 from rmt.training.logging.history import History, columns
-from rmt.training.metric_columns import MetricColumns
 
 
 def read(path):

@@ -62,13 +62,6 @@ class ClassifyData:
     def classes(self) -> tuple[str, ...]:
         return self.train.classes
 
-    @property
-    def chosen_on(self) -> str:
-        """The images that `best` is chosen on, as text."""
-        if self.val is self.test:
-            return f"the {len(self.test):,} validation images themselves, which flatters it"
-        return f"{len(self.val):,} images held out of train"
-
     def preprocessing(self, recipe: ClassifyRecipe) -> dict[str, Any]:
         network: Any = get_pretrained_cfg(recipe.model)
         return {
@@ -85,9 +78,7 @@ class ClassifyData:
         batches = len(self.train_loader(recipe, world_size=processes_of(recipe), workers=0))
         return batches - batches % recipe.accumulate
 
-    def train_loader(
-        self, recipe: ClassifyRecipe, rank: int = 0, world_size: int = 1, workers: int | None = None
-    ) -> ImageLoader:
+    def train_loader(self, recipe: ClassifyRecipe, **options: Any) -> ImageLoader:
         preprocessing = self.preprocessing(recipe)
         transform = train_transform(
             recipe.image_size,
@@ -107,27 +98,21 @@ class ClassifyData:
             shuffle=True,
             drop_last=True,
             seed=recipe.seed,
-            workers=recipe.workers if workers is None else workers,
             repeats=3 if recipe.repeated_augmentation else 1,
-            rank=rank,
-            world_size=world_size,
-            pin_memory=torch.cuda.is_available(),
+            **{"workers": recipe.workers, **options},
         )
 
-    def val_loader(self, recipe: ClassifyRecipe, rank: int = 0, world_size: int = 1) -> ImageLoader:
-        return self.eval_loader(recipe, self.val, rank, world_size)
+    def val_loader(self, recipe: ClassifyRecipe, **options: Any) -> ImageLoader:
+        return self.eval_loader(recipe, self.val, **options)
 
-    def eval_loader(self, recipe: ClassifyRecipe, images: ImageSet, rank: int = 0, world_size: int = 1) -> ImageLoader:
+    def eval_loader(self, recipe: ClassifyRecipe, images: ImageSet, **options: Any) -> ImageLoader:
         """`images`, each once and in order, preprocessed as for evaluation."""
         return ImageLoader(
             images,
             eval_transform(**self.preprocessing(recipe)),
             batch_size=recipe.batch_size * _EVAL_BATCH,
             shuffle=False,
-            workers=recipe.workers,
-            rank=rank,
-            world_size=world_size,
-            pin_memory=torch.cuda.is_available(),
+            **{"workers": recipe.workers, **options},
         )
 
 

@@ -64,9 +64,6 @@ class ClassifyEvaluator(Evaluator):
 
     def reset(self) -> None:
         super().reset()
-        self.metrics.reset()
-        if self.confusion is not None:
-            self.confusion.reset()
         self._predictions.clear()
 
 

@@ -12,7 +12,7 @@ from rmt.tasks.classify.baseline import MajorityBaseline, baseline_warning
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import ClassifyEvaluator
 from rmt.training.batch import describe_batch
-from rmt.training.metric_columns import MetricColumns
+from rmt.training.evaluator import MetricColumns
 from rmt.training.module import TrainingModule
 from rmt.training.optimizers import build_optimizer
 from rmt.training.schedules import CosineSchedule
@@ -43,10 +43,6 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.baseline = MajorityBaseline.of(data.val.labels, num_classes)
-
-    @property
-    def epochs(self) -> int:
-        return self.recipe.epochs
 
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data

@@ -7,9 +7,10 @@ import numpy as np
 from torch import nn
 
 from rmt.data.images import BadImage
+from rmt.inference.runtime import TorchRuntime
 from rmt.model import ManhattanSelfAttention
 from rmt.ops import decay_rates
-from rmt.tasks.classify.evaluate import Predictions
+from rmt.tasks.classify.evaluate import ClassifyEvaluator, Predictions
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.report_page import ReportPage
 from rmt.training.logging import plots
@@ -24,12 +25,11 @@ def draw_report(
     module: ClassifyModule,
     run: FinishedRun,
     metrics: dict[str, Any],
-    confusion: np.ndarray,
-    predictions: Predictions,
-    model: nn.Module,
+    evaluator: ClassifyEvaluator,
+    network: TorchRuntime,
 ) -> None:
-    """Draws the page. `confusion` (K, K) and `predictions` are of the best weights on the test images."""
-    stages = stage_decays(model, module.recipe.image_size)
+    """Draws the page. `evaluator`, with details on the test images, and `network` are of the best weights."""
+    stages = stage_decays(network.model, module.recipe.image_size)
     rows, columns = _decay_grid(stages)
     page = ReportPage(module, run, metrics, [7.4, 1.0 + 1.35 * rows])
     part = "validation" if metrics["test_is_val"] else "test"
@@ -39,8 +39,8 @@ def draw_report(
     note = f"on {metrics['images']['val']:,} {held_out}"
     page.curves("Top-1 accuracy", note, "training loss includes smoothing and augmentation")
     left, right = page.rows[0].subfigures(1, 2, width_ratios=[1, 1.06])
-    plots.confusion_panel(left.subplots(), confusion, module.data.classes)
-    _samples(right, module, predictions)
+    plots.confusion_panel(left.subplots(), evaluator.confusion_matrix(), module.data.classes)
+    _samples(right, module, evaluator.predictions())
     _decays(page.rows[1], stages, rows, columns)
     page.save()
 

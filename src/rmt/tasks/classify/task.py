@@ -1,40 +1,43 @@
 """Image classification: what the trainer and `rmt evaluate` call, and the end of a run."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from rmt.inference.runtime import TorchRuntime
 from rmt.tasks.classify.build import build, resolve
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import ClassifyEvaluator, describe, evaluate_checkpoint
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.training.evaluator import evaluate
-from rmt.training.results import common_metrics, final_networks, summary_lines, write
+from rmt.tasks.finish import finish as finish_run
+from rmt.training.results import summary_lines
 from rmt.training.run_folder import RunFolder
 from rmt.training.task import FinishedRun, Task
 
 
 def finish(module: ClassifyModule, run: FinishedRun) -> dict[str, Any]:
-    """Evaluates last, averaged and best weights in one pass over the test images; see `Task.finish`."""
+    """Evaluates last, averaged and best weights on the test images; see `Task.finish`."""
     from rmt.tasks.classify.report import draw_report  # matplotlib takes a second to import
 
-    data, networks = module.data, final_networks(module, run)
-    runtimes = {name: TorchRuntime(network, run.device, run.precision) for name, network in networks.items()}
-    evaluators = {
-        name: ClassifyEvaluator(len(data.classes), len(data.test), details=name == "best") for name in networks
-    }
-    evaluate(evaluators, runtimes, data.eval_loader(module.recipe, data.test), run.device)
-    best = evaluators["best"]
-    metrics = common_metrics(module, run, {name: e.compute() for name, e in evaluators.items()}, split="test")
-    metrics["images"] = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
-    metrics["best_chosen_on"] = data.chosen_on
-    metrics["test_is_val"] = data.val is data.test
-    metrics["unreadable"] = {"train and val": module.progress.bad_images, "test": best.unreadable}
-    metrics["recall_percent"] = _recall(data.classes, best.confusion_matrix())
-    write(module, run, metrics, networks["best"])
-    draw_report(module, run, metrics, best.confusion_matrix(), best.predictions(), networks["best"])
-    return metrics
+    data, names = module.data, (*module.networks(), "best")
+
+    def more_metrics(evaluators: Mapping[str, ClassifyEvaluator]) -> dict[str, Any]:
+        held_out = {} if data.val is data.test else {"best_chosen_on": f"{len(data.val):,} images held out of train"}
+        return held_out | {
+            "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+            "test_is_val": data.val is data.test,
+            "recall_percent": _recall(data.classes, evaluators["best"].confusion_matrix()),
+        }
+
+    return finish_run(
+        module,
+        run,
+        evaluators={n: ClassifyEvaluator(len(data.classes), len(data.test), details=n == "best") for n in names},
+        loader=data.eval_loader(module.recipe, data.test),
+        split="test",
+        more_metrics=more_metrics,
+        draw_report=draw_report,
+    )
 
 
 def summary(metrics: dict[str, Any], folder: RunFolder) -> list[str]:

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rmt.data.detection.coco import CocoSet, find_split, open_coco_splits
 from rmt.data.detection.transforms import (
     DetectionEvalTransform,
@@ -62,9 +60,7 @@ class DetectData:
         batches = len(self.train_loader(recipe, world_size=processes_of(recipe), workers=0))
         return batches - batches % recipe.accumulate
 
-    def train_loader(
-        self, recipe: DetectRecipe, rank: int = 0, world_size: int = 1, workers: int | None = None
-    ) -> BatchLoader:
+    def train_loader(self, recipe: DetectRecipe, **options: Any) -> BatchLoader:
         """Shuffled and augmented; a batch holds either upright or wide images."""
         pipeline = train_augmentation(
             recipe.train_short_sides, recipe.long_side, flip=recipe.flip, random_crop=recipe.random_crop
@@ -77,29 +73,15 @@ class DetectData:
             shuffle=True,
             drop_last=True,
             seed=recipe.seed,
-            workers=recipe.workers if workers is None else workers,
-            rank=rank,
-            world_size=world_size,
             groups=self.train.groups,
-            pin_memory=torch.cuda.is_available(),
+            **{"workers": recipe.workers, **options},
         )
 
-    def val_loader(self, recipe: DetectRecipe, rank: int = 0, world_size: int = 1) -> BatchLoader:
-        return eval_loader(self.val, self.preprocessing(recipe), recipe.workers, rank, world_size)
+    def val_loader(self, recipe: DetectRecipe, **options: Any) -> BatchLoader:
+        return eval_loader(self.val, self.preprocessing(recipe), **{"workers": recipe.workers, **options})
 
 
-def eval_loader(
-    images: CocoSet, preprocessing: dict[str, Any], workers: int, rank: int = 0, world_size: int = 1
-) -> BatchLoader:
+def eval_loader(images: CocoSet, preprocessing: dict[str, Any], **options: Any) -> BatchLoader:
     """One image at a time, in order: padding to the size of another image would change the result."""
-    return BatchLoader(
-        images,
-        DetectionEvalTransform(*preprocessing["size"]),
-        collate_lists,
-        batch_size=1,
-        shuffle=False,
-        workers=workers,
-        rank=rank,
-        world_size=world_size,
-        pin_memory=torch.cuda.is_available(),
-    )
+    transform = DetectionEvalTransform(*preprocessing["size"])
+    return BatchLoader(images, transform, collate_lists, batch_size=1, shuffle=False, **options)

@@ -20,12 +20,14 @@ class DetectEvaluator(Evaluator):
 
     Attributes:
         detections: by the image's place in the set.
+        metrics: what `compute` computed last.
     """
 
     def __init__(self, images: CocoSet) -> None:
         super().__init__(len(images))
         self.images = images
         self.detections: dict[int, Detections] = {}
+        self.metrics = CocoMetrics({}, {})
 
     def update_metrics(self, network: Callable[..., Any], batch: dict[str, Any]) -> None:
         places = batch["index"].tolist()
@@ -53,7 +55,8 @@ class DetectEvaluator(Evaluator):
 
     def compute(self) -> dict[str, float]:
         """See `CocoMetrics.percent`."""
-        return self.coco_metrics().percent()
+        self.metrics = self.coco_metrics()
+        return self.metrics.percent()
 
     def reset(self) -> None:
         super().reset()
@@ -89,7 +92,7 @@ def evaluate_checkpoint(
         divided = not predictor.metadata["recipe"].get("val_annotations")
         coco, part = (coco.hold_out(*held)[1], "held out") if divided else (coco, "train")
     evaluator = DetectEvaluator(coco.with_classes(predictor.classes))
-    loader = eval_loader(evaluator.images, predictor.preprocessing, workers)
+    loader = eval_loader(evaluator.images, predictor.preprocessing, workers=workers)
     evaluate({"model": evaluator}, {"model": predictor.runtime}, loader, predictor.device)
     metrics = evaluator.coco_metrics()
     return {

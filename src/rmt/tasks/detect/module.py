@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rmt.heads import file_facts
 from rmt.recipes import DetectRecipe
 from rmt.tasks.detect.data import DetectData
 from rmt.tasks.detect.evaluate import DetectEvaluator
 from rmt.training.batch import describe_batch
-from rmt.training.metric_columns import MetricColumns
+from rmt.training.evaluator import MetricColumns
 from rmt.training.module import TrainingModule
 from rmt.training.optimizers import build_adamw
 from rmt.training.schedules import UpdateSchedule, step, warm_up
@@ -24,10 +25,6 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
     def __init__(self, model: nn.Module, recipe: DetectRecipe, data: DetectData) -> None:
         super().__init__(model, recipe, data)
         self.metric_columns = _MASK if recipe.masks else _BOX
-
-    @property
-    def epochs(self) -> int:
-        return self.recipe.epochs
 
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data
@@ -44,10 +41,7 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
         return DetectEvaluator(self.data.val)
 
     def build_optimizer(self) -> torch.optim.Optimizer:
-        recipe = self.recipe
-        return build_adamw(
-            self.model, self.lr, recipe.weight_decay, decay_norms=recipe.decay_norms, fused=recipe.precision != "fp16"
-        )
+        return build_adamw(self.model, self.recipe, self.lr)
 
     def build_schedule(self, optimizer: torch.optim.Optimizer) -> UpdateSchedule:
         recipe = self.recipe
@@ -59,6 +53,4 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
         return UpdateSchedule(optimizer, factor)
 
     def file_facts(self) -> dict[str, Any]:
-        from rmt.heads.model_files import file_facts
-
         return file_facts(self.model)  # type: ignore[arg-type]

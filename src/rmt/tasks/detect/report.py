@@ -9,6 +9,8 @@ from rmt.data.detection.rle import encode
 from rmt.data.images import BadImage
 from rmt.inference.detect import Detections
 from rmt.inference.drawing.boxes import MIN_SCORE, LabelledBox, draw_boxes, labelled_boxes
+from rmt.inference.runtime import Runtime
+from rmt.tasks.detect.evaluate import DetectEvaluator
 from rmt.tasks.detect.module import DetectModule
 from rmt.tasks.report_page import ReportPage, bars_height, class_bars, shown_classes
 from rmt.training.logging import plots
@@ -18,9 +20,10 @@ _SAMPLES = 6
 
 
 def draw_report(
-    module: DetectModule, run: FinishedRun, metrics: dict[str, Any], detections: dict[int, Detections]
+    module: DetectModule, run: FinishedRun, metrics: dict[str, Any], evaluator: DetectEvaluator, network: Runtime
 ) -> None:
-    """Draws the page; `detections` of the best weights, by the image's place in the validation set."""
+    """Draws the page; `evaluator` has the detections of the best weights in the validation images."""
+    detections = evaluator.detections
     chosen = np.random.default_rng(module.recipe.seed).permutation(sorted(detections))[:_SAMPLES].tolist()
     ranked = sorted(((100 * ap, name) for name, ap in metrics["per_class"]["box"].items() if ap >= 0), reverse=True)
     bars = [(name, ap, None) for ap, name in shown_classes(ranked)] if len(module.data.classes) > 1 else []

@@ -1,14 +1,14 @@
 """Detection and instance segmentation: what the trainer and `rmt evaluate` call, and the end of a run."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from rmt.inference.runtime import TorchRuntime
 from rmt.tasks.detect.build import build, resolve
 from rmt.tasks.detect.data import DetectData
-from rmt.tasks.detect.evaluate import describe, evaluate_checkpoint
+from rmt.tasks.detect.evaluate import DetectEvaluator, describe, evaluate_checkpoint
 from rmt.tasks.detect.module import DetectModule
-from rmt.training.evaluator import evaluate
-from rmt.training.results import common_metrics, final_networks, summary_lines, write
+from rmt.tasks.finish import finish as finish_run
+from rmt.training.results import summary_lines
 from rmt.training.run_folder import RunFolder
 from rmt.training.task import FinishedRun, Task
 
@@ -17,19 +17,11 @@ def finish(module: DetectModule, run: FinishedRun) -> dict[str, Any]:
     """Evaluates the best weights; last and averaged ones keep the scores of the last epoch. See `Task.finish`."""
     from rmt.tasks.detect.report import draw_report  # matplotlib takes a second to import
 
-    data, best = module.data, final_networks(module, run)["best"]
-    evaluator, runtime = module.build_evaluator(), TorchRuntime(best, run.device, run.precision)
-    evaluate({"best": evaluator}, {"best": runtime}, data.val_loader(module.recipe), run.device)
-    scores = evaluator.coco_metrics()
-    metrics = common_metrics(module, run, {**module.progress.val, "best": scores.percent()}, split="val")
-    metrics["head"] = module.recipe.head
-    metrics["images"] = {"train": len(data.train), "val": len(data.val)}
-    metrics["best_chosen_on"] = f"the {len(data.val):,} validation images themselves, which flatters it"
-    metrics["unreadable"] = {"train and val": module.progress.bad_images | evaluator.unreadable}
-    metrics["per_class"] = scores.per_class
-    write(module, run, metrics, best)
-    draw_report(module, run, metrics, evaluator.detections)
-    return metrics
+    def more_metrics(evaluators: Mapping[str, DetectEvaluator]) -> dict[str, Any]:
+        return {"head": module.recipe.head, "per_class": evaluators["best"].metrics.per_class}
+
+    best_only = {"best": module.build_evaluator()}
+    return finish_run(module, run, evaluators=best_only, more_metrics=more_metrics, draw_report=draw_report)
 
 
 def summary(metrics: dict[str, Any], folder: RunFolder) -> list[str]:

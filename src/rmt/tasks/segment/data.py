@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from timm.models import get_pretrained_cfg
 
 from rmt.data.loader import BatchLoader
@@ -61,7 +60,7 @@ class SegmentData:
     def batches_per_epoch(self, recipe: SegmentRecipe) -> int:
         return recipe.validate_every * recipe.accumulate
 
-    def train_loader(self, recipe: SegmentRecipe, rank: int = 0, world_size: int = 1) -> BatchLoader:
+    def train_loader(self, recipe: SegmentRecipe, **options: Any) -> BatchLoader:
         preprocessing = self.preprocessing(recipe)
         view = SegmentationTrainTransform(
             crop=recipe.crop_size,
@@ -83,16 +82,12 @@ class SegmentData:
             drop_last=True,
             steps_per_epoch=self.batches_per_epoch(recipe),
             seed=recipe.seed,
-            workers=recipe.workers,
-            rank=rank,
-            world_size=world_size,
-            pin_memory=torch.cuda.is_available(),
+            **{"workers": recipe.workers, **options},
         )
 
-    def val_loader(self, recipe: SegmentRecipe, rank: int = 0, world_size: int = 1) -> BatchLoader:
-        return whole_loader(
-            self.val, recipe.long_side, recipe.short_side, workers=recipe.workers, rank=rank, world_size=world_size
-        )
+    def val_loader(self, recipe: SegmentRecipe, **options: Any) -> BatchLoader:
+        options = {"workers": recipe.workers, **options}
+        return whole_loader(self.val, recipe.long_side, recipe.short_side, **options)
 
 
 def whole_loader(images: SegmentationSet, long_side: int, short_side: int, **options: Any) -> BatchLoader:

@@ -52,10 +52,6 @@ class SegmentEvaluator(Evaluator):
         """See `mean_metrics`."""
         return mean_metrics(self.counts())
 
-    def reset(self) -> None:
-        super().reset()
-        self.confusion.reset()
-
 
 def evaluate_checkpoint(
     checkpoint: str | Path,

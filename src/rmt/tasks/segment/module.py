@@ -12,7 +12,7 @@ from rmt.recipes import SegmentRecipe
 from rmt.tasks.segment.data import SegmentData
 from rmt.tasks.segment.evaluate import SegmentEvaluator
 from rmt.training.batch import describe_batch
-from rmt.training.metric_columns import MetricColumns
+from rmt.training.evaluator import MetricColumns
 from rmt.training.module import TrainingModule
 from rmt.training.optimizers import build_adamw
 from rmt.training.schedules import UpdateSchedule, poly, warm_up
@@ -54,10 +54,7 @@ class SegmentModule(TrainingModule[SegmentRecipe, SegmentData]):
         return SegmentEvaluator(classes, images, preprocessing=self.preprocessing, inference=self.inference)
 
     def build_optimizer(self) -> torch.optim.Optimizer:
-        recipe = self.recipe
-        return build_adamw(
-            self.model, self.lr, recipe.weight_decay, decay_norms=recipe.decay_norms, fused=recipe.precision != "fp16"
-        )
+        return build_adamw(self.model, self.recipe, self.lr)
 
     def build_schedule(self, optimizer: torch.optim.Optimizer) -> UpdateSchedule:
         recipe, end = self.recipe, self.recipe.min_lr / self.lr if self.lr else 0.0

@@ -9,6 +9,7 @@ from rmt.inference.drawing.masks import draw_segmentation
 from rmt.inference.runtime import Runtime
 from rmt.inference.segment import SegmentPredictor
 from rmt.tasks.report_page import ReportPage, bars_height, class_bars, shown_classes
+from rmt.tasks.segment.evaluate import SegmentEvaluator
 from rmt.tasks.segment.module import SegmentModule
 from rmt.training.logging import plots
 from rmt.training.results import final_rows
@@ -17,7 +18,9 @@ from rmt.training.task import FinishedRun
 _SAMPLES = 6
 
 
-def draw_report(module: SegmentModule, run: FinishedRun, metrics: dict[str, Any], network: Runtime) -> None:
+def draw_report(
+    module: SegmentModule, run: FinishedRun, metrics: dict[str, Any], evaluator: SegmentEvaluator, network: Runtime
+) -> None:
     """Draws the page; `network` has the best weights."""
     details = metrics["details"]["best"]
     known = sorted((row for row in details["per_class"] if row["iou"] is not None), key=lambda row: -row["iou"])

@@ -1,36 +1,28 @@
 """Semantic segmentation: what the trainer and `rmt evaluate` call, and the end of a run."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from rmt.inference.runtime import TorchRuntime
+from rmt.tasks.finish import finish as finish_run
 from rmt.tasks.segment.build import build, resolve
 from rmt.tasks.segment.data import SegmentData
-from rmt.tasks.segment.evaluate import describe, details, evaluate_checkpoint
+from rmt.tasks.segment.evaluate import SegmentEvaluator, describe, details, evaluate_checkpoint
 from rmt.tasks.segment.module import SegmentModule
-from rmt.training.evaluator import evaluate
-from rmt.training.results import common_metrics, final_networks, summary_lines, write
+from rmt.training.results import summary_lines
 from rmt.training.run_folder import RunFolder
 from rmt.training.task import FinishedRun, Task
 
 
 def finish(module: SegmentModule, run: FinishedRun) -> dict[str, Any]:
-    """Evaluates last, averaged and best weights in one pass over the validation images; see `Task.finish`."""
+    """Evaluates last, averaged and best weights on the validation images; see `Task.finish`."""
     from rmt.tasks.segment.report import draw_report  # matplotlib takes a second to import
 
-    data, networks = module.data, final_networks(module, run)
-    runtimes = {name: TorchRuntime(network, run.device, run.precision) for name, network in networks.items()}
-    evaluators = {name: module.build_evaluator() for name in networks}
-    evaluate(evaluators, runtimes, data.val_loader(module.recipe), run.device)
-    found = {name: details(evaluator.counts(), data.classes) for name, evaluator in evaluators.items()}
-    metrics = common_metrics(module, run, {name: e.compute() for name, e in evaluators.items()}, split="val")
-    metrics["images"] = {"train": len(data.train), "val": len(data.val)}
-    metrics["best_chosen_on"] = f"the {len(data.val):,} validation images themselves, which flatters it"
-    metrics["iterations"] = module.recipe.iterations
-    metrics["unreadable"] = {"train and val": module.progress.bad_images}
-    metrics["details"] = {name: {k: v for k, v in of.items() if k != "confusion"} for name, of in found.items()}
-    write(module, run, metrics, networks["best"])
-    draw_report(module, run, metrics, runtimes["best"])
-    return metrics
+    def more_metrics(evaluators: Mapping[str, SegmentEvaluator]) -> dict[str, Any]:
+        found = {name: details(evaluator.counts(), module.data.classes) for name, evaluator in evaluators.items()}
+        found = {name: {k: v for k, v in of.items() if k != "confusion"} for name, of in found.items()}
+        return {"iterations": module.recipe.iterations, "details": found}
+
+    return finish_run(module, run, more_metrics=more_metrics, draw_report=draw_report)
 
 
 def summary(metrics: dict[str, Any], folder: RunFolder) -> list[str]:

@@ -37,7 +37,7 @@ class StateCheckpoint(Checkpoint):
         minutes: time between states inside an epoch; 0 saves at epoch ends only.
         before_save: called first, e.g. to bring `metrics.csv` to the disk.
         print_line: prints one line.
-        saving: around each save inside an epoch, e.g. to metric_columns its time.
+        saving: around each save inside an epoch, e.g. to measure its time.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from rmt.training.metric_columns import MetricColumns
+from rmt.training.evaluator import MetricColumns
 
 _WIDTHS = (9, 10, 9, 9, 9, 9, 9, 8)
 _EMA = 4  # the column of the averaged weights

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rmt.atomic import readable_disk_errors, write_text
-from rmt.training.metric_columns import MetricColumns
+from rmt.training.evaluator import MetricColumns
 
 
 def columns(metric_columns: MetricColumns) -> tuple[str, ...]:

@@ -119,8 +119,7 @@ def _label(
     spec = report.spec
     wanted = Subset(images, [row for number in todo for row in spec.rows(number)])
     transform = SquashTransform(teacher)
-    pin = device.type == "cuda"
-    loader = ImageLoader(wanted, transform, batch_size=batch_size, shuffle=False, workers=workers, pin_memory=pin)
+    loader = ImageLoader(wanted, transform, batch_size=batch_size, shuffle=False, workers=workers)
     pending = list(todo)
     arrays: dict[int, Arrays] = {}
     last = torch.tensor([len(spec.rows(number)) for number in todo]).cumsum(0).tolist()
