@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from rmt.recipes.recipe import Recipe, below, negative, option, outside, without_effect
+from rmt.recipes.recipe import (
+    Fraction,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    PositiveFraction,
+    Recipe,
+    option,
+    without_effect,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,75 +32,73 @@ class ClassifyRecipe(Recipe):
     stream: Literal["auto", "yes", "no"] = "auto"
     """Read shards through a cache of bounded size (`yes`), or copy all of them to this machine (`no`); `auto`: `yes` if
     the copies do not fit the disk."""
-    stream_buffer: int = 50_000
+    stream_buffer: Positive = 50_000
     """Images of the shuffle buffer when shards are streamed; it consists of whole shards."""
-    image_size: int = 224
+    image_size: NonNegative = 224
     """Side in pixels of the square input images; 0: as for the weights, otherwise 224, and 96 for rmt_pico."""
 
-    epochs: int = 300
+    epochs: NonNegative = 300
     """Epochs; 0: as many as suit the number of images."""
-    lr: float = 1e-3
+    lr: NonNegativeFloat = 1e-3
     """Peak learning rate for an effective batch of `lr_base_batch` images; 0: 5e-4 with weights, 2e-3 without."""
-    min_lr: float = 1e-5
+    min_lr: NonNegativeFloat = 1e-5
     """Final learning rate of the cosine schedule, not scaled with the batch."""
-    warmup_epochs: float = 5.0
+    warmup_epochs: NonNegativeFloat = 5.0
     """Epochs of linear warm-up, which count as part of `epochs`."""
-    warmup_lr: float = 1e-6
+    warmup_lr: NonNegativeFloat = 1e-6
     """Learning rate at the start of the warm-up, not scaled with the batch."""
-    cooldown_epochs: int = 0
+    cooldown_epochs: NonNegative = 0
     """Last epochs at the minimum learning rate, which count as part of `epochs`."""
-    weight_decay: float = 0.05
+    weight_decay: NonNegativeFloat = 0.05
     """Weight decay of AdamW; norms, biases and layer scales have none."""
     layer_decay: float = 1.0
     """Factor of the learning rate from a layer to the one below; 1: the same for all; 0: 0.75 with weights, else 1."""
 
-    holdout: float = 0.2
+    holdout: Fraction = 0.2
     """Fraction of each class held out for validation when the data have no validation split."""
-    selection: float = 0.0
+    selection: NonNegativeFloat = 0.0
     """Training images held out to choose `best` on: a number, or below 1 a fraction. 0: it is chosen on the validation
     images, so that its score on them is too good."""
 
-    pad_to: int = 0
+    pad_to: NonNegative = 0
     """Pad smaller images with black to this side, in training and evaluation; 0: resize them instead."""
-    min_crop: float = 0.08
+    min_crop: PositiveFraction = 0.08
     """Smallest area of a random crop, as a fraction of the image."""
-    flip: float = 0.5
+    flip: Fraction = 0.5
     """Probability of a horizontal flip."""
     randaugment: str = "rand-m9-mstd0.5-inc1"
     """RandAugment, as timm writes it; empty: none."""
-    random_erasing: float = 0.25
+    random_erasing: Fraction = 0.25
     """Probability that a rectangle of an image is replaced by noise."""
     repeated_augmentation: bool = False
     """Repeated augmentation: a third of the images per epoch, each in three views."""
     interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
     """Interpolation of the training images; `random`: bilinear or bicubic, and bicubic in evaluation."""
-    crop_pct: float = 0.875
+    crop_pct: PositiveFraction = 0.875
     """Side of the centre crop in evaluation, as a fraction of the resized image."""
 
-    mixup: float = 0.8
+    mixup: NonNegativeFloat = 0.8
     """Mixup: parameter of the beta distribution; 0: none."""
-    cutmix: float = 1.0
+    cutmix: NonNegativeFloat = 1.0
     """CutMix: parameter of the beta distribution; 0: none."""
-    mix_switch: float = 0.5
+    mix_switch: Fraction = 0.5
     """Probability of CutMix instead of Mixup when both are on."""
-    label_smoothing: float = 0.1
+    label_smoothing: Fraction = 0.1
     """Label smoothing."""
     class_weights: bool = False
     """Weight the loss of each class by the inverse of its frequency."""
 
     token_labels: str = ""
     """A folder of `rmt token-labels`: train a `_tl` network on a teacher's label maps instead of the labels."""
-    token_loss: float = 0.5
+    token_loss: NonNegativeFloat = 0.5
     """With token labels: weight of the token loss."""
-    mix_token: float = 1.0
+    mix_token: NonNegativeFloat = 1.0
     """With token labels: parameter of the beta distribution of MixToken, which replaces Mixup and CutMix; 0: none."""
-    ground_truth: float = 0.0
+    ground_truth: Fraction = 0.0
     """With token labels: weight of the true label in the class target; the rest is the label map's."""
 
     def problems(self) -> list[str]:
-        found = super().problems() + below(self, 1, "stream_buffer")
-        found += negative(self, "epochs", "image_size", "pad_to", "min_lr", "warmup_epochs", "warmup_lr")
-        found += negative(self, "cooldown_epochs", "selection", "mixup", "cutmix", "token_loss", "mix_token")
+        found = super().problems()
         if 0 < self.lr < self.min_lr:
             found.append(f"--min-lr {self.min_lr:g} is above the peak --lr {self.lr:g}")
         if 0 < self.epochs < self.warmup_epochs:
@@ -105,8 +112,6 @@ class ClassifyRecipe(Recipe):
             found.append(f"--image-size must be at least 32, not {self.image_size}")
         if not 0 <= self.layer_decay <= 1:
             found.append(f"--layer-decay must lie in (0, 1], or be 0 to be chosen; it is {self.layer_decay:g}")
-        found += outside(self, "[0, 1]", "flip", "random_erasing", "mix_switch", "holdout", "label_smoothing")
-        found += outside(self, "[0, 1]", "ground_truth") + outside(self, "(0, 1]", "min_crop", "crop_pct")
         if self.sync_batchnorm and self.freeze_batchnorm:
             found.append(
                 "--sync-batchnorm and --freeze-batchnorm exclude each other: frozen statistics are equal anyway"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from rmt.recipes.recipe import Recipe, below, negative, outside, without_effect
+from rmt.recipes.recipe import Fraction, NonNegative, NonNegativeFloat, Pixels, Positive, Recipe, without_effect
 
 Head = Literal["retinanet", "mask_rcnn", "cascade_mask_rcnn"]
 
@@ -25,7 +25,7 @@ class DetectRecipe(Recipe):
     """Folder of the validation images; empty: that of the training images."""
     val_annotations: str = ""
     """COCO-format JSON file of the validation images; empty: some of the training images are held out."""
-    holdout: float = 0.2
+    holdout: Fraction = 0.2
     """Fraction of the images held out for validation when `annotations` come without `val_annotations`."""
     empty_images: bool = False
     """Train on images without objects, too."""
@@ -34,55 +34,51 @@ class DetectRecipe(Recipe):
     """Detector on top of the backbone."""
     masks: bool = True
     """Train instance masks; without them mask_rcnn is Faster R-CNN, and cascade_mask_rcnn Cascade R-CNN."""
-    fpn_channels: int = 256
+    fpn_channels: Positive = 256
     """Channels of the feature pyramid network (FPN)."""
-    head_convs: int = 4
+    head_convs: NonNegative = 4
     """3x3 convolutions in the towers of RetinaNet, in the mask head, and in the box heads of the cascade."""
-    head_width: int = 256
+    head_width: Positive = 256
     """Channels of the convolutions in the mask head and in the box heads of the cascade."""
-    box_width: int = 1024
+    box_width: Positive = 1024
     """Width of the fully connected layers of the box heads."""
-    rois_per_image: int = 512
+    rois_per_image: Positive = 512
     """Proposals per image that a box head is trained on."""
-    proposals: int = 1000
+    proposals: Positive = 1000
     """Proposals per image that the RPN keeps in training; in evaluation at most 1000."""
-    anchor_scale: float = 8.0
+    anchor_scale: NonNegativeFloat = 8.0
     """Side of the smallest anchors, in strides: 8 for the RPN, 4 for RetinaNet."""
 
-    short_side: int = 800
+    short_side: Pixels = 800
     """Short side in pixels that images are resized to in evaluation."""
-    long_side: int = 1333
+    long_side: Pixels = 1333
     """Largest long side in pixels, in training and evaluation."""
     train_short_sides: tuple[int, ...] = (800,)
     """Short sides to choose from in training: one for 1x, several for multi-scale training."""
     random_crop: bool = False
     """Crop half of the training images, as in 3x+MS: to 384 to 600 pixels, from a short side of 400 to 600."""
-    flip: float = 0.5
+    flip: Fraction = 0.5
     """Probability of a horizontal flip."""
 
-    epochs: int = 12
+    epochs: NonNegative = 12
     """Epochs; 0: as many as make about 2,000 weight updates."""
-    batch_size: int = 2
+    batch_size: Positive = 2
     """Images per step on one device."""
-    lr: float = 1e-4
+    lr: NonNegativeFloat = 1e-4
     """Peak learning rate for an effective batch of `lr_base_batch` images."""
-    lr_base_batch: int = 16
+    lr_base_batch: NonNegative = 16
     """The peak learning rate is lr x effective batch / lr_base_batch; 0: it is `lr`."""
     lr_steps: tuple[int, ...] = (8, 11)
     """Epochs after which the learning rate is divided by 10."""
-    warmup_iterations: int = 500
+    warmup_iterations: NonNegative = 500
     """Weight updates of linear warm-up."""
-    warmup_factor: float = 0.001
+    warmup_factor: Fraction = 0.001
     """Factor of the learning rate at the start of the warm-up."""
     decay_norms: bool = False
     """Weight decay for the weights and biases of norms, too, as in RetinaNet."""
 
     def problems(self) -> list[str]:
         found = super().problems()
-        found += negative(self, "epochs", "warmup_iterations", "head_convs", "anchor_scale")
-        found += outside(self, "[0, 1]", "flip", "holdout", "warmup_factor")
-        found += below(self, 1, "fpn_channels", "head_width", "box_width", "rois_per_image", "proposals")
-        found += below(self, 32, "short_side", "long_side")
         if self.data and self.annotations:
             found.append("--data and --annotations exclude each other: a COCO folder, or one JSON with --images")
         if bool(self.annotations) != bool(self.images):

@@ -8,13 +8,31 @@ makes another recipe.
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Strategy = Literal["auto", "ddp", "fsdp"]
 OnNan = Literal["stop", "skip"]
 
+
+@dataclass(frozen=True)
+class Limit:
+    """The numbers that a field allows, in the field's annotation; `text` is the message for others."""
+
+    allows: Callable[[float], bool]
+    text: str
+
+
+AT_LEAST_1 = Limit(lambda value: value >= 1, "must be at least 1, not {}")
+NOT_NEGATIVE = Limit(lambda value: value >= 0, "must not be negative, and is {}")
+Positive = Annotated[int, AT_LEAST_1]
+NonNegative = Annotated[int, NOT_NEGATIVE]
+NonNegativeFloat = Annotated[float, NOT_NEGATIVE]
+Pixels = Annotated[int, Limit(lambda value: value >= 32, "must be at least 32, not {}")]
+Fraction = Annotated[float, Limit(lambda value: 0 <= value <= 1, "must lie in [0, 1], not {:g}")]
+FractionBelowOne = Annotated[float, Limit(lambda value: 0 <= value < 1, "must lie in [0, 1), not {:g}")]
+PositiveFraction = Annotated[float, Limit(lambda value: 0 < value <= 1, "must lie in (0, 1], not {:g}")]
 
 #: The recipe class of each task. A class that sets `task` registers itself when it is defined.
 _CLASSES: dict[str, type["Recipe"]] = {}
@@ -47,33 +65,33 @@ class Recipe:
     """Weights to start from: a `.safetensors` or `.pth` file, ours or the authors', or a run folder. The head is loaded
     too if its kind, sizes and classes are the same, otherwise only the backbone. Empty: train from scratch."""
 
-    batch_size: int = 128
+    batch_size: Positive = 128
     """Images per step on one device."""
-    accumulate: int = 1
+    accumulate: Positive = 1
     """Gradient accumulation: steps per weight update; the effective batch grows by this factor."""
-    effective_batch: int = 0
+    effective_batch: NonNegative = 0
     """Images per weight update on all devices together. Each device takes its share, at most `batch_size` at once, and
     accumulates the rest. 0: devices x batch_size x accumulate."""
-    lr: float = 1e-3
+    lr: NonNegativeFloat = 1e-3
     """Peak learning rate for an effective batch of `lr_base_batch` images."""
-    lr_base_batch: int = 1024
+    lr_base_batch: NonNegative = 1024
     """The peak learning rate is lr x effective batch / lr_base_batch; 0: it is `lr`."""
-    weight_decay: float = 0.05
+    weight_decay: NonNegativeFloat = 0.05
     """AdamW's weight decay."""
-    clip_grad: float = 0.0
+    clip_grad: NonNegativeFloat = 0.0
     """Largest norm of the gradients, which are scaled down to it; 0: no limit."""
-    drop_path: float = 0.0
+    drop_path: FractionBelowOne = 0.0
     """Stochastic depth rate of the last block; the rates grow linearly from 0 (RMT-T 0.1, S 0.15, B 0.4, L 0.5)."""
-    ema_decay: float = 0.0
+    ema_decay: FractionBelowOne = 0.0
     """Decay per weight update of the exponential moving average (EMA) of the weights; 0: no average."""
-    early_stopping: int = 0
+    early_stopping: NonNegative = 0
     """Stop after this many evaluations without a better score; 0: never."""
 
     device: Device = "auto"
     """Device to train on; `auto`: CUDA if available, then MPS, then the CPU."""
-    devices: int | Literal["auto"] = 1
+    devices: Annotated[int | Literal["auto"], AT_LEAST_1] = 1
     """Devices to train on per machine, one process each; `auto`: all GPUs, or as many as torchrun or srun started."""
-    nodes: int = 0
+    nodes: NonNegative = 0
     """Machines to train on; 0: as many as torchrun or srun started, otherwise this one."""
     strategy: Strategy = "auto"
     """Strategy for several devices: `ddp` copies the network to each, `fsdp` shards it; `auto`: ddp."""
@@ -88,16 +106,16 @@ class Recipe:
     """Keep only the inputs of the blocks for the backward pass and recompute the rest: less memory, more time."""
     compile: bool = False
     """Compile the stages of the network (torch.compile, static shapes); the first steps take minutes."""
-    workers: int = 2
+    workers: NonNegative = 2
     """Processes that load images; 0: the training process does. The result does not depend on it."""
     on_nan: OnNan = "stop"
     """What to do when the loss is not finite: `stop` the run and name the layer and the images, or `skip` that
     batch and count it."""
-    seed: int = 0
+    seed: NonNegative = 0
     """Seed of all random numbers. Two CPU runs with the same seed are equal bit for bit."""
     profile: bool = False
     """Print how long the parts of a step took: waiting for data, forward, backward, optimiser, saving."""
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: NonNegativeFloat = 10.0
     """Save the state every so many minutes between evaluations, too; 0: only after evaluations."""
 
     def as_dict(self) -> dict[str, Any]:
@@ -110,20 +128,14 @@ class Recipe:
 
     def problems(self) -> list[str]:
         """One line for each impossible value; empty when the recipe can run."""
-        found = [
-            f"--{option(field.name)} must be a number, not {value}"
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), float) and not math.isfinite(value)
-        ]
-        found += below(self, 1, "batch_size", "accumulate")
-        if self.devices != "auto":
-            found += below(self, 1, "devices")
-        found += negative(
-            self,
-            *("lr", "lr_base_batch", "weight_decay", "clip_grad", "early_stopping", "workers", "checkpoint_minutes"),
-            *("effective_batch", "seed", "nodes"),
-        )
-        found += outside(self, "[0, 1)", "ema_decay", "drop_path")
+        found = []
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name, None)
+            if isinstance(value, float) and not math.isfinite(value):
+                found.append(f"--{option(name)} must be a number, not {value}")
+            elif isinstance(value, int | float):
+                limits = [limit for limit in getattr(hint, "__metadata__", ()) if isinstance(limit, Limit)]
+                found += [f"--{option(name)} {limit.text.format(value)}" for limit in limits if not limit.allows(value)]
         if self.strategy == "fsdp" and self.precision == "fp16":
             found.append("--strategy fsdp does not support --precision fp16: take bf16 or fp32")
         if self.compile and self.strategy == "fsdp":
@@ -164,29 +176,6 @@ def named(recipe: R, description: str) -> Callable[[], R]:
     make.__name__ = make.__qualname__ = recipe.name.replace("-", "_")
     make.__doc__ = description
     return make
-
-
-def below(recipe: Recipe, least: int, *names: str) -> list[str]:
-    """A line for each of these fields that is less than `least`."""
-    wrong = [name for name in names if getattr(recipe, name) < least]
-    return [f"--{option(name)} must be at least {least}, not {getattr(recipe, name)}" for name in wrong]
-
-
-def negative(recipe: Recipe, *names: str) -> list[str]:
-    """A line for each of these fields that is negative."""
-    wrong = [name for name in names if getattr(recipe, name) < 0]
-    return [f"--{option(name)} must not be negative, and is {getattr(recipe, name)}" for name in wrong]
-
-
-def outside(recipe: Recipe, interval: str, *names: str) -> list[str]:
-    """A line for each of these fields that is outside the interval: "[0, 1]", "[0, 1)" or "(0, 1]"."""
-    first, last = interval[0] == "[", interval[-1] == "]"
-    wrong = [
-        name
-        for name in names
-        if not (0 < (value := getattr(recipe, name)) < 1 or (first and value == 0) or (last and value == 1))
-    ]
-    return [f"--{option(name)} must lie in {interval}, not {getattr(recipe, name):g}" for name in wrong]
 
 
 def without_effect(recipe: Recipe, why: str, *names: str) -> list[str]:

@@ -3,7 +3,17 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from rmt.recipes.recipe import Recipe, below, negative, option, outside, without_effect
+from rmt.recipes.recipe import (
+    Fraction,
+    NonNegative,
+    NonNegativeFloat,
+    Pixels,
+    Positive,
+    PositiveFraction,
+    Recipe,
+    option,
+    without_effect,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,65 +30,61 @@ class SegmentRecipe(Recipe):
     ADE20K's `objectInfo150.txt` in the folder of the data."""
     zero_is_ignored: bool = False
     """Mask value 0 means "ignore" and the classes start at 1, as in ADE20K; otherwise they start at 0."""
-    holdout: float = 0.2
+    holdout: Fraction = 0.2
     """Fraction of the images held out for validation when the data have no validation split."""
 
     head: Literal["semantic_fpn", "upernet"] = "semantic_fpn"
     """Head on top of the backbone."""
-    head_width: int = 0
+    head_width: NonNegative = 0
     """Channels of the head; 0: 128 for Semantic FPN (whose feature pyramid has twice as many), 512 for UPerNet (whose
     auxiliary head has half as many)."""
-    aux_weight: float = 0.4
+    aux_weight: NonNegativeFloat = 0.4
     """Weight of the loss of UPerNet's auxiliary head."""
 
-    batch_size: int = 16
+    batch_size: Positive = 16
     """Crops per step on one device."""
-    iterations: int = 80_000
+    iterations: Positive = 80_000
     """Weight updates."""
-    validate_every: int = 8_000
+    validate_every: Positive = 8_000
     """Weight updates between two evaluations; must divide `iterations`."""
-    lr: float = 1e-4
+    lr: NonNegativeFloat = 1e-4
     """Peak learning rate for an effective batch of `lr_base_batch` images."""
-    lr_base_batch: int = 16
+    lr_base_batch: NonNegative = 16
     """The peak learning rate is lr x effective batch / lr_base_batch; 0: it is `lr`."""
-    min_lr: float = 0.0
+    min_lr: NonNegativeFloat = 0.0
     """Final learning rate, not scaled with the batch."""
-    poly_power: float = 1.0
+    poly_power: NonNegativeFloat = 1.0
     """The learning rate is proportional to (1 - iteration / iterations) to this power."""
-    warmup_iterations: int = 0
+    warmup_iterations: NonNegative = 0
     """Iterations of linear warm-up, which count as part of `iterations`."""
-    warmup_start: float = 1e-6
+    warmup_start: Fraction = 1e-6
     """Factor of the learning rate at the start of the warm-up."""
-    weight_decay: float = 1e-4
+    weight_decay: NonNegativeFloat = 1e-4
     """AdamW's weight decay."""
     decay_norms: bool = True
     """Weight decay for the weights and biases of norms, too."""
 
-    crop_size: int = 512
+    crop_size: Pixels = 512
     """Side in pixels of the training crops, and of the windows of `sliding`."""
-    long_side: int = 2048
+    long_side: NonNegative = 2048
     """Images are resized to fit into long_side x short_side (or upright), keeping their aspect ratio; 0: never."""
-    short_side: int = 512
+    short_side: NonNegative = 512
     """See `long_side`."""
     min_ratio: float = 0.5
     """In training, long_side and short_side are multiplied by a random factor from min_ratio to max_ratio."""
     max_ratio: float = 2.0
     """See `min_ratio`."""
-    max_class_share: float = 0.75
+    max_class_share: PositiveFraction = 0.75
     """Largest part of a crop that one class may fill; up to ten crops are tried. 1: any crop."""
-    flip: float = 0.5
+    flip: Fraction = 0.5
     """Probability of a horizontal flip."""
-    distortion: float = 0.5
+    distortion: Fraction = 0.5
     """Probability of each change of brightness, contrast, saturation and hue."""
     sliding: bool = False
     """Evaluate by sliding windows of `crop_size` instead of whole images."""
 
     def problems(self) -> list[str]:
         found = super().problems()
-        found += below(self, 1, "iterations", "validate_every")
-        found += negative(self, "head_width", "aux_weight", "min_lr", "poly_power", "warmup_iterations")
-        found += negative(self, "long_side", "short_side")
-        found += outside(self, "[0, 1]", "holdout", "warmup_start", "flip", "distortion")
         if self.head == "semantic_fpn":
             found += without_effect(self, "with --head semantic_fpn", "aux_weight")
         if self.validate_every > 0 and self.iterations > 0 and self.iterations % self.validate_every:
@@ -94,8 +100,6 @@ class SegmentRecipe(Recipe):
             )
         if 0 < self.lr < self.min_lr:
             found.append(f"--min-lr {self.min_lr:g} is above the peak --lr {self.lr:g}")
-        if self.crop_size < 32:
-            found.append(f"--crop-size must be at least 32, not {self.crop_size}")
         for name in ("long_side", "short_side"):
             if 0 < getattr(self, name) < 32:
                 found.append(f"--{option(name)} must be at least 32, or 0 to leave sizes; it is {getattr(self, name)}")
@@ -105,6 +109,4 @@ class SegmentRecipe(Recipe):
             found.append("--long-side and --short-side are 0 together, or neither is")
         if not 0 < self.min_ratio <= self.max_ratio:
             found.append(f"--min-ratio {self.min_ratio:g} must be positive and at most --max-ratio {self.max_ratio:g}")
-        if not 0 < self.max_class_share <= 1:
-            found.append(f"--max-class-share must lie in (0, 1], not {self.max_class_share:g}")
         return found
