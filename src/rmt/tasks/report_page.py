@@ -73,12 +73,12 @@ class ReportPage:
             return [step / scale for step in steps], values
 
         steps, train = curve("train_loss", "step"), curve("train_loss")
-        plots.loss_panel(left, steps, train, curve("val_loss"), curve("ema_val_loss"), note=loss_note, unit=unit)
+        plots.plot_loss(left, steps, train, curve("val_loss"), curve("ema_val_loss"), note=loss_note, unit=unit)
         best = self.metrics["best"]
         scores = curve(f"val_{best_by}"), curve(f"ema_val_{best_by}")
         point = best["epoch"] * updates / scale, best["val"][best_by]
-        plots.accuracy_panel(middle, *scores, point, note, title=f"{score}, %", unit=unit)
-        plots.rate_panel(right, curve("lr", "step"), curve("images_per_s"), unit=unit)
+        plots.plot_accuracy(middle, *scores, point, note, title=f"{score}, %", unit=unit)
+        plots.plot_learning_rate(right, curve("lr", "step"), curve("images_per_s"), unit=unit)
 
     def save(self) -> None:
         """Writes `report.png` into the run's folder."""
@@ -94,8 +94,8 @@ def shown_classes(rows: list[Any]) -> list[Any]:
 
 def class_bars(ax: Axes, title: str, note: str, rows: Sequence[tuple[str, float, float | None]]) -> None:
     """A bar for each class: (name, score in percent, and a second score drawn as a tick, or None)."""
-    plots.quiet(ax)
-    plots.heading(ax, title, note)
+    plots.style_axes(ax)
+    plots.set_title(ax, title, note)
     places = range(len(rows))
     names, scores, ticks = zip(*rows, strict=True) if rows else ((), (), ())
     ax.barh(places, scores, color=plots.RAW, height=0.62)

@@ -13,8 +13,9 @@ from rmt.errors import RMTError
 from rmt.recipes.recipe import Precision, Recipe
 from rmt.training.batch import share_batch
 from rmt.training.machine import Machine
+from rmt.training.module import RecipeT
 from rmt.training.network import resolve_model
-from rmt.training.task import RecipeT, Task
+from rmt.training.task import Task
 
 
 def validate(recipe: Recipe) -> None:

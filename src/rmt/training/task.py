@@ -11,15 +11,12 @@ from typing import Any, Generic, TypeVar
 import torch
 from rich.console import Console
 
-from rmt.recipes.recipe import Recipe
 from rmt.training.checkpoints.weights import WeightFiles
 from rmt.training.logging.history import History
-from rmt.training.module import TrainingData, TrainingModule
+from rmt.training.module import DataT, RecipeT, TrainingModule
 from rmt.training.run_folder import RunFolder
 
 Log = Callable[[str], None]
-RecipeT = TypeVar("RecipeT", bound=Recipe)
-DataT = TypeVar("DataT", bound=TrainingData)
 ModuleT = TypeVar("ModuleT", bound=TrainingModule)
 
 

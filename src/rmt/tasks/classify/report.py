@@ -39,7 +39,7 @@ def draw_report(
     note = f"on {metrics['images']['val']:,} {held_out}"
     page.curves("Top-1 accuracy", note, "training loss includes smoothing and augmentation")
     left, right = page.rows[0].subfigures(1, 2, width_ratios=[1, 1.06])
-    plots.confusion_panel(left.subplots(), evaluator.confusion_matrix(), module.data.classes)
+    plots.plot_confusion(left.subplots(), evaluator.confusion_matrix(), module.data.classes)
     _samples(right, module, evaluator.predictions())
     _decays(page.rows[1], stages, rows, columns)
     page.save()
@@ -86,14 +86,14 @@ def _samples(figure: Any, module: ClassifyModule, predictions: Predictions) -> N
             image.thumbnail((256, 256))
             ax.set_axis_on()
             truth, predicted = (data.classes[values[place]] for values in (predictions.label, predictions.predicted))
-            plots.picture_panel(ax, np.asarray(image), truth, predicted, float(predictions.probability[place]))
+            plots.draw_prediction(ax, np.asarray(image), truth, predicted, float(predictions.probability[place]))
 
 
 def _decays(figure: Any, stages: list[StageDecay], rows: int, columns: int) -> None:
     """A block for each stage, with a panel for each head."""
     title = figure.suptitle("Decay of each head", x=0.012, **_HEADING)
     note = "γ^(|Δx|+|Δy|) around the middle token; the frame is the whole image, ½ the distance that halves it"
-    plots.note_behind(title, figure, note)
+    plots.add_note(title, figure, note)
     blocks = figure.subfigures(1, len(stages), squeeze=False)[0]
     for number, (block, stage) in enumerate(zip(blocks, stages, strict=True), 1):
         form = "rows, then columns" if stage.decomposed else "all pairs"
@@ -103,7 +103,7 @@ def _decays(figure: Any, stages: list[StageDecay], rows: int, columns: int) -> N
         for ax in axes[len(stage.rates) :]:
             ax.set_axis_off()
         for ax, gamma in zip(axes, stage.rates, strict=False):
-            plots.decay_panel(ax, gamma, stage.grid)
+            plots.plot_decay(ax, gamma, stage.grid)
 
 
 def _decay_grid(stages: list[StageDecay]) -> tuple[int, int]:

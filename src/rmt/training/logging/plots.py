@@ -1,4 +1,4 @@
-"""The panels of `report.png`: each draws plain numbers on matplotlib axes and knows nothing of training."""
+"""The plots of `report.png`: each draws plain numbers on matplotlib axes and knows nothing of training."""
 
 import math
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ REACH = 12
 Curve = tuple[Sequence[float], Sequence[float]]  # x, y
 
 
-def heading(ax: Axes, text: str, note: str = "") -> None:
-    """A panel's title at its left edge, and a quieter note behind it."""
+def set_title(ax: Axes, text: str, note: str = "") -> None:
+    """A title at the left edge of the axes, and a note in small print behind it."""
     title = ax.set_title(text, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10)
     if note:
-        note_behind(title, ax.figure, note)
+        add_note(title, ax.figure, note)
 
 
-def note_behind(title: Text, figure: Any, note: str) -> None:
+def add_note(title: Text, figure: Any, note: str) -> None:
     """Small print on a title's line, right behind it."""
     style: Any = dict(fontsize=9, color=MUTED, va="bottom")
     mark = Annotation(note, (1, 0), xycoords=title, xytext=(8, 1), textcoords="offset points", **style)
@@ -46,18 +46,16 @@ def title(figure: Any, name: str, facts: str, scores: Sequence[tuple[str, str]],
     figure.text(0.985 - step * len(scores), 0.62, label, fontsize=10.5, color=MUTED, **style)
 
 
-def quiet(ax: Axes) -> None:
+def style_axes(ax: Axes) -> None:
     """A light grid, no box."""
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        ax.spines[side].set_color(GRID)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(GRID)
     ax.grid(color=GRID, linewidth=0.8)
     ax.set_axisbelow(True)
     ax.tick_params(colors=MUTED, labelsize=9, length=0)
 
 
-def loss_panel(
+def plot_loss(
     ax: Axes,
     steps: Curve,
     train: Curve,
@@ -70,8 +68,8 @@ def loss_panel(
 
     Curves without points are left out; `unit` names the axis of all panels over time.
     """
-    quiet(ax)
-    heading(ax, "Loss", note)
+    style_axes(ax)
+    set_title(ax, "Loss", note)
     ax.plot(*steps, color=TRAIN, linewidth=0.8, alpha=0.55)
     ax.plot(*train, color=TRAIN, linewidth=2, label="train")
     if val[0]:
@@ -79,13 +77,12 @@ def loss_panel(
     if ema[0]:
         ax.plot(*ema, color=EMA, linewidth=2, marker=_dot(ema), label="val, EMA")
     ax.set_xlabel(unit, color=MUTED, fontsize=9)
-    shown = [v for curve in (train, val, ema) for v in curve[1]]
-    if shown:
+    if shown := [*train[1], *val[1], *ema[1]]:
         ax.set_ylim(0, 1.15 * float(np.quantile(shown, 0.97)))
     ax.legend(frameon=False, fontsize=9, labelcolor=INK)
 
 
-def accuracy_panel(
+def plot_accuracy(
     ax: Axes,
     raw: Curve,
     ema: Curve,
@@ -95,27 +92,24 @@ def accuracy_panel(
     unit: str = "epoch",
 ) -> None:
     """A score in percent over epochs; a ring marks the best."""
-    quiet(ax)
-    heading(ax, title, note)
+    style_axes(ax)
+    set_title(ax, title, note)
     for curve, color, name in ((raw, RAW, "raw"), (ema, EMA, "EMA")):
         if curve[0]:
             ax.plot(*curve, color=color, linewidth=2, marker=_dot(curve), label=f"{name}: last {curve[1][-1]:.2f}")
     ring: Any = dict(markersize=12, markerfacecolor="none", markeredgecolor=INK, clip_on=False)  # whole at 100 %, too
     ax.plot(*best, "o", **ring, label=f"best: {best[1]:.2f}")
     ax.set_xlabel(unit, color=MUTED, fontsize=9)
-    values = [*raw[1], *ema[1]]
-    if values:
-        low = float(np.quantile(values, 0.15))
-        ax.set_ylim(
-            max(0.0, low - 0.35 * (max(values) - low) - 1), min(100.5, max(values) + 0.15 * (max(values) - low) + 1)
-        )
+    if values := [*raw[1], *ema[1]]:
+        low, high = float(np.quantile(values, 0.15)), max(values)
+        ax.set_ylim(max(0.0, low - 0.35 * (high - low) - 1), min(100.5, high + 0.15 * (high - low) + 1))
     ax.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
 
 
-def rate_panel(ax: Axes, rates: Curve, images_per_s: Curve, unit: str = "epoch") -> None:
+def plot_learning_rate(ax: Axes, rates: Curve, images_per_s: Curve, unit: str = "epoch") -> None:
     """Learning rate over epochs, and the pace in images per second on the right."""
-    quiet(ax)
-    heading(ax, "Learning rate", "and images per second (right)")
+    style_axes(ax)
+    set_title(ax, "Learning rate", "and images per second (right)")
     ax.plot(*rates, color=INK, linewidth=2)
     ax.set_ylim(bottom=0)
     ax.set_xlabel(unit, color=MUTED, fontsize=9)
@@ -124,51 +118,42 @@ def rate_panel(ax: Axes, rates: Curve, images_per_s: Curve, unit: str = "epoch")
     pace.plot(*images_per_s, color=GOOD, linewidth=1.5, alpha=0.7)
     pace.set_ylim(0, 1.3 * max(images_per_s[1], default=1))
     pace.tick_params(colors=GOOD, labelsize=9, length=0)
-    for side in pace.spines.values():
-        side.set_visible(False)
+    pace.spines[:].set_visible(False)
 
 
-def confusion_panel(ax: Axes, confusion: np.ndarray, classes: Sequence[str]) -> None:
+def plot_confusion(ax: Axes, confusion: np.ndarray, classes: Sequence[str]) -> None:
     """Percent of each true class (row) that was called each class (column). confusion: (K, K) counts."""
     shares = 100 * confusion / confusion.sum(1, keepdims=True).clip(min=1)
     size = len(classes)
-    heading(ax, "Confusion", "% of each true class (row); best weights")
+    set_title(ax, "Confusion", "% of each true class (row); best weights")
     ax.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=10)  # the root shows the rare mistakes too
     ax.tick_params(colors=INK, labelsize=9 if size <= 12 else 7, length=0)
-    for side in ax.spines.values():
-        side.set_color(GRID)
+    ax.spines[:].set_color(GRID)
     if size > 30:
-        ax.set_xticks([])
-        ax.set_yticks([])
+        ax.set(xticks=[], yticks=[])
         ax.set_xlabel(_worst_pairs(shares, classes), color=MUTED, fontsize=9, loc="left")
         return
     names = [_short(name, 16) for name in classes]
     ax.set_xticks(range(size), names, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(size), names)
-    if size <= 16:
-        for row in range(size):
-            for column in range(size):
-                if shares[row, column] >= 0.5:
-                    color = "white" if shares[row, column] > 35 else INK
-                    text = f"{shares[row, column]:.0f}"
-                    ax.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
+    for (row, column), share in np.ndenumerate(shares):
+        if size <= 16 and share >= 0.5:
+            color = "white" if share > 35 else INK
+            ax.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=9, color=color)
 
 
-def picture_panel(ax: Axes, image: np.ndarray, truth: str, called: str, probability: float) -> None:
+def draw_prediction(ax: Axes, image: np.ndarray, truth: str, called: str, probability: float) -> None:
     """One image (H, W, 3) uint8 with what it is called, green when right."""
-    right = truth == called
+    color = GOOD if truth == called else BAD
     ax.imshow(image, interpolation="nearest" if min(image.shape[:2]) < 64 else "antialiased")
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for side in ax.spines.values():
-        side.set_color(GOOD if right else BAD)
-        side.set_linewidth(2)
-    ax.set_title(f"{_short(called, 14)} {100 * probability:.0f} %", fontsize=9, color=GOOD if right else BAD, pad=4)
-    if not right:
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set(color=color, linewidth=2)
+    ax.set_title(f"{_short(called, 14)} {100 * probability:.0f} %", fontsize=9, color=color, pad=4)
+    if truth != called:
         ax.set_xlabel(f"is {_short(truth, 14)}", fontsize=8.5, color=MUTED, labelpad=3)
 
 
-def decay_panel(ax: Axes, gamma: float, grid: tuple[int, int]) -> Any:
+def plot_decay(ax: Axes, gamma: float, grid: tuple[int, int]) -> Any:
     """A head's prior γ^(|dx|+|dy|) around the token at the centre; a frame shows how much of it an image holds.
 
     `grid` is the stage's (height, width) in tokens. Returns the image, for a colour bar.
@@ -181,10 +166,8 @@ def decay_panel(ax: Axes, gamma: float, grid: tuple[int, int]) -> Any:
     if width <= 2 * REACH or height <= 2 * REACH:
         frame = Rectangle((-width / 2, -height / 2), width, height, fill=False, edgecolor="white", linewidth=1.1)
         ax.add_patch(frame)
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for side in ax.spines.values():
-        side.set_visible(False)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
     half = math.log(0.5) / math.log(gamma)
     ax.set_title(f"γ {gamma:.4f}", fontsize=9, color=INK, pad=4)
     ax.set_xlabel(f"½ at {half:.1f}", fontsize=8, color=MUTED, labelpad=3)
