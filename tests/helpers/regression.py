@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch.utils.data import default_collate
 from torchmetrics import MeanMetric
 from torchvision.transforms.functional import to_tensor
 
@@ -44,12 +45,11 @@ class Images:
 
 
 def transform(sample, index):
-    return to_tensor(sample[0]), sample[1]
+    return {"image": to_tensor(sample[0]), "number": torch.tensor(sample[1])}
 
 
 def collate(samples, indices):
-    images, numbers = zip(*samples, strict=True)
-    return {"image": torch.stack(images), "number": torch.tensor(numbers)}
+    return default_collate(samples)
 
 
 class RegressionData:
@@ -92,9 +92,6 @@ class RegressionEvaluator(Evaluator):
 
 class RegressionModule(TrainingModule[RegressionRecipe, RegressionData]):
     metric_columns = MetricColumns(columns=("within",), best="within", label="within 0.1")
-
-    def file_facts(self):
-        return {"task": "regression"}
 
     def batch_loss(self, batch):
         return F.mse_loss(self.model(batch["image"])[:, 0], batch["number"])

@@ -47,6 +47,7 @@ def run(
     from rmt.errors import RMTError
     from rmt.tasks.classify.token_labelling.maps import make_token_labels
     from rmt.tasks.classify.token_labelling.teacher import load_teacher
+    from rmt.training.evaluation_facts import unreadable_lines
 
     if not teacher and not weights:
         raise RMTError("--teacher is missing: the name of a network in timm, or --weights with a model file of rmt")
@@ -78,9 +79,7 @@ def run(
     if report.maps and spec.num_classes > 1:
         share = 100 * report.agree / report.maps
         print(f"{report.maps:,} made now; the likeliest class of the whole map is the image's label for {share:.1f} %")
-    for name, reason in list(report.unreadable.items())[:5]:
-        print(f"no map: {name} ({reason})")
-    if len(report.unreadable) > 5:
-        print(f"… {len(report.unreadable)} unreadable images in all")
+    for line in unreadable_lines(report.unreadable, label="no map"):
+        print(line)
     if report.missing:
         print(f"{report.missing} of {spec.files} shards are still to be made by the other parts")

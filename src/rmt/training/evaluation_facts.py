@@ -55,9 +55,9 @@ def evaluation_line(about: Mapping[str, Any], images: int) -> str:
     return ("warning: " if about["part"] in ("train", "all") else "") + f"{weights} on {on}"
 
 
-def unreadable_lines(bad: Mapping[str, str], most: int = 5) -> list[str]:
-    """Returns lines for the first few images that an evaluation could not read (name -> reason), and their number."""
-    lines = [f"passed over: {name} ({reason})" for name, reason in list(bad.items())[:most]]
+def unreadable_lines(bad: Mapping[str, str], most: int = 5, label: str = "passed over") -> list[str]:
+    """Returns lines for the first few images that could not be read (name -> reason), and their number."""
+    lines = [f"{label}: {name} ({reason})" for name, reason in list(bad.items())[:most]]
     return lines + ([f"… {len(bad)} unreadable images in all"] if len(bad) > most else [])
 
 

@@ -126,7 +126,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
 
     def file_facts(self) -> dict[str, Any]:
         """Returns arguments of `save_checkpoint` that do not follow from the network: task, head and its arguments."""
-        return {}
+        return {"task": self.recipe.task}
 
     def warning_line(self, epoch: int, train_loss: float) -> str:
         """Returns a warning after epoch `epoch`, counted from 1, or ""; not called again after the first warning."""
