@@ -21,7 +21,7 @@ bench="python3 -m rmt.benchmark --device cuda --rounds 5 --seconds 0.1"
 ours="rmt_tiny rmt_small rmt_base rmt_large"
 swin=swin_tiny_patch4_window7_224
 peers="$swin convnext_tiny caformer_s18 caformer_s36 convformer_s36 mambaout_small maxvit_tiny_tf_224"
-within 120 python3 -m rmt.benchmark.kernels --output "$out/kernels.json" >"$out/kernels.txt"
+within 120 python3 "$(dirname "$0")/kernels.py" --output "$out/kernels.json" >"$out/kernels.txt"
 within 100 $bench --models $ours $peers --batches 64 --dtypes bfloat16 --no-memory \
     --modes eager/plain eager eager+graph/plain deploy+graph --output "$out/forward.json"
 within 80 $bench --models rmt_small $swin --batches 64 --dtypes autocast --steps train \

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 import torch
+from helpers.scripts_under_test import script
 
-from rmt.benchmark import kernels
 from rmt.benchmark.__main__ import main
 from rmt.benchmark.cases import Options, list_cases
 from rmt.benchmark.memory import peak_memory
@@ -110,7 +110,6 @@ import sys
 for name in ("lightning", "tyro", "datasets", "torchmetrics", "matplotlib", "tensorboard", "pyarrow", "rich", "scipy",
              "pandas", "sklearn", "faster_coco_eval"):
     sys.modules[name] = None  # as if it were not installed
-from rmt.benchmark import kernels
 from rmt.benchmark.__main__ import main
 main(["--models", "rmt_pico", "--image-sizes", "32", "--batches", "1", "--rounds", "1", "--seconds", "0.01",
       "--no-memory", "--modes", "deploy"])
@@ -146,5 +145,5 @@ def test_reach_table():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
 def test_kernels_need_a_gpu_and_say_so():
     with pytest.raises(SystemExit) as exit:
-        kernels.main([])
-    assert exit.value.code == "rmt.benchmark.kernels: this machine has no CUDA device that PyTorch can use"
+        script("kernels", "benchmarks").main([])
+    assert exit.value.code == "kernels.py: this machine has no CUDA device that PyTorch can use"

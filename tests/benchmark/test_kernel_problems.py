@@ -1,13 +1,14 @@
-"""What `rmt.benchmark.kernels` measures: on a small grid, by Triton's interpreter, each kernel equals its reference."""
+"""What `benchmarks/kernels.py` measures: on a small grid, by Triton's interpreter, each kernel equals its reference."""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.scripts_under_test import script
 from torch import Tensor, nn
 
-from rmt.benchmark import kernel_problems as module
+module = script("kernel_problems", "benchmarks")
 
 GRID = (2, 5, 6)
 

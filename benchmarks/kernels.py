@@ -1,4 +1,4 @@
-"""`python -m rmt.benchmark.kernels`: check the Triton kernels on this GPU, and compare their times with lower bounds.
+"""`python benchmarks/kernels.py`: check the Triton kernels on this GPU, and compare their times with lower bounds.
 
 Every kernel first runs on random inputs and is compared with float64: ‖found − exact‖ / ‖exact‖. Its lower bound
 ("floor") is the larger of two times: the bytes that it must move (each input read once, each output written once) over
@@ -16,9 +16,9 @@ from statistics import median
 from typing import Any
 
 import torch
+from kernel_problems import Problem, problems
 from torch import Tensor
 
-from rmt.benchmark.kernel_problems import Problem, problems
 from rmt.benchmark.machine import describe
 from rmt.benchmark.timing import cuda_graph, cuda_seconds, matrix_product
 from rmt.errors import RMTError
@@ -75,7 +75,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command line. The exit code is 1 if a kernel is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m rmt.benchmark.kernels", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=64, help="images at 224²")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--seed", type=int, default=0)
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         content = run(options.batch, getattr(torch, options.dtype), options.seed)
     except RMTError as error:
-        sys.exit(f"rmt.benchmark.kernels: {error}")
+        sys.exit(f"kernels.py: {error}")
     if options.output:
         options.output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if not content["right"]:

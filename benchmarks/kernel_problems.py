@@ -1,4 +1,4 @@
-"""The calls of Triton kernels that `rmt.benchmark.kernels` measures: those of RMT-S, forward and backward."""
+"""The calls of Triton kernels that `kernels.py` measures: those of RMT-S, forward and backward."""
 
 import math
 from collections.abc import Callable, Iterator
