@@ -1,4 +1,4 @@
-"""The host's time for one launch of a Triton kernel, by Triton itself and by `launch.directly`. Needs no GPU.
+"""The host's time for one launch of a Triton kernel, by Triton itself and by `launch.launch_eager`. Needs no GPU.
 
     python benchmarks/launch_time.py benchmarks/launch-time.json
 
@@ -78,7 +78,7 @@ def main(output: Path) -> None:
     q, k, v = (torch.empty(8, 56, 56, 4, 16, dtype=torch.bfloat16) for _ in range(3))
     tables = torch.empty(56, 56, 1, 8), torch.empty(56, 56, 1, 8), torch.empty(4)
     rounds: dict[str, list[float]] = {"nothing": [], "triton_itself": [], "directly": []}
-    ways = {"nothing": nothing, "triton_itself": triton_itself, "directly": launch.directly}
+    ways = {"nothing": nothing, "triton_itself": triton_itself, "directly": launch.launch_eager}
     for _ in range(ROUNDS + 1):
         for name, way in ways.items():
             start = time.perf_counter()

@@ -75,9 +75,10 @@ def test_the_reason_why_kernels_are_not_used_is_logged_once(monkeypatch, caplog,
     for name, value in ({"RMT_CACHE": str(tmp_path)} | environment).items():
         monkeypatch.setenv(name, value)
     with caplog.at_level(logging.WARNING):
-        assert all(build.why_not.__wrapped__("planes.cpp", f"HEAD_DIM={width}") for width in (1017, 1018))
+        assert all(build.unavailable_reason.__wrapped__("planes.cpp", f"HEAD_DIM={width}") for width in (1017, 1018))
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == (line is not None)
     assert all(
-        re.fullmatch(rf"the C\+\+ kernels cannot be used, slower operators replace them: {line}", text) for text in said
+        re.fullmatch(rf"the C\+\+ kernels are unavailable, falling back to PyTorch operators: {line}", text)
+        for text in said
     ), said

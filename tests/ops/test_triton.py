@@ -190,7 +190,7 @@ def test_windows_keep_their_promise(tolerance):
     exact, windowed = config_of(shape, False), config_of(shape, False, tolerance=tolerance)
     prior = prior_of(shape, exact, torch.float32)
     with torch.no_grad():
-        reach = torch.ops.rmt.triton_reaches(q, k, prior.log_gamma, windowed.scale, tolerance, -1.0)
+        reach = torch.ops.rmt.triton_window_radii(q, k, prior.log_gamma, windowed.scale, tolerance, -1.0)
         difference = (ours(q, k, v, prior, windowed) - ours(q, k, v, prior, exact)).abs().max()
     assert 0 < reach[0] < 99
     assert difference <= tolerance * (v.max() - v.min()) + 1e-6
@@ -211,7 +211,7 @@ def test_window_along_a_line():
     token = torch.arange(130, device=DEVICE)
     hidden = (token[:, None] - token).abs() > reach
     bias = prior.log_decay_w.masked_fill(hidden, -torch.inf)
-    expected = masa.attend_along_rows(turned_q, turned_k, v, bias, config.decay)
+    expected = masa.attend_along_width(turned_q, turned_k, v, bias, config.decay)
     assert (call.forward(q, k, v, "rows")[0] - expected).abs().max() < 1e-5
 
 
@@ -323,7 +323,7 @@ def test_compiled_without_breaks_and_exported():
     assert "rmt.triton_attention.default" in [str(node.target) for node in program.graph.nodes]
 
 
-newer = pytest.mark.skipif(not backend.convolves(), reason="Triton 3.3 and newer, of PyTorch 2.7")
+newer = pytest.mark.skipif(not backend.supports_depthwise(), reason="Triton 3.3 and newer, of PyTorch 2.7")
 
 
 @newer
@@ -361,9 +361,9 @@ def test_a_call_like_an_earlier_one_goes_to_its_compiled_kernel(monkeypatch):
     monkeypatch.setattr(launch, "interpreted", lambda: False)
     kernel, numbers = Recorder(), torch.arange(40.0, device=DEVICE)
     x, y = numbers[:16], numbers[16:32]  # 64 bytes apart
-    launch.directly(kernel, (1, 1, 1), x, y, 7, FLIP=True, TILE=16, num_warps=4)
+    launch.launch_eager(kernel, (1, 1, 1), x, y, 7, FLIP=True, TILE=16, num_warps=4)
     assert kernel.calls == [((1, 1, 1), (x, y, 7), dict(FLIP=True, TILE=16, num_warps=4, num_stages=3))]
-    launch.directly(kernel, (2, 3), y, x, 7, FLIP=True, TILE=16, num_warps=4)
+    launch.launch_eager(kernel, (2, 3), y, x, 7, FLIP=True, TILE=16, num_warps=4)
     assert len(kernel.calls) == 1
     assert kernel.compiled.calls == [((2, 3, 1), (y, x, 7, 16, True), {})]  # constants in the kernel's order
     unlike = [
@@ -374,7 +374,7 @@ def test_a_call_like_an_earlier_one_goes_to_its_compiled_kernel(monkeypatch):
         ((x, numbers[17:33], 7), dict(FLIP=True, TILE=16, num_warps=4)),  # not aligned to 16 bytes
     ]
     for times, (args, options) in enumerate(unlike, start=2):
-        launch.directly(kernel, (1, 1, 1), *args, **options)
+        launch.launch_eager(kernel, (1, 1, 1), *args, **options)
         assert len(kernel.calls) == times
 
 
@@ -411,9 +411,9 @@ def test_what_it_cannot_do_is_said():
 
 def test_older_tritons_leave_convolutions_to_pytorch(monkeypatch):
     monkeypatch.setattr("triton.__version__", "3.3.1")
-    assert backend.convolves()
+    assert backend.supports_depthwise()
     monkeypatch.setattr("triton.__version__", "3.2.0")
-    assert not backend.convolves()
+    assert not backend.supports_depthwise()
 
 
 def test_the_module_uses_it():

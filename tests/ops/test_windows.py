@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rmt.ops import MaSAConfig, decay_rates, masa, spatial_prior
 from rmt.ops.cpu import backend as native
-from rmt.ops.windows import head_reaches, reach
+from rmt.ops.windows import window_radii, window_radius
 
 
 def weight_outside(logits: torch.Tensor, gamma: float, r: int) -> float:
@@ -30,7 +30,7 @@ def weight_outside(logits: torch.Tensor, gamma: float, r: int) -> float:
 def test_the_bound_holds_for_the_worst_logits(length, exponent, tolerance, spread, seed):
     """The worst case: all logits outside the window at the top of the spread, all inside at its bottom."""
     gamma = 1 - 2**-exponent
-    r = reach(gamma, length, tolerance, spread)
+    r = window_radius(gamma, length, tolerance, spread)
     distance = (torch.arange(length)[:, None] - torch.arange(length)).abs()
     worst = spread * (distance > r).double()
     chance = spread * torch.rand(length, length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -42,7 +42,7 @@ def test_the_bound_holds_for_the_worst_logits(length, exponent, tolerance, sprea
 def test_the_window_is_no_larger_than_it_must_be(spread):
     """With logits all alike, one token less breaks the tolerance; with a spread, the worst line needs most of it."""
     for gamma in decay_rates(4, (2.0, 6.0)):
-        r = reach(gamma, 200, 1e-3, spread)
+        r = window_radius(gamma, 200, 1e-3, spread)
         distance = (torch.arange(200)[:, None] - torch.arange(200)).abs()
         worst = spread * (distance > r - 1).double()
         assert weight_outside(worst, gamma, r - 1) > (1e-3 if spread == 0 else 0.9e-3)
@@ -50,8 +50,8 @@ def test_the_window_is_no_larger_than_it_must_be(spread):
 
 def test_reaches_of_the_published_decay():
     """At 1e-5 and equal logits about 40, 90, 180, 360 tokens; stage 3's widest head about 1,750."""
-    assert [reach(gamma, 2000, 1e-5, 0.0) for gamma in decay_rates(4, (2.0, 6.0))] == [40, 86, 178, 363]
-    assert reach(decay_rates(8, (2.0, 8.0))[-1], 4000, 1e-5, 0.0) == 1746
+    assert [window_radius(gamma, 2000, 1e-5, 0.0) for gamma in decay_rates(4, (2.0, 6.0))] == [40, 86, 178, 363]
+    assert window_radius(decay_rates(8, (2.0, 8.0))[-1], 4000, 1e-5, 0.0) == 1746
 
 
 def adversarial(h: int, w: int, spread: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -81,8 +81,8 @@ def test_the_kernel_keeps_the_tolerance(decomposed, spread, tolerance):
     config = MaSAConfig(decomposed, "released", (2.0, 6.0), 1.0, half_split=True)
     exact = masa.manhattan_attention(q.double(), k.double(), v.double(), prior, config)
     found = native.manhattan_attention(q, k, v, prior, config._replace(tolerance=tolerance))
-    reaches = head_reaches(q, k, 1.0, decay_rates(2, (2.0, 6.0)), tolerance, None)
-    assert reaches[0] < max(h, w) - 1, "a window that leaves nothing out tests nothing"
+    radii = window_radii(q, k, 1.0, decay_rates(2, (2.0, 6.0)), tolerance, None)
+    assert radii[0] < max(h, w) - 1, "a window that leaves nothing out tests nothing"
     passes = 2 if decomposed else 1
     assert (found - exact).abs().max() <= passes * tolerance * (v.max() - v.min()) + 1e-5
 
@@ -100,5 +100,5 @@ def test_a_broken_promise_is_noticed():
 
 def test_norms_that_are_no_numbers_see_everything():
     q = torch.full((1, 3, 50, 2, 16), float("nan"))
-    assert head_reaches(q, q, 1.0, [0.75, 0.9], 1e-2, None) == [49, 49]
-    assert head_reaches(q.nan_to_num(1e30), q.nan_to_num(1e30), 1.0, [0.75, 0.9], 1e-2, None) == [49, 49]
+    assert window_radii(q, q, 1.0, [0.75, 0.9], 1e-2, None) == [49, 49]
+    assert window_radii(q.nan_to_num(1e30), q.nan_to_num(1e30), 1.0, [0.75, 0.9], 1e-2, None) == [49, 49]

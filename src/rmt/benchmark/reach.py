@@ -7,7 +7,7 @@ from typing import Any
 from rmt.errors import RMTError
 from rmt.model import create_model
 from rmt.ops import decay_rates
-from rmt.ops.windows import reach
+from rmt.ops.windows import window_radius
 
 
 def reach_table(model_name: str, image_size: int, tolerances: list[float], spread: float) -> str:
@@ -23,7 +23,7 @@ def reach_table(model_name: str, image_size: int, tolerances: list[float], sprea
         attn, stride = stage.blocks[0].attn, info["reduction"]
         length = -(-image_size // stride)
         for head, gamma in enumerate(decay_rates(attn.num_heads, attn.decay_range)):
-            windows = [reach(gamma, length, tolerance, spread) for tolerance in tolerances]
+            windows = [window_radius(gamma, length, tolerance, spread) for tolerance in tolerances]
             cells = ["all" if tokens >= length - 1 else f"{tokens} ({tokens * stride})" for tokens in windows]
             lines.append(f"{i + 1:>5} {head:>4} {gamma:>8.5f}" + "".join(f"{cell:>16}" for cell in cells))
     return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""Operations on tokens: the formula, and faster implementations. Needs torch alone.
+"""Operations on tokens: the formula, and faster implementations. Needs only torch.
 
 `masa.py` is the formula, `dispatch.py` the rule that chooses an implementation. The operations exported here choose one
-for each call; the functions of `masa.py` and the layers of `torch.nn` are their readable equals.
+for each call; the functions of `masa.py` and the layers of `torch.nn` are their reference implementations.
 """
 
 from rmt.ops.dispatch import (

@@ -1,4 +1,5 @@
-"""What an implementation asks about a call: its description, whether it is being traced, how its tensors lie."""
+"""Call, the description of one operation from which its backend is chosen, and helpers for tracing, gradients, dtypes
+and strides."""
 
 from typing import Literal, NamedTuple
 
@@ -44,10 +45,10 @@ def tracing(x: Tensor) -> Tracing:
     """Whether an operation on x is executed or recorded.
 
     `"export"`: by `torch.export` or `torch.jit.trace`, whose programs have to run on any machine. `"compile"`: by
-    `torch.compile`. `"fake"`: x has no data (a fake or meta tensor), is of a subclass, or a dispatch mode (a counter
-    of FLOPs, say) watches. `"eager"`: none of these.
+    `torch.compile`. `"fake"`: x is a fake tensor, a meta tensor or a tensor subclass, or a TorchDispatchMode (such as
+    FlopCounterMode) is active. `"eager"`: none of these.
 
-    PyTorch 2.6 does not tell an export from a compilation: there `torch.compile` is `"export"`, too.
+    PyTorch 2.6 cannot distinguish export from compilation: there `torch.compile` is `"export"`, too.
     """
     if torch.jit.is_tracing():
         return "export"
@@ -63,7 +64,7 @@ KNOWS_EXPORT = hasattr(torch.compiler, "is_exporting")
 
 @torch.compiler.assume_constant_result
 def _exporting() -> bool:
-    """Evaluated while the compiler traces, not traced: PyTorch 2.11 takes `is_exporting` for true in every compile."""
+    """Evaluated at trace time, not traced: PyTorch 2.11 assumes that `is_exporting` is true in every compilation."""
     return torch.compiler.is_exporting()
 
 
@@ -75,16 +76,14 @@ def needs_grad(*tensors: Tensor | None) -> bool:
 
 
 def result_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which a matrix product of x is computed: autocast's, or that of x. Knows CPU and CUDA alone."""
+    """The dtype of a matrix product of x: autocast's, or that of x. Autocast is looked up for CPU and CUDA only."""
     device = x.device.type
     autocast = device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if autocast else x.dtype
 
 
 def flat_tokens(x: Tensor) -> Tensor:
-    """x (B, h, w, …, C) itself if its channels are adjacent and one token stride spans all rows; otherwise a copy.
-
-    The tokens of an image are then one dimension of memory, as the kernels address them.
-    """
-    rows_follow = x.shape[1] == 1 or x.stride(1) == x.shape[2] * x.stride(2)
-    return x if x.stride(-1) == 1 and rows_follow else x.contiguous()
+    """Return x (B, h, w, …, C) if its last dimension is contiguous and the tokens of an image are evenly spaced in
+    memory, else a contiguous copy. The kernels address the tokens of an image as one dimension."""
+    evenly_spaced = x.shape[1] == 1 or x.stride(1) == x.shape[2] * x.stride(2)
+    return x if x.stride(-1) == 1 and evenly_spaced else x.contiguous()

@@ -1,13 +1,14 @@
-"""The dispatched operations, the one rule that chooses their implementation, and the means to force one.
+"""Dispatch: choose the backend of every operation, or force one (`RMT_BACKEND`, `use_backend`).
 
-| operation | readable equal | CPU, float32 | CUDA | otherwise |
+| operation | reference implementation | CPU, float32 | CUDA | otherwise |
 |---|---|---|---|---|
-| `manhattan_attention` | `masa.manhattan_attention` | `cpu` | `triton` | `torch/blockwise.py` (many scores), `masa` |
-| `depthwise_conv` | `masa.depthwise_conv` | `cpu` | `triton` | `masa` |
+| `manhattan_attention` | `masa.manhattan_attention` | `native` | `triton` | `blockwise` (many scores), `plain` |
+| `depthwise_conv` | `masa.depthwise_conv` | `native` | `triton` | `plain` |
 | `LayerNorm`, `layer_norm` | `torch.nn`'s | PyTorch's | `triton` | PyTorch's |
 | `Linear` | `torch.nn`'s | PyTorch's | `torch/linear.py`, in training | PyTorch's |
 
-Each implementation's `unusable(call)` names what it cannot do. An exported program gets none but plain PyTorch.
+`plain` is the reference implementation. A backend's `unusable(call)` returns why it cannot serve a call, or None.
+Exported programs use `plain` only.
 """
 
 import contextlib
@@ -33,7 +34,8 @@ BACKENDS: dict[str, Callable[..., Tensor]] = {
     **{name: module.manhattan_attention for name, module in _MODULES.items()},
 }
 _DEPTHWISE = {"plain": masa.depthwise_conv, "native": cpu.depthwise_conv, "triton": triton.depthwise_conv}
-KERNELS = {"cpu": "native", "cuda": "triton"}  # the backend with kernels of our own, by type of device
+KERNELS = {"cpu": "native", "cuda": "triton"}  # type of device: the backend with kernels of our own
+_KERNEL_BACKENDS = tuple(KERNELS.values())
 # Attention scores of a call beyond which `blockwise` serves instead of `plain`: 64 Mi are 256 MiB in float32.
 MAX_SCORES = 64 * 2**20
 
@@ -52,36 +54,36 @@ def use_backend(name: str | None) -> Iterator[None]:
 
 
 def choose(call: Call) -> str:
-    """The name of the backend that serves a call.
+    """Return the name of the backend that serves a call.
 
-    A forced backend has to serve attention; it serves the other operations where it can, and `plain` does otherwise.
+    A forced backend must be able to serve attention. Other operations use it where it can serve them, else `plain`.
 
     Raises:
         RMTError: `RMT_BACKEND` (or `use_backend`) names an unknown backend, or one that cannot serve this attention.
     """
-    if call.device == "meta":  # shapes alone are computed
+    if call.device == "meta":  # only shapes are computed
         return "plain"
     if _forced is not None and call.op == "attention":
         _check_forced(_forced, call)
         return _forced
     if call.tracing == "export":
         return "plain"
-    kernels = _kernels(call.device)
-    if kernels in ("native", "triton") and _unusable(kernels, call) is None:
+    kernels = _kernel_backend(call.device)
+    if kernels in _KERNEL_BACKENDS and _unusable(kernels, call) is None:
         return kernels
-    # In this order: compared with a number, a symbolic size would become a constant of the graph.
+    # _unusable first: comparing a symbolic size with a number would specialise the graph on it.
     if call.op == "attention" and _unusable("blockwise", call) is None and _scores(call) > MAX_SCORES:
         return "blockwise"
     return "plain"
 
 
-def _kernels(device: str) -> str:
-    """The only backend beside PyTorch's operators that can serve an operation on this type of device."""
+def _kernel_backend(device: str) -> str:
+    """The forced backend, else the kernel backend of this device type; "plain" if there is none."""
     return _forced or KERNELS.get(device, "plain")
 
 
 def _unusable(name: str, call: Call) -> str | None:
-    """Why a backend cannot serve a call; None if it can."""
+    """Return why a backend cannot serve a call, or None."""
     if name == "plain":
         return None
     if call.config is not None and call.config.decay == "paper":
@@ -121,13 +123,13 @@ def depthwise_conv(
 ) -> Tensor:
     """As `masa.depthwise_conv`, to 1e-5 in float32 (relative to the largest value).
 
-    Our kernels add in the same pass and read views as they lie; on a CPU their backward pass is several times faster
+    Our kernels add in the same pass and read views without a copy; on a CPU their backward pass is several times faster
     than PyTorch's. Under autocast on an NVIDIA GPU a tensor that is added keeps its precision.
     """
     call = _depthwise_call(x, conv)
     backend = choose(call)
     if gelu and not call.needs_grad and (backend != "native" or residual or plus is not None):
-        # Here and not below, so that x is freed before the convolution unless the caller keeps it.
+        # Computed here, so that x is freed before the convolution unless the caller keeps it.
         x, gelu, shift = F.gelu(x if shift is None else x + shift), False, None
     function = _DEPTHWISE[backend]
     return function(x, conv, residual=residual, plus=plus, gelu=gelu, shift=shift)
@@ -147,7 +149,7 @@ def _depthwise_call(x: Tensor, conv: nn.Conv2d) -> Call:
 
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-6) -> Tensor:
     """LayerNorm of x (…, C) over the last dimension, with scale and shift (C,) or without both."""
-    if _kernels(x.device.type) == "triton":  # asked first: to describe the call takes the host some microseconds
+    if _kernel_backend(x.device.type) == "triton":  # checked first: building a Call costs some microseconds per layer
         grad, affine = needs_grad(x, weight, bias), weight is not None
         if choose(Call("layer_norm", x.device.type, (x.dtype,), x.shape, grad, tracing(x), affine=affine)) == "triton":
             return triton.layer_norm(x, weight, bias, eps, result_dtype(x))
@@ -170,7 +172,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         device = x.device.type
-        if not needs_grad(self.bias) or _kernels(device) != "triton":
+        if not needs_grad(self.bias) or _kernel_backend(device) != "triton":
             return super().forward(x)
         if choose(Call("linear", device, (x.dtype,), x.shape, True, tracing(x))) == "triton":
             return linear_fast_bias_gradient(x, self.weight, self.bias, result_dtype(x))

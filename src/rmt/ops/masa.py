@@ -1,4 +1,4 @@
-"""Manhattan Self-Attention (MaSA) in plain PyTorch: the formula of RMT (CVPR 2024, arXiv 2309.11523), on torch alone.
+"""Manhattan Self-Attention (MaSA) in plain PyTorch: the formula of RMT (CVPR 2024, arXiv 2309.11523). Needs only torch.
 
 From top to bottom: the configuration, the spatial prior (decay rates, Eq. 8; distances, Eq. 4; rotary phases, Eq. 1),
 attention over all pairs of tokens (Eq. 5) and along rows and columns (Eq. 6), and the depthwise convolution beside it
@@ -28,10 +28,10 @@ class MaSAConfig(NamedTuple):
         decay_range: (a, b) of Eq. 8, see `decay_rates`.
         scale: factor of the keys, d^−½; 1 if their weights include it.
         half_split: rotate the channel pairs (j, j + d/2); otherwise (2j, 2j + 1).
-        tolerance: sum of the attention weights that an implementation may leave out by windows, see `windows.py`. The
-            functions of this file are exact and ignore it.
-        spread: upper limit of the difference between two logits of a query, assumed for the windows; None to bound it
-            for each input.
+        tolerance: used by windowed implementations only (`windows.py`); ignored here. Sum of the attention weights of a
+            query that they may leave out.
+        spread: used by windowed implementations only; ignored here. Assumed upper bound of the difference between two
+            logits of a query; None to compute a bound for each input.
     """
 
     decomposed: bool
@@ -44,20 +44,20 @@ class MaSAConfig(NamedTuple):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The spatial prior: it depends on the size of the grid alone, never on the data.
+# The spatial prior: it depends only on the size of the grid, not on the data.
 
 
 class SpatialPrior(NamedTuple):
     """Rotary phases and decay of an h × w grid of tokens.
 
-    Always float32 (float64 for a float64 network), whatever the network's dtype: in bfloat16, 3,136 positions would
-    collapse to 709 distinct values.
+    Always float32 (float64 for a float64 network), whatever the network's dtype: in bfloat16 the
+    56 × 56 = 3,136 token positions of stage 1 would round to 709 distinct values.
     """
 
     sin: Tensor  # (h, w, 1, d/2), of the rotary phases
     cos: Tensor  # (h, w, 1, d/2)
-    log_decay_h: Tensor  # (n, h, h), |Δy|·ln γ between the rows of a column
-    log_decay_w: Tensor  # (n, w, w), |Δx|·ln γ between the columns of a row
+    log_decay_h: Tensor  # (n, h, h), ln γ·|Δy| for each pair of rows
+    log_decay_w: Tensor  # (n, w, w), ln γ·|Δx| for each pair of columns
     log_gamma: Tensor  # (n,), ln γ of each head
 
 
@@ -80,7 +80,7 @@ def spatial_prior(
 def decay_rates(num_heads: int, decay_range: tuple[float, float]) -> list[float]:
     """γᵢ = 1 − 2^(−a − (b−a)·i/n) of head i of n, for `decay_range` (a, b). Eq. 8.
 
-    The rates grow with i: the first head's decay is the strongest, the last head sees farthest.
+    γ grows with i: the first head decays fastest, the last has the largest receptive field.
     """
     a, b = decay_range
     return [1 - 2 ** (-a - (b - a) * i / num_heads) for i in range(num_heads)]
@@ -112,8 +112,8 @@ def manhattan_log_decay(prior: SpatialPrior) -> Tensor:
 def rotary_phases(height: int, width: int, head_dim: int, dtype, device) -> Tensor:
     """p·θⱼ in radians, for the row-major position p = y·width + x: (height, width, 1, head_dim/2).
 
-    θⱼ = 10000^(−j/(d/2−1)). The order of the operations is part of the released networks: at 2688² p reaches 451,584,
-    where another order already gives visibly different phases.
+    θⱼ = 10000^(−j/(d/2−1)). The order of the operations is that of the released networks: at 2688² p reaches 451,584,
+    where computing it in another order changes the float32 phases visibly.
     """
     theta = 1.0 / 10000 ** torch.linspace(0, 1, head_dim // 2, dtype=dtype, device=device)
     position = torch.arange(height * width, dtype=dtype, device=device)
@@ -172,17 +172,17 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, decay: 
 
 def decomposed_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, decay: Decay) -> Tensor:
     """Attention along each row and then, with the same q and k, along each column (Eq. 6)."""
-    v = attend_along_rows(q, k, v, prior.log_decay_w, decay)
-    q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, w, h, n, d): the columns are the rows now
-    return attend_along_rows(q, k, v, prior.log_decay_h, decay).transpose(1, 2)  # (B, h, w, n, d)
+    v = attend_along_width(q, k, v, prior.log_decay_w, decay)
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, w, h, n, d): columns become rows
+    return attend_along_width(q, k, v, prior.log_decay_h, decay).transpose(1, 2)  # (B, h, w, n, d)
 
 
-def attend_along_rows(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, decay: Decay) -> Tensor:
-    """Attention of the tokens of each row to each other: (B, h, w, n, d), with log_decay (n, w, w)."""
+def attend_along_width(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, decay: Decay) -> Tensor:
+    """Attention within each row, over the width axis: (B, h, w, n, d), with the logarithmic decay `bias` (n, w, w)."""
     rows = q.shape[:2]
-    # Products of rank 4: the attention patterns of PyTorch's compiler fail on those of rank 5.
+    # Rank 4, because Inductor's attention pattern matcher fails on rank 5.
     q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B·h, n, w, d)
-    weights = attention_weights(q @ k.transpose(-2, -1), log_decay, decay)  # (B·h, n, w, w)
+    weights = attention_weights(q @ k.transpose(-2, -1), bias, decay)  # (B·h, n, w, w)
     out = weights.to(v.dtype) @ v  # (B·h, n, w, d)
     return out.transpose(1, 2).unflatten(0, rows)  # (B, h, w, n, d)
 
@@ -211,19 +211,19 @@ def depthwise_conv(
     gelu: bool = False,
     shift: Tensor | None = None,
 ) -> Tensor:
-    """[plus] + [h] + conv(h), with h = x or, with `gelu`, GELU(x [+ shift]).
+    """conv(y), plus y if `residual`, plus the tensor `plus` if given; y = x, or GELU(x + shift) with `gelu`.
 
     Args:
         x: tokens (B, h, w, C).
         conv: a depthwise convolution whose padding keeps the size of the grid.
-        residual: add h.
+        residual: add y.
         plus: a tensor to add, (B, h, w, C).
         gelu: apply GELU before the convolution.
         shift: added before GELU, (C,).
     """
-    h = x if shift is None else x + shift
-    h = F.gelu(h) if gelu else h
-    out = conv(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    y = x if shift is None else x + shift
+    y = F.gelu(y) if gelu else y
+    out = conv(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     if residual:
-        out = h + out
+        out = y + out
     return out if plus is None else plus + out

@@ -1,4 +1,4 @@
-"""The spatial prior as the network asks for it: computed once for each size of the grid, then reused."""
+"""The spatial prior with a cache: computed once for each grid size, then reused."""
 
 import threading
 from collections import OrderedDict
@@ -11,7 +11,7 @@ from rmt.ops import masa
 from rmt.ops.call import tracing
 from rmt.ops.masa import SpatialPrior
 
-# All networks of a process share the priors; the least recently used go when together they exceed this size.
+# Shared by all networks of the process; least recently used entries are evicted above this size.
 CACHE_BYTES = 256 * 2**20
 
 
@@ -20,8 +20,8 @@ def spatial_prior(
 ) -> SpatialPrior:
     """As `masa.spatial_prior`, from a cache in eager mode.
 
-    Where operations are recorded instead (compile, export, fake tensors), the prior is computed from sizes that may be
-    symbolic, becomes part of the graph, and is not cached.
+    While tracing (compile, export, fake tensors), sizes may be symbolic: the prior is computed, becomes part of the
+    graph, and is not cached.
     """
     arguments = (height, width, num_heads, head_dim, decay_range)
     if tracing(like) != "eager":
@@ -31,7 +31,7 @@ def spatial_prior(
 
 
 class _Cache:
-    """The most recently used priors, up to CACHE_BYTES. Outside all modules, so that copies and pickles stay small."""
+    """The most recently used priors, up to CACHE_BYTES. Kept outside modules, so that copies and pickles stay small."""
 
     def __init__(self) -> None:
         self.priors: OrderedDict[tuple, SpatialPrior] = OrderedDict()

@@ -1,16 +1,17 @@
-"""Windows: the distance beyond which all attention weights of a query together are proven to stay under a tolerance.
+"""Attention windows: the distance beyond which the attention weights of a query provably sum to at most a tolerance.
 
-A head's weights fall with the distance, so that a kernel may skip keys that are far away. How far a head has to see
-for a given error is called its reach, in tokens to each side.
+A head's weights fall with the distance, so a kernel may skip distant keys. The window radius is the number of tokens to
+each side that a head has to see for a given error.
 
 Let the logits q·k of a query differ by at most the spread Δ. On a line of L tokens, consider a query with a tokens on
 one side and b on the other. The weights of the keys farther away than r sum to at most
 
     e^Δ·(T(a) + T(b)) / (1 + S(a) + S(b)),   S(n) = Σ_{δ=1..n} γ^δ,   T(n) = Σ_{δ=r+1..n} γ^δ,
 
-since each numerator is at most e^Δ times the smallest, and a shift common to all logits cancels. `reach` returns the
-least r for which this is at most the tolerance for every query of the line. For attention over all pairs the window is
-a number of rows: the sums over the columns are equal for all rows and cancel, so the bound is that of a column.
+since each numerator is at most e^Δ times the smallest, and a shift common to all logits cancels. `window_radius`
+returns the least r for which this is at most the tolerance for every query of the line. For attention over all pairs
+the window is a number of rows: the sums over the columns are equal for all rows and cancel, so the bound is that of a
+column.
 
 If weights that sum to w are left out and the others rescaled, an output changes by at most w·(max v − min v); in
 decomposed attention this happens twice. By the Cauchy-Schwarz inequality Δ ≤ 2·max‖q‖·max‖k‖, which the rotation does
@@ -23,12 +24,12 @@ import math
 import torch
 from torch import Tensor
 
-STEP = 0.25  # spreads are rounded up to multiples of this, so that few different ones are computed
+STEP = 0.25  # spreads are rounded up to multiples of this, so that the cache of window sizes is hit
 
 
 @functools.lru_cache(maxsize=4096)
-def reach(gamma: float, length: int, tolerance: float, spread: float) -> int:
-    """The tokens to each side that a head with decay rate `gamma` has to see on a line of `length` tokens.
+def window_radius(gamma: float, length: int, tolerance: float, spread: float) -> int:
+    """The number of tokens to each side that a head with decay rate `gamma` has to see on a line of `length` tokens.
 
     Args:
         tolerance: what the weights outside may sum to.
@@ -61,10 +62,10 @@ def spreads(q: Tensor, k: Tensor, scale: float) -> list[float]:
     return bound.nan_to_num(math.inf, math.inf, math.inf).tolist()
 
 
-def head_reaches(
+def window_radii(
     q: Tensor, k: Tensor, scale: float, gammas: list[float], tolerance: float, spread: float | None
 ) -> list[int]:
-    """The reach of each head for this input, in tokens, sufficient along rows and along columns.
+    """The window radius of each head for this input, in tokens, sufficient along rows and along columns.
 
     Args:
         gammas: decay rate of each head.
@@ -79,5 +80,5 @@ def head_reaches(
             allowed = math.ceil(bound / STEP) * STEP if math.isfinite(bound) else math.inf
         else:
             allowed = spread if bound <= spread else math.inf
-        windows.append(max(reach(gamma, length, tolerance, allowed) for length in (height, width)))
+        windows.append(max(window_radius(gamma, length, tolerance, allowed) for length in (height, width)))
     return windows

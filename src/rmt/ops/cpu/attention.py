@@ -1,4 +1,4 @@
-"""MaSA on a CPU by the kernels of `planes.cpp`: the scores stay in cache, and the backward pass computes them again."""
+"""MaSA on a CPU by the kernels of `planes.cpp`: the scores stay in cache and are recomputed in the backward pass."""
 
 import ctypes
 import math
@@ -9,7 +9,7 @@ from torch import Tensor
 from rmt.ops.call import flat_tokens
 from rmt.ops.cpu.build import load
 from rmt.ops.masa import MaSAConfig, SpatialPrior, decay_rates
-from rmt.ops.windows import head_reaches
+from rmt.ops.windows import window_radii
 
 NO_LIMIT = 2**31
 
@@ -27,7 +27,7 @@ class _Problem(ctypes.Structure):
         *((name, _Heads) for name in ("q", "k", "v", "out", "dout", "dq", "dk", "dv")),
         *((name, ctypes.c_int64) for name in ("images", "height", "width", "heads")),
         *((name, ctypes.c_int64) for name in ("decomposed", "half_split", "threads")),
-        *((name, ctypes.c_void_p) for name in ("sin", "cos", "log_gamma", "reach")),
+        *((name, ctypes.c_void_p) for name in ("sin", "cos", "log_gamma", "radius")),
         ("scale", ctypes.c_double),
     )
 
@@ -55,9 +55,9 @@ def _operator(name: str, schema: str):
 def _attention(q, k, v, sin, cos, decomposed, half_split, decay_range, scale, tolerance, spread):
     out = torch.empty(v.shape, dtype=v.dtype)
     gammas = _gammas(q.shape[3], decay_range)
-    reaches = head_reaches(q, k, scale, gammas, tolerance, None if spread < 0 else spread) if tolerance else None
+    radii = window_radii(q, k, scale, gammas, tolerance, None if spread < 0 else spread) if tolerance else None
     tensors = dict(q=flat_tokens(q), k=flat_tokens(k), v=flat_tokens(v), out=out)
-    _call("masa_forward", tensors, sin, cos, decomposed, half_split, gammas, scale, reaches)
+    _call("masa_forward", tensors, sin, cos, decomposed, half_split, gammas, scale, radii)
     return out
 
 
@@ -95,18 +95,18 @@ def _gammas(heads: int, decay_range) -> list[float]:
     return decay_rates(heads, (decay_range[0], decay_range[1])) if decay_range else [1.0] * heads
 
 
-def _call(kernel, tensors, sin, cos, decomposed, half_split, gammas, scale, reaches=None) -> None:
+def _call(kernel, tensors, sin, cos, decomposed, half_split, gammas, scale, radii=None) -> None:
     v = tensors["v"]
     images, height, width, heads, head_dim = v.shape
     if not v.numel():
         return
     sin, cos = sin.contiguous(), cos.contiguous()
     log2_gamma = (ctypes.c_float * heads)(*(math.log2(gamma) for gamma in gammas))
-    reach = (ctypes.c_int64 * heads)(*(reaches or [NO_LIMIT] * heads))
+    radius = (ctypes.c_int64 * heads)(*(radii or [NO_LIMIT] * heads))
     problem = _Problem(
         **{name: _Heads(t.data_ptr(), t.stride(0), t.stride(2), t.stride(3)) for name, t in tensors.items()},
         **dict(images=images, height=height, width=width, heads=heads, threads=torch.get_num_threads()),
         **dict(decomposed=decomposed, half_split=half_split, scale=scale, sin=sin.data_ptr(), cos=cos.data_ptr()),
-        **dict(log_gamma=ctypes.addressof(log2_gamma), reach=ctypes.addressof(reach)),
+        **dict(log_gamma=ctypes.addressof(log2_gamma), radius=ctypes.addressof(radius)),
     )
     getattr(load("planes.cpp", f"HEAD_DIM={head_dim}"), kernel)(ctypes.byref(problem))

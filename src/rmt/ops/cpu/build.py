@@ -1,4 +1,4 @@
-"""Compiles the C++ kernels with the compiler of this machine, at first use, once for each size that they are for."""
+"""Compile the C++ kernels with this machine's compiler at first use, once for each head width or kernel size."""
 
 import ctypes
 import functools
@@ -17,7 +17,7 @@ from rmt.errors import RMTError
 SOURCES = ("planes.cpp", "line.h", "products.h", "vectors.h", "depthwise.cpp")
 # No -ffast-math: the compiler could then assume that there are no NaNs, and hide that a training run has diverged.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
-SECONDS = 120  # time limit of the compiler
+COMPILE_TIMEOUT = 120  # seconds
 
 
 class Unavailable(Exception):
@@ -32,10 +32,10 @@ _warned = False
 
 
 @functools.cache
-def why_not(source: str, define: str) -> str | None:
-    """Why these kernels cannot be used; None if they can.
+def unavailable_reason(source: str, define: str) -> str | None:
+    """Return why these kernels cannot be used, or None.
 
-    What the user could repair (the cache folder, a compiler that fails) is logged, once for all kernels.
+    Problems that the user can fix (the cache folder, a failing compiler) are logged, once for all kernels.
     """
     global _warned
     try:
@@ -44,7 +44,7 @@ def why_not(source: str, define: str) -> str | None:
         if not _warned and not isinstance(reason, NoCompiler):
             _warned = True
             logging.getLogger(__name__).warning(
-                "the C++ kernels cannot be used, slower operators replace them: %s", reason
+                "the C++ kernels are unavailable, falling back to PyTorch operators: %s", reason
             )
         return str(reason)
     return None
@@ -77,17 +77,17 @@ def _compile(compiler: str, source: Path, define: str, library: Path) -> None:
         built = Path(folder) / library.name
         command = [compiler, *FLAGS, f"-D{define}", str(source), "-o", str(built)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT)
         except subprocess.TimeoutExpired as error:
-            raise Unavailable(f"{compiler} did not finish within {SECONDS} s") from error
+            raise Unavailable(f"{compiler} did not finish within {COMPILE_TIMEOUT} s") from error
         if done.returncode:
             first = next(filter(None, done.stderr.splitlines()), f"exit code {done.returncode}")
             raise Unavailable(f"{compiler} failed: {first}")
-        built.replace(library)  # atomic: other processes may be building the same
+        built.replace(library)  # atomic: other processes may be compiling the same file
 
 
 def _fingerprint(sources: list[bytes], compiler: str) -> str:
-    """Hash of everything the machine code depends on: a home folder may be shared by different machines."""
+    """Hash of everything that the machine code depends on: different machines may share a home folder."""
     cpu = platform.processor() + platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()

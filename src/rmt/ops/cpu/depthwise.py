@@ -1,6 +1,6 @@
 """Depthwise convolutions of tokens on a CPU by the kernels of `depthwise.cpp`.
 
-They add a tensor in the same pass, take views as they are, and have a backward pass several times faster than
+They add a tensor in the same pass, read views without a copy, and have a backward pass several times faster than
 PyTorch's. For inference the addition of a bias and GELU before the convolution are applied inside the kernel.
 """
 
@@ -95,7 +95,7 @@ _depthwise.register_autograd(_backward, setup_context=_setup_context)
 
 
 class _GeluDepthwise(torch.autograd.Function):
-    """The convolution of GELU(x). Saves x alone and computes GELU again in the backward pass: a seventh less memory."""
+    """The convolution of GELU(x). Saves only x and recomputes GELU in the backward pass: a seventh less memory."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool) -> Tensor:

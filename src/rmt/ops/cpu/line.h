@@ -14,13 +14,13 @@ struct Span {  // tokens in memory, `step` floats apart
   float* operator[](int64_t i) const { return data + i * step; }
 };
 
-// As rows of STRIDE floats, then zeroed ones up to a whole group of queries.
+// Copy tokens to rows of STRIDE floats, followed by zero rows up to a whole group of queries.
 static void gather_rows(Span from, int64_t length, float* rows) {
   if (STRIDE > D || length % QUERIES) std::memset(rows, 0, round_up(length, QUERIES) * STRIDE * 4);
   for (int64_t j = 0; j < length; j++) std::memcpy(rows + j * STRIDE, from[j], D * 4);
 }
 
-// As tiles of columns; those beyond `length` are zero.
+// Copy tokens to tiles of columns; columns beyond `length` are zero.
 static void gather_columns(Span from, int64_t length, float* columns) {
   for (int64_t j = 0; j < length; j += LANES) {
     float* to = tile(columns, j / TILE * TILE) + j % TILE;
@@ -36,32 +36,32 @@ static void gather_columns(Span from, int64_t length, float* columns) {
 
 // A row, a column, or (full form) a whole plane of rows of `width` tokens; `width` is 0 on an axis.
 //
-// The bias of query i with key j is |Δ|·log₂ γ. On an axis it is read off one vector, of which each query sees another
-// part; on a plane it is laid out from that vector for a group of queries at a time.
+// The bias of query i with key j is |Δ|·log₂ γ. On one axis all queries share a vector of distances, each from its own
+// offset; on a grid the bias rows are written out for one group of queries at a time.
 constexpr float LN_2 = 0.693147180559945f;  // keys come times log₂ e
 
 class Line {
-  static constexpr int64_t CHUNK = 256;  // keys at a time: their scores and values fit in first-level cache
+  static constexpr int64_t CHUNK = 256;  // keys per step: their scores and values fit in first-level cache
   const int64_t length, padded, width, middle;
   float log_gamma = 0;
-  int64_t reach = 0;
-  Buffer distance, spread, q, k, v, kt, vt, s, ds, dout, dq, dk, dv, result, zeros;
+  int64_t radius = 0;
+  Buffer distance, bias_rows, q, k, v, kt, vt, s, ds, dout, dq, dk, dv, result, zeros;
   const float* bias[QUERIES];
   int64_t begin, end;  // the keys that a group of queries sees
 
-  void look(int64_t i) {
-    begin = std::max<int64_t>(0, i - reach) / TILE * TILE;
-    end = std::min(length, i + QUERIES + reach);
+  void set_bias(int64_t i) {
+    begin = std::max<int64_t>(0, i - radius) / TILE * TILE;
+    end = std::min(length, i + QUERIES + radius);
     for (int r = 0; r < QUERIES; r++) {
       if (!width) {
         bias[r] = distance + middle - (i + r);
         continue;
       }
-      float* row = spread + r * (padded + LANES);
+      float* row = bias_rows + r * (padded + LANES);
       bias[r] = row;
       const int64_t y = std::min(i + r, length - 1) / width, x = std::min(i + r, length - 1) % width;
       for (int64_t ky = begin / width; ky * width < end; ky++)
-        for (int64_t kx = 0; kx < width; kx += LANES)  // whole vectors: what is too much, the next row overwrites
+        for (int64_t kx = 0; kx < width; kx += LANES)  // whole vectors: the next row overwrites the excess
           store(row + ky * width + kx, load(distance + middle - x + kx) + log_gamma * float(std::abs(y - ky)));
     }
   }
@@ -71,7 +71,7 @@ class Line {
       : length(length), padded(round_up(length, TILE)), width(width), middle((width ? width : padded) + LANES) {
     const int64_t rows = round_up(length, QUERIES) * STRIDE;
     distance.reserve(2 * middle + LANES);
-    if (width) spread.reserve(QUERIES * (padded + LANES));
+    if (width) bias_rows.reserve(QUERIES * (padded + LANES));
     for (Buffer* buffer : {&q, &v}) buffer->reserve(rows);
     kt.reserve(D * padded), s.reserve(QUERIES * padded), result.reserve(QUERIES * STRIDE);
     if (!backward) return;
@@ -80,9 +80,9 @@ class Line {
     std::memset(zeros, 0, padded * 4);
   }
 
-  void set_head(float log_gamma_, int64_t reach_) {
+  void set_head(float log_gamma_, int64_t radius_) {
     log_gamma = log_gamma_;
-    reach = std::min(width ? reach_ * width + width : reach_, length);
+    radius = std::min(width ? radius_ * width + width : radius_, length);
     for (int64_t i = 0; i < 2 * middle + LANES; i++) distance[i] = log_gamma * float(std::abs(i - middle));
   }
 
@@ -96,20 +96,20 @@ class Line {
     for (int64_t i = first * QUERIES; i < std::min(length, last * QUERIES); i += QUERIES) {
       float shift[QUERIES], total[QUERIES] = {}, keep[QUERIES], added[QUERIES];
       vec top[QUERIES];
-      look(i);
+      set_bias(i);
       for (int r = 0; r < QUERIES; r++) top[r] = splat(-1e30f), shift[r] = -1e30f;
       std::memset(result, 0, QUERIES * STRIDE * 4);
       for (int64_t from = begin; from < end; from += CHUNK) {
         const int64_t to = std::min(end, from + CHUNK);
         scores(q + i * STRIDE, kt, bias, s, padded, from, to, top);
-        for (int r = 0; r < QUERIES; r++) {  // a larger score rescales what earlier chunks gave
+        for (int r = 0; r < QUERIES; r++) {  // online softmax: a new maximum rescales the sums of earlier chunks
           const float before = shift[r];
           shift[r] = largest(top[r]);
           keep[r] = from == begin ? 0 : std::exp2(before - shift[r]);
         }
-        powers(s, padded, from, to, shift, added);
+        exp2_and_sum(s, padded, from, to, shift, added);
         for (int r = 0; r < QUERIES; r++) total[r] = total[r] * keep[r] + added[r];
-        mix(s, padded, v, from, to, keep, result);
+        accumulate_values(s, padded, v, from, to, keep, result);
       }
       for (int64_t r = 0; r < std::min<int64_t>(QUERIES, length - i); r++) {
         const float factor = 1 / total[r];
@@ -129,16 +129,16 @@ class Line {
     const int64_t bytes = round_up(length, QUERIES) * STRIDE * 4;
     for (float* gradient : {(float*)dq, (float*)dk, (float*)dv}) std::memset(gradient, 0, bytes);
     float shift[QUERIES], total[QUERIES], keep[QUERIES] = {};
-    const float* nothing[QUERIES];
-    for (int r = 0; r < QUERIES; r++) nothing[r] = zeros;
+    const float* no_bias[QUERIES];
+    for (int r = 0; r < QUERIES; r++) no_bias[r] = zeros;
     for (int64_t i = 0; i < length; i += QUERIES) {
       vec top[QUERIES];
-      look(i);
+      set_bias(i);
       for (int r = 0; r < QUERIES; r++) top[r] = splat(-1e30f);
       scores(q + i * STRIDE, kt, bias, s, padded, begin, end, top);
       for (int r = 0; r < QUERIES; r++) shift[r] = largest(top[r]);
-      powers(s, padded, begin, end, shift, total);
-      scores(dout + i * STRIDE, vt, nothing, ds, padded, begin, end, top);
+      exp2_and_sum(s, padded, begin, end, shift, total);
+      scores(dout + i * STRIDE, vt, no_bias, ds, padded, begin, end, top);
       for (int r = 0; r < QUERIES; r++) {  // dS = P∘(dP − Σ P∘dP), the last over each query's keys
         float *p = s + r * padded, *dp = ds + r * padded;
         const float factor = 1 / total[r];
@@ -151,7 +151,7 @@ class Line {
         const float mean = sum(inner);
         for (int64_t j = begin; j < end; j += LANES) store(dp + j, load(p + j) * (load(dp + j) - mean));
       }
-      mix(ds, padded, k, begin, end, keep, dq + i * STRIDE);
+      accumulate_values(ds, padded, k, begin, end, keep, dq + i * STRIDE);
       scatter(ds, padded, q + i * STRIDE, begin, end, dk);
       scatter(s, padded, dout + i * STRIDE, begin, end, dv);
     }

@@ -1,7 +1,8 @@
-// Manhattan attention on a CPU: rotary phases, decay, softmax and both products in one pass over each (image, head).
+// Manhattan attention on a CPU: rotary phases and the passes over rows and columns, for one (image, head) at a time.
+// The decay, the softmax and both products are `Line::forward` in line.h.
 //
-// Scores live in a few kilobytes of first-level cache and are never written to memory; the backward pass computes them
-// again. Built at first use by `build.py`, once per head width; everything is float32.
+// Scores stay in a few kilobytes of first-level cache and are never written to memory; the backward pass recomputes
+// them. Built at first use by `build.py`, once per head width; everything is float32.
 //
 // A plane is one head of one image, h × w tokens of D channels. Planes are distributed over threads; with few planes, the
 // lines of each are. No result depends on the number of threads.
@@ -28,7 +29,7 @@ struct Problem {
   int64_t images, height, width, heads, decomposed, half_split, threads;
   const float *sin, *cos;  // (h·w, D/2)
   const float* log_gamma;  // (n), to base 2; zeros for no decay
-  const int64_t* reach;    // (n): keys farther away along an axis are left out
+  const int64_t* radius;    // (n): keys farther away along an axis are left out
   double scale;            // of the keys
 };
 
@@ -57,7 +58,7 @@ static void rotate(const Problem& p, Span from, Span to, float scale, float sign
   }
 }
 
-struct Team {  // thread `part` of `parts` that share a plane
+struct ThreadShare {  // thread number `part` of the `parts` threads that work on one plane
   int64_t part, parts;
   int64_t from(int64_t n) const { return n * part / parts; }
   int64_t to(int64_t n) const { return n * (part + 1) / parts; }
@@ -68,35 +69,35 @@ struct Team {  // thread `part` of `parts` that share a plane
   }
 };
 
-struct Lines {  // what one thread works with
+struct Lines {  // the buffers of one thread
   Line row, column;
   Lines(const Problem& p, bool backward)
       : row(p.decomposed ? p.width : p.height * p.width, p.decomposed ? 0 : p.width, backward),
         column(p.decomposed ? p.height : 1, 0, backward) {}
   void set_head(const Problem& p, int64_t i) {
-    row.set_head(p.log_gamma[i], p.reach[i]), column.set_head(p.log_gamma[i], p.reach[i]);
+    row.set_head(p.log_gamma[i], p.radius[i]), column.set_head(p.log_gamma[i], p.radius[i]);
   }
 };
 
 // `planes` holds 3 planes of scratch: rotated q and k, and the output of the row pass.
-static void forward_plane(const Problem& p, Lines& lines, float* planes, int64_t b, int64_t i, Team team) {
+static void forward_plane(const Problem& p, Lines& lines, float* planes, int64_t b, int64_t i, ThreadShare share) {
   const int64_t h = p.height, w = p.width, size = h * w * D;
   const Span q{planes, D}, k{planes + size, D}, mixed{planes + 2 * size, D}, v = p.v.plane(b, i), out = p.out.plane(b, i);
   lines.set_head(p, i);
-  rotate(p, p.q.plane(b, i), q, 1, 1, team.from(h * w), team.to(h * w));
-  rotate(p, p.k.plane(b, i), k, float(p.scale * LOG2_E), 1, team.from(h * w), team.to(h * w));
-  team.wait();
+  rotate(p, p.q.plane(b, i), q, 1, 1, share.from(h * w), share.to(h * w));
+  rotate(p, p.k.plane(b, i), k, float(p.scale * LOG2_E), 1, share.from(h * w), share.to(h * w));
+  share.wait();
   if (!p.decomposed) {
-    lines.row.forward(q, k, v, out, team.from(lines.row.groups()), team.to(lines.row.groups()));
+    lines.row.forward(q, k, v, out, share.from(lines.row.groups()), share.to(lines.row.groups()));
   } else {
-    for (int64_t y = team.from(h); y < team.to(h); y++)
+    for (int64_t y = share.from(h); y < share.to(h); y++)
       lines.row.forward({q[y * w], D}, {k[y * w], D}, {v[y * w], v.step}, {mixed[y * w], D}, 0, lines.row.groups());
-    team.wait();
-    for (int64_t x = team.from(w); x < team.to(w); x++)
+    share.wait();
+    for (int64_t x = share.from(w); x < share.to(w); x++)
       lines.column.forward({q[x], w * D}, {k[x], w * D}, {mixed[x], w * D}, {out[x], w * out.step}, 0,
                            lines.column.groups());
   }
-  team.wait();
+  share.wait();
 }
 
 // `planes` holds 6 planes of scratch.

@@ -5,7 +5,7 @@
 #include "vectors.h"
 
 constexpr int D = HEAD_DIM;
-constexpr int QUERIES = LANES / 2;  // AVX-512 has 32 registers: 8 queries × 2 vectors of keys, and what feeds them
+constexpr int QUERIES = LANES / 2;  // AVX-512 has 32 registers: 16 for 8 queries × 2 vectors of keys, the others for operands
 constexpr int TILE = 2 * LANES;
 constexpr int VECTORS = (D + LANES - 1) / LANES, STRIDE = VECTORS * LANES;  // a token's channels, padded with zeros
 
@@ -14,7 +14,7 @@ static inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to
 
 typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
 
-// Across the lanes: by quarters of a vector, then the four that are left.
+// Reduce the lanes of a vector: to four lanes, then to one.
 template <typename Combine>
 static inline float across(vec x, Combine combine) {
   alignas(64) float lane[LANES];
@@ -91,7 +91,7 @@ static void scores(const float* a, float* columns, const float* const* bias, flo
 // out[i] = out[i]·keep[i] + Σ_j s[i][j]·b[j], W vectors of channels at a time. With one vector, two keys at a time:
 // eight sums would wait for each other.
 template <int W>
-static inline void mix_step(const float* s, int64_t lds, const float* b, int64_t begin, int64_t end, const float* keep,
+static inline void accumulate_step(const float* s, int64_t lds, const float* b, int64_t begin, int64_t end, const float* keep,
                             float* out) {
   constexpr int KEYS = W == 1 ? 2 : 1;
   vec acc[KEYS][QUERIES][W] = {};
@@ -111,11 +111,11 @@ static inline void mix_step(const float* s, int64_t lds, const float* b, int64_t
     }
 }
 
-static void mix(const float* s, int64_t lds, const float* b, int64_t begin, int64_t end, const float* keep,
+static void accumulate_values(const float* s, int64_t lds, const float* b, int64_t begin, int64_t end, const float* keep,
                 float* out) {
   int u = 0;
-  for (; u + 2 <= VECTORS; u += 2) mix_step<2>(s, lds, b + u * LANES, begin, end, keep, out + u * LANES);
-  if (u < VECTORS) mix_step<1>(s, lds, b + u * LANES, begin, end, keep, out + u * LANES);
+  for (; u + 2 <= VECTORS; u += 2) accumulate_step<2>(s, lds, b + u * LANES, begin, end, keep, out + u * LANES);
+  if (u < VECTORS) accumulate_step<1>(s, lds, b + u * LANES, begin, end, keep, out + u * LANES);
 }
 
 // b[j] += Σ_i s[i][j]·a[i], the transposed product of the backward pass.
@@ -132,8 +132,8 @@ static void scatter(const float* s, int64_t lds, const float* a, int64_t begin, 
   }
 }
 
-// 2^(s − shift[i]) in place, and their sums. Loop by loop, so that rows do not wait for each other.
-static void powers(float* s, int64_t lds, int64_t begin, int64_t end, const float* shift, float* total) {
+// 2^(s − shift[i]) in place, and their sums. One loop per row, so that rows do not wait for each other.
+static void exp2_and_sum(float* s, int64_t lds, int64_t begin, int64_t end, const float* shift, float* total) {
   vec sums[QUERIES] = {};
   for (int i = 0; i < QUERIES; i++)
     for (int64_t j = begin; j < end; j += LANES) {
@@ -164,7 +164,7 @@ static inline void transpose(vec* rows) {
     for (int i = 0; i < LANES; i++) rows[i] = other[i];
   }
 }
-#else  // older compilers do not have it
+#else  // older compilers do not have __builtin_shufflevector
 static inline void transpose(vec* rows) {
   for (int i = 0; i < LANES; i++)
     for (int j = 0; j < i; j++) {

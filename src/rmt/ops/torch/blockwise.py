@@ -1,7 +1,7 @@
-"""MaSA a block of queries at a time, in plain PyTorch: exact, any device and dtype, memory linear in the pixels.
+"""MaSA by blocks of queries in plain PyTorch: exact, any device and dtype, memory linear in the number of pixels.
 
-The decay of a block is cut from the tables of the two axes, never stored for all pairs of tokens. The backward pass
-computes the scores of each block again, so that none are kept. Equal to `masa.py` to 1e-5 in float32 and 1e-12 in
+The decay of a block is computed from the tables of the two axes, never stored for all pairs of tokens. The backward
+pass recomputes the scores of each block. Equal to `masa.py` to 1e-5 in float32 and 1e-12 in
 float64, forward and gradients.
 """
 
@@ -16,7 +16,7 @@ BLOCK_SCORES = 2**20  # computed at a time: 4 MiB in float32, little beside the 
 
 
 def unusable(call: Call) -> str | None:
-    """Why this backend cannot serve a call; None if it can."""
+    """Return why this backend cannot serve a call, or None."""
     if call.tracing in ("compile", "export"):
         return "its loop over blocks would be unrolled in the graph"
     return None
@@ -80,6 +80,6 @@ def _weights(q: Tensor, k: Tensor, decay_h: Tensor, decay_w: Tensor, queries: sl
     """Softmax over all keys for a block of queries, (lines, n, queries, keys), in the dtype of q."""
     width = decay_w.shape[-1]
     position = torch.arange(queries.start, queries.stop, device=q.device)
-    # (n, queries, rows, 1) + (n, queries, 1, width): D²ᵈ = Dᴴ ⊗ Dᵂ for these queries alone
+    # (n, queries, rows, 1) + (n, queries, 1, width): D²ᵈ = Dᴴ ⊗ Dᵂ for these queries only
     decay = (decay_h[:, position // width, :, None] + decay_w[:, position % width, None, :]).flatten(2)
     return (q @ k.mT).to(decay.dtype).add_(decay).softmax(-1).to(q.dtype)

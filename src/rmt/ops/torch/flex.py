@@ -16,7 +16,7 @@ from rmt.ops.torch.lines import grid_as_line, rows_then_columns
 
 
 def unusable(call: Call) -> str | None:
-    """Why this backend cannot serve a call; None if it can."""
+    """Return why this backend cannot serve a call, or None."""
     if call.dtypes[0] == torch.float64:
         return "FlexAttention computes in float32 or less"
     if call.device == "cpu" and call.needs_grad:

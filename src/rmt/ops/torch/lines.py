@@ -5,16 +5,16 @@ from typing import TypeVar
 
 from torch import Tensor
 
-Decay = TypeVar("Decay")  # what the backend's function takes to know the decay along a line
+DecayArg = TypeVar("DecayArg")  # the argument that tells the backend's function the decay along a line
 
 
 def rows_then_columns(
-    attend: Callable[[Tensor, Tensor, Tensor, Decay], Tensor],
+    attend: Callable[[Tensor, Tensor, Tensor, DecayArg], Tensor],
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    along_rows: Decay,
-    along_columns: Decay,
+    along_rows: DecayArg,
+    along_columns: DecayArg,
 ) -> Tensor:
     """As `masa.decomposed_attention`, (B, h, w, n, d), by an `attend(q, k, v, decay)` along lines."""
     v = _attend_rows(attend, q, k, v, along_rows)
@@ -22,7 +22,7 @@ def rows_then_columns(
     return _attend_rows(attend, q, k, v, along_columns).transpose(1, 2)
 
 
-def _attend_rows(attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, decay: Decay) -> Tensor:
+def _attend_rows(attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, decay: DecayArg) -> Tensor:
     rows = q.shape[:2]
     q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B·rows, n, length, d)
     return attend(q, k, v, decay).transpose(1, 2).unflatten(0, rows)

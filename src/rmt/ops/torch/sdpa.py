@@ -17,7 +17,7 @@ MAX_TOKENS = 400  # of a grid with attention over all pairs: the mask of 16 head
 
 
 def unusable(call: Call) -> str | None:
-    """Why this backend cannot serve a call; None if it can."""
+    """Return why this backend cannot serve a call, or None."""
     full = call.config is not None and not call.config.decomposed
     if full and call.shape[1] * call.shape[2] > MAX_TOKENS:
         return f"attention over all pairs of more than {MAX_TOKENS} tokens would need a (tokens × tokens) table"

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from rmt.ops.call import flat_tokens
 from rmt.ops.triton import lines, long
-from rmt.ops.triton.launch import Launch, directly, operator, traceably
-from rmt.ops.windows import head_reaches
+from rmt.ops.triton.launch import Launch, launch_eager, launch_traced, operator
+from rmt.ops.windows import window_radii
 
 SHORT = 64  # tokens of the longest line that one block takes whole
 
@@ -91,20 +91,20 @@ class Attention:
     Args:
         q: any tensor of the call's shape and dtype, (B, h, w, n, d).
         tables: cos, sin and log_gamma of the prior.
-        reaches: each head's window in tokens, (n,) int32, see `windows.py`; None for all tokens.
+        radii: each head's window in tokens, (n,) int32, see `windows.py`; None for all tokens.
         half_split, decay, scale: the pairs that rotate, whether there is a decay, the factor of the keys. All are
             constants of the kernels: a number among their arguments would be a float64 in a compiled program.
         launch: see `launch.py`.
     """
 
     def __init__(
-        self, q: Tensor, tables: Sequence[Tensor], reaches: Tensor | None,
-        half_split: bool, decay: bool, scale: float, launch: Launch = directly,
+        self, q: Tensor, tables: Sequence[Tensor], radii: Tensor | None,
+        half_split: bool, decay: bool, scale: float, launch: Launch = launch_eager,
     ) -> None:  # fmt: skip
         self.launch = launch
         self.shape, self.device = q.shape, q.device
         cos, sin, log_gamma = tables
-        self.tables, self.reaches = (cos.contiguous(), sin.contiguous(), log_gamma), reaches
+        self.tables, self.radii = (cos.contiguous(), sin.contiguous(), log_gamma), radii
         exact = q.dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest"
         sizes = dict(CHANNELS=q.shape[-1], PAIRS=_padded(q.shape[-1]) // 2, PRECISION="ieee" if exact else "tf32")
         self.options = sizes | dict(HALF_SPLIT=half_split, DECAY=decay, SCALE=scale)
@@ -120,9 +120,9 @@ class Attention:
         grid, sizes, constants = axis.long()
         shape = (axis.images, axis.heads, axis.lines, axis.length)
         totals = torch.empty(shape, dtype=torch.float32, device=self.device)
-        reaches = self.tables[2] if self.reaches is None else self.reaches  # not read without windows
-        constants |= dict(WINDOW=self.reaches is not None, KEEP=keep)
-        tensors = (q, k, v, out, totals, *self.tables, reaches)
+        radii = self.tables[2] if self.radii is None else self.radii  # not read without windows
+        constants |= dict(WINDOW=self.radii is not None, KEEP=keep)
+        tensors = (q, k, v, out, totals, *self.tables, radii)
         self.launch(long.forward, grid, *tensors, *strides, *sizes, **self.options | constants)
         return out, totals
 
@@ -149,17 +149,17 @@ class Attention:
         self.launch(long.backward_keys, grid, *tensors, *sizes, **options)
 
 
-def forward(launch: Launch, q: Tensor, k: Tensor, v: Tensor, cos, sin, log_gamma, reaches, *options) -> Tensor:
+def forward(launch: Launch, q: Tensor, k: Tensor, v: Tensor, cos, sin, log_gamma, radii, *options) -> Tensor:
     """Attention, (B, h, w, n, d).
 
     Args:
         cos, sin, log_gamma: of the prior.
-        reaches: see `Attention`.
+        radii: see `Attention`.
         options: decomposed, half_split, decay, scale.
     """
     decomposed, half_split, decay, scale = options
     q, k, v = (_readable(t, decomposed) for t in (q, k, v))
-    call = Attention(q, (cos, sin, log_gamma), reaches, half_split, decay, scale, launch)
+    call = Attention(q, (cos, sin, log_gamma), radii, half_split, decay, scale, launch)
     if not v.numel():
         return v.new_empty(v.shape)
     if not decomposed:
@@ -201,31 +201,31 @@ class Direct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *inputs):
         _setup_context(ctx, inputs, None)
-        return forward(directly, *inputs)
+        return forward(launch_eager, *inputs)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dout):
-        return *backward(directly, dout, *ctx.saved_tensors, *ctx.options), *[None] * 8
+        return *backward(launch_eager, dout, *ctx.saved_tensors, *ctx.options), *[None] * 8
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:6])  # q, k, v, cos, sin, log_gamma; reaches are for inference
+    ctx.save_for_backward(*inputs[:6])  # q, k, v, cos, sin, log_gamma; radii are for inference
     ctx.options = inputs[7:]
 
 
 def _placed(*tables: Tensor) -> list[Tensor]:
-    """The same tables, each at a place in memory: PyTorch's compiler otherwise makes them anew for every kernel."""
+    """The same tables, stored in memory: PyTorch's compiler otherwise recomputes them for every kernel."""
     return [table.as_strided(table.shape, table.stride()) for table in tables]
 
 
 @operator("triton_attention", fake=lambda q, k, v, *rest: v.new_empty(v.shape))
 def _operator(
-    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, log_gamma: Tensor, reaches: Tensor | None,
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, log_gamma: Tensor, radii: Tensor | None,
     decomposed: bool, half_split: bool, decay: bool, scale: float,
 ) -> Tensor:  # fmt: skip
     tables = _placed(cos, sin, log_gamma)
-    return forward(traceably, q, k, v, *tables, reaches, decomposed, half_split, decay, scale)
+    return forward(launch_traced, q, k, v, *tables, radii, decomposed, half_split, decay, scale)
 
 
 @operator("triton_attention_backward", fake=lambda dout, q, k, v, *rest: tuple(t.new_empty(t.shape) for t in (q, k, v)))
@@ -234,7 +234,7 @@ def _backward_operator(
     decomposed: bool, half_split: bool, decay: bool, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     tables = _placed(cos, sin, log_gamma)
-    return backward(traceably, dout, q, k, v, *tables, decomposed, half_split, decay, scale)
+    return backward(launch_traced, dout, q, k, v, *tables, decomposed, half_split, decay, scale)
 
 
 def _gradients(ctx, dout: Tensor):
@@ -244,14 +244,14 @@ def _gradients(ctx, dout: Tensor):
 _operator.register_autograd(_gradients, setup_context=_setup_context)
 
 
-@torch.library.custom_op("rmt::triton_reaches", mutates_args=())
-def _reaches(q: Tensor, k: Tensor, log_gamma: Tensor, scale: float, tolerance: float, spread: float) -> Tensor:
+@torch.library.custom_op("rmt::triton_window_radii", mutates_args=())
+def _window_radii(q: Tensor, k: Tensor, log_gamma: Tensor, scale: float, tolerance: float, spread: float) -> Tensor:
     """Each head's window in tokens, (n,) int32; a spread below 0 is to be bounded on the input."""
     gammas = log_gamma.double().exp().tolist()
-    found = head_reaches(q, k, scale, gammas, tolerance, None if spread < 0 else spread)
+    found = window_radii(q, k, scale, gammas, tolerance, None if spread < 0 else spread)
     return torch.tensor(found, dtype=torch.int32, device=q.device)
 
 
-@_reaches.register_fake
+@_window_radii.register_fake
 def _(q, k, log_gamma, scale, tolerance, spread):
     return q.new_empty(q.shape[3], dtype=torch.int32)

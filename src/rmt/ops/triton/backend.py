@@ -1,8 +1,8 @@
-"""The backend `triton`: what the kernels serve, and the operations they serve it with.
+"""The backend `triton`: operations on NVIDIA GPUs by Triton kernels, and which calls they serve.
 
 An axis pass of attention reads (B, h, w, n, d) through its strides, rotates queries and keys in registers, computes
-the decay from indices and takes the softmax in float32; scores never leave the chip, and the backward pass computes
-them again. bfloat16, float16 and float32, forward and gradients; see `tiles.py` for the arithmetic and
+the decay from indices and takes the softmax in float32; scores are never written to memory, and the backward pass
+recomputes them. bfloat16, float16 and float32, forward and gradients; see `tiles.py` for the arithmetic and
 `attention_ops.py` for the kernel that each call takes.
 """
 
@@ -21,7 +21,7 @@ MAX_OFFSET = 2**31 - 1  # offsets within an image are 32-bit
 
 
 def unusable(call: Call) -> str | None:
-    """Why this backend cannot serve a call; None if it can."""
+    """Return why this backend cannot serve a call, or None."""
     if call.device != "cuda" and not interpreted():
         return f"it runs on NVIDIA GPUs, not on {call.device}"
     for dtype in call.dtypes:
@@ -33,7 +33,7 @@ def unusable(call: Call) -> str | None:
         return "a LayerNorm without scale and shift has no gradient"
     if call.op == "linear" and not call.needs_grad:
         return "it has a faster gradient of the bias, and nothing else"
-    if call.op == "depthwise" and not convolves():
+    if call.op == "depthwise" and not supports_depthwise():
         return "depthwise convolutions need Triton 3.3 (PyTorch 2.7) or newer"
     if call.config is not None:
         if call.config.tolerance and call.needs_grad:
@@ -41,13 +41,13 @@ def unusable(call: Call) -> str | None:
         if call.shape[-1] > MAX_CHANNELS:
             return f"its heads have at most {MAX_CHANNELS} channels"
         if call.image_stride > MAX_OFFSET:
-            return "an image has more than 2³¹ numbers"
-    return why_not()
+            return "an image has 2³¹ elements or more, and offsets are 32-bit"
+    return unavailable_reason()
 
 
 @torch.compiler.assume_constant_result
-def why_not() -> str | None:
-    """Why Triton cannot be used at all; None if it can. Registers the operators, before a compiler asks for them."""
+def unavailable_reason() -> str | None:
+    """Return why Triton cannot be used, or None. Registers the operators, before torch.compile looks them up."""
     return _register_operators()
 
 
@@ -62,20 +62,20 @@ def _register_operators() -> str | None:
 
 
 @torch.compiler.assume_constant_result
-def convolves() -> bool:
-    """Whether the depthwise kernels can be used: they keep tuples, which Triton has from 3.3 (PyTorch 2.7) on."""
+def supports_depthwise() -> bool:
+    """Whether the depthwise kernels can be used: they need tuples, which Triton supports from 3.3 (PyTorch 2.7) on."""
     return installed() and version() >= (3, 3)
 
 
 def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, config: MaSAConfig) -> Tensor:
     """As `masa.manhattan_attention`; windowed along lines of more than 64 tokens where `config.tolerance` allows it."""
-    why_not()  # registers the operators
-    ops, reaches = torch.ops.rmt, None
+    unavailable_reason()  # registers the operators
+    ops, radii = torch.ops.rmt, None
     if config.tolerance and config.decay != "none":
         spread = -1.0 if config.spread is None else config.spread
-        reaches = ops.triton_reaches(q, k, prior.log_gamma, config.scale, config.tolerance, spread)
+        radii = ops.triton_window_radii(q, k, prior.log_gamma, config.scale, config.tolerance, spread)
     options = (config.decomposed, config.half_split, config.decay != "none", config.scale)
-    inputs = (q, k, v, prior.cos, prior.sin, prior.log_gamma, reaches, *options)
+    inputs = (q, k, v, prior.cos, prior.sin, prior.log_gamma, radii, *options)
     if tracing(q) != "eager":
         return ops.triton_attention(*inputs)
     from rmt.ops.triton.attention_ops import Direct
@@ -87,7 +87,7 @@ def depthwise_conv(
     x: Tensor, conv: nn.Conv2d, *, residual: bool, plus: Tensor | None, gelu: bool, shift: Tensor | None
 ) -> Tensor:
     """As `masa.depthwise_conv`; in autocast's dtype, or in that of a summand of higher precision."""
-    why_not()  # registers the operators
+    unavailable_reason()  # registers the operators
     dtype = result_dtype(x)
     for summand in (x if residual else None, plus):
         dtype = dtype if summand is None else torch.promote_types(dtype, summand.dtype)

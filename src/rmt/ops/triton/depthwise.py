@@ -3,7 +3,7 @@
 A program keeps the kernel of its channels in registers and moves down a strip of a few columns: each token is loaded
 once for every column of the kernel, and used for all its rows. The gradient of the image is a convolution with the
 kernel rotated by 180°. That of the weight is summed by each program over strips of its own, and then over programs: it
-repeats bit for bit.
+is deterministic.
 """
 
 import math
@@ -34,9 +34,9 @@ def load_shifted(pointer, row, rows, column, columns, token_stride, channel, cha
     there = (row >= 0) & (row < rows) & (channel < channels)[None, :]
     for shift in tl.static_range(K):
         x = column + (shift - K // 2)
-        place = pointer + (row * columns + x)[:, None] * token_stride + channel[None, :]
+        address = pointer + (row * columns + x)[:, None] * token_stride + channel[None, :]
         inside = ((x >= 0) & (x < columns))[:, None] & there
-        tiles = tiles + (tl.load(place, mask=inside, other=0.0).to(tl.float32),)
+        tiles = tiles + (tl.load(address, mask=inside, other=0.0).to(tl.float32),)
     return tiles
 
 
@@ -44,8 +44,8 @@ def load_shifted(pointer, row, rows, column, columns, token_stride, channel, cha
 def load_row(pointer, row, rows, column, columns, token_stride, channel, channels, GELU: tl.constexpr):
     """The tile (COLUMNS, CHANNELS) of a row in float32, 0 outside."""
     there = (row >= 0) & (row < rows) & (channel < channels)[None, :] & (column < columns)[:, None]
-    place = pointer + (row * columns + column)[:, None] * token_stride + channel[None, :]
-    tile = tl.load(place, mask=there, other=0.0).to(tl.float32)
+    address = pointer + (row * columns + column)[:, None] * token_stride + channel[None, :]
+    tile = tl.load(address, mask=there, other=0.0).to(tl.float32)
     return gelu(tile) if GELU else tile
 
 
@@ -98,8 +98,8 @@ def depthwise(
             if OTHER != "":
                 here = load_row(other, done, height, column, width, other_token, channel, channels, False)
                 result = result + here if OTHER == "plus" else result * gelu_slope(here)
-            place = out + (done * width + column)[:, None] * out_token + channel[None, :]
-            tl.store(place, result.to(out.dtype.element_ty), mask=(column < width)[:, None] & real[None, :])
+            address = out + (done * width + column)[:, None] * out_token + channel[None, :]
+            tl.store(address, result.to(out.dtype.element_ty), mask=(column < width)[:, None] & real[None, :])
         totals = ()
         for i in tl.static_range(K - 1):
             totals = totals + (added[i + 1],)
@@ -133,7 +133,7 @@ def depthwise_weight_gradient(
             tokens = tokens + (load_row(x_here, i - K // 2, height, column, width, x_token, channel, channels, GELU),)
         ahead = load_shifted(dout_here, 0, height, column, width, dout_token, channel, channels, K)
         for row in range(0, height):
-            shifted = ahead  # the last of them is K//2 to the right: x is K//2 to its left, the first tap's place
+            shifted = ahead  # the last of them is K//2 to the right: x is K//2 to its left, at the first tap
             ahead = load_shifted(dout_here, row + 1, height, column, width, dout_token, channel, channels, K)
             below = load_row(x_here, row + K // 2 + 1, height, column, width, x_token, channel, channels, GELU)
             added = ()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rmt.ops.call import flat_tokens
 from rmt.ops.triton.depthwise import depthwise, depthwise_weight_gradient
-from rmt.ops.triton.launch import Launch, directly, operator, traceably
+from rmt.ops.triton.launch import Launch, launch_eager, launch_traced, operator
 
 # Measured on an H100. A program is one warp and walks down one column, 2 or 4 channels to a thread.
 PROGRAMS = 8192  # of a forward pass: rows are divided for as many
@@ -87,12 +87,12 @@ class Direct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *inputs):
         _setup_context(ctx, inputs, None)
-        return convolve(directly, *inputs)
+        return convolve(launch_eager, *inputs)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dout):
-        return _gradients(partial(image_gradient, directly), partial(weight_gradients, directly), ctx, dout)
+        return _gradients(partial(image_gradient, launch_eager), partial(weight_gradients, launch_eager), ctx, dout)
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -117,7 +117,7 @@ def _operator(
     x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None,
     dtype: torch.dtype, residual: bool, gelu: bool,
 ) -> Tensor:  # fmt: skip
-    return convolve(traceably, x, weight, bias, plus, dtype, residual, gelu)
+    return convolve(launch_traced, x, weight, bias, plus, dtype, residual, gelu)
 
 
 @operator(
@@ -127,7 +127,7 @@ def _operator(
 def _image_gradient_operator(
     dout: Tensor, weight: Tensor, x: Tensor | None, dtype: torch.dtype, residual: bool
 ) -> Tensor:
-    return image_gradient(traceably, dout, weight, x, dtype, residual)
+    return image_gradient(launch_traced, dout, weight, x, dtype, residual)
 
 
 def _empty_weight_gradients(x: Tensor, dout: Tensor, size: int, gelu: bool) -> tuple[Tensor, Tensor]:
@@ -137,7 +137,7 @@ def _empty_weight_gradients(x: Tensor, dout: Tensor, size: int, gelu: bool) -> t
 
 @operator("triton_depthwise_weight_gradient", fake=_empty_weight_gradients)
 def _weight_gradient_operator(x: Tensor, dout: Tensor, size: int, gelu: bool) -> tuple[Tensor, Tensor]:
-    return weight_gradients(traceably, x, dout, size, gelu)
+    return weight_gradients(launch_traced, x, dout, size, gelu)
 
 
 _ops = torch.ops.rmt

@@ -1,6 +1,6 @@
 """Attention along short lines, each whole line in one block: a row pass, a column pass, or a small grid in full.
 
-A program takes one line of one head in several images: phases and decay depend on the position alone and are computed
+A program takes one line of one head in several images: phases and decay depend only on the position and are computed
 once, in registers.
 """
 

@@ -1,8 +1,8 @@
 """Attention along long lines, or over a large grid, block by block with a running maximum (flash attention).
 
-Forward loops over the keys within the head's reach (`windows.py`), or over all. Backward takes the logarithm of each
+Forward loops over the keys within the head's window (`windows.py`), or over all. Backward takes the logarithm of each
 query's sum of weights from a second forward and computes the scores again, once for the gradients of the queries and
-once for those of keys and values: each gradient is written by one program, so results repeat bit for bit.
+once for those of keys and values: each gradient is written by one program, so results are deterministic.
 """
 
 import triton
@@ -12,7 +12,7 @@ from rmt.ops.triton.tiles import LOG2_E, decay_rate, load, load_rotated, phases,
 
 
 @triton.jit
-def block_bias(queries, keys, length, width, log2_gamma, reach, GRID: tl.constexpr, WINDOW: tl.constexpr):
+def block_bias(queries, keys, length, width, log2_gamma, radius, GRID: tl.constexpr, WINDOW: tl.constexpr):
     """(M, N): the decay between queries (M,) and keys (N,) to base 2, −∞ for keys outside the line or the window."""
     if GRID:
         across = tl.abs(queries[:, None] // width - keys[None, :] // width)
@@ -22,24 +22,24 @@ def block_bias(queries, keys, length, width, log2_gamma, reach, GRID: tl.constex
         distance = across
     seen = (keys < length)[None, :]
     if WINDOW:
-        seen = seen & (across <= reach)
+        seen = seen & (across <= radius)
     return tl.where(seen, distance.to(tl.float32) * log2_gamma, float("-inf"))
 
 
 @triton.jit
-def visible(first, length, width, reach, M: tl.constexpr, GRID: tl.constexpr):
+def visible(first, length, width, radius, M: tl.constexpr, GRID: tl.constexpr):
     """The range of tokens within the windows of the M queries from `first` on."""
     last = min(first + M, length) - 1
     if GRID:
-        start, end = (first // width - reach) * width, (last // width + reach + 1) * width
+        start, end = (first // width - radius) * width, (last // width + radius + 1) * width
     else:
-        start, end = first - reach, last + reach + 1
+        start, end = first - radius, last + radius + 1
     return max(0, start), min(length, end)
 
 
 @triton.jit
 def forward(
-    q, k, v, out, log_totals, cos_table, sin_table, log_gammas, reaches,
+    q, k, v, out, log_totals, cos_table, sin_table, log_gammas, radii,
     q_image, q_line, q_token, q_head, k_image, k_line, k_token, k_head, v_image, v_line, v_token, v_head,
     out_image, out_line, out_token, out_head,
     heads, lines, length, position_line, position_token, width,
@@ -54,11 +54,11 @@ def forward(
     q += image * q_image + head * q_head + line * q_line
     k += image * k_image + head * k_head + line * k_line
     v += image * v_image + head * v_head + line * v_line
-    log2_gamma, reach = decay_rate(log_gammas, head, DECAY), length
+    log2_gamma, radius = decay_rate(log_gammas, head, DECAY), length
     start, end = 0, length
     if WINDOW:
-        reach = tl.load(reaches + head)
-        start, end = visible(first, length, width, reach, M, GRID)
+        radius = tl.load(radii + head)
+        start, end = visible(first, length, width, radius, M, GRID)
 
     queries = first + tl.arange(0, M)
     inside = queries < length
@@ -73,7 +73,7 @@ def forward(
         k_cos, k_sin = phases(cos_table, sin_table, line * position_line + keys * position_token, here, CHANNELS, PAIRS)
         k_tile = load_rotated(k, keys * k_token, here, k_cos, k_sin, CHANNELS, HALF_SPLIT)
         v_tile = load(v, keys * v_token, here, CHANNELS, PAIRS)
-        bias = block_bias(queries, keys, length, width, log2_gamma, reach, GRID, WINDOW)
+        bias = block_bias(queries, keys, length, width, log2_gamma, radius, GRID, WINDOW)
         logits = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * (SCALE * LOG2_E) + bias
         larger = tl.maximum(largest, tl.max(logits, 1))
         powers, shrink = tl.exp2(logits - larger[:, None]), tl.exp2(largest - larger)

@@ -1,7 +1,7 @@
 """LayerNorm over the channels of (tokens, C) on NVIDIA GPUs, and its gradients.
 
 A program holds whole tokens, so that mean and variance are of numbers in registers. The gradients of scale and shift
-are summed by each program over tiles of its own, and then over programs: they repeat bit for bit.
+are summed by each program over tiles of its own, and then over programs: they are deterministic.
 """
 
 import triton
@@ -12,15 +12,15 @@ import triton.language as tl
 def load(pointer, token, tokens, channel, channels):
     """The tile (TOKENS, CHANNELS) in float32, 0 outside."""
     inside = (token < tokens)[:, None] & (channel < channels)[None, :]
-    place = token.to(tl.int64)[:, None] * channels + channel[None, :]
-    return tl.load(pointer + place, mask=inside, other=0.0).to(tl.float32)
+    offset = token.to(tl.int64)[:, None] * channels + channel[None, :]
+    return tl.load(pointer + offset, mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def store(pointer, token, tokens, channel, channels, tile):
     inside = (token < tokens)[:, None] & (channel < channels)[None, :]
-    place = token.to(tl.int64)[:, None] * channels + channel[None, :]
-    tl.store(pointer + place, tile.to(pointer.dtype.element_ty), mask=inside)
+    offset = token.to(tl.int64)[:, None] * channels + channel[None, :]
+    tl.store(pointer + offset, tile.to(pointer.dtype.element_ty), mask=inside)
 
 
 @triton.jit

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from rmt.ops.triton import norm
-from rmt.ops.triton.launch import directly
+from rmt.ops.triton.launch import launch_eager
 
-# Numbers that a program holds at a time, and its warps, forward and backward; measured on an H100.
+# Elements that a program holds at a time, and its warps, forward and backward; measured on an H100.
 FORWARD = (2048, 4)
 BACKWARD = (1024, 1)
 PROGRAMS = 1056  # among which the sums over tokens are divided
@@ -32,12 +32,12 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     (held, wide), warps = _tile(channels, FORWARD[0]), FORWARD[1]
     scale, shift = (x, x) if weight is None or bias is None else (weight, bias)
     constants: dict = dict(EPS=eps, AFFINE=weight is not None, TOKENS=held, CHANNELS=wide, num_warps=warps)
-    directly(norm.layer_norm, (-(-tokens // held),), x, scale, shift, out, tokens, channels, **constants)
+    launch_eager(norm.layer_norm, (-(-tokens // held),), x, scale, shift, out, tokens, channels, **constants)
     return out
 
 
 class LayerNorm(torch.autograd.Function):
-    """`layer_norm` and its gradients. Mean and variance are computed again: x alone is kept."""
+    """`layer_norm` and its gradients. Only x is saved; mean and variance are recomputed."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, eps, dtype):
@@ -59,6 +59,6 @@ class LayerNorm(torch.autograd.Function):
         programs = min(PROGRAMS, -(-tokens // held))
         parts = torch.empty((2, programs, channels), dtype=torch.float32, device=x.device)
         constants: dict = dict(EPS=ctx.eps, TOKENS=held, CHANNELS=wide, num_warps=warps)
-        directly(norm.layer_norm_backward, (programs,), x, weight, dout, dx, parts, tokens, channels, **constants)
+        launch_eager(norm.layer_norm_backward, (programs,), x, weight, dout, dx, parts, tokens, channels, **constants)
         dweight, dbias = parts.sum(1).to(weight.dtype)
         return dx, dweight, dbias, None, None

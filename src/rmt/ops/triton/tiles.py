@@ -1,8 +1,8 @@
 """Functions of the attention kernels: tiles of tokens, their rotation, products, softmax weights and gradients.
 
 A tile is (L, D): tokens of one line and their channels, both padded to powers of two and with 0 outside. In a rotated
-tile the channels of a pair are adjacent, whatever their place in memory: queries and keys are permuted alike, so the
-scores do not change.
+tile the channels of a pair are adjacent, in whichever order they are in memory: queries and keys are permuted alike, so
+the scores do not change.
 """
 
 import math
@@ -20,9 +20,9 @@ def phases(cos, sin, position, inside, CHANNELS: tl.constexpr, PAIRS: tl.constex
     They are read, not computed: they stay in the cache, and a sine of a large argument takes some forty instructions.
     """
     pair = tl.arange(0, PAIRS)
-    place = position[:, None] * (CHANNELS // 2) + pair
+    offset = position[:, None] * (CHANNELS // 2) + pair
     where = inside[:, None] & (pair < CHANNELS // 2)
-    return tl.load(cos + place, mask=where, other=0.0), tl.load(sin + place, mask=where, other=0.0)
+    return tl.load(cos + offset, mask=where, other=0.0), tl.load(sin + offset, mask=where, other=0.0)
 
 
 @triton.jit
