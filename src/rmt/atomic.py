@@ -20,7 +20,7 @@ _REMEDY = {
 
 
 @contextlib.contextmanager
-def readable_disk_errors(path: Path) -> Iterator[None]:
+def disk_errors_as_rmt_error(path: Path) -> Iterator[None]:
     """Turn an OSError raised while writing `path` into an RMTError of one line."""
     try:
         yield
@@ -40,7 +40,7 @@ def replace_file(path: Path) -> Iterator[Path]:
         RMTError: the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.writing-{os.getpid()}-{threading.get_ident()}")
-    with readable_disk_errors(path):
+    with disk_errors_as_rmt_error(path):
         try:
             yield temporary
             with open(temporary, "rb+") as file:
@@ -53,7 +53,7 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut, on file systems that support it."""
+    """Flush `folder`, so that a rename inside it survives a power cut, where the file system supports it."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rmt.atomic import readable_disk_errors, write_text
+from rmt.atomic import disk_errors_as_rmt_error, write_text
 from rmt.errors import RMTError
 
 
@@ -34,7 +34,7 @@ def require_empty(path: Path, otherwise: str = "") -> None:
 
 def create_folder(path: Path) -> None:
     """Create the folder and its parents. Raises RMTError if that is not possible."""
-    with readable_disk_errors(path):
+    with disk_errors_as_rmt_error(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
@@ -62,5 +62,5 @@ def create_or_reopen(path: Path, index: str, content: str, what: str) -> bool:
 
 def _first_file(path: Path, *, hidden: bool = True) -> str:
     """Name of any file in the folder, "" if there is none."""
-    with readable_disk_errors(path):
+    with disk_errors_as_rmt_error(path):
         return next((file.name for file in path.iterdir() if hidden or not file.name.startswith(".")), "")

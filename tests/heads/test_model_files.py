@@ -120,7 +120,7 @@ def test_backbone_and_norms_of_our_own_detectors_and_segmenters(tmp_path):
     segmenter = shaken(rmt.segmenter("upernet", "rmt_pico", num_classes=4, head_args=dict(channels=16)))
     save_model(segmenter, tmp_path / "s.safetensors")
     pyramid = Pyramid(rmt.create_model("rmt_pico"), first=1)
-    assert pyramid.load_official(tmp_path / "s.safetensors") == []
+    assert pyramid.load_backbone(tmp_path / "s.safetensors") == []
     for i in range(3):
         assert torch.equal(pyramid.norms[i].weight, segmenter.pyramid.norms[i + 1].weight)
     with pytest.raises(rmt.RMTError, match=re.escape("extra_norms.0.weight")):  # RetinaNet has no norm of stage 1

@@ -152,29 +152,29 @@ class TestPyramid:
             state |= {f"backbone.extra_norms.{i}.bias": torch.full((c,), i + 0.5)}
         state["decode_head.conv_seg.weight"] = torch.zeros(1)
         pyramid = Pyramid(RMT(**TINY))
-        assert pyramid.load_official({"state_dict": state}) == []
+        assert pyramid.load_backbone({"state_dict": state}) == []
         assert [norm.weight[0].item() for norm in pyramid.norms] == [2, 3, 4, 5]
         assert [norm.bias[0].item() for norm in pyramid.norms] == [0.5, 1.5, 2.5, 3.5]
         given = official_weights("tiny")["layers.2.blocks.1.ffn.fc1.weight"]
         assert torch.equal(pyramid.backbone.stages[2].blocks[1].mlp.fc1.weight, given)
         later = Pyramid(RMT(**TINY), first=1)
-        assert later.load_official({"state_dict": state}) == []
+        assert later.load_backbone({"state_dict": state}) == []
         assert [norm.weight[0].item() for norm in later.norms] == [3, 4, 5]
         state["backbone.extra_norms.1.weight"] = torch.ones(5)
         with pytest.raises(rmt.RMTError, match=r"1\.weight \(5,\) instead of \(32,\)"):
-            pyramid.load_official({"state_dict": state})
+            pyramid.load_backbone({"state_dict": state})
 
     def test_loads_a_classifier(self, tmp_path):
         pyramid = Pyramid(RMT(**TINY))
-        assert pyramid.load_official(official_weights("tiny")) == [f"norms.{i}" for i in range(4)]
+        assert pyramid.load_backbone(official_weights("tiny")) == [f"norms.{i}" for i in range(4)]
         torch.manual_seed(0)
         rmt.save_checkpoint(rmt.create_model("rmt_pico"), tmp_path / "c.safetensors")
         own = Pyramid(rmt.create_model("rmt_pico"))
-        own.load_official(tmp_path / "c.safetensors")
+        own.load_backbone(tmp_path / "c.safetensors")
         torch.manual_seed(0)
         assert torch.equal(own.backbone.stem[0].weight, rmt.create_model("rmt_pico").stem[0].weight)
         with pytest.raises(rmt.RMTError, match="does not fit"):
-            pyramid.load_official(tmp_path / "c.safetensors")
+            pyramid.load_backbone(tmp_path / "c.safetensors")
 
 
 @pytest.mark.parametrize(

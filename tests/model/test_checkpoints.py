@@ -160,7 +160,7 @@ def test_a_run_folder_means_its_best_weights(tmp_path):
     with pytest.raises(RMTError, match=r"without best\.safetensors"):
         load_model(tmp_path)
     (tmp_path / "recipe.json").write_text("{}")  # what a run writes first
-    with pytest.raises(RMTError, match=f"not evaluated once; `rmt train --resume {tmp_path}`"):
+    with pytest.raises(RMTError, match=f"before its first evaluation; continue it with rmt train --resume {tmp_path}"):
         load_model(tmp_path)
 
 

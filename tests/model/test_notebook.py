@@ -54,15 +54,15 @@ def imports_of_ours(source: str) -> list[str]:
 
 def paste() -> str:
     masa, network = (path.read_text(encoding="utf-8") for path in SOURCES)
-    (line,) = imports_of_ours(network)
-    return masa + "\n\n" + network.replace(line, "from torch.nn import LayerNorm, Linear")
+    (statement,) = imports_of_ours(network)
+    return masa + "\n\n" + network.replace(statement, "from torch.nn import LayerNorm, Linear")
 
 
 def test_what_the_two_files_import():
     masa, network = (path.read_text(encoding="utf-8") for path in SOURCES)
     assert imports_of_ours(masa) == []
-    (line,) = imports_of_ours(network)
-    assert line.startswith("from rmt.ops import ") and "\n" not in line
+    (statement,) = imports_of_ours(network)
+    assert statement.startswith("from rmt.ops import ")
     for source, libraries in ((masa, {"torch"}), (network, {"torch", "timm", "rmt"})):
         roots = {
             name.split(".")[0]

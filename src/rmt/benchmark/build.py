@@ -22,7 +22,7 @@ def build_model(name: str, size: tuple[int, int], seed: int) -> nn.Module:
     if name in list_models():
         return create_model(name, drop_path_rate=0.0)
     if name not in timm.list_models():
-        raise RMTError(f"neither we nor timm {timm.__version__} have a network named {name!r}")
+        raise RMTError(f"no network named {name!r} in rmt or timm {timm.__version__}")
     if size != (224, 224):
         with suppress(TypeError):  # only networks with windows or position embeddings of a fixed size take it
             return timm.create_model(name, drop_path_rate=0.0, img_size=size)

@@ -63,7 +63,8 @@ def list_cases(options: Options, ours: frozenset[str]) -> list[Case]:
     """Return the cases of a run.
 
     Args:
-        ours: names of the RMT networks. Others have no deployed form, backends or windows, so one case stands for all.
+        ours: names of the RMT networks. Others have no deployed form, backends or windows, so their duplicates
+            are merged.
     Raises:
         RMTError: an unknown word.
     """

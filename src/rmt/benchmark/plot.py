@@ -91,7 +91,7 @@ def _accuracy_against_speed(axes: Any, results: list[dict]) -> None:
         axes.plot(x, y, "o" if label.startswith("timm") else "s-", label=label)
     axes.margins(x=0.12)
     points = sorted((r["images_per_second"], ACCURACY[r["model"]], r["model"]) for rs in series.values() for r in rs)
-    _label_points(axes, {name.split("_patch")[0]: place for *place, name in points}, [place for *place, _ in points])
+    _label_points(axes, {name.split("_patch")[0]: point for *point, name in points}, [point for *point, _ in points])
     axes.set(xlabel="images per second, 224²", ylabel="published top-1 accuracy, %")
 
 
@@ -101,9 +101,9 @@ def _label_points(axes, labels: dict[str, list[float]], points: list[list[float]
 
     axes.figure.canvas.draw()  # sets the limits of the axes, which decide what overlaps
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in axes.transData.transform(points)]
-    for name, place in labels.items():
+    for name, point in labels.items():
         for shift in (-3, 6, -12, -3):  # in points; the first if all overlap
-            text = axes.annotate(name, place, fontsize=7, xytext=(7, shift), textcoords="offset points")
+            text = axes.annotate(name, point, fontsize=7, xytext=(7, shift), textcoords="offset points")
             box = text.get_window_extent()
             if not any(box.overlaps(other) for other in taken):
                 break

@@ -1,4 +1,4 @@
-"""The feature pyramid that detectors and segmenters use: the stages of the backbone, each with its own LayerNorm."""
+"""The feature pyramid of detectors and segmenters: the stages of the backbone, each with its own LayerNorm."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,15 +13,15 @@ from rmt.model.state_dicts import check_fit, read_state_dict, unwrap
 
 
 class Pyramid(nn.Module):
-    """Images (B, 3, H, W) to maps of strides 4, 8, 16, 32, each normalised by its own LayerNorm over channels.
+    """Images (B, 3, H, W) to feature maps of strides 4, 8, 16, 32, each normalised by a LayerNorm over channels.
 
     The eps of the norms is 1e-5, as in the authors' detection code, unlike 1e-6 in the blocks. Their names in the
     authors' files are `backbone.extra_norms.I`.
 
     Args:
         backbone: a network of `rmt.create_model`; its classifier is removed.
-        first: first stage to return; RetinaNet begins with the second (1).
-        freeze_bn: the backbone's BatchNorms use their statistics in training too and do not update them.
+        first: index of the first stage to return, from 0; RetinaNet uses 1 (stride 8).
+        freeze_bn: the backbone's BatchNorms use their running statistics in training and do not update them.
     """
 
     def __init__(self, backbone: RMT, first: int = 0, freeze_bn: bool = False) -> None:
@@ -39,13 +39,13 @@ class Pyramid(nn.Module):
         maps = self.backbone.forward_intermediates(x, indices=self.indices, intermediates_only=True)
         return [norm(m) for norm, m in zip(self.norms, maps, strict=True)]
 
-    def load_official(self, source: str | Path | Mapping[str, Any]) -> list[str]:
+    def load_backbone(self, source: str | Path | Mapping[str, Any]) -> list[str]:
         """Load the weights of a classifier, ours or the authors', or the backbone and norms of a detector or segmenter.
 
         Args:
             source: a file, a run folder, or the content of a file.
         Returns:
-            names of the norms that kept their values, because the file is a classifier's.
+            names of the norms that the file does not contain (a classifier has none); they keep their initial values.
         Raises:
             RMTError: names or shapes do not match.
         """
@@ -63,6 +63,8 @@ class Pyramid(nn.Module):
             for key, value in own.items():
                 value.copy_(state[key])
         return [] if has_norms else [f"norms.{i}" for i in range(len(self.norms))]
+
+    load_official = load_backbone  # earlier name
 
 
 def build_pyramid(

@@ -14,6 +14,7 @@ from rmt.data.detection.transforms import DetectionEvalTransform
 from rmt.data.images import read_image
 from rmt.errors import RMTError
 from rmt.heads import load_model
+from rmt.heads.detection.options import DetectorOptions
 from rmt.inference.drawing.boxes import MIN_SCORE, draw_boxes, labelled_boxes
 from rmt.inference.predictor import Predictor, checked_size
 from rmt.inference.results import ImageResult
@@ -82,7 +83,8 @@ class DetectPredictor(Predictor):
     @property
     def masks(self) -> bool:
         """Whether the network predicts masks."""
-        return getattr(self.model.options, "masks", False)
+        options: DetectorOptions = self.model.options  # type: ignore[assignment]
+        return options.predicts_masks
 
     def predict_batch(self, images: list[Image.Image]) -> list[Detections]:  # type: ignore[override]
         """Returns the objects in each image."""

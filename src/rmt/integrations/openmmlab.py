@@ -63,7 +63,7 @@ class RMTBackbone(BaseModule):
                 f"pretrained={pretrained!r} is not for RMT: set model.pretrained=None, backbone.checkpoint=FILE"
             )
         if list(out_indices) != sorted(set(out_indices) & {0, 1, 2, 3}) or not out_indices:
-            raise RMTError(f"out_indices={tuple(out_indices)!r} are not ascending stages out of 0, 1, 2, 3")
+            raise RMTError(f"out_indices={tuple(out_indices)!r} must be ascending stage indices from 0 to 3")
         self.checkpoint = checkpoint or (init_cfg or {}).get("checkpoint")
         self.pyramid = build_pyramid(
             arch, drop_path_rate=drop_path_rate, first=out_indices[0], freeze_bn=norm_eval, **kwargs
@@ -74,7 +74,7 @@ class RMTBackbone(BaseModule):
     def init_weights(self) -> None:
         super().init_weights()
         if self.checkpoint is not None:
-            self.pyramid.load_official(self.checkpoint)
+            self.pyramid.load_backbone(self.checkpoint)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         maps = self.pyramid(x)

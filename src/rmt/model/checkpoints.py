@@ -128,8 +128,11 @@ def resolve_checkpoint(path: str | Path) -> Path:
         return path
     best = path / "best.safetensors"
     if not best.is_file():
-        if (path / "recipe.json").is_file():  # a run that stopped before its first evaluation
-            raise RMTError(f"{path} has no weights yet: its run was not evaluated once; `rmt train --resume {path}`")
+        if (path / "recipe.json").is_file():
+            raise RMTError(
+                f"{path} has no best.safetensors yet: the run stopped before its first evaluation; continue it with"
+                f" rmt train --resume {path}"
+            )
         raise RMTError(f"{path} is a folder without best.safetensors; give a run folder or a model file")
     return best
 
@@ -145,7 +148,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     if metadata is None:
         ours = "has no `rmt` metadata, so it is not a model file of ours"
         problem = ours if is_safetensors(path) else "is not a safetensors file"
-        raise RMTError(f"{path} {problem}; rmt convert makes a model file of the authors' .pth files")
+        raise RMTError(f"{path} {problem}; convert the authors' .pth files with rmt convert")
     return metadata
 
 
@@ -171,7 +174,7 @@ def describe_weights(path: str | Path) -> dict[str, Any] | None:
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise RMTError(f"{path} is not a readable model file: {one_line(error)}") from error
     if not isinstance(metadata, dict):
-        raise RMTError(f"{path} is not a readable model file: its `rmt` metadata are no JSON object")
+        raise RMTError(f"{path} is not a readable model file: its `rmt` metadata is not a JSON object")
     if metadata.get("format") != FORMAT:
         raise RMTError(f"{path} is of format {metadata.get('format')!r}, this version reads format {FORMAT}")
     for key, kind in dict(task=str, model=str, model_args=dict, classes=list, preprocessing=dict).items():
@@ -224,8 +227,8 @@ def _load(model: nn.Module, state: dict[str, Tensor], name: str, new_head: bool)
             for key, value in state.items()
             if not HEAD.match(key) or (key in own and own[key].shape == value.shape)
         }
-    fresh = [key for key in own if new_head and HEAD.match(key) and key not in state]
+    missing = [key for key in own if new_head and HEAD.match(key) and key not in state]
     hint = "" if new_head else "; new_head=True keeps the network's own classifier"
-    check_fit(own, state, name, optional=fresh, hint=hint)
+    check_fit(own, state, name, optional=missing, hint=hint)
     network.load_state_dict({key: state.get(key, value) for key, value in own.items()})
-    return [key for key in fresh if not key.endswith("num_batches_tracked")]
+    return [key for key in missing if not key.endswith("num_batches_tracked")]

@@ -172,7 +172,7 @@ def _with_identity(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def _lay_out_taps(conv: nn.Conv2d) -> None:
-    """Store the weights of a tap side by side, as our kernels read them: without it, each call makes such a copy."""
+    """Store depthwise weights as (kh·kw, C), the layout that the kernels read; otherwise every call transposes them."""
     taps = conv.weight.flatten(1).t().contiguous()
     conv.weight = nn.Parameter(taps.t().view(conv.weight.shape), requires_grad=False)
 

@@ -12,8 +12,8 @@ from rmt.model.state_dicts import CLASSIFIERS, HEAD, check_fit, from_official, r
 AUTHORS = "https://github.com/qhfan/RMT"
 
 
-def describe_source(model_name: str, cfg: Any, overlay: dict[str, Any]) -> dict[str, Any]:
-    """Complete `pretrained_cfg_overlay` by the number of classes and of input channels of its file.
+def complete_pretrained_cfg(model_name: str, cfg: Any, overlay: dict[str, Any]) -> dict[str, Any]:
+    """Complete `pretrained_cfg_overlay` by the numbers of classes and input channels of its file.
 
     Raises:
         RMTError: no file was given. Nothing can be downloaded: the authors' weights have no licence that allows it.
@@ -40,22 +40,23 @@ def describe_source(model_name: str, cfg: Any, overlay: dict[str, Any]) -> dict[
 def filter_state_dict(
     state: Mapping[str, Tensor], model: nn.Module, headless: bool = False, name: str = "the checkpoint"
 ) -> dict[str, Tensor]:
-    """The state dict for timm's loader: under our names, with everything but the classifiers checked against `model`.
+    """timm's `pretrained_filter_fn`: rename the authors' keys to ours and check them against `model`.
 
-    timm itself leaves out a classifier for another number of classes and adapts the first convolution to `in_chans`.
+    Classifiers and the first convolution are not checked: timm leaves out a classifier for another number of classes
+    and adapts the first convolution to `in_chans`.
 
     Args:
         headless: the network is built with `features_only`, so the file needs no head.
     """
     state = from_official(unwrap(state, name=name))
     own = model.state_dict()
-    if headless:  # timm removes the head after loading: its values do not matter
+    if headless:  # timm removes the head after loading, so its values do not matter
         state = {key: value for key, value in state.items() if not HEAD.match(key)}
         state |= {key: value for key, value in own.items() if HEAD.match(key)}
     elif model.num_classes and "head.fc.weight" not in state:
         raise RMTError(f"{name} has no classifier; pass features_only=True or num_classes=0")
     first_conv = "stem.0.weight" if "stem.0.weight" in own else "stem.proj.weight"
-    adapted = {key for key in [*own, *state] if CLASSIFIERS.match(key)} | {first_conv}  # by timm, afterwards
+    adapted = {key for key in [*own, *state] if CLASSIFIERS.match(key)} | {first_conv}  # timm adapts these afterwards
     check_fit(
         {key: value for key, value in own.items() if key not in adapted},
         {key: value for key, value in state.items() if key not in adapted},

@@ -29,7 +29,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[RM
 
     def build_classifier(metadata: dict[str, Any], names: Collection[str]) -> RMT:
         model = rebuild(metadata["model"], metadata["model_args"])
-        if not any(map(HEAD.match, names)):  # a backbone alone, as `rmt convert` writes it for a detector's file
+        if not any(map(HEAD.match, names)):  # only a backbone, as `rmt convert` writes it for a detector's file
             model.prune_intermediate_layers([len(model.stages) - 1])
         return model
 
@@ -68,7 +68,7 @@ def load_model_file(
 
 
 def rebuild(name: str, arguments: Mapping[str, Any]) -> RMT:
-    """Network `name` with fresh weights, from what an untrusted model file says: its name and constructor keywords.
+    """Network `name`, randomly initialised, from what an untrusted model file says: its name and constructor keywords.
 
     It does not go through `timm.create_model`, whose other keywords (`checkpoint_path`, `pretrained_cfg`, …) open
     files: a model file could name one.

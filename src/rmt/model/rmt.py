@@ -4,16 +4,16 @@ image (B, 3, H, W) → stem (stride 4) → four stages with downsampling between
 Sec. 3.3, Fig. 3 and Table 10 of the paper. From top to bottom: attention module, feed-forward, block; stems and
 downsampling; stage, head, network. The named networks are in `variants.py`.
 
-Feature maps between modules are (B, C, H, W); inside a stage tokens are channels-last, (B, h, w, C). Both are views of
-the same channels-last memory, so `nchw` and `nhwc` copy nothing there.
+Feature maps between modules are (B, C, H, W); inside a stage tokens are channels-last, (B, h, w, C). `nchw` is
+a view; `nhwc` copies only where its input is not channels-last in memory.
 
-The operations imported from `rmt.ops` choose a fast implementation. Their readable equals are the functions of
-`ops/masa.py` and the layers of torch.nn: this file runs on its own with that file pasted above and, in place of the one
-import line, `from torch.nn import LayerNorm, Linear`.
+The operations imported from `rmt.ops` choose a fast implementation. Their reference implementations are the functions
+of `ops/masa.py` and the layers of torch.nn: this file runs on its own with that file pasted above and, in place of the
+one import from `rmt`, `from torch.nn import LayerNorm, Linear`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,16 @@ from timm.layers import DropPath, LayerNorm2d, LayerScale, SelectAdaptivePool2d
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rmt.ops import LayerNorm, Linear, MaSAConfig, SpatialPrior, depthwise_conv, manhattan_attention, spatial_prior
+from rmt.ops import (
+    Decay,
+    LayerNorm,
+    Linear,
+    MaSAConfig,
+    SpatialPrior,
+    depthwise_conv,
+    manhattan_attention,
+    spatial_prior,
+)
 
 
 def nchw(x: Tensor) -> Tensor:
@@ -33,10 +42,10 @@ def nhwc(x: Tensor) -> Tensor:
 
 
 class ManhattanSelfAttention(nn.Module):
-    """Self-attention whose scores fall with the Manhattan distance between tokens, at a rate of each head's own.
+    """Self-attention with a spatial decay: logits fall linearly with the Manhattan distance, at one rate per head.
 
     Over all pairs of tokens (Eq. 5): softmax(q·kᵀ + (|Δx| + |Δy|)·ln γ)·v. Decomposed (Eq. 6): the same along each row,
-    with |Δx| alone, and then along each column, with |Δy| alone and the same q and k. The local context enhancement
+    with |Δx| only, and then along each column, with |Δy| only and the same q and k. The local context enhancement
     (LCE, Eq. 7), a 5×5 depthwise convolution of v, is added to the result before the output projection.
 
     Args:
@@ -56,20 +65,22 @@ class ManhattanSelfAttention(nn.Module):
         *,
         decay_range: tuple[float, float] = (2.0, 6.0),
         decomposed: bool = True,
-        decay: Literal["released", "paper", "none"] = "released",
+        decay: Decay = "released",
         lce: bool = True,
     ) -> None:
         super().__init__()
         if dim % (2 * num_heads):
             raise ValueError(f"dim={dim} is not a multiple of 2·num_heads={2 * num_heads}: channels rotate in pairs")
-        if decay not in (decays := ("released", "paper", "none")):
-            raise ValueError(f"decay={decay!r} is not one of {decays}")
+        if decay not in get_args(Decay):
+            raise ValueError(f"decay={decay!r} is not one of {get_args(Decay)}")
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.decay_range = (float(decay_range[0]), float(decay_range[1]))
         self.decomposed = decomposed
         self.decay = decay
-        self.config = MaSAConfig(decomposed, decay, self.decay_range, scale=self.head_dim**-0.5)
+        self.config = MaSAConfig(
+            decomposed=decomposed, decay=decay, decay_range=self.decay_range, scale=self.head_dim**-0.5
+        )
         self.q = Linear(dim, dim)
         self.k = Linear(dim, dim)
         self.v = Linear(dim, dim)
@@ -224,6 +235,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = nhwc(self.downsample(x))
+        # All blocks of a stage share one prior.
         prior = cast(Block, self.blocks[0]).attn.prior(x.shape[1], x.shape[2], x)
         for block in self.blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
@@ -314,7 +326,7 @@ class RMT(nn.Module):
         decomposed: Sequence[bool] = (True, True, True, False),
         decay_ranges: Sequence[tuple[float, float]] = ((2, 6), (2, 6), (2, 8), (2, 8)),
         layer_scales: Sequence[float | None] = (None, None, None, None),
-        decay: Literal["released", "paper", "none"] = "released",
+        decay: Decay = "released",
         lce: bool = True,
         cpe: bool = True,
         ffn_conv: bool = True,
@@ -362,8 +374,9 @@ class RMT(nn.Module):
         self.head = Head(dims[-1], head_hidden_dim, num_classes, global_pool, drop_rate)
         self.head_hidden_size = self.head.num_features
         self.batchnorm_frozen = False
-        self.token_labelling = aux_head  # the module alone does not tell: num_classes=0 leaves it out
-        self.aux_head = self._fresh_aux_head()
+        # Kept as a flag: with num_classes=0 aux_head is None, and reset_classifier has to restore it.
+        self.token_labelling = aux_head
+        self.aux_head = self._new_aux_head()
         self.apply(init_weights)
 
     def forward_intermediates(
@@ -385,7 +398,7 @@ class RMT(nn.Module):
             output_fmt: "NCHW" or "NHWC".
             intermediates_only: return only the list.
         Returns:
-            the last feature map (B, C₄, H/32, W/32) and a list of maps, strides 4, 8, 16, 32.
+            the last feature map (B, C₄, H/32, W/32) and a list of feature maps, strides 4, 8, 16, 32.
         """
         if norm:
             raise ValueError("norm=True: RMT's stages have no norm of their own, see rmt.heads for pyramids")
@@ -449,7 +462,7 @@ class RMT(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
-    def _fresh_aux_head(self) -> nn.Linear | None:
+    def _new_aux_head(self) -> nn.Linear | None:
         return nn.Linear(self.num_features, self.num_classes) if self.token_labelling and self.num_classes else None
 
     def get_classifier(self) -> nn.Module:
@@ -460,18 +473,18 @@ class RMT(nn.Module):
         self.num_classes = num_classes
         self.global_pool = self.global_pool if global_pool is None else global_pool
         self.head.reset(num_classes, self.global_pool)
-        self.aux_head = self._fresh_aux_head()
+        self.aux_head = self._new_aux_head()
         for module in (self.head.fc, self.aux_head):
             if module is not None:
                 init_weights(module.to(next(self.parameters())))  # of the same device and dtype
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Save only the inputs of the blocks for the backward pass, and compute the rest again."""
+        """Activation checkpointing: keep only the blocks' inputs and recompute the rest in the backward pass."""
         for stage in self.stages:
             cast(Stage, stage).grad_checkpointing = enable
 
     def freeze_batchnorm(self, enable: bool = True) -> None:
-        """Let BatchNorm use its running statistics in training, without updating them; scale and shift still learn."""
+        """Use BatchNorm's running statistics in training without updating them; scale and shift are still trained."""
         self.batchnorm_frozen = enable
         self.train(self.training)
 
@@ -479,7 +492,7 @@ class RMT(nn.Module):
         super().train(mode)
         if self.batchnorm_frozen:
             for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):  # the synchronised ones are among them
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):  # includes SyncBatchNorm
                     module.eval()
         return self
 
@@ -494,7 +507,10 @@ class RMT(nn.Module):
 
 
 def _stage_indices(stages: int, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
-    """The chosen stages by timm's rules, see `forward_intermediates`, and the last of them."""
+    """The chosen stages by timm's rules, see `forward_intermediates`, and the last of them.
+
+    timm's `feature_take_indices` is in a private module and raises AssertionError for a wrong index.
+    """
     if indices is None or isinstance(indices, int):
         count = stages if indices is None else indices
         take = list(range(stages - count, stages))

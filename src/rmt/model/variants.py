@@ -2,18 +2,19 @@
 
 | name | paper | parameters | MACs at 224² | maximum drop path in the paper's training |
 |---|---|---|---|---|
-| rmt_pico | – (ours, for small images and tests) | 1.0 M (10 classes) | 0.005 G at 32² | 0 |
-| rmt_test | – (for tests of anything that trains a network) | 0.02 M (10 classes) | 0.0003 G at 32² | 0 |
+| rmt_pico | – (ours, for small images and tests) | 1.3 M | 0.005 G at 32² | 0 |
+| rmt_test | – (for tests of anything that trains a network) | 0.04 M | 0.0003 G at 32² | 0 |
 | rmt_tiny | RMT-T | 14,334,216 | 2.64 G | 0.1 |
 | rmt_small | RMT-S | 26,967,240 | 4.78 G | 0.15 |
 | rmt_base | RMT-B | 54,154,896 | 10.37 G | 0.4 |
 | rmt_large | RMT-L | 95,464,864 | 19.49 G | 0.5 |
-| rmt_small_tl, rmt_base_tl, rmt_large_tl | RMT-S*, B*, L* (token head) | + C₄·K + K | 4.80, 10.40, 19.52 G | above |
-| rmt_pico_tl | – (ours, the same for small images and tests) | | 0.006 G at 32² | 0 |
+| rmt_{small, base, large}_tl | RMT-S*, B*, L* | 27.5, 54.7, 96.1 M | 4.80, 10.40, 19.52 G | 0.15, 0.4, 0.5 |
+| rmt_pico_tl | – (ours, rmt_pico with a token head) | 1.4 M | 0.006 G at 32² | 0 |
 | rmt_deit_small, rmt_swin_tiny, rmt_swin_small | ablations | 22.1, 28.4, 49.8 M | 4.60, 4.59, 8.82 G | 0.1, 0.2, 0.3 |
 
-The ablations are DeiT's and Swin's design with MaSA. MACs are `count_macs`'s: convolutions, linear layers and attention
-products, without norms and other elementwise work.
+The tl variants have a token head; the ablations are DeiT's and Swin's design with MaSA. Parameters are for 1,000
+classes. MACs are `count_macs`'s: convolutions, linear layers and attention products, without norms and other
+elementwise work.
 """
 
 import functools
@@ -28,10 +29,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from rmt.errors import RMTError
-from rmt.model.pretrained import describe_source, filter_state_dict
+from rmt.model.pretrained import complete_pretrained_cfg, filter_state_dict
 from rmt.model.rmt import RMT
 
-NARROW, MID, WIDE = (2, 6), (2, 7), (2, 8)  # (a, b) of the decay
+NARROW, MID, WIDE = (2, 6), (2, 7), (2, 8)  # decay_range (a, b), Eq. 8: a larger b sees farther
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "rmt_pico": dict(
@@ -144,7 +145,7 @@ def build(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
     overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
     device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
     if pretrained:
-        overlay = describe_source(name, kwargs.get("pretrained_cfg"), overlay)
+        overlay = complete_pretrained_cfg(name, kwargs.get("pretrained_cfg"), overlay)
     stages = len(ARCHITECTURES[name].get("depths", range(4)))
     with torch.device(device or torch.get_default_device()):
         model = build_model_with_cfg(

@@ -56,7 +56,7 @@ def load_backbone_or_all(model: "Model", weights: str, classes: Sequence[str], l
             model.load_state_dict(found)
             log(f"starting from the whole {model.head_name} in {path}")
             return
-    fresh_norms = model.pyramid.load_official(path)
+    fresh_norms = model.pyramid.load_backbone(path)
     log(f"starting from the backbone in {path}; the head{' and the pyramid norms are' if fresh_norms else ' is'} new")
 
 

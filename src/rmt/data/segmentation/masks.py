@@ -10,7 +10,7 @@ from rmt.data.images import BadImage, open_safely
 from rmt.errors import RMTError
 
 IGNORE = 255
-"""The index of pixels that neither the loss nor the metrics count."""
+"""The index of pixels that neither the loss nor the metrics count; the same as in heads/segmentation/segmenter.py."""
 MAX_CLASSES = 255
 _IGNORED_NAMES = ("ignore", "void", "unlabelled", "unlabeled")
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B")

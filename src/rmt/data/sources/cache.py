@@ -14,7 +14,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rmt.atomic import readable_disk_errors, replace_file
+from rmt.atomic import disk_errors_as_rmt_error, replace_file
 from rmt.cache import VARIABLE, cache_folder
 from rmt.data.sources.conversion import Shard, convert, read_labels, size_of
 from rmt.errors import RMTError
@@ -158,7 +158,7 @@ def _open(path: Path) -> pa.Table:
 def _cache_errors(path: Path) -> Iterator[None]:
     """Let an error on writing the cache name the variable that puts it elsewhere."""
     try:
-        with readable_disk_errors(path):
+        with disk_errors_as_rmt_error(path):
             yield
     except RMTError as error:
         if isinstance(error.__cause__, OSError):

@@ -12,9 +12,9 @@ from torchvision.models.detection.image_list import ImageList
 class AnchorGenerator(tv_anchors.AnchorGenerator):
     """Anchors of side scale·stride centred on (x·stride, y·stride), for every cell (x, y) of every level.
 
-    Differs from torchvision's generator in two ways, both as in the paper's framework. The corners are not rounded to
-    whole pixels. And the stride of a level is constant: torchvision divides the side of the image by that of the map,
-    which for 800 px and 13 cells gives 61 instead of 64.
+    Differs from torchvision's generator in two ways, both as in MMDetection. The corners are not rounded to whole
+    pixels. And the stride of a level is constant: torchvision divides the side of the image by that of the feature
+    map, which for 800 px and 13 cells gives 61 instead of 64.
 
     Args:
         scales: sides of the square anchors, in units of the stride.
@@ -32,7 +32,7 @@ class AnchorGenerator(tv_anchors.AnchorGenerator):
         self.base_anchors = [_base_anchors(level, ratios, rounded) for level in sizes]
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """Return the anchors (Σ hᵢ·wᵢ·A, 4) of maps (B, C, hᵢ, wᵢ), B times the same tensor.
+        """Return the anchors (Σ hᵢ·wᵢ·A, 4) of feature maps (B, C, hᵢ, wᵢ), B times the same tensor.
 
         They are x1 y1 x2 y2 in pixels, in float32 or higher precision: bfloat16 cannot represent every pixel past 256.
         """
@@ -58,7 +58,7 @@ class Matcher(tv_utils.Matcher):
     An anchor gets the box with the highest IoU if that is at least `high`, −1 if it is below `low`, and −2 (ignored)
     in between. If `low_quality` is a number, each box whose highest IoU reaches it is then assigned to every anchor
     with that IoU, even to one that overlaps another box more; of several such boxes the last one is assigned. That is
-    the rule of the paper's framework. torchvision has no lower bound, and leaves such an anchor to the box with which
+    MMDetection's rule. torchvision has no lower bound, and leaves such an anchor to the box with which
     its IoU is highest.
     """
 

@@ -11,11 +11,11 @@ from torchvision.ops import generalized_box_iou_loss
 from rmt.heads.detection.options import MaskRCNNOptions
 from rmt.heads.detection.postprocess import at_least_float32
 
-ROI_SIZE = 7  # of the pooled maps
+ROI_SIZE = 7  # of the pooled feature maps
 
 
 class BoxHead(nn.Module):
-    """Pooled maps (R, C, 7, 7) to class logits (R, K + 1), background last, and box deltas (R, K, 4).
+    """Pooled feature maps (R, C, 7, 7) to class logits (R, K + 1), background last, and box deltas (R, K, 4).
 
     Args:
         num_classes: K.

@@ -65,7 +65,7 @@ def detector(
     pyramid = build_pyramid(
         backbone,
         drop_path_rate=drop_path_rate,
-        first=1 if head == "retinanet" else 0,
+        first=options_class.first_stage,
         freeze_bn=freeze_bn,
         **(backbone_args or {}),
     )

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rmt.errors import RMTError
 from rmt.heads.detection.fpn import BackboneWithFPN
+from rmt.heads.detection.options import DetectorOptions
 from rmt.heads.detection.postprocess import resize_detections
 from rmt.heads.detection.transform import check_targets
 from rmt.heads.pyramid import Pyramid
@@ -18,6 +19,7 @@ class Detector:
 
     backbone: BackboneWithFPN
     num_classes: int
+    options: DetectorOptions
     head_name: str  # this and the next are set by `rmt.detector`, for model files
     head_args: dict[str, Any]
     mask_threshold: float | None = None  # see `resize_detections`
@@ -48,9 +50,9 @@ class Detector:
     def load_backbone(self, source: str | Path | Mapping[str, Any]) -> list[str]:
         """Load a classifier, or the backbone of a detector or segmenter, ours or the authors'.
 
-        See `Pyramid.load_official`.
+        See `Pyramid.load_backbone`.
 
         Returns:
-            names that kept their values: the norms of the pyramid, if the file is a classifier's.
+            names of the pyramid's norms that the file does not contain; they keep their initial values.
         """
-        return self.pyramid.load_official(source)
+        return self.pyramid.load_backbone(source)

@@ -10,7 +10,7 @@ from rmt.heads.pyramid import Pyramid
 
 
 class BackboneWithFPN(nn.Module):
-    """Images (B, 3, H, W) to a dict of maps with `out_channels` and the given `strides`, as torchvision expects them.
+    """Images (B, 3, H, W) to a dict of feature maps with `out_channels` and the given `strides`, as in torchvision.
 
     Args:
         pyramid: the normalised stages.

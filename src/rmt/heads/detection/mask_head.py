@@ -6,11 +6,11 @@ from torch import Tensor, nn
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import roi_align
 
-MASK_ROI_SIZE = 14  # of the pooled maps
+MASK_ROI_SIZE = 14  # of the pooled feature maps
 
 
 class MaskHead(nn.Sequential):
-    """Pooled maps (R, C, m, m) to mask logits (R, K, 2m, 2m): 3×3 convolutions, ×2 deconvolution, 1×1 convolution."""
+    """Pooled feature maps (R, C, m, m) to mask logits (R, K, 2m, 2m): 3×3 convolutions, ×2 deconvolution, 1×1."""
 
     def __init__(self, in_channels: int, num_classes: int, convs: int, width: int) -> None:
         super().__init__(

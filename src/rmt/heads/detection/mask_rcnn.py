@@ -12,7 +12,7 @@ from rmt.heads.detection.rpn import RegionProposalNetwork
 from rmt.heads.detection.transform import DetectionTransform
 from rmt.heads.pyramid import Pyramid
 
-ROI_LEVELS = 4  # regions are pooled from P2 … P5; P6 is for proposals only
+ROI_LEVELS = 4  # RoIs are pooled from P2 … P5; P6 is for proposals only
 
 
 class MaskRCNN(Detector, GeneralizedRCNN):

@@ -1,8 +1,9 @@
-"""Options of the detectors. The defaults are those of the paper's detectors (Sec. 4.2), which were trained with another
-framework than torchvision; torchvision's value is given in brackets where it differs."""
+"""Options of the detectors. The defaults are those of the paper's detectors (Sec. 4.2), which were trained in
+MMDetection; torchvision's value is in brackets where it differs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -24,6 +25,8 @@ class DetectorOptions:
         size_divisor: batches are padded to a height and width that this divides.
     """
 
+    first_stage: ClassVar[int] = 0  # index of the first stage of the backbone that the FPN takes
+
     fpn_channels: int = 256
     anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0)
     round_anchors: bool = False
@@ -33,6 +36,10 @@ class DetectorOptions:
     image_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN
     image_std: Sequence[float] = IMAGENET_DEFAULT_STD
     size_divisor: int = 32
+
+    @property
+    def predicts_masks(self) -> bool:
+        return False
 
     def _check_choice(self, name: str, *choices: str) -> None:
         if getattr(self, name) not in choices:
@@ -52,6 +59,8 @@ class RetinaNetOptions(DetectorOptions):
             [image].
         candidates: boxes kept per level before non-maximum suppression.
     """
+
+    first_stage: ClassVar[int] = 1
 
     convs: int = 4
     octave_base: float = 4.0
@@ -81,12 +90,12 @@ class MaskRCNNOptions(DetectorOptions):
         rpn_batch: anchors per image in the loss of the region proposal network (RPN).
         rpn_beta: β of its smooth L1 box loss, 0 for L1 [1/9].
         aligned, sampling_ratio: of RoIAlign [False, 2].
-        rois_per_image: regions per image in the loss of a stage.
+        rois_per_image: RoIs per image in the loss of a stage.
         positive_fraction: highest fraction of them that is assigned to an object.
-        low_quality: assign the region of highest IoU to each object if that IoU is at least this; None: do not [None].
+        low_quality: minimum IoU of a low-quality match (MMDetection's `min_pos_iou`); None allows none [None].
         box_convs, box_conv_width: number and channels of the 3×3 convolutions with BatchNorm in the box head.
         box_fcs, box_fc_width: number and width of the linear layers after them.
-        stages: IoU from which a region is assigned to an object, per stage.
+        stages: IoU from which an RoI is assigned to an object, per stage.
         stage_weights: weights of the losses, per stage.
         box_stds: scales of the box deltas (dx, dy, log dw, log dh), per stage.
         box_loss, box_weight: "l1", "smooth_l1" (β 1/9) or "giou" of decoded boxes, and its weight [smooth_l1].
@@ -127,6 +136,10 @@ class MaskRCNNOptions(DetectorOptions):
             raise RMTError("stages, stage_weights and box_stds must be of one length, at least 1")
         self._check_choice("box_loss", "l1", "smooth_l1", "giou")
         self._check_choice("score_average", "logits", "probabilities")
+
+    @property
+    def predicts_masks(self) -> bool:
+        return self.masks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,12 +23,12 @@ PRIOR = 0.01
 
 
 class RetinaNetHead(nn.Module):
-    """Maps (B, C, hᵢ, wᵢ) to `cls_logits` (B, N, K) and `bbox_regression` (B, N, 4), N = Σ hᵢ·wᵢ·A anchors.
+    """Feature maps (B, C, hᵢ, wᵢ) to `cls_logits` (B, N, K) and `bbox_regression` (B, N, 4), N = Σ hᵢ·wᵢ·A anchors.
 
     Two branches of 3×3 convolutions with ReLU, with the same weights for all levels.
 
     Args:
-        num_anchors: A, anchors per place.
+        num_anchors: A, anchors per location.
         num_classes: K.
         options: channels C, number of convolutions, normalisation of the losses.
     """

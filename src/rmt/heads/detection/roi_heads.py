@@ -1,4 +1,4 @@
-"""Region heads: a cascade of box and mask heads. Mask R-CNN is the cascade of one stage."""
+"""RoI heads: a cascade of box and mask heads. Mask R-CNN is the cascade of one stage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class MultiScaleRoIAlign(nn.Module):
 
     Args:
         output_size: height and width of the result.
-        strides: of the levels, powers of two, finest first; further maps are not used.
+        strides: of the levels, powers of two, finest first; further feature maps are not used.
         aligned: pixel centres are at half-integers.
         sampling_ratio: points per bin and side, 0 for as many as there are pixels.
     """
@@ -42,7 +42,7 @@ class MultiScaleRoIAlign(nn.Module):
         self.map_levels = LevelMapper(strides[0].bit_length() - 1, strides[-1].bit_length() - 1)
 
     def forward(self, maps: Sequence[Tensor], boxes: list[Tensor]) -> Tensor:
-        """Maps (B, C, hᵢ, wᵢ) and boxes (Rᵦ, 4) of each image, in pixels, to (Σ Rᵦ, C, size, size)."""
+        """Feature maps (B, C, hᵢ, wᵢ) and boxes (Rᵦ, 4) of each image, in pixels, to (Σ Rᵦ, C, size, size)."""
         # Under autocast the levels could differ in dtype; boxes need float32 in any case.
         dtype = torch.promote_types(maps[0].dtype, boxes[0].dtype)
         rois = convert_boxes_to_roi_format(boxes).to(dtype)
@@ -59,20 +59,20 @@ class MultiScaleRoIAlign(nn.Module):
 
 @dataclass
 class Samples:
-    """Regions of one image in the loss of a stage."""
+    """Sampled RoIs of one image for the loss of one stage."""
 
     boxes: Tensor  # (R, 4)
     labels: Tensor  # (R,), K for background
-    matched: Tensor  # (R,), index of the assigned ground-truth box; any for background
+    matched: Tensor  # (R,), index of the assigned ground-truth box; unused for background
     gt_boxes: Tensor  # (R, 4), that box
-    is_gt: Tensor  # (R,) bool, the region is a ground-truth box itself
+    is_gt: Tensor  # (R,) bool, whether the RoI is a ground-truth box itself
 
 
 class RoIHeads(nn.Module):
-    """Proposals to detections in stages: each classifies and moves the boxes, and the next starts from the result.
+    """Cascaded RoI heads: each stage classifies and refines the boxes of the stage before.
 
     Args:
-        strides: of the levels that regions are pooled from.
+        strides: of the levels that RoIs are pooled from.
         num_classes: K.
         options: of pooling, heads, sampling and postprocessing.
     """
@@ -100,7 +100,7 @@ class RoIHeads(nn.Module):
         image_shapes: list[tuple[int, int]],
         targets: list[Target] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Maps (B, C, hᵢ, wᵢ) and proposals (Nᵦ, 4) to detections and {}, or in training to [] and losses."""
+        """Feature maps (B, C, hᵢ, wᵢ) and proposals (Nᵦ, 4) to detections and {}; in training to [] and losses."""
         maps = list(features.values())
         if self.training:
             if targets is None:
@@ -135,7 +135,7 @@ class RoIHeads(nn.Module):
     def select_training_samples(self, proposals: Tensor, target: Target, stage: int, shape: tuple[int, int]) -> Samples:
         """Match proposals (N, 4) with the objects, add the ground-truth boxes, and draw samples for the loss."""
         gt_boxes, gt_labels = target["boxes"].to(proposals), target["labels"]
-        if len(proposals) + len(gt_boxes) == 0:  # the whole image, because BatchNorm needs at least one region
+        if len(proposals) + len(gt_boxes) == 0:  # the whole image, because BatchNorm needs at least one RoI
             proposals = proposals.new_tensor([[0, 0, shape[1], shape[0]]])
         matched = torch.full((len(proposals),), -1, device=proposals.device)
         if len(gt_boxes) and len(proposals):
@@ -170,7 +170,7 @@ class RoIHeads(nn.Module):
         return [clip_boxes_to_image(r, shape) for r, shape in zip(refined, shapes, strict=True)]
 
     def _mask_loss(self, maps: list[Tensor], samples: list[Samples], targets: list[Target], stage: int) -> Tensor:
-        """Loss of the masks of the regions that are assigned to an object."""
+        """Loss of the masks of the RoIs that are assigned to an object."""
         positives = [s.labels < self.num_classes for s in samples]
         boxes = [s.boxes[positive] for s, positive in zip(samples, positives, strict=True)]
         logits = at_least_float32(self.mask_heads[stage](self.mask_roi_pool(maps, boxes)))

@@ -19,7 +19,7 @@ class RPNHead(tv.RPNHead):
 
 
 class RegionProposalNetwork(tv.RegionProposalNetwork):
-    """torchvision's RPN with the matching of the paper's framework, and L1 or smooth L1 as its box loss."""
+    """torchvision's RPN with MMDetection's matching, and L1 or smooth L1 as its box loss."""
 
     def __init__(self, anchor_generator: AnchorGenerator, options: MaskRCNNOptions) -> None:
         o = options

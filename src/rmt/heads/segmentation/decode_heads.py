@@ -16,13 +16,13 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class SemanticFPN(nn.Module):
-    """Four maps of strides 4 … 32 to class logits at stride 4.
+    """Four feature maps of strides 4 … 32 to class logits at stride 4.
 
     An FPN of `fpn_channels`. Level i then passes max(1, i) times a 3×3 convolution to `channels` with BatchNorm and
     ReLU, each followed by ×2 upsampling for i > 0. The sum of the levels passes channel dropout and a 1×1 convolution.
 
     Args:
-        in_channels: channels of the four maps.
+        in_channels: channels of the four feature maps.
         num_classes: K.
     """
 
@@ -59,8 +59,8 @@ class SemanticFPN(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """Pyramid pooling of PSPNet: averages over bins × bins regions, each with a 1×1 convolution, resized to the map and
-    concatenated with it; then a 3×3 convolution."""
+    """Pyramid pooling of PSPNet: averages over bins × bins regions, each with a 1×1 convolution, resized to the
+    feature map and concatenated with it; then a 3×3 convolution."""
 
     def __init__(self, in_channels: int, channels: int, bins: tuple[int, ...] = (1, 2, 3, 6)) -> None:
         super().__init__()
@@ -77,14 +77,14 @@ class PyramidPooling(nn.Module):
 
 
 class UPerNet(nn.Module):
-    """Four maps of strides 4 … 32 to class logits at stride 4, and in training auxiliary ones at stride 16.
+    """Four feature maps of strides 4 … 32 to class logits at stride 4, and in training auxiliary ones at stride 16.
 
-    Pyramid pooling of the last map; 1×1 laterals of the others, summed top-down; a 3×3 convolution each; all levels
-    concatenated at stride 4 and one more 3×3 convolution; channel dropout, 1×1 convolution. The auxiliary head is one
-    3×3 convolution on the third map, dropout and a 1×1 convolution.
+    Pyramid pooling of the last feature map; 1×1 laterals of the others, summed top-down; a 3×3 convolution each; all
+    levels concatenated at stride 4 and one more 3×3 convolution; channel dropout, 1×1 convolution. The auxiliary head
+    is one 3×3 convolution on the third feature map, dropout and a 1×1 convolution.
 
     Args:
-        in_channels: channels of the four maps.
+        in_channels: channels of the four feature maps.
         num_classes: K.
         aux_channels: channels of the auxiliary head, 0 for none.
     """

@@ -13,7 +13,7 @@ from rmt.model import RMT
 
 HEADS: dict[str, type[nn.Module]] = {"semantic_fpn": SemanticFPN, "upernet": UPerNet}
 IGNORE = 255
-"""Label of pixels that are ignored in training and in evaluation."""
+"""Label of pixels that are ignored in training and evaluation; the same as `IGNORE` in data/segmentation/masks.py."""
 
 
 class Segmenter(nn.Module):
@@ -21,7 +21,7 @@ class Segmenter(nn.Module):
 
     Args:
         pyramid: the normalised stages.
-        head: maps to a list of logits: those of the head, then in training those of auxiliary heads.
+        head: feature maps to a list of logits: those of the head, then in training those of auxiliary heads.
         num_classes: K.
         aux_weight: weight of each auxiliary loss.
     """

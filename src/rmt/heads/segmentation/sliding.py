@@ -20,7 +20,7 @@ from rmt.heads.segmentation.decode_heads import resize
 
 _MIN_SIZE = 32  # smallest side of an image for the backbone
 _STRIP_BYTES = 256 * 2**20  # of the logits that are being blended
-_BAND_VALUES = 2**25  # of a map that is being enlarged
+_BAND_VALUES = 2**25  # of logits that are being enlarged
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class InferenceOptions:
             raise RMTError(f"--batch-size must be at least 1 and --scales positive, not {self.batch} and {self.scales}")
         if not self.window >= _MIN_SIZE or not 1 <= self.stride <= self.window:
             raise RMTError(
-                f"--window must be at least {_MIN_SIZE} and --stride from 1 to it, not {self.window} and {self.stride}"
+                f"window must be at least {_MIN_SIZE} pixels and stride between 1 and window, not {self.window} and"
+                f" {self.stride}"
             )
 
 
@@ -133,8 +134,8 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 
 def blending_weights(window: int, stride: int) -> Tensor:
     """Return weights of a window along a side, float32 (window,): 1 in the middle, decreasing over the overlap."""
-    place = torch.arange(window) + 0.5
-    return (torch.minimum(place, window - place) / max(window - stride, 1)).clamp(max=1)
+    position = torch.arange(window) + 0.5
+    return (torch.minimum(position, window - position) / max(window - stride, 1)).clamp(max=1)
 
 
 def _blended_blocks(
@@ -166,8 +167,8 @@ def _blended_blocks(
                 logits = forward(torch.stack([image[:, top : top + window_h, x : x + window_w] for x in batch]))
                 for x, window in zip(batch, logits, strict=True):
                     inside = slice(max(left - x, 0), min(right - x, window_w))
-                    place = slice(x + inside.start - left, x + inside.stop - left)
-                    buffer[:, :, place] += window.mul_(weight)[:, :, inside]
+                    target = slice(x + inside.start - left, x + inside.stop - left)
+                    buffer[:, :, target] += window.mul_(weight)[:, :, inside]
             done = next_top - top  # no later window overlaps these rows
             yield top, left, buffer[:, :done].div_(scale_h[top:next_top, None] * scale_w)
             rest = buffer[:, done:].clone()  # moved within the buffer: a second one would double the memory
@@ -176,7 +177,7 @@ def _blended_blocks(
 
 
 def _total_weight(starts: list[int], weight: Tensor, length: int) -> Tensor:
-    """Sum of the weights of the windows at each place along a side, float32 (length,)."""
+    """Sum of the weights of the windows at each position along a side, float32 (length,)."""
     total = torch.zeros(length)
     for start in starts:
         total[start : start + len(weight)] += weight
@@ -184,7 +185,7 @@ def _total_weight(starts: list[int], weight: Tensor, length: int) -> Tensor:
 
 
 def _resize_in_bands(logits: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
-    """`resize(logits, size)`, (K, h, w) to (K, *size), in bands of rows, so that the whole is never in memory."""
+    """`resize(logits, size)`, (K, h, w) to (K, *size), in bands of rows: never the whole result in memory."""
     classes, height, width = logits.shape
     if (height, width) == tuple(size):
         yield logits

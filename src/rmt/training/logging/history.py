@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rmt.atomic import readable_disk_errors, write_text
+from rmt.atomic import disk_errors_as_rmt_error, write_text
 from rmt.training.evaluator import MetricColumns
 
 
@@ -31,7 +31,7 @@ class History:
         rows = [] if up_to_step is None or not path.exists() else _read_whole_rows(path)
         self.rows = [row for row in rows if int(row["step"]) <= (up_to_step or 0)]
         write_text(path, _as_csv(self.columns, self.rows, header=True))
-        with readable_disk_errors(path):
+        with disk_errors_as_rmt_error(path):
             self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 - open for the whole run
             purge = None if up_to_step is None else up_to_step + 1
             self._events = SummaryWriter(log_dir=str(path.parent), purge_step=purge)
@@ -40,7 +40,7 @@ class History:
         """Appends a row; `values` are named as the columns, others stay blank. Raises RMTError on a full disk."""
         row = {"kind": kind, "step": str(step)} | {key: _text(value) for key, value in values.items()}
         self.rows.append(row)
-        with readable_disk_errors(self.path):
+        with disk_errors_as_rmt_error(self.path):
             self._file.write(_as_csv(self.columns, [row]))
             self._file.flush()
             for key, value in values.items():
@@ -49,7 +49,7 @@ class History:
 
     def sync(self) -> None:
         """Brings the rows to the disk; called before a state that counts on them is saved."""
-        with readable_disk_errors(self.path):
+        with disk_errors_as_rmt_error(self.path):
             os.fsync(self._file.fileno())
             self._events.flush()
 
@@ -59,7 +59,7 @@ class History:
         return [int(row["step"]) for row in rows], [float(row[name]) for row in rows]
 
     def close(self) -> None:
-        with readable_disk_errors(self.path):
+        with disk_errors_as_rmt_error(self.path):
             self._file.close()
             self._events.close()
 
