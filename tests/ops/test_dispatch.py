@@ -1,4 +1,4 @@
-"""Every backend against the readable functions in float64, forward and gradients; compile and export."""
+"""Every backend against the reference implementations in float64, forward and gradients; compile and export."""
 
 import pytest
 import torch
@@ -217,7 +217,7 @@ def test_flex_on_a_cpu():
 @pytest.mark.parametrize("shape", [(2, 5, 7, 16), (1, 1, 2, 48), (2, 11, 20, 32)], ids=str)
 @pytest.mark.parametrize("plus", ["itself", "another", "nothing"])
 def test_depthwise(kernel, shape, plus):
-    """The native kernel against the readable function in float64, also on grids smaller than the kernel."""
+    """The native kernel against the reference implementation in float64, also on grids smaller than the kernel."""
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(shape[3], shape[3], kernel, padding=kernel // 2, groups=shape[3])
     wide = torch.randn(*shape[:3], 2 * shape[3])

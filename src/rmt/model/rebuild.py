@@ -80,7 +80,7 @@ def rebuild(name: str, arguments: Mapping[str, Any]) -> RMT:
     check_name(name)
     for key in arguments:
         if key not in ARGUMENTS:
-            raise ValueError(f"model_args holds {key[:40]!r}, which is no argument of the network")
+            raise ValueError(f"model_args contains {key[:40]!r}, which is not an argument of the network")
     return build(name, **checked_args(arguments))
 
 

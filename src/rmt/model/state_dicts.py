@@ -73,14 +73,14 @@ def unwrap(content: Any, use_ema: bool = True, name: str = "the checkpoint") -> 
     if isinstance(content, Mapping):
         content = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping):
-        raise RMTError(f"{name} holds a {type(content).__name__}, not a dict of tensors")
+        raise RMTError(f"{name} contains a {type(content).__name__}, not a dict of tensors")
     state = {str(key).removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
     if any(_OUR_PYRAMID.match(key) for key in state):
         state = _pyramid_of_ours(state)
     elif any(key.startswith("backbone.") for key in state):
         state = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
     if not state:
-        raise RMTError(f"{name} holds no tensors")
+        raise RMTError(f"{name} contains no tensors")
     return state
 
 
@@ -162,7 +162,7 @@ def _read_pickle(path: Path) -> Any:
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
         if culprit is None:
             raise ValueError("neither safetensors nor what torch.save writes") from error
-        raise RMTError(f"{path} is refused: besides tensors it holds {culprit[1]}, which could run code") from error
+        raise RMTError(f"{path} is refused: besides tensors it contains {culprit[1]}, which could run code") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -40,7 +40,7 @@ def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, co
     return _attention(q, k, v, prior.sin, prior.cos, *rest)
 
 
-# An empty decay_range stands for no decay, a negative spread for None.
+# An empty decay_range means no decay, a negative spread means None.
 _INPUTS = (
     "Tensor q, Tensor k, Tensor v, Tensor sin, Tensor cos, "
     "bool decomposed, bool half_split, float[] decay_range, float scale, float tolerance, float spread"

@@ -26,7 +26,7 @@ def unusable(call: Call) -> str | None:
     if call.device not in ("cpu", "cuda"):
         return f"FlexAttention does not run on {call.device}"
     if call.tracing == "export":
-        return "an exported program cannot hold FlexAttention's compiled kernel"
+        return "an exported program cannot contain FlexAttention's compiled kernel"
     if importlib.util.find_spec("torch.nn.attention.flex_attention") is None:
         return "this PyTorch has no FlexAttention"
     return None

@@ -32,7 +32,7 @@ def unusable(call: Call) -> str | None:
     if call.op == "layer_norm" and call.needs_grad and not call.affine:
         return "a LayerNorm without scale and shift has no gradient"
     if call.op == "linear" and not call.needs_grad:
-        return "it has a faster gradient of the bias, and nothing else"
+        return "it only has a faster gradient of the bias"
     if call.op == "depthwise" and not supports_depthwise():
         return "depthwise convolutions need Triton 3.3 (PyTorch 2.7) or newer"
     if call.config is not None:

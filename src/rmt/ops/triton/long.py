@@ -1,7 +1,7 @@
 """Attention along long lines, or over a large grid, block by block with a running maximum (flash attention).
 
 Forward loops over the keys within the head's window (`windows.py`), or over all. Backward takes the logarithm of each
-query's sum of weights from a second forward and computes the scores again, once for the gradients of the queries and
+query's sum of weights from a second forward and recomputes the scores, once for the gradients of the queries and
 once for those of keys and values: each gradient is written by one program, so results are deterministic.
 """
 
@@ -64,7 +64,7 @@ def forward(
     inside = queries < length
     cos, sin = phases(cos_table, sin_table, line * position_line + queries * position_token, inside, CHANNELS, PAIRS)
     q_tile = load_rotated(q, queries * q_token, inside, cos, sin, CHANNELS, HALF_SPLIT)
-    largest = tl.full([M], -1e30, tl.float32)  # finite: a block may hold no key that a query sees
+    largest = tl.full([M], -1e30, tl.float32)  # finite: a query may see no key of a block
     total = tl.zeros([M], tl.float32)
     tile = tl.zeros([M, 2 * PAIRS], tl.float32)
     for key in range(start, end, N):
@@ -170,7 +170,7 @@ def backward_keys(
         )
         q_tile = load_rotated(q, queries * q_token, here, q_cos, q_sin, CHANNELS, HALF_SPLIT)
         dout_tile = load(dout, queries * dout_token, here, CHANNELS, PAIRS)
-        # Queries beyond the end weigh nothing: 2^(logits − ∞).
+        # Queries beyond the end have weight 0: 2^(logits − ∞).
         log_total = tl.load(log_totals + kept + queries, mask=here, other=float("inf"))
         delta = tl.load(deltas + kept + queries, mask=here, other=0.0)
         bias = block_bias(queries, keys, length, width, log2_gamma, length, GRID, False)

@@ -1,6 +1,6 @@
 """LayerNorm over the channels of (tokens, C) on NVIDIA GPUs, and its gradients.
 
-A program holds whole tokens, so that mean and variance are of numbers in registers. The gradients of scale and shift
+A program loads whole tokens, so that mean and variance are computed from registers. The gradients of scale and shift
 are summed by each program over tiles of its own, and then over programs: they are deterministic.
 """
 
