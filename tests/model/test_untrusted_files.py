@@ -112,7 +112,7 @@ def test_a_model_file_reaches_no_other_file(file, monkeypatch, task, key):
     with_model_args(file, **{key: value})
     monkeypatch.chdir(file.parent)
     monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("another file was opened"))
-    with pytest.raises(RMTError, match=f"{file} describes a network .*'{key}', which is no argument") as error:
+    with pytest.raises(RMTError, match=f"{file} describes a network .*'{key}', which is not an argument") as error:
         (load_model if task == "classify" else load_with_head)(file)
     assert "\n" not in str(error.value)
     assert not (file.parent / "HACKED").exists()
