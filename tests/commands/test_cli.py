@@ -125,7 +125,7 @@ def test_a_bug_is_one_line_too(capsys, monkeypatch):
     monkeypatch.setattr(cli, "_dispatch", broken)
     code, _, err = run(capsys, "recipes")
     assert code == 1
-    assert err == "rmt: TypeError: unsupported operand (a bug of rmt; RMT_TRACEBACK=1 shows where)\n"
+    assert err == "rmt: TypeError: unsupported operand (probably a bug in rmt; set RMT_TRACEBACK=1 for the traceback)\n"
     monkeypatch.setenv("RMT_TRACEBACK", "1")
     with pytest.raises(TypeError):
         cli.main(["recipes"])
@@ -212,7 +212,7 @@ def test_training_by_a_recipe_of_one_s_own(capsys, tmp_path, monkeypatch):
     assert "complete" in out
     code, _, err = run(capsys, "train", "--resume", output, "--lr", "1")
     assert code == 1
-    assert "lr 0.002 -> 1.0; --accept-changes" in err
+    assert "lr 0.002 -> 1.0; pass --accept-changes" in err
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_what_is_passed_over_is_reported_once_for_each_source(make_folder: Make)
             (root / split / "ant" / f"{number}.txt").touch()
     skipped = open_splits(str(root)).skipped
     assert skipped == {"train": {"not an image": 10}, "val": {"not an image": 4}}
-    assert skip_lines(skipped) == ["passed over in train: 10 × not an image", "passed over in val: 4 × not an image"]
+    assert skip_lines(skipped) == ["skipped in train: 10 × not an image", "skipped in val: 4 × not an image"]
     divided = open_splits(str(root / "train"), holdout=0.2).skipped
     assert divided == {"train and val": {"not an image": 10}}  # two sets, but one folder
     assert skip_lines({"train": {}, "val": {}}) == []

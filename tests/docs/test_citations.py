@@ -1,4 +1,4 @@
-"""The tests that the documentation cites exist."""
+"""The tests that the documentation and the tables of recipe fields cite exist."""
 
 import ast
 import re
@@ -27,5 +27,22 @@ def test_a_cited_test_exists(file, name):
         body = getattr(definition, "body", [])
 
 
+def fields_tested_elsewhere() -> list[str]:
+    """The files that the `ELSEWHERE` tables of the recipes' field tests name."""
+    tables = [
+        ast.literal_eval(node.value)
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ELSEWHERE"
+    ]
+    return sorted({where.partition(",")[0] for table in tables for where in table.values()} - {"above", "below"})
+
+
+@pytest.mark.parametrize("file", fields_tested_elsewhere())
+def test_a_file_named_in_a_table_of_fields_exists(file):
+    assert (ROOT / "tests" / file).is_file()
+
+
 def test_citations_are_found():
     assert len(cited()) > 50
+    assert len(fields_tested_elsewhere()) > 10

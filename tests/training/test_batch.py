@@ -41,8 +41,8 @@ def test_a_device_s_share(given, devices, settled):
 @pytest.mark.parametrize(
     ("given", "devices", "said"),
     [
-        (dict(batch_size=2), 3, "--effective-batch 16 has no equal shares for 3 devices"),
-        (dict(batch_size=2), 32, "--effective-batch 16 has no equal shares for 32 devices"),
+        (dict(batch_size=2), 3, "--effective-batch 16 cannot be divided evenly among 3 devices"),
+        (dict(batch_size=2), 32, "--effective-batch 16 cannot be divided evenly among 32 devices"),
         (dict(batch_size=3), 1, "on 1 device is 16 images each, which --batch-size 3 does not make"),
         (dict(batch_size=4, accumulate=3), 2, "is 8 images each, which --batch-size 4 x --accumulate 3 does not make"),
     ],

@@ -41,7 +41,7 @@ def test_a_folder_that_the_run_divided_is_judged_by_what_it_held_out(undivided, 
     shutil.copytree(undivided, tmp_path / "copy")
     assert main(["evaluate", str(run), "--data", str(tmp_path / "copy"), *options]) == 0
     assert "warning: best.safetensors" in (out := capsys.readouterr().out)
-    assert f"on all 24 images of {tmp_path / 'copy'}, where no held-out part is known" in out
+    assert f"on all 24 images of {tmp_path / 'copy'}: no held-out part is known" in out
 
 
 def test_data_with_a_validation_split_are_judged_by_that(capsys):

@@ -112,7 +112,7 @@ def test_a_classifier_starts_from_the_backbone_of_any(recipe, tmp_path, task):
     assert resolved(starting)[0].image_size == 224  # not the detector's
     model, said, _ = prepared(starting)
     assert torch.equal(model.stages[2].blocks[0].attn.q.weight, backbone(first).stages[2].blocks[0].attn.q.weight)
-    assert said == ["new classifier for 3 classes: the weights know others, or none"]
+    assert said == ["new classifier for 3 classes (the weights file has other classes or none)"]
 
 
 def test_a_teacher_of_ours_by_any_name(files):

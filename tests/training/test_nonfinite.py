@@ -1,4 +1,4 @@
-"""A loss that is not finite ends the run with all it takes to find out why, or is passed over and counted."""
+"""A loss that is not finite ends the run with all it takes to find out why, or is skipped and counted."""
 
 import functools
 import json

@@ -144,7 +144,7 @@ def test_a_truncated_state_is_reported_and_the_one_before_used(tmp_path, monkeyp
     assert before < read_state(tmp_path / "last.ckpt")["global_step"]
     os.truncate(tmp_path / "last.ckpt", 5000)
     resume(tmp_path)
-    assert "last.ckpt is not a whole state" in capsys.readouterr().out
+    assert "last.ckpt is not a complete checkpoint" in capsys.readouterr().out
     assert_same_run(tmp_path, finished_run())
 
 
@@ -161,7 +161,7 @@ def test_a_signal_finishes_the_step_saves_and_stops(tmp_path, monkeypatch, numbe
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
         patch.setattr(ClassifyModule, "training_step", signalled)
-        with pytest.raises(TrainingStopped, match=f"after update 2, state saved.*--resume {tmp_path}") as stopped:
+        with pytest.raises(TrainingStopped, match=f"after update 2, checkpoint saved.*--resume {tmp_path}") as stopped:
             rmt.train(tiny_recipe(output=str(tmp_path)))
     assert stopped.value.signal_number == number
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
@@ -176,7 +176,7 @@ def test_the_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(ClassifyModule, "training_step", twice)
-    with pytest.raises(TrainingStopped, match="before the first state"):
+    with pytest.raises(TrainingStopped, match="before the first checkpoint"):
         rmt.train(tiny_recipe(output=str(tmp_path)))
 
 

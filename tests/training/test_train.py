@@ -41,7 +41,7 @@ def test_metrics_give_last_and_best_raw_and_averaged_apart():
     assert metrics["best"]["val"]["top1"] == record["top1"] == max(b["top1"] for b in metrics["best_val"].values())
     assert metrics["images"] == {"train": 24, "val": 12, "test": 12}
     assert metrics["best"]["test"]["images"] == 12
-    assert "flatters" in metrics["best_chosen_on"]
+    assert "optimistic" in metrics["best_chosen_on"]
 
 
 def test_a_row_has_the_rate_of_its_last_update():
@@ -165,9 +165,9 @@ def test_unreadable_images_are_named_and_counted_and_the_run_goes_on(tmp_path, c
     assert any("1.png" in name for name in unreadable["test"])
     assert result.metrics["best"]["test"]["images"] == 11
     printed = capsys.readouterr().out
-    assert "unreadable images passed over in test" in printed
+    assert "unreadable images skipped in test" in printed
     assert result.metrics["skipped_files"] == {"train": {"not an image": 10}, "val": {"not an image": 4}}
-    assert "passed over in train: 10 × not an image\npassed over in val: 4 × not an image" in printed
+    assert "skipped in train: 10 × not an image\nskipped in val: 4 × not an image" in printed
     assert "1.png" in printed
 
 

@@ -59,7 +59,7 @@ def _one_line(error: Exception) -> str:
         where = f"{error.filename}: " if error.filename else ""
         text = f"{where}{error.strerror or error}"
     else:
-        text = f"{type(error).__name__}: {error} (a bug of rmt; RMT_TRACEBACK=1 shows where)"
+        text = f"{type(error).__name__}: {error} (probably a bug in rmt; set RMT_TRACEBACK=1 for the traceback)"
     return " ".join(text.split())
 
 

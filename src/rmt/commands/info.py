@@ -25,7 +25,7 @@ def run(
     if image_size and image_size < 32:
         raise RMTError(f"--image-size {image_size}: a network needs at least 32 pixels a side")
     if image_size and not model:
-        raise RMTError("--image-size: name a network, whose cost at that size is counted then")
+        raise RMTError("--image-size needs MODEL: it is the size for which multiply-adds are counted")
     info: Any = _describe(model, image_size) if model else _networks()
     if json:
         print(json_module.dumps(info, indent=2))

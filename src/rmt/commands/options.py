@@ -20,4 +20,4 @@ def options_for(function: Callable, given: dict[str, Any], path: str | Path) -> 
 def not_an_option(options: Collection[str], path: str | Path) -> RMTError:
     """Returns the error for options that the task of the model file at `path` does not have."""
     names = ", ".join(f"--{key.replace('_', '-')}" for key in sorted(options))
-    return RMTError(f"{names}: {path} has no use for it, being a model for the task {read_metadata(path)['task']!r}")
+    return RMTError(f"{names}: not an option for {path}, a model for the task {read_metadata(path)['task']!r}")

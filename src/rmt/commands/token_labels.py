@@ -78,7 +78,7 @@ def run(
     )
     if report.maps and spec.num_classes > 1:
         share = 100 * report.agree / report.maps
-        print(f"{report.maps:,} made now; the likeliest class of the whole map is the image's label for {share:.1f} %")
+        print(f"{report.maps:,} made now; the pooled map's top-1 class equals the label for {share:.1f} %")
     for line in unreadable_lines(report.unreadable, label="no map"):
         print(line)
     if report.missing:

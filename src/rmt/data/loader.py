@@ -162,8 +162,8 @@ class BatchLoader:
                     raise
                 self.close()
                 raise RMTError(
-                    f"data worker {', '.join(dead)} died; SIGKILL mostly means that memory ran out, SIGBUS that shared "
-                    "memory (/dev/shm) did: lower the number of workers or the batch size"
+                    f"data worker {', '.join(dead)} died; SIGKILL usually means out of memory, SIGBUS that /dev/shm is "
+                    "full: lower the number of workers or the batch size"
                 ) from None
             if isinstance(batch, RMTError):
                 raise batch

@@ -47,7 +47,7 @@ class EvaluationSplit(NamedTuple, Generic[S]):
 def skip_lines(skipped: SkipReport) -> list[str]:
     """The report as text, one line per source that skipped something."""
     return [
-        f"passed over in {source}: {', '.join(f'{count:,} × {reason}' for reason, count in reasons.items())}"
+        f"skipped in {source}: {', '.join(f'{count:,} × {reason}' for reason, count in reasons.items())}"
         for source, reasons in skipped.items()
         if reasons
     ]

@@ -103,7 +103,7 @@ class DetectPredictor(Predictor):
             for label, score in zip(found.labels, found.scores, strict=True)
             if score >= threshold
         ]
-        text = ", ".join(shown) or f"nothing at a score of {threshold:g} or more"
+        text = ", ".join(shown) or f"no object with a score of at least {threshold:g}"
         values = {"width": photo.width, "height": photo.height, "objects": found.to_coco(self.category_ids)}
         boxes = labelled_boxes(
             found.boxes, found.labels, found.masks, self.classes, scores=found.scores, threshold=threshold

@@ -114,7 +114,7 @@ class ClassifyRecipe(Recipe):
             found.append(f"--layer-decay must lie in (0, 1], or be 0 to be chosen; it is {self.layer_decay:g}")
         if self.sync_batchnorm and self.freeze_batchnorm:
             found.append(
-                "--sync-batchnorm and --freeze-batchnorm exclude each other: frozen statistics are equal anyway"
+                "--sync-batchnorm and --freeze-batchnorm cannot be combined: frozen statistics are never updated"
             )
         if self.token_labels:
             off = {"mixup": "MixToken takes its place", "cutmix": "MixToken takes its place"}

@@ -45,8 +45,8 @@ def share_batch(recipe: R) -> R:
     share, left_over = divmod(recipe.effective_batch, devices)
     if left_over:
         raise RMTError(
-            f"--effective-batch {recipe.effective_batch} has no equal shares for {devices} devices: take a number of "
-            "devices that divides it, another effective batch, or 0 to leave it to --batch-size"
+            f"--effective-batch {recipe.effective_batch} cannot be divided evenly among {devices} devices: take a "
+            "number of devices that divides it, another effective batch, or 0 to leave it to --batch-size"
         )
     batch = min(recipe.batch_size, share)
     accumulate = recipe.accumulate if recipe.accumulate > 1 else share // batch

@@ -49,13 +49,14 @@ def evaluation_line(about: Mapping[str, Any], images: int) -> str:
         "val": f"the validation split of {data}, {count}",
         "held out": f"the {count} that its run held out of {data}, if they have not changed since",
         "listed": f"the {count} that {data} lists",
-        "train": f"the {count} of {data}, which the network was trained on: they flatter it",
-        "all": f"all {count} of {data}, where no held-out part is known: those it was trained on flatter it",
+        "train": f"the {count} of {data} that the network was trained on: scores are optimistic",
+        "all": f"all {count} of {data}: no held-out part is known, so training images may be included and scores "
+        "optimistic",
     }[about["part"]]
     return ("warning: " if about["part"] in ("train", "all") else "") + f"{weights} on {on}"
 
 
-def unreadable_lines(bad: Mapping[str, str], most: int = 5, label: str = "passed over") -> list[str]:
+def unreadable_lines(bad: Mapping[str, str], most: int = 5, label: str = "skipped") -> list[str]:
     """Returns lines for the first few images that could not be read (name -> reason), and their number."""
     lines = [f"{label}: {name} ({reason})" for name, reason in list(bad.items())[:most]]
     return lines + ([f"… {len(bad)} unreadable images in all"] if len(bad) > most else [])

@@ -41,7 +41,7 @@ class TrainingData(Protocol):
 
     @property
     def skipped(self) -> SkipReport:
-        """What was passed over when the data were opened."""
+        """What was skipped when the data were opened."""
 
     def preprocessing(self, recipe: Any) -> dict[str, Any]:
         """What a weight file says of the images that the network expects."""

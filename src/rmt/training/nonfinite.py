@@ -64,8 +64,8 @@ class NonFiniteLoss:
 
     def stop(self) -> RMTError:
         return RMTError(
-            f"{self} (all in {FILE}): try a lower --lr, --clip-grad 1, --precision bf16 instead of fp16, or --on-nan "
-            "skip to go on without such batches"
+            f"{self} (full list in {FILE}): try a lower --lr, --clip-grad 1, --precision bf16 instead of fp16, or "
+            "--on-nan skip to continue without such batches"
         )
 
 

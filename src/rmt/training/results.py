@@ -63,7 +63,7 @@ def common_metrics(
         "best": {**read_metadata(run.folder.best)["metrics"], split: results["best"]},
         "best_val": {kind: {best_by: b.score, "epoch": b.epoch} for kind, b in progress.best.items() if b.epoch},
         "images": {"train": len(data.train), "val": len(data.val)},
-        "best_chosen_on": f"the {len(data.val):,} validation images themselves, which flatters it",
+        "best_chosen_on": f"the {len(data.val):,} validation images themselves, so its score there is optimistic",
         "unreadable": parts,
         "skipped_files": data.skipped,
         "skipped_batches": progress.skipped_batches,
@@ -137,7 +137,7 @@ def summary_lines(
 def closing_lines(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
     """What was left out (`unreadable`, `skipped_files`), the pace, and where things lie."""
     lines = [
-        f"{len(bad)} unreadable images passed over in {where}: {_some(bad)}"
+        f"{len(bad)} unreadable images skipped in {where}: {_some(bad)}"
         for where, bad in metrics["unreadable"].items()
         if bad
     ]

@@ -77,7 +77,7 @@ def resume(folder: RunFolder, task: Task, recipe: Recipe | None = None, *, accep
         listed = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in IRRELEVANT)
         if listed and not accept_changes:
             raise RMTError(
-                f"the recipe is not the one {folder.path} began with: {listed}; --accept-changes goes on with it"
+                f"the recipe differs from that of {folder.path}: {listed}; pass --accept-changes to resume anyway"
             )
         if listed:
             console.print(f"recipe changed: {listed}", markup=False)
@@ -86,7 +86,7 @@ def resume(folder: RunFolder, task: Task, recipe: Recipe | None = None, *, accep
             console.print("\n".join(["this run is complete", *task.summary(metrics, folder)]), markup=False)
             return TrainResult(folder.path, metrics)
         if state is None:
-            console.print("no state was saved yet: starting from the beginning", markup=False)
+            console.print("no checkpoint was saved yet: starting from the beginning", markup=False)
         module, run = _fit(recipe, machine, task, console, folder, state)
     return _finish(module, run, task)
 
@@ -185,7 +185,7 @@ def _introduction(module: TrainingModule, folder: RunFolder) -> list[str]:
 
 def _resume_hint(folder: RunFolder, stop: Interrupted, step: int) -> str:
     if stop.saved:
-        return f"stopped after update {step}, state saved; go on with: rmt train --resume {folder.path}"
+        return f"stopped after update {step}, checkpoint saved; resume with: rmt train --resume {folder.path}"
     if folder.state.exists():
-        return f"stopped at once; go on from the last saved state with: rmt train --resume {folder.path}"
-    return f"stopped before the first state was saved; start again with: rmt train --resume {folder.path}"
+        return f"stopped immediately; resume from the last checkpoint with: rmt train --resume {folder.path}"
+    return f"stopped before the first checkpoint was saved; start again with: rmt train --resume {folder.path}"

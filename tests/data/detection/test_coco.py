@@ -1,4 +1,4 @@
-"""COCO folders and files: what is read, what is refused, what is passed over and named."""
+"""COCO folders and files: what is read, what is refused, what is skipped and named."""
 
 import json
 
@@ -150,7 +150,7 @@ def test_an_annotation_that_cannot_be_used_is_counted_and_named(tmp_path, bad, k
     images = with_annotations(tmp_path, [GOOD, bad])
     assert images.skipped[kind] == 1
     (line,) = [line for line in images.notes if kind in line]
-    assert line.startswith("some.json: 1 ×") and "annotation 2" in line and "passed over" in line
+    assert line.startswith("some.json: 1 ×") and "annotation 2" in line and "skipped" in line
     assert images.objects(0).boxes.tolist() == [[10, 10, 30, 30]]
     assert len(images.ground_truth()["annotations"]) == 1
 
@@ -212,7 +212,7 @@ def test_missing_image_files_are_left_out_and_named(folder):
     (folder / "train2017/000103.png").unlink()
     images = opened(folder)
     assert 103 not in images.image_ids and len(images) == 5
-    assert any("image whose file is missing, passed over: 000103.png" in line for line in images.notes)
+    assert any("image whose file is missing, skipped: 000103.png" in line for line in images.notes)
     for file in (folder / "train2017").iterdir():
         file.unlink()
     with pytest.raises(RMTError, match="none of the 6 images"):

@@ -1,4 +1,4 @@
-"""Image folders: order, what is passed over, and the one line that each mistake gets."""
+"""Image folders: order, what is skipped, and the one line that each mistake gets."""
 
 import os
 from collections.abc import Callable

@@ -259,7 +259,7 @@ def test_shards_in_a_store(shards, bucket, cache):
 def test_a_shard_that_comes_cut_is_named(shards, bucket):
     found = open_splits(bucket, stream="yes", buffer=8).train
     fsspec.filesystem("memory").pipe("/bucket/train-00001-of-00004.parquet", shards[1].read_bytes()[:100])
-    with pytest.raises(RMTError, match=r"train-00001-of-00004\.parquet: 100 of [\d,]+ bytes came"):
+    with pytest.raises(RMTError, match=r"train-00001-of-00004\.parquet: received 100 of [\d,]+ bytes"):
         found.load(6)
 
 

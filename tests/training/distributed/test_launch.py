@@ -113,7 +113,7 @@ def test_a_second_training_on_several_devices_is_refused(alone, monkeypatch):
     """Its other processes would run the script from its beginning, and so the first training."""
     monkeypatch.setenv("RMT_PROCESSES_LEFT", "1")
     with (
-        pytest.raises(rmt.RMTError, match="the second training needs a start of its own"),
+        pytest.raises(rmt.RMTError, match="one multi-device training only; start a new process"),
         process_group(Machine.detect(tiny_recipe(devices=2, nodes=1))),
     ):
         pass

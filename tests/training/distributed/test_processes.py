@@ -259,7 +259,7 @@ def test_a_signal_to_either_process_saves_and_stops_both(tmp_path, undisturbed, 
         tmp_path, batch_size=2, before=functools.partial(stop_after_three_steps, rank), codes=(143, 143)
     )
     said = (tmp_path / "said" / "0.txt").read_text()
-    assert "stopped after update 2, state saved" in said
+    assert "stopped after update 2, checkpoint saved" in said
     assert "rmt:" not in (tmp_path / "said" / "1.txt").read_text()
     together(tmp_path, "--resume", str(folder))
     assert_same_run(folder, undisturbed)

@@ -75,7 +75,7 @@ def test_a_log_file_hears_of_a_long_epoch_every_half_minute():
 
 
 def test_the_first_epoch_tells_how_long_the_run_will_take():
-    assert watched(16)[-1] == "about 1:36 left; fewer --epochs, or --early-stopping N, make it shorter"
+    assert watched(16)[-1] == "about 1:36 left; shorten it with fewer --epochs or --early-stopping N"
     assert "fewer --iterations" in watched(16, iterations=12)[-1]
     assert "left" not in watched(4)[-1]  # 24 s need no warning
 

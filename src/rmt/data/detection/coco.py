@@ -54,7 +54,7 @@ class CocoSet:
     @property
     def notes(self) -> list[str]:
         """The same as text, one line per reason, with examples."""
-        left_out = [f"{self.table.problems.source}: {n:,} × {kind}, left out" for kind, n in self.dropped.items()]
+        left_out = [f"{self.table.problems.source}: {n:,} × {kind}, skipped" for kind, n in self.dropped.items()]
         return self.table.problems.lines() + left_out
 
     @property

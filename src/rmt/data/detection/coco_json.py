@@ -50,7 +50,7 @@ class Problems:
     def lines(self) -> list[str]:
         """One line per kind: number, consequence, the first few names."""
         return [
-            f"{self.source}: {len(names):,} × {kind}{'' if kind in _KEPT else ', passed over'}: {preview(names)}"
+            f"{self.source}: {len(names):,} × {kind}{'' if kind in _KEPT else ', skipped'}: {preview(names)}"
             for kind, names in self.found.items()
         ]
 

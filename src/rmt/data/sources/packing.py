@@ -141,7 +141,7 @@ def _run(jobs: Sequence[ShardJob], workers: int) -> Iterator[PackResult]:
         with ProcessPoolExecutor(min(workers, len(jobs)), initializer=signal.signal, initargs=ignore_ctrl_c) as pool:
             yield from pool.map(write_shard, jobs)  # after an error the shards that are not begun are cancelled
     except BrokenProcessPool:
-        raise RMTError("a process that wrote shards died, mostly for want of memory: use fewer --workers") from None
+        raise RMTError("a process that wrote shards died, probably out of memory: use fewer --workers") from None
 
 
 def write_shard(job: ShardJob) -> PackResult:

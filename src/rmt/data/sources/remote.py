@@ -47,7 +47,7 @@ class RemoteFile:
         system, inside = _file_system(self.url)
         _retry(self.url, lambda: system.get_file(inside, str(path)))
         if self.size and path.stat().st_size != self.size:
-            raise RMTError(f"{self.url}: {path.stat().st_size:,} of {self.size:,} bytes came; try again")
+            raise RMTError(f"{self.url}: received {path.stat().st_size:,} of {self.size:,} bytes; try again")
 
     def open(self) -> Any:
         """A seekable binary file that reads parts on demand. Raises ValueError if the server does not send parts."""

@@ -72,8 +72,7 @@ def load_initial_weights(model: nn.Module, weights: str, classes: Sequence[str],
         model.reset_classifier(len(classes))  # type: ignore[operator]
         kept = ["classifier"]
     if kept:
-        before = f"{len(own['classes'])} other classes" if own is not None and own["classes"] else "others, or none"
-        log(f"new classifier for {len(classes)} classes: the weights know {before}")
+        log(f"new classifier for {len(classes)} classes (the weights file has other classes or none)")
 
 
 def _classifier(weights: str) -> dict[str, Any] | None:

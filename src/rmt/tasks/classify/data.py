@@ -30,7 +30,7 @@ class ClassifyData:
         val: the images that each epoch is evaluated on and `best` is chosen on: held out of train, or, where the recipe
             holds none out, the test images themselves.
         test: the images that are read once more, at the end.
-        skipped: the files that were passed over.
+        skipped: the files that were skipped.
         stream: whether shards are streamed.
         maps: the label maps of the training images, with `token_labels`.
     """

@@ -139,5 +139,5 @@ def describe(result: dict[str, Any]) -> list[str]:
         iou, accuracy = (f"{row[key]:.2f} %" if row[key] is not None else "–" for key in ("iou", "accuracy"))
         rows.append((row["class"], iou, accuracy, f"{row['pixels']:,}"))
     lines += text_table(rows)
-    lines += [f"passed over: {count} × {reason}" for reason, count in result["skipped_files"].items()]
+    lines += [f"skipped: {count} × {reason}" for reason, count in result["skipped_files"].items()]
     return lines + unreadable_lines(result["unreadable"])

@@ -37,7 +37,7 @@ class StateCheckpoint(Checkpoint):
         minutes: time between states inside an epoch; 0 saves at epoch ends only.
         before_save: called first, e.g. to bring `metrics.csv` to the disk.
         print_line: prints one line.
-        saving: around each save inside an epoch, e.g. to measure its time.
+        saving: context manager around each save inside an epoch, e.g. to measure its duration.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class StateCheckpoint(Checkpoint):
         if self.signal_number:  # the second one: at once
             raise Interrupted(number, saved=False)
         self.signal_number = number
-        self.print_line("stopping after this step … (once more to stop at once)")
+        self.print_line("stopping after the next update or evaluation … (Ctrl-C again: stop at once, without saving)")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -32,7 +32,7 @@ class AtomicCheckpointIO(CheckpointIO):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(target) as draft:
-            with open(draft, "wb") as file:  # an own handle, since torch hides why writing to a path failed
+            with open(draft, "wb") as file:  # opened here, since torch.save(path) hides the OS error
                 torch.save(checkpoint, file)
             digest = _digest(draft)
             with open(draft, "ab") as file:
@@ -61,7 +61,7 @@ def read_state(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise RMTError(f"cannot read {path}: {error.strerror}") from error
     body, trailer = memoryview(data)[:-_TRAILER], data[-_TRAILER:]
     if not trailer.startswith(_MARK):
-        raise RMTError(f"{path} is not a whole state of `rmt train`: its closing checksum is missing (cut off?)")
+        raise RMTError(f"{path} is not a complete checkpoint: its checksum is missing (truncated?)")
     if hashlib.sha256(body).digest() != trailer[len(_MARK) :]:
         raise RMTError(f"{path} is damaged: its checksum does not match")
     try:
@@ -86,7 +86,7 @@ def load_newest_state(path: Path) -> tuple[dict[str, Any] | None, str]:
             raise
         state = read_state(older)
         os.replace(older, path)  # else the next save would keep the damaged one as the previous
-        return state, f"{error}; going on from the state before it"
+        return state, f"{error}; resuming from the previous checkpoint"
 
 
 def _digest(path: Path) -> bytes:

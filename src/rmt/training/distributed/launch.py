@@ -40,7 +40,7 @@ def process_group(machine: Machine) -> Iterator[None]:
         yield
         return
     if _LEFT in os.environ:
-        raise RMTError("one start trains on several devices once: the second training needs a start of its own")
+        raise RMTError("a script can start one multi-device training only; start a new process for the next")
     worker = worker or _start_processes(machine.devices, machine.nodes)
     _init_process_group(worker, machine.torch_device)
     monitor = Monitor(worker.address)
@@ -77,7 +77,7 @@ def _leave_failed(error: BaseException, monitor: Monitor, rank: int) -> None:
 def _start_processes(devices: int, nodes: int) -> WorkerEnvironment:
     """Starts this machine's other processes with this one's command line. Returns this process's environment."""
     if hasattr(sys, "ps1") or "ipykernel" in sys.modules:
-        raise RMTError("several devices need a process each, of the same script: start one, not an interactive session")
+        raise RMTError("several devices: every process re-runs the script, so start one, not an interactive session")
     env = os.environ
     if nodes > 1 and not {"NODE_RANK", "MASTER_ADDR", "MASTER_PORT"} <= set(env):
         raise RMTError(

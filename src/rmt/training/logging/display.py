@@ -116,7 +116,7 @@ class Display:
         )
         if not self._estimated and (left := self.time_left()) >= SHORT:
             shorter = "--iterations" if self.iterations else "--epochs"
-            self.print_line(f"about {duration(left)} left; fewer {shorter}, or --early-stopping N, make it shorter")
+            self.print_line(f"about {duration(left)} left; shorten it with fewer {shorter} or --early-stopping N")
         self._estimated = True  # once: the bar and the lines of a log go on with it
 
     def _row(self, *cells: str) -> None:
