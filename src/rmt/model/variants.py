@@ -8,7 +8,7 @@
 | rmt_small | RMT-S | 26,967,240 | 4.78 G | 0.15 |
 | rmt_base | RMT-B | 54,154,896 | 10.37 G | 0.4 |
 | rmt_large | RMT-L | 95,464,864 | 19.49 G | 0.5 |
-| rmt_{small, base, large}_tl | RMT-S*, B*, L* | 27.5, 54.7, 96.1 M | 4.80, 10.40, 19.52 G | 0.15, 0.4, 0.5 |
+| rmt_small_tl, rmt_base_tl, rmt_large_tl | RMT-{S,B,L}* | 27.5, 54.7, 96.1 M | 4.80, 10.40, 19.52 G | 0.15, 0.4, 0.5 |
 | rmt_pico_tl | – (ours, rmt_pico with a token head) | 1.4 M | 0.006 G at 32² | 0 |
 | rmt_deit_small, rmt_swin_tiny, rmt_swin_small | ablations | 22.1, 28.4, 49.8 M | 4.60, 4.59, 8.82 G | 0.1, 0.2, 0.3 |
 
