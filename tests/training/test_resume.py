@@ -193,6 +193,17 @@ def test_a_changed_recipe_is_refused_unless_accepted(tmp_path, monkeypatch, caps
     assert result.metrics["peak_lr"] == 1e-4
 
 
+def test_another_network_is_refused_and_the_run_stays_as_it_was(tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run(), run)
+    recipe = RunFolder.open(run).read_recipe()
+    before = (run / "recipe.json").read_bytes()
+    with pytest.raises(rmt.RMTError, match="--model rmt_pico: the run has a checkpoint of rmt_test") as error:
+        resume(run, replace(recipe, model="rmt_pico"), accept_changes=True)
+    assert "\n" not in str(error.value)
+    assert (run / "recipe.json").read_bytes() == before
+
+
 def test_another_machine_goes_on_in_the_same_arithmetic_or_asks(tmp_path, monkeypatch):
     """The run begins where "auto" comes to the CPU and bf16; both are part of its recipe from then on."""
     recipe = tiny_recipe(output=str(tmp_path), device="auto", precision="auto")

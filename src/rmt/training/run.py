@@ -73,6 +73,11 @@ def resume(folder: RunFolder, task: Task, recipe: Recipe | None = None, *, accep
             console.print(f"warning: {complaint}", markup=False)
         began = folder.read_recipe() if state is None else from_dict(state["rmt"]["recipe"])
         recipe = resolve_resumed(replace(recipe, output=str(folder.path)), began, machine)
+        if state is not None and recipe.model != began.model:
+            raise RMTError(
+                f"--model {recipe.model}: the run has a checkpoint of {began.model}, which another network cannot "
+                "load; leave --model out, or start a new run"
+            )
         changed = changes(resolve_machine(began, machine), recipe)
         listed = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in IRRELEVANT)
         if listed and not accept_changes:
