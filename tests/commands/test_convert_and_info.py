@@ -70,7 +70,7 @@ def test_info_of_a_detector_and_a_segmenter(tmp_path, capsys):
         (["convert", "{file}", "x.safetensors", "--model", "nope"], 1, "no network named 'nope'"),
         (["convert", str(PARITY / "tiny.json"), "x.safetensors"], 1, "not a readable checkpoint"),
         (["info", "nothing"], 1, "neither a file nor one of rmt_pico"),
-        (["info", "{file}"], 1, "not a safetensors file; rmt convert"),
+        (["info", "{file}"], 1, "not a safetensors file; convert the authors' .pth files with rmt convert"),
         (["info", "rmt_tiny", "--image-size", "16"], 1, "--image-size 16"),
         (["info", "rmt_tiny", "--image-siez", "64"], 2, "image-siez"),
     ],
