@@ -127,6 +127,6 @@ def test_what_a_file_says_of_itself(files, tmp_path):
     assert describe_weights(tmp_path / "plain.safetensors") is describe_weights(tmp_path / "plain.bin") is None
     (tmp_path / "cut").write_bytes((tmp_path / "ours.bin").read_bytes()[:2000])
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "odd", metadata={"rmt": "[1]"})
-    for name, words in (("none", "no checkpoint at"), ("cut", "cut is not a readable"), ("odd", "no JSON object")):
+    for name, words in (("none", "no checkpoint at"), ("cut", "cut is not a readable"), ("odd", "not a JSON object")):
         with pytest.raises(rmt.RMTError, match=words):
             describe_weights(tmp_path / name)
