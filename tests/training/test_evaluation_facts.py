@@ -33,7 +33,7 @@ def test_a_folder_that_the_run_divided_is_judged_by_what_it_held_out(undivided, 
         assert (
             main(["evaluate", str(run), "--data", str(data), *options, "--output", str(tmp_path / "found.json")]) == 0
         )
-        kind = {"raw": "raw weights", "ema": "averaged weights (EMA)"}[best["weights"]]
+        kind = {"raw": "raw weights", "ema": "EMA weights"}[best["weights"]]
         line = capsys.readouterr().out.splitlines()[-1]
         assert line.startswith(f"best.safetensors (epoch 1, {kind}) on the 6 images that its run held out of {data}")
         found = json.loads((tmp_path / "found.json").read_text())
@@ -50,7 +50,7 @@ def test_data_with_a_validation_split_are_judged_by_that(capsys):
     last = finished_run() / "last-ema.safetensors"
     assert main(["evaluate", str(last), "--data", photos(), "--device", "cpu", "--workers", "0"]) == 0
     line = capsys.readouterr().out.splitlines()[-1]
-    said = f"last-ema.safetensors (epoch 3, averaged weights (EMA)) on the validation split of {photos()}, 12 images"
+    said = f"last-ema.safetensors (epoch 3, EMA weights) on the validation split of {photos()}, 12 images"
     assert line == said
 
 

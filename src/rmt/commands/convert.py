@@ -19,7 +19,7 @@ def run(
         source: Their `.pth` file. Code in it is not executed.
         output: The `.safetensors` file to write.
         model: Name of the network, e.g. `rmt_small`. By default it is found from the shapes in the file.
-        ema: If the file has both, take the averaged weights instead of the raw ones.
+        ema: If the file has both, take the EMA weights instead of the raw ones.
     """
     from rmt.errors import RMTError
     from rmt.model.checkpoints import save_checkpoint

@@ -33,8 +33,8 @@ def run(
 
     Args:
         checkpoint: A `.safetensors` file, or a run folder (meaning its best weights).
-        data: The data, as in training. Their validation split is taken; if there is none, the images that the run held
-            out of the same data, else all of them.
+        data: Data, as in training. Uses its validation split; without one the images that the run held out of the same
+            data; otherwise all images.
         images: Detectors: the folder of the images that `annotations` lists, instead of `data`.
         annotations: Detectors: a COCO-format JSON to evaluate on, instead of `data`.
         per_class: Detectors: also print AP per class, which JSON always contains.

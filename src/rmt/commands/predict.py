@@ -30,7 +30,7 @@ def run(
 ) -> int:
     """Predict what some images show.
 
-    An image that cannot be read is named on stderr and left out; the exit code is then 1.
+    An image that cannot be read is named on stderr and skipped; the exit code is then 1.
 
     Args:
         checkpoint: A `.safetensors` file, or a run folder (meaning its best weights).

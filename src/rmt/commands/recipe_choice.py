@@ -1,4 +1,4 @@
-"""From the word after `rmt train` to a recipe: a name of ours, or `file.py:NAME` for one of the user's."""
+"""Resolve the RECIPE argument: a built-in name, or FILE.py:NAME."""
 
 import difflib
 import inspect

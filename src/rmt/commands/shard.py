@@ -33,6 +33,6 @@ def run(
     packed = pack(folder, output, shard_images=shard_images, shuffle=shuffle, seed=seed, workers=workers)
     print(f"{output}: {packed.images:,} images, {packed.bytes / 1e6:,.1f} MB, {packed.written} shards written now")
     for name, reason in list(packed.bad.items())[:5]:
-        print(f"left out: {name} ({reason})")
+        print(f"skipped: {name} ({reason})")
     if len(packed.bad) > 5:
-        print(f"… {len(packed.bad)} images left out in all")
+        print(f"… {len(packed.bad)} images skipped in all")

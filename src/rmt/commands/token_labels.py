@@ -23,7 +23,7 @@ def run(
     precision: Precision = "auto",
     workers: int = 2,
 ) -> None:
-    """Store what a teacher predicts for each place of the training images, for `-tl` recipes (`--token-labels OUT`).
+    """Store a teacher's dense predictions (label maps) of training images, for `-tl` recipes (`--token-labels OUT`).
 
     After an interruption the same command continues where it stopped.
 
@@ -34,9 +34,9 @@ def run(
         weights: The teacher's weights: a `.safetensors` or PyTorch file, or a run folder; by default timm's pretrained
             weights.
         image_size: Side in pixels that every image is resized to, instead of the teacher's own; 0 keeps that.
-        mean: Mean of the three channels in 0…1 that the teacher expects, instead of what timm says.
+        mean: Mean of the three channels in 0…1 that the teacher expects, instead of timm's default.
         std: Their standard deviation.
-        top_k: Classes to keep per place.
+        top_k: Classes to keep per location.
         shard_images: Images per file.
         part: `2/8` makes the second of eight parts; run all eight, anywhere, into the same folder.
         batch_size: Images per step.
@@ -73,7 +73,7 @@ def run(
     spec = report.spec
     grid, gigabytes = "×".join(map(str, spec.grid)), spec.bytes_per_image / 1e3
     print(
-        f"{out}: label maps of {spec.images:,} images by {spec.teacher}, {grid} places of {spec.top_k} classes, "
+        f"{out}: label maps of {spec.images:,} images by {spec.teacher}, {grid} locations of {spec.top_k} classes, "
         f"{report.bytes / 1e6:,.1f} MB ({gigabytes:.2f} GB per million images)"
     )
     if report.maps and spec.num_classes > 1:

@@ -68,7 +68,7 @@ def _resume(args: list[str]) -> int:
         default=_resumption(type(recipe))(resume=run, recipe=recipe),
         args=args,
         prog="rmt train",
-        description="Continue a run exactly where its last state was saved.",
+        description="Continue a run exactly where its last checkpoint was saved.",
     )
     from rmt.tasks import resume
 
@@ -86,6 +86,6 @@ def _resumption(kind: type[Recipe]) -> type:
         """The run's folder."""
         recipe: tyro.conf.OmitArgPrefixes[kind]  # type: ignore[valid-type]
         accept_changes: bool = False
-        """Go on although the recipe given here differs from the one the run began with."""
+        """Resume even if this recipe differs from that of the run."""
 
     return Resumption

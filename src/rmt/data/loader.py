@@ -31,7 +31,7 @@ PREFETCH_BATCHES = 50
 """Number of batches by which `Prefetch` is called ahead."""
 
 
-class Samples(Protocol):
+class SampleSet(Protocol):
     """A dataset with random access."""
 
     def __len__(self) -> int: ...
@@ -44,10 +44,10 @@ class Samples(Protocol):
 
 
 SampleTransform = Callable[[Any, int], Any]
-"""(result of `Samples.load`, index) to an entry of a batch; may raise `BadImage`. Draws from the global generators of
-Python, numpy and torch are functions of (seed, epoch, position)."""
+"""transform(sample, index) -> batch entry, where sample is the result of `SampleSet.load`; may raise `BadImage`. Draws
+from the global generators of Python, numpy and torch are functions of (seed, epoch, position)."""
 Collate = Callable[[list[Any], list[int]], dict[str, Any]]
-"""The entries of a batch (there may be none) and the indices of their samples to the batch."""
+"""collate_fn(entries, indices) -> batch; entries may be empty."""
 Prefetch = Callable[[np.ndarray], None]
 """Is called with the indices of samples that will be loaded soon."""
 
@@ -61,7 +61,7 @@ class BatchLoader:
     - `bad`: (name, reason) of every sample that could not be read.
 
     `shuffle=True` is training: a sample that cannot be read is replaced by another one, chosen from (seed, epoch,
-    position). `shuffle=False` is evaluation: every sample exactly once, in order; one that cannot be read is left out,
+    position). `shuffle=False` is evaluation: every sample exactly once, in order; one that cannot be read is skipped,
     so a batch may be short or empty. The global random states of Python, numpy and torch are not changed. Only one
     iteration at a time: a second one ends the first.
 
@@ -81,7 +81,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        samples: Samples,
+        samples: SampleSet,
         transform: SampleTransform,
         collate: Collate,
         *,
@@ -203,7 +203,7 @@ class _BatchSampler:
 class _BatchDataset(Dataset):
     """Loads, transforms and collates the samples of one batch."""
 
-    def __init__(self, samples: Samples, transform: SampleTransform, collate: Collate, seed: int, replace_bad: bool):
+    def __init__(self, samples: SampleSet, transform: SampleTransform, collate: Collate, seed: int, replace_bad: bool):
         self.samples = samples
         self.transform = transform
         self.collate = collate

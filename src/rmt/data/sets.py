@@ -54,7 +54,7 @@ def skip_lines(skipped: SkipReport) -> list[str]:
 
 
 class ImageSet(Protocol):
-    """Labelled images with random access, in an order that depends only on the data."""
+    """Labelled images with random access, in an order that depends only on the data; pickled to worker processes."""
 
     @property
     def classes(self) -> tuple[str, ...]:

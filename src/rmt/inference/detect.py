@@ -39,7 +39,7 @@ class Detections:
         return cls(boxes, output["labels"].cpu().numpy(), scores, runs)
 
     def to_coco(self, category_ids: Sequence[int | None]) -> list[dict[str, Any]]:
-        """In COCO's results format, without the image's id; objects whose class has no category id are left out."""
+        """In COCO's results format, without the image's id; objects whose class has no category id are skipped."""
         results = []
         for number, (left, top, right, bottom) in enumerate(self.boxes.tolist()):
             if (category := category_ids[int(self.labels[number])]) is None:

@@ -99,7 +99,7 @@ def inference_from(
     flip: bool = False,
     scales: tuple[float, ...] = (1.0,),
 ) -> InferenceOptions:
-    """Returns how a segmenter looks at images: as its recipe says, except for what is given here.
+    """Returns the inference options: the recipe's, overridden by the arguments.
 
     Windows are as large as the training crops and two thirds of that apart: 512 and 341 pixels for ADE20K.
     """

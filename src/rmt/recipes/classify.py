@@ -52,13 +52,14 @@ class ClassifyRecipe(Recipe):
     weight_decay: NonNegativeFloat = 0.05
     """Weight decay of AdamW; norms, biases and layer scales have none."""
     layer_decay: float = 1.0
-    """Factor of the learning rate from a layer to the one below; 1: the same for all; 0: 0.75 with weights, else 1."""
+    """Layer-wise LR decay: each layer's LR is this times that of the layer above. 1: none; 0: 0.75 with weights, else
+    1."""
 
     holdout: Fraction = 0.2
     """Fraction of each class held out for validation when the data have no validation split."""
     selection: NonNegativeFloat = 0.0
-    """Training images held out to choose `best` on: a number, or below 1 a fraction. 0: it is chosen on the validation
-    images, so that its score on them is too good."""
+    """Training images held out to select best on: a count, or a fraction below 1. 0: best is selected on the validation
+    images, and its score there is optimistic."""
 
     pad_to: NonNegative = 0
     """Pad smaller images with black to this side, in training and evaluation; 0: resize them instead."""

@@ -63,8 +63,8 @@ def _row(head: Head, size: str, schedule: str, published: str | None):
     released = "2e-4" if size == "large" or (size == "base" and long) else "4e-4"
     cost = (
         f"Cost: not measured here; {recipe.epochs} epochs of the 117,266 images of train2017 that show objects, at a "
-        f"short side of {'480 to 800' if long else '800'} px; 16 images per update, 2 at once on a GPU: all GPUs of "
-        "the machine, fewer than 8 accumulating."
+        f"short side of {'480 to 800' if long else '800'} px; 16 images per update: 2 per GPU on "
+        "eight GPUs; fewer GPUs accumulate gradients."
     )
     accuracy = (
         f"Accuracy: none measured here. Published: {published or 'nothing, though the configuration is released'}. The "

@@ -74,7 +74,8 @@ def demo_composites() -> DetectRecipe:
 
 
 def demo_trees() -> DetectRecipe:
-    """Faster R-CNN on trees in aerial photographs (`scripts/make_trees.py`), others in training than in evaluation.
+    """Faster R-CNN on trees in aerial photographs (`scripts/make_trees.py`); training and validation tiles come from
+    different photographs.
 
     Cost: 11 minutes of one CPU thread, evaluations included.
     Accuracy: AP50 16.8, 14.2, 16.7 % on 24 validation tiles for seeds 0, 1, 2, the last epoch's raw weights; the same

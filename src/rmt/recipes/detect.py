@@ -37,7 +37,7 @@ class DetectRecipe(Recipe):
     fpn_channels: Positive = 256
     """Channels of the feature pyramid network (FPN)."""
     head_convs: NonNegative = 4
-    """3x3 convolutions in the towers of RetinaNet, in the mask head, and in the box heads of the cascade."""
+    """3x3 convolutions in each branch of RetinaNet's head, in the mask head, and in the box heads of the cascade."""
     head_width: Positive = 256
     """Channels of the convolutions in the mask head and in the box heads of the cascade."""
     box_width: Positive = 1024

@@ -47,7 +47,7 @@ class Recipe:
         **dict.fromkeys(("model", "device", "devices", "strategy", "precision"), "auto"),
         "nodes": 0,
     }
-    """The values with which fields are left open, to be filled in when the recipe is resolved."""
+    """Values that mean "decide when the recipe is resolved"."""
 
     def __init_subclass__(cls) -> None:
         if "task" in cls.__dict__:
@@ -75,11 +75,11 @@ class Recipe:
     lr: NonNegativeFloat = 1e-3
     """Peak learning rate for an effective batch of `lr_base_batch` images."""
     lr_base_batch: NonNegative = 1024
-    """The peak learning rate is lr x effective batch / lr_base_batch; 0: it is `lr`."""
+    """Reference batch of the linear scaling rule: peak LR = lr x effective batch / lr_base_batch; 0: no scaling."""
     weight_decay: NonNegativeFloat = 0.05
     """AdamW's weight decay."""
     clip_grad: NonNegativeFloat = 0.0
-    """Largest norm of the gradients, which are scaled down to it; 0: no limit."""
+    """Clip gradients to this norm; 0: no clipping."""
     drop_path: FractionBelowOne = 0.0
     """Stochastic depth rate of the last block; the rates grow linearly from 0 (RMT-T 0.1, S 0.15, B 0.4, L 0.5)."""
     ema_decay: FractionBelowOne = 0.0
@@ -116,7 +116,7 @@ class Recipe:
     profile: bool = False
     """Print how long the parts of a step took: waiting for data, forward, backward, optimiser, saving."""
     checkpoint_minutes: NonNegativeFloat = 10.0
-    """Save the state every so many minutes between evaluations, too; 0: only after evaluations."""
+    """Minutes between checkpoints within an epoch; 0: only at the end of each epoch."""
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON values, and the task's name."""

@@ -56,7 +56,7 @@ def train(recipe: Recipe) -> TrainResult:
 
 
 def resume(run: Path | str, recipe: Recipe | None = None, *, accept_changes: bool = False) -> TrainResult:
-    """Continues an interrupted run exactly where its last state was saved.
+    """Continues an interrupted run exactly where its last checkpoint was saved.
 
     Args:
         run: the run's folder.

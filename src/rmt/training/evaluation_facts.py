@@ -1,4 +1,4 @@
-"""What an evaluation is of: which weights, and which images, where known none that the run was trained on."""
+"""Which weights and images an evaluation used, and whether the run may have trained on those images."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,14 +9,14 @@ from rmt.data.sources.remote import is_url
 from rmt.model import resolve_checkpoint
 
 
-def run_hold_out(metadata: Mapping[str, Any], **places: str | Path) -> HoldOut | None:
+def run_hold_out(metadata: Mapping[str, Any], **paths: str | Path) -> HoldOut | None:
     """Returns how the run that wrote a model file held out images of its data.
 
-    `places`: fields of its recipe and the places that they must name; None if the recipe names others. Whether images
-    were held out at all depends on the data.
+    `paths`: recipe fields and the paths they must equal; None if one differs. Whether images were held out at all
+    depends on the data.
     """
     recipe = metadata.get("recipe")
-    if not isinstance(recipe, dict) or not all(_same(recipe.get(key), place) for key, place in places.items()):
+    if not isinstance(recipe, dict) or not all(_same(recipe.get(key), path) for key, path in paths.items()):
         return None
     fraction, seed = recipe.get("holdout"), recipe.get("seed")
     if not isinstance(fraction, float) or not isinstance(seed, int):
@@ -42,7 +42,7 @@ def evaluation_facts(
 def evaluation_line(about: Mapping[str, Any], images: int) -> str:
     """Returns the same as one line, a warning if the run may have been trained on some of the images."""
     facts = [f"epoch {about['epoch']}"] if about["epoch"] is not None else []
-    facts += [{"ema": "averaged weights (EMA)", "raw": "raw weights"}[kind] for kind in [about["weights"]] if kind]
+    facts += [{"ema": "EMA weights", "raw": "raw weights"}[kind] for kind in [about["weights"]] if kind]
     weights = about["file"] + (f" ({', '.join(facts)})" if facts else "")
     count, data = f"{images:,} images", about["data"]
     on = {
@@ -62,8 +62,8 @@ def unreadable_lines(bad: Mapping[str, str], most: int = 5, label: str = "skippe
     return lines + ([f"… {len(bad)} unreadable images in all"] if len(bad) > most else [])
 
 
-def _same(place: Any, other: str | Path) -> bool:
-    """Whether two paths or URLs name one place."""
-    if not isinstance(place, str) or not place or is_url(place) or is_url(str(other)):
-        return bool(place) and place == str(other)
-    return Path(place).expanduser().resolve() == Path(other).expanduser().resolve()
+def _same(path: Any, other: str | Path) -> bool:
+    """Whether two paths or URLs are the same."""
+    if not isinstance(path, str) or not path or is_url(path) or is_url(str(other)):
+        return bool(path) and path == str(other)
+    return Path(path).expanduser().resolve() == Path(other).expanduser().resolve()

@@ -73,7 +73,7 @@ class Evaluator(nn.Module, ABC):
 
     @abstractmethod
     def update_metrics(self, network: Callable[..., Any], batch: dict[str, Any]) -> None:
-        """Does so for a batch with at least one image."""
+        """Update the metrics with a batch of at least one image."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]:

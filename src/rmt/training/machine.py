@@ -14,7 +14,7 @@ from rmt.training.distributed.environment import WorkerEnvironment
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run finds: the kind of device, how many of them on each machine (node), and the number of machines.
+    """The hardware of a run: device type, devices per node, number of nodes.
 
     One process trains on each device.
     """

@@ -1,4 +1,4 @@
-"""The base of every task's LightningModule: seeded steps, averaged weights, loaders, evaluation, checkpoints."""
+"""The base of every task's LightningModule: seeded steps, EMA weights, loaders, evaluation, checkpoints."""
 
 import math
 from abc import ABC, abstractmethod
@@ -25,7 +25,7 @@ from rmt.training.progress import Progress
 
 
 class TrainingData(Protocol):
-    """The data of one run, opened. They hold no recipe: what depends on it is made of the resolved one."""
+    """The opened data of a run. Holds no recipe; methods that need one take the resolved recipe."""
 
     @property
     def train(self) -> Sized:
@@ -64,7 +64,7 @@ DataT = TypeVar("DataT", bound=TrainingData)
 
 
 class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
-    """Trains `model` as the recipe says. With `ema_decay` it keeps an averaged copy, which is evaluated, too.
+    """Trains `model` as the recipe says. With `ema_decay` it keeps an EMA copy, which is evaluated, too.
 
     A task defines the loss of a batch, the evaluator, the optimiser and the schedule.
 
@@ -137,7 +137,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         return self.batches_per_epoch // self.recipe.accumulate
 
     def networks(self) -> dict[str, nn.Module]:
-        """The networks to evaluate: "raw", and "ema" if there are averaged weights."""
+        """The networks to evaluate: "raw", and "ema" if there are EMA weights."""
         return {"raw": self.model} | ({} if self.ema is None else {"ema": self.ema.module})
 
     def configure_model(self) -> None:

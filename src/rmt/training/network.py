@@ -61,7 +61,10 @@ def load_backbone_or_all(model: "Model", weights: str, classes: Sequence[str], l
 
 
 def configure_network(model: nn.Module, recipe: Recipe, device: torch.device) -> None:
-    """Changes `model` in place. Parameters and buffers are kept, as objects and by name."""
+    """Changes `model` in place. Parameters and buffers are kept, as objects and by name.
+
+    Drop path is set when the network is built, see `tasks/*/build.py`.
+    """
     if recipe.sync_batchnorm and world_size() > 1:
         convert_sync_batchnorm(model, device)
     for backbone in [module for module in model.modules() if isinstance(module, RMT)]:

@@ -19,7 +19,7 @@ class StepProfile(Callback):
     - data wait: from the end of one step to the next one's batch on the device;
     - forward: mixing, the network and the loss;
     - backward: with the part of the gradient exchange that does not overlap;
-    - optimiser: clipping, the update, the averaged weights; nothing in a step that only accumulates gradients;
+    - optimiser: clipping, the update, the EMA weights; nothing in a step that only accumulates gradients;
     - rest: metrics and display;
     - saving: states saved inside an epoch. Saving and evaluating at its end are not counted.
 

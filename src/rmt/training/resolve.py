@@ -1,4 +1,4 @@
-"""The one place where a recipe is resolved: everything that it leaves open is filled in, before the run begins.
+"""Resolve a recipe, here only: everything that it leaves open is filled in, before the run begins.
 
 A recipe as written may leave fields open ("auto", or a 0 that asks for a choice). They are decided by the machine, by
 the weights that the run starts from, and by the data. The resolved recipe is the one that runs: the run folder, the
@@ -57,11 +57,11 @@ def resolve_machine(recipe: RecipeT, machine: Machine) -> RecipeT:
     )
 
 
-def resolve_resumed(recipe: RecipeT, began: Recipe, machine: Machine) -> RecipeT:
+def resolve_resumed(recipe: RecipeT, original: Recipe, machine: Machine) -> RecipeT:
     """Returns the recipe of a resumed run with its machine's part filled in.
 
-    Fields that it leaves open keep the values with which the run began, except for the devices: those are the ones at
-    hand now.
+    Fields that it leaves open keep the values of `original`, the recipe of the checkpoint, except for the devices:
+    those are the ones at hand now.
     """
     kept = set(recipe.open_fields()) - {"device", "devices", "nodes"}
-    return resolve_machine(replace(recipe, **{name: getattr(began, name) for name in kept}), machine)
+    return resolve_machine(replace(recipe, **{name: getattr(original, name) for name in kept}), machine)

@@ -90,7 +90,7 @@ def write(module: TrainingModule, run: FinishedRun, metrics: dict[str, Any], bes
 
 
 def final_rows(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Returns name and scores of the final weights: of the last epoch raw and averaged, and of the best epoch."""
+    """Returns name and scores of the final weights: of the last epoch raw and EMA, and of the best epoch."""
     last, best = metrics["last"], metrics["best"]
     rows = [(f"last epoch ({last['epoch']}), raw", last["raw"])]
     if "ema" in last:
@@ -116,7 +116,7 @@ def summary_lines(
     more_rows: Sequence[tuple[str, ...]] = (),
     note: str = "",
 ) -> list[str]:
-    """Returns the closing lines of a run: a table of the final scores, what was left out, and where the files are.
+    """Returns the closing lines of a run: a table of the final scores, what was skipped, and where the files are.
 
     Args:
         metrics: the content of `metrics.json`.
@@ -135,7 +135,7 @@ def summary_lines(
 
 
 def closing_lines(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
-    """What was left out (`unreadable`, `skipped_files`), the pace, and where things lie."""
+    """What was skipped (`unreadable`, `skipped_files`), the speed, and the location of the files."""
     lines = [
         f"{len(bad)} unreadable images skipped in {where}: {_some(bad)}"
         for where, bad in metrics["unreadable"].items()

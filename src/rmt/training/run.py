@@ -61,7 +61,7 @@ def train(recipe: Recipe, task: Task) -> TrainResult:
 
 
 def resume(folder: RunFolder, task: Task, recipe: Recipe | None = None, *, accept_changes: bool = False) -> TrainResult:
-    """Continues an interrupted run exactly where its last state was saved. See `rmt.tasks.resume`."""
+    """Continues an interrupted run exactly where its last checkpoint was saved. See `rmt.tasks.resume`."""
     recipe = recipe or folder.read_recipe()
     validate(recipe)
     machine = Machine.detect(recipe)
@@ -71,14 +71,14 @@ def resume(folder: RunFolder, task: Task, recipe: Recipe | None = None, *, accep
             state, complaint = load_newest_state(folder.state)
         if complaint:
             console.print(f"warning: {complaint}", markup=False)
-        began = folder.read_recipe() if state is None else from_dict(state["rmt"]["recipe"])
-        recipe = resolve_resumed(replace(recipe, output=str(folder.path)), began, machine)
-        if state is not None and recipe.model != began.model:
+        original = folder.read_recipe() if state is None else from_dict(state["rmt"]["recipe"])
+        recipe = resolve_resumed(replace(recipe, output=str(folder.path)), original, machine)
+        if state is not None and recipe.model != original.model:
             raise RMTError(
-                f"--model {recipe.model}: the run has a checkpoint of {began.model}, which another network cannot "
+                f"--model {recipe.model}: the run has a checkpoint of {original.model}, which another network cannot "
                 "load; leave --model out, or start a new run"
             )
-        changed = changes(resolve_machine(began, machine), recipe)
+        changed = changes(resolve_machine(original, machine), recipe)
         listed = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in IRRELEVANT)
         if listed and not accept_changes:
             raise RMTError(
@@ -104,7 +104,7 @@ def _fit(
     folder: RunFolder | None = None,
     state: dict[str, Any] | None = None,
 ) -> tuple[TrainingModule, FinishedRun]:
-    """Resolves the recipe, builds everything and trains, from `state` on if given; in every process of the run."""
+    """Resolves the recipe, builds everything and trains, from `state` (a checkpoint) if given; in every process."""
     filter_library_warnings()
     log = functools.partial(console.print, markup=False)
     recipe, data = resolve(recipe, machine, task)

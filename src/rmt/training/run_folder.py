@@ -30,7 +30,7 @@ class RunFolder:
     def require_empty(recipe: Recipe) -> None:
         """Raises RMTError when the recipe's `output` is a file or a folder that holds something."""
         if recipe.output:
-            require_empty(Path(recipe.output), f", or go on with the run in it by `rmt train --resume {recipe.output}`")
+            require_empty(Path(recipe.output), f", or resume the run in it with `rmt train --resume {recipe.output}`")
 
     @classmethod
     def create(cls, recipe: Recipe) -> "RunFolder":

@@ -33,7 +33,7 @@ class Objects:
 
 @dataclass(frozen=True)
 class CocoSet:
-    """Some images of a COCO-format file, with random access; see `open_coco`."""
+    """Any detection set in COCO format, or some of its images, with random access; see `open_coco`."""
 
     folder: Path
     table: CocoTable
@@ -41,7 +41,7 @@ class CocoSet:
     with_masks: bool
     usable: np.ndarray  # (M,) bool: the objects of the table that are used
     indices: np.ndarray  # (N,) int64: positions of the images in the table
-    dropped: Counter[str]  # number of images left out, by reason
+    dropped: Counter[str]  # number of images skipped, by reason
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -163,7 +163,7 @@ class CocoSet:
 def open_coco(images: Path, annotations: Path, *, with_masks: bool) -> CocoSet:
     """The images below `images` that the COCO-format file `annotations` lists.
 
-    Images whose file is missing are left out, and with `with_masks` also objects without a mask; both are counted.
+    Images whose file is missing are skipped, and with `with_masks` also objects without a mask; both are counted.
     Raises `RMTError` if there is no image, or no mask.
     """
     table = read_coco(annotations)

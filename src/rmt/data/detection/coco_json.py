@@ -57,7 +57,7 @@ class Problems:
 
 @dataclass(frozen=True)
 class CocoTable:
-    """Images and objects of one file as flat arrays, whose memory forked workers share.
+    """Images and objects of any COCO-format file as flat arrays, whose memory forked workers share.
 
     Objects are sorted by image: those of image i are `starts[i]:starts[i + 1]`.
     """

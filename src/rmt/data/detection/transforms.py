@@ -17,9 +17,9 @@ from torchvision.transforms.v2 import functional as F
 from rmt.data.detection.coco import CocoSet
 
 CROP_SHORT_SIDES = (400, 500, 600)
-"""3×+MS: half of the images are first resized to one of these short sides, in pixels, …"""
+"""Short sides for the first resize of 3×+MS, in pixels; half of the images get it."""
 CROP_SIDES = (384, 600)
-"""… and then cropped to sides between these."""
+"""Range of the sides of the crop that follows, in pixels."""
 _NO_LIMIT = 4200
 """Longest side before the crop, as in MMDetection."""
 

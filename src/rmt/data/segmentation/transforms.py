@@ -118,18 +118,18 @@ def collate_lists(entries: list[dict[str, Tensor]], indices: list[int]) -> dict[
     return {key: [entry[key] for entry in entries] for key in ("image", "mask")}
 
 
-def photometric_distortion(image: Image.Image, chance: float) -> Image.Image:
-    """Random brightness, contrast (before or after the colours), saturation and hue, each with probability `chance`.
+def photometric_distortion(image: Image.Image, p: float) -> Image.Image:
+    """Random brightness, contrast (before or after the colours), saturation and hue, each with probability `p`.
 
     It is MMSegmentation's `PhotoMetricDistortion`, not torchvision's: the draws and the arithmetic differ.
     """
     contrast_first = random.random() < 0.5
-    image = _scaled_and_shifted(image, 1.0, random.uniform(-_BRIGHTNESS, _BRIGHTNESS) if _drawn(chance) else 0.0)
-    contrast = random.uniform(*_CONTRAST) if _drawn(chance) else 1.0
+    image = _scaled_and_shifted(image, 1.0, random.uniform(-_BRIGHTNESS, _BRIGHTNESS) if _apply_with(p) else 0.0)
+    contrast = random.uniform(*_CONTRAST) if _apply_with(p) else 1.0
     if contrast_first:
         image = _scaled_and_shifted(image, contrast, 0.0)
-    saturation = random.uniform(*_SATURATION) if _drawn(chance) else 1.0
-    hue = random.uniform(-_HUE, _HUE) if _drawn(chance) else 0.0
+    saturation = random.uniform(*_SATURATION) if _apply_with(p) else 1.0
+    hue = random.uniform(-_HUE, _HUE) if _apply_with(p) else 0.0
     if saturation != 1 or hue:
         hsv = np.asarray(image.convert("HSV")).astype(np.int16)
         hsv[..., 0] = (hsv[..., 0] + round(256 * hue)) % 256
@@ -139,8 +139,8 @@ def photometric_distortion(image: Image.Image, chance: float) -> Image.Image:
     return image if contrast_first else _scaled_and_shifted(image, contrast, 0.0)
 
 
-def _drawn(chance: float) -> bool:
-    return random.random() < chance
+def _apply_with(p: float) -> bool:
+    return random.random() < p
 
 
 def _scaled_and_shifted(image: Image.Image, factor: float, shift: float) -> Image.Image:

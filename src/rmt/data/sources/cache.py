@@ -21,7 +21,7 @@ from rmt.errors import RMTError
 
 _MAX_OPEN = 64  # files that one process keeps mapped if there is a limit: a mapped file takes space even when deleted
 _MIN_BAR_BYTES = 256 * 2**20  # converting less than this is too quick for a progress bar
-_SPARE = 1.1  # part of the disk space that must be free, relative to what is needed
+_MARGIN = 1.1  # free space required, relative to the bytes to convert
 
 
 class ShardCache:
@@ -139,9 +139,9 @@ class ShardCache:
 
 
 def fit_disk(sets: Iterable[Sequence[Shard]]) -> bool:
-    """Whether the disk has space to convert all shards of all sets, those aside that are converted already."""
+    """Whether the disk has space to convert all shards of all sets, not counting those already converted."""
     needed = sum(ShardCache(shards).missing()[1] for shards in sets)
-    return needed * _SPARE <= shutil.disk_usage(cache_folder()).free
+    return needed * _MARGIN <= shutil.disk_usage(cache_folder()).free
 
 
 def _identity(shard: Shard) -> str:
@@ -156,7 +156,7 @@ def _open(path: Path) -> pa.Table:
 
 @contextmanager
 def _cache_errors(path: Path) -> Iterator[None]:
-    """Let an error on writing the cache name the variable that puts it elsewhere."""
+    """Add RMT_CACHE as the remedy to errors on writing the cache."""
     try:
         with disk_errors_as_rmt_error(path):
             yield

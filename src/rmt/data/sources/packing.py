@@ -47,7 +47,7 @@ class PackResult:
     images: int = 0
     bytes: int = 0  # of the image files
     written: int = 0  # shards written by this call
-    bad: dict[str, str] = field(default_factory=dict)  # images left out: name -> reason
+    bad: dict[str, str] = field(default_factory=dict)  # images skipped: name -> reason
 
     def add(self, other: "PackResult") -> None:
         self.images += other.images
@@ -67,7 +67,7 @@ def pack(
 ) -> PackResult:
     """Write every image of a folder to parquet shards that Hugging Face `datasets` can read, too.
 
-    Each image is decoded once; those that cannot be decoded are left out and named. The files are copied as they are,
+    Each image is decoded once; those that cannot be decoded are skipped and named. The files are copied as they are,
     not encoded again. Each shard is read back and compared before it gets its name. Complete shards are kept, so that
     an interrupted call can be repeated. The file `index.json` lists the shards, for servers that list no folders.
 

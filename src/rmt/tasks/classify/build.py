@@ -62,7 +62,7 @@ def build(recipe: ClassifyRecipe, data: ClassifyData, *, fresh: bool, log: Log) 
 
 
 def load_initial_weights(model: nn.Module, weights: str, classes: Sequence[str], log: Log) -> None:
-    """Loads the weights a run starts from; a classifier for other classes is replaced by a fresh one, and that is said.
+    """Loads the weights a run starts from. Replaces and logs a classifier for other classes, randomly initialised.
 
     Raises RMTError when the file is for another network.
     """

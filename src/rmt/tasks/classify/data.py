@@ -1,4 +1,4 @@
-"""The images of a classification run: which are for training, which choose `best`, which are the test; the loaders."""
+"""Train, val and test images of a classification run, and their loaders."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -74,7 +74,7 @@ class ClassifyData:
         }
 
     def batches_per_epoch(self, recipe: ClassifyRecipe) -> int:
-        """Whole weight updates only: less than one effective batch is left out of an epoch, another part each time."""
+        """Whole weight updates only: less than one effective batch is skipped in an epoch, another part each time."""
         batches = len(self.train_loader(recipe, world_size=processes_of(recipe), workers=0))
         return batches - batches % recipe.accumulate
 

@@ -56,7 +56,7 @@ class DetectData:
         return {"size": [recipe.short_side, recipe.long_side], "category_ids": self.train.category_ids}
 
     def batches_per_epoch(self, recipe: DetectRecipe) -> int:
-        """Whole weight updates only: less than one effective batch is left out of an epoch, another part each time."""
+        """Whole weight updates only: less than one effective batch is skipped in an epoch, another part each time."""
         batches = len(self.train_loader(recipe, world_size=processes_of(recipe), workers=0))
         return batches - batches % recipe.accumulate
 

@@ -16,10 +16,10 @@ from rmt.training.evaluator import Evaluator, evaluate
 
 
 class DetectEvaluator(Evaluator):
-    """All detections in a set of images, which COCO's metrics are computed of at the end.
+    """Collects the detections of an image set; COCO's metrics are computed from them at the end.
 
     Attributes:
-        detections: by the image's place in the set.
+        detections: by image index.
         metrics: what `compute` computed last.
     """
 
@@ -30,10 +30,10 @@ class DetectEvaluator(Evaluator):
         self.metrics = CocoMetrics({}, {})
 
     def update_metrics(self, network: Callable[..., Any], batch: dict[str, Any]) -> None:
-        places = batch["index"].tolist()
-        sizes = [tuple(size) for size in self.images.sizes[places].tolist()]
-        for place, output in zip(places, network(batch["image"], sizes=sizes), strict=True):
-            self.detections[place] = Detections.from_output(output)
+        indices = batch["index"].tolist()
+        sizes = [tuple(size) for size in self.images.sizes[indices].tolist()]
+        for index, output in zip(indices, network(batch["image"], sizes=sizes), strict=True):
+            self.detections[index] = Detections.from_output(output)
 
     def require_images(self) -> None:
         self.num_read = len(self.detections)
@@ -42,7 +42,7 @@ class DetectEvaluator(Evaluator):
     def coco_results(self) -> list[dict[str, Any]]:
         """All detections in COCO's results format, image by image."""
         ids, categories = self.images.image_ids.tolist(), self.images.category_ids
-        found = [(ids[place], self.detections[place].to_coco(categories)) for place in sorted(self.detections)]
+        found = [(ids[index], self.detections[index].to_coco(categories)) for index in sorted(self.detections)]
         return [{"image_id": image, **entry} for image, entries in found for entry in entries]
 
     def coco_metrics(self) -> CocoMetrics:
@@ -107,6 +107,6 @@ def evaluate_checkpoint(
 
 
 def describe(result: dict[str, Any], *, per_class: bool = False) -> list[str]:
-    """COCO's table, with `per_class` also AP per class, and what was left out."""
+    """COCO's table, with `per_class` also AP per class, and what was skipped."""
     lines = [*table(result["figures"], result["per_class"] if per_class else None), f"({result['images']:,} images)"]
     return [*lines, *result["notes"], *unreadable_lines(result["unreadable"])]

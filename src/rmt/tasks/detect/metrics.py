@@ -9,7 +9,7 @@ import numpy as np
 from rmt.extras import missing_extra
 
 KINDS = {"bbox": "box", "segm": "mask"}
-"""COCO's word for what is compared, and ours."""
+"""COCO's iouType -> prefix of our metric names."""
 
 #: COCO's twelve metrics in its order: our name, and columns of its table (title, IoU, area, detections per image).
 METRICS = {
@@ -66,7 +66,7 @@ def coco_metrics(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]],
         figures[KINDS[kind]] = dict(zip(METRICS, map(float, evaluation.stats), strict=False))
         precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class), all areas, 100 detections
         per_class[KINDS[kind]] = {
-            names[category]: _mean(precision[:, :, place]) for place, category in enumerate(evaluation.params.catIds)
+            names[category]: _mean(precision[:, :, index]) for index, category in enumerate(evaluation.params.catIds)
         }
     return CocoMetrics(figures, per_class)
 
@@ -95,4 +95,4 @@ def _mean(precision: np.ndarray) -> float:
 
 
 def _silent(*_: object) -> None:
-    """In place of `print`: faster-coco-eval prints a table of its own."""
+    """In place of `print`: COCO evaluation prints a table of its own."""

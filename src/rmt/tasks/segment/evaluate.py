@@ -1,4 +1,4 @@
-"""Evaluation of segmenters: exact counts of pixels, and what follows from them."""
+"""Evaluation of segmenters: exact counts of pixels, and the metrics from them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +71,7 @@ def evaluate_checkpoint(
 
     The data's classes are matched with the checkpoint's by name. `batch_size` counts windows.
 
-    Returns the values of `details`, images, skipped_files, unreadable (name -> reason) and judged (see
+    Returns the values of `segmentation_results`, images, skipped_files, unreadable (name -> reason) and judged (see
     `evaluation_facts`). Raises RMTError.
     """
     predictor = SegmentPredictor.load(checkpoint, device=device, precision=precision, short_side=short_side)
@@ -92,7 +92,7 @@ def evaluate_checkpoint(
     loader = whole_loader(images, preprocessing["long_side"], preprocessing["short_side"], workers=workers)
     evaluate({"model": evaluator}, {"model": predictor.runtime}, loader, predictor.device)
     return {
-        **details(evaluator.counts(), predictor.classes),
+        **segmentation_results(evaluator.counts(), predictor.classes),
         "images": len(images) - len(evaluator.unreadable),
         "skipped_files": images.skipped,
         "unreadable": evaluator.unreadable,
@@ -100,8 +100,8 @@ def evaluate_checkpoint(
     }
 
 
-def details(counts: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
-    """All that follows from the counts, as JSON values.
+def segmentation_results(counts: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
+    """The metrics from the counts, as JSON values.
 
     Returns miou, macc, aacc (percent), pixels, most_frequent (what predicting the most frequent class everywhere
     scores), per_class (see `per_class_table`), confusion (a row per true class), and where there is a class
@@ -111,13 +111,13 @@ def details(counts: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
     constant = mean_metrics(constant_prediction(counts, frequent))
     found: dict[str, Any] = {**mean_metrics(counts), "most_frequent": {"class": names[frequent], **constant}}
     if BACKGROUND in names and len(names) > 1:
-        ground = names.index(BACKGROUND)
+        background = names.index(BACKGROUND)
         pixels = counts.sum(1)
-        pixels[ground] = -1
+        pixels[background] = -1
         label = int(pixels.argmax())
-        found["foreground_miou"] = foreground_miou(counts, ground)
+        found["foreground_miou"] = foreground_miou(counts, background)
         found["most_frequent"]["foreground_class"] = names[label]
-        found["most_frequent"]["foreground_miou"] = foreground_miou(constant_prediction(counts, label), ground)
+        found["most_frequent"]["foreground_miou"] = foreground_miou(constant_prediction(counts, label), background)
     return {**found, "per_class": per_class_table(counts, names), "confusion": counts.tolist()}
 
 

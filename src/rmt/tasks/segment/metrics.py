@@ -1,4 +1,4 @@
-"""Mean IoU and its relatives from a confusion matrix, float64: counts are int64 (K, K), a row per true class."""
+"""Mean IoU, mean and pixel accuracy from a confusion matrix, float64: counts are int64 (K, K), a row per true class."""
 
 import math
 from typing import Any

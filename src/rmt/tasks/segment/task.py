@@ -6,7 +6,7 @@ from typing import Any
 from rmt.tasks.finish import finish as finish_run
 from rmt.tasks.segment.build import build, resolve
 from rmt.tasks.segment.data import SegmentData
-from rmt.tasks.segment.evaluate import SegmentEvaluator, describe, details, evaluate_checkpoint
+from rmt.tasks.segment.evaluate import SegmentEvaluator, describe, evaluate_checkpoint, segmentation_results
 from rmt.tasks.segment.module import SegmentModule
 from rmt.training.results import summary_lines
 from rmt.training.run_folder import RunFolder
@@ -18,7 +18,7 @@ def finish(module: SegmentModule, run: FinishedRun) -> dict[str, Any]:
     from rmt.tasks.segment.report import draw_report  # matplotlib takes a second to import
 
     def more_metrics(evaluators: Mapping[str, SegmentEvaluator]) -> dict[str, Any]:
-        found = {name: details(evaluator.counts(), module.data.classes) for name, evaluator in evaluators.items()}
+        found = {n: segmentation_results(e.counts(), module.data.classes) for n, e in evaluators.items()}
         found = {name: {k: v for k, v in of.items() if k != "confusion"} for name, of in found.items()}
         return {"iterations": module.recipe.iterations, "details": found}
 

@@ -1,8 +1,8 @@
-"""The callback that saves the resumable state, and ends a run on Ctrl-C or SIGTERM.
+"""The callback that saves the checkpoint, and ends a run on Ctrl-C or SIGTERM.
 
-The state is saved at the end of every epoch, and within an epoch every `checkpoint_minutes`. A signal only sets a flag:
-the current step is finished, the state saved, and the run ends. States are saved between weight updates only, because
-they do not hold accumulated gradients.
+The checkpoint is saved at the end of every epoch, and within an epoch every `checkpoint_minutes`. A signal only sets a
+flag: the current step is finished, the checkpoint saved, and the run ends. Checkpoints are saved between weight updates
+only, because they do not hold accumulated gradients.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """The run was stopped by a signal. `saved`: whether its state was saved at the last step."""
+    """The run was stopped by a signal. `saved`: whether a checkpoint was saved at the last step."""
 
     def __init__(self, signal_number: int, saved: bool) -> None:
         super().__init__(signal_number, saved)
@@ -30,11 +30,11 @@ class Interrupted(BaseException):
 
 
 class StateCheckpoint(Checkpoint):
-    """Saves the state by time, at epoch ends and on signals.
+    """Saves the checkpoint by time, at epoch ends and on signals.
 
     Args:
         path: the file to save to.
-        minutes: time between states inside an epoch; 0 saves at epoch ends only.
+        minutes: time between checkpoints inside an epoch; 0 saves at epoch ends only.
         before_save: called first, e.g. to bring `metrics.csv` to the disk.
         print_line: prints one line.
         saving: context manager around each save inside an epoch, e.g. to measure its duration.
@@ -92,7 +92,7 @@ class StateCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         updated = trainer.global_step > self._step_before
-        # After the last batch of an epoch the evaluation follows, and the state is saved after it.
+        # After the last batch of an epoch the evaluation follows, and the checkpoint is saved after it.
         if not updated or trainer.is_last_batch:
             return
         due = processes.is_main_process() and time.monotonic() - self._saved_at >= self.seconds

@@ -1,9 +1,9 @@
-"""Resumable states on disk: `last.ckpt`, and `last.previous.ckpt` in case the newest one is damaged.
+"""Checkpoints on disk: `last.ckpt`, and `last.previous.ckpt` in case the newest one is damaged.
 
 Lightning's own save goes through the temporary folder and keeps no second copy. Ours is written beside the target,
-flushed, and renamed; the state before it stays under `.previous`. A SHA-256 of everything before it ends the file, so a
-truncated or damaged one is recognised. States hold tensors and primitives only and are read with `weights_only=True`: a
-file that would run code is refused.
+flushed, and renamed; the previous checkpoint stays under `.previous`. A SHA-256 of everything before it ends the file,
+so a truncated or damaged one is recognised. Checkpoints hold tensors and primitives only and are read with
+`weights_only=True`: a file that would run code is refused.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ _TRAILER = len(_MARK) + hashlib.sha256().digest_size
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """The reader and writer of states that the Trainer uses."""
+    """The reader and writer of checkpoints that the Trainer uses."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
-        """Writes the state atomically. Raises RMTError when the disk refuses; the file before stays as it was."""
+        """Writes the checkpoint atomically. Raises RMTError when the disk refuses; the file before stays as it was."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(target) as draft:
@@ -49,12 +49,12 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def previous(path: Path) -> Path:
-    """Where the state before `path` is kept: `last.ckpt` -> `last.previous.ckpt`."""
+    """Where the checkpoint before `path` is kept: `last.ckpt` -> `last.previous.ckpt`."""
     return path.with_suffix(".previous" + path.suffix)
 
 
 def read_state(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """The state in the file. Raises RMTError when it is missing, damaged, or holds more than tensors and primitives."""
+    """The checkpoint in the file. Raises RMTError if missing, damaged, or has more than tensors and primitives."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -71,10 +71,10 @@ def read_state(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def load_newest_state(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """The state to go on from: that in `path`, or the one before it when `path` is damaged, which then takes its place.
+    """The checkpoint to resume from: `path`, or the previous one when `path` is damaged, which it then replaces.
 
-    Returns the state, and a line that says what was wrong with `path` ("" when nothing was). (None, "") when the run
-    was killed before its first state. Raises RMTError when there are states but none can be used.
+    Returns the checkpoint, and a line that says what was wrong with `path` ("" when nothing was). (None, "") when the
+    run was killed before its first checkpoint. Raises RMTError when there are checkpoints but none can be used.
     """
     older = previous(path)
     if not path.exists() and not older.exists():

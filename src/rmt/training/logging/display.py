@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rmt.training.evaluator import MetricColumns
 
 _WIDTHS = (9, 10, 9, 9, 9, 9, 9, 8)
-_EMA = 4  # the column of the averaged weights
+_EMA = 4  # the column of the EMA weights
 SILENCE = 30.0  # seconds without a line after which a log file gets one
 SHORT = 60.0  # remaining seconds below which no estimate is printed
 
@@ -23,7 +23,7 @@ class Display:
     """Shows bar and table of `epochs` with `steps` batches each; a resumed run has done `done` batches already.
 
     With `iterations` the run is counted in them instead of epochs. Without `ema` the table has no
-    column for averaged weights.
+    column for EMA weights.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Display:
         if not self._estimated and (left := self.time_left()) >= SHORT:
             shorter = "--iterations" if self.iterations else "--epochs"
             self.print_line(f"about {duration(left)} left; shorten it with fewer {shorter} or --early-stopping N")
-        self._estimated = True  # once: the bar and the lines of a log go on with it
+        self._estimated = True  # once: afterwards the bar and the log lines show it
 
     def _row(self, *cells: str) -> None:
         """A line of the table: cells for each of `_WIDTHS`, and a mark behind them."""
@@ -127,7 +127,7 @@ class Display:
         self.print_line("  ".join(cell.rjust(width) for cell, width in columns))
 
     def time_left(self) -> float:
-        """Seconds until the last step, at the pace since the start, evaluations included."""
+        """Seconds until the last step, at the speed since the start, evaluations included."""
         advanced = self.done - self._behind
         if not advanced:
             return 0.0

@@ -54,7 +54,7 @@ class History:
             self._events.flush()
 
     def column(self, name: str, kind: str) -> tuple[list[int], list[float]]:
-        """(steps, values) of one column, rows of one kind, blanks left out."""
+        """(steps, values) of one column, rows of one kind, without blanks."""
         rows = [row for row in self.rows if row["kind"] == kind and row.get(name)]
         return [int(row["step"]) for row in rows], [float(row[name]) for row in rows]
 
@@ -81,7 +81,7 @@ class NoHistory(History):
 
 
 def _read_whole_rows(path: Path) -> list[dict[str, str]]:
-    """The complete rows of the file; a last line that a kill cut short is left out."""
+    """The complete rows of the file; a truncated last line is skipped."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     whole = "".join(line for line in lines if line.endswith("\n"))
     return [row for row in csv.DictReader(io.StringIO(whole)) if (row.get("step") or "").isdigit()]

@@ -64,7 +64,7 @@ def plot_loss(
     note: str = "training loss includes smoothing and augmentation",
     unit: str = "epoch",
 ) -> None:
-    """Loss over epochs: the training loss by step (faint) and epoch, the evaluation's of raw and averaged weights.
+    """Loss over epochs: the training loss by step (faint) and epoch, the evaluation's of raw and EMA weights.
 
     Curves without points are left out; `unit` names the axis of all panels over time.
     """
@@ -110,7 +110,7 @@ def plot_accuracy(
 
 
 def plot_learning_rate(ax: Axes, rates: Curve, images_per_s: Curve, unit: str = "epoch") -> None:
-    """Learning rate over epochs, and the pace in images per second on the right."""
+    """Learning rate over epochs, and images per second on the right."""
     style_axes(ax)
     set_title(ax, "Learning rate", "and images per second (right)")
     ax.plot(*rates, color=INK, linewidth=2)

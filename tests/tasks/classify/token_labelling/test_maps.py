@@ -137,7 +137,7 @@ def test_the_command_says_what_it_made(teacher, photos, tmp_path, capsys):
     command = ["token-labels", "--weights", teacher, "--data", str(photos), "--out", str(tmp_path), "--workers", "0"]
     assert main([*command, "--image-size", "64", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert "label maps of 13 images by rmt_pico, 2×2 places of 3 classes" in said
+    assert "label maps of 13 images by rmt_pico, 2×2 locations of 3 classes" in said
     assert "0.06 GB per million images" in said and "equals the label for" in said
     assert "no map: " in said and "3.png (not an image" in said
     assert main(["token-labels", "--data", str(photos), "--out", str(tmp_path)]) == 1
