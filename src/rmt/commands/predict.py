@@ -65,9 +65,9 @@ def run(
     given: dict[str, Any] = {"top_k": top_k, "threshold": threshold, "inference": inference}
     given |= {"flip": flip or None, "scales": scales, "batch_size": batch_size}
     result_options = options_for(kind.result, given, checkpoint)
-    if output is not None and not kind.draws:
+    if output is not None and not kind.has_pictures:
         raise not_an_option(["output"], checkpoint)
-    folder = PredictionFolder(output, images) if kind.draws else None
+    folder = PredictionFolder(output, images) if kind.has_pictures else None
     predictor = kind.load(checkpoint, device=device, precision=precision, **load_options)
     results: list[tuple[Path, ImageResult]] = []
     try:

@@ -143,8 +143,8 @@ def by_group(order: np.ndarray, groups: np.ndarray, size: int) -> np.ndarray:
     blocks: list[np.ndarray] = []
     rests: list[np.ndarray] = []
     for group in np.unique(groups):
-        places = np.flatnonzero(groups[order] == group)
-        *whole, rest = np.split(places, range(size, len(places) + 1, size))
+        indices = np.flatnonzero(groups[order] == group)
+        *whole, rest = np.split(indices, range(size, len(indices) + 1, size))
         blocks += whole
         rests.append(rest)
     blocks.sort(key=lambda block: block[-1])

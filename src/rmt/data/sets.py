@@ -32,7 +32,7 @@ class HoldOut(NamedTuple):
     seed: int
 
 
-Part = Literal["val", "held out", "listed", "train", "all"]
+EvaluatedPart = Literal["val", "held out", "listed", "train", "all"]
 """Which images an evaluation uses: the validation split, those that the training run held out, those that an annotation
 file lists, the training images, or all images because it is not known which were held out."""
 
@@ -41,7 +41,7 @@ class EvaluationSplit(NamedTuple, Generic[S]):
     """The images that an evaluation uses, and which part of the data they are."""
 
     images: S
-    part: Part
+    part: EvaluatedPart
 
 
 def skip_lines(skipped: SkipReport) -> list[str]:
@@ -102,12 +102,12 @@ def with_classes(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:
     if tuple(classes) == image_set.classes:
         return image_set
     relabelled = Subset(image_set, np.arange(len(image_set)))
-    relabelled.labels = class_numbers(image_set.classes, classes)[image_set.labels]
+    relabelled.labels = class_indices(image_set.classes, classes)[image_set.labels]
     relabelled.classes = tuple(classes)
     return relabelled
 
 
-def class_numbers(names: Sequence[str], classes: Sequence[str], what: str = "the data have") -> np.ndarray:
+def class_indices(names: Sequence[str], classes: Sequence[str], what: str = "the data have") -> np.ndarray:
     """int64 (len(names),): the label of each name in `classes`. Raises `RMTError`, beginning with `what`."""
     label_of = {name: label for label, name in enumerate(classes)}
     if unknown := [name for name in names if name not in label_of]:

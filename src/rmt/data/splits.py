@@ -23,7 +23,7 @@ _SPLIT_OF = {name: split for split, names in NAMES.items() for name in names}
 
 Split = Literal["train", "val"]
 S = TypeVar("S", Path, RemoteFile)
-_Part = Path | tuple[Path, ...] | tuple[RemoteFile, ...]  # a folder of class folders, or shards
+_Source = Path | tuple[Path, ...] | tuple[RemoteFile, ...]  # a folder of class folders, or shards
 
 
 def open_splits(
@@ -90,22 +90,22 @@ def split_folders(root: Path) -> dict[Split, Path]:
     return found if "train" in found or {"val", "validation"} & set(present) else {"train": root}
 
 
-def _open(part: _Part, buffer: int | None) -> FolderSet | ShardSet:
+def _open(part: _Source, buffer: int | None) -> FolderSet | ShardSet:
     return FolderSet(part) if isinstance(part, Path) else ShardSet(part, buffer=buffer)
 
 
-def _open_auto(part: _Part) -> FolderSet | ShardSet:
+def _open_auto(part: _Source) -> FolderSet | ShardSet:
     return _open(part, BUFFER if _streams({"": part}, "auto") else None)
 
 
-def _streams(parts: Mapping[str, _Part], stream: str) -> bool:
+def _streams(parts: Mapping[str, _Source], stream: str) -> bool:
     if stream not in ("auto", "yes", "no"):
         raise RMTError(f"--stream must be auto, yes or no, not {stream!r}")
     sets = [part for part in parts.values() if not isinstance(part, Path)]
     return bool(sets) and (stream == "yes" or (stream == "auto" and not fit_disk(sets)))
 
 
-def _parts(data: str, needs_train: bool = True) -> Mapping[str, _Part]:
+def _parts(data: str, needs_train: bool = True) -> Mapping[str, _Source]:
     """Where the splits of `data` are: `train`, and `val` if there is one."""
     if not data:  # Path("") would be the current folder
         raise RMTError("no data given; name an image folder, a folder of parquet shards, or sample")
@@ -115,15 +115,15 @@ def _parts(data: str, needs_train: bool = True) -> Mapping[str, _Part]:
     return parts
 
 
-def _local_parts(data: str) -> Mapping[str, _Part]:
+def _local_parts(data: str) -> Mapping[str, _Source]:
     root = SAMPLE if data == "sample" else Path(data).expanduser()
-    shards: Mapping[str, _Part] = _by_split(
+    shards: Mapping[str, _Source] = _by_split(
         {name: sorted((root / name).glob("*")) for name in ("", "data", *_SPLIT_OF)}
     )
     return shards or dict(split_folders(root).items())
 
 
-def _remote_shards(url: str) -> Mapping[str, _Part]:
+def _remote_shards(url: str) -> Mapping[str, _Source]:
     folders: dict[str, list[RemoteFile]] = {}
     for file in list_folder(url):
         inside = file.url.removeprefix(url.rstrip("/") + "/")

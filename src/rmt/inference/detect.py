@@ -62,7 +62,7 @@ class DetectPredictor(Predictor):
     task = "detect"
     batch_size = 1  # padding to the size of another image would change the result
     load_network = staticmethod(load_model)
-    draws = True
+    has_pictures = True
 
     def __init__(self, runtime: Runtime, metadata: dict[str, Any]) -> None:
         super().__init__(runtime, metadata)

@@ -31,7 +31,7 @@ class Predictor(ABC):
     load_network: ClassVar[Any]
     """(path) -> (network, metadata): reads a model file of this package."""
     batch_size: ClassVar[int] = 32
-    draws: ClassVar[bool] = False
+    has_pictures: ClassVar[bool] = False
     """Whether `result` comes with pictures."""
 
     def __init__(self, runtime: Runtime, metadata: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ class SegmentPredictor(Predictor):
 
     task = "segment"
     load_network = staticmethod(load_model)
-    draws = True
+    has_pictures = True
 
     def __init__(self, runtime: Runtime, metadata: dict[str, Any]) -> None:
         super().__init__(runtime, metadata)

@@ -10,8 +10,8 @@ from rmt.recipes.recipe import (
     Positive,
     PositiveFraction,
     Recipe,
+    check_unused,
     option,
-    without_effect,
 )
 
 
@@ -126,7 +126,7 @@ class ClassifyRecipe(Recipe):
                 if getattr(self, name)
             ]
         else:
-            found += without_effect(self, "without --token-labels", "token_loss", "mix_token", "ground_truth")
+            found += check_unused(self, "without --token-labels", "token_loss", "mix_token", "ground_truth")
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             found.append(f"--batch-size must be even with Mixup or CutMix, and is {self.batch_size}")
         return found

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from rmt.recipes.recipe import Fraction, NonNegative, NonNegativeFloat, Pixels, Positive, Recipe, without_effect
+from rmt.recipes.recipe import Fraction, NonNegative, NonNegativeFloat, Pixels, Positive, Recipe, check_unused
 
 Head = Literal["retinanet", "mask_rcnn", "cascade_mask_rcnn"]
 
@@ -88,7 +88,7 @@ class DetectRecipe(Recipe):
         if self.val_images and not self.val_annotations:
             found.append("--val-images goes with --val-annotations")
         if self.data or self.val_annotations:
-            found += without_effect(self, "where the data have a validation part", "holdout")
+            found += check_unused(self, "where the data have a validation part", "holdout")
         if not self.train_short_sides or min(self.train_short_sides) < 32:
             found.append(f"--train-short-sides must be at least 32, not {self.train_short_sides}")
         if any(epoch < 1 for epoch in self.lr_steps):
@@ -99,7 +99,7 @@ class DetectRecipe(Recipe):
             if self.masks:
                 found.append("--no-masks is needed with --head retinanet, which predicts boxes only")
             unused = ("head_width", "box_width", "rois_per_image", "proposals")
-            found += without_effect(self, "with --head retinanet", *unused)
+            found += check_unused(self, "with --head retinanet", *unused)
         if self.head == "mask_rcnn" and not self.masks:
-            found += without_effect(self, "with --head mask_rcnn --no-masks", "head_convs", "head_width")
+            found += check_unused(self, "with --head mask_rcnn --no-masks", "head_convs", "head_width")
         return found

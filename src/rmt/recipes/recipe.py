@@ -178,7 +178,7 @@ def named(recipe: R, description: str) -> Callable[[], R]:
     return make
 
 
-def without_effect(recipe: Recipe, why: str, *names: str) -> list[str]:
+def check_unused(recipe: Recipe, why: str, *names: str) -> list[str]:
     """A line for each of these fields, which have no effect in this recipe, that is not at its default."""
     defaults = {field.name: field.default for field in fields(recipe)}
     wrong = [name for name in names if getattr(recipe, name) != defaults[name]]

@@ -11,8 +11,8 @@ from rmt.recipes.recipe import (
     Positive,
     PositiveFraction,
     Recipe,
+    check_unused,
     option,
-    without_effect,
 )
 
 
@@ -86,7 +86,7 @@ class SegmentRecipe(Recipe):
     def problems(self) -> list[str]:
         found = super().problems()
         if self.head == "semantic_fpn":
-            found += without_effect(self, "with --head semantic_fpn", "aux_weight")
+            found += check_unused(self, "with --head semantic_fpn", "aux_weight")
         if self.validate_every > 0 and self.iterations > 0 and self.iterations % self.validate_every:
             most = min(self.validate_every, self.iterations)
             fitting = next(count for count in range(most, 0, -1) if self.iterations % count == 0)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rmt.data.sets import HoldOut, Part
+from rmt.data.sets import EvaluatedPart, HoldOut
 from rmt.data.sources.remote import is_url
 from rmt.model import resolve_checkpoint
 
@@ -25,7 +25,7 @@ def run_hold_out(metadata: Mapping[str, Any], **paths: str | Path) -> HoldOut | 
 
 
 def evaluation_facts(
-    checkpoint: str | Path, metadata: Mapping[str, Any], data: str | Path, part: Part
+    checkpoint: str | Path, metadata: Mapping[str, Any], data: str | Path, part: EvaluatedPart
 ) -> dict[str, Any]:
     """Returns what was evaluated, as JSON values: file, its epoch and weights ("raw" or "ema"; None if unknown), data
     and part."""

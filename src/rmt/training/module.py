@@ -214,12 +214,12 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
             return loss
         trouble = self._diagnose(batch, value, seed)
         if restore is None:
-            raise trouble.stop()
+            raise trouble.as_error()
         restore()
         self.progress.skipped_batches += 1
         self.progress.skipped_in_a_row += 1
         if self.progress.skipped_in_a_row >= MAX_CONSECUTIVE:
-            raise RMTError(f"{MAX_CONSECUTIVE} batches in a row were skipped; {trouble.stop()}")
+            raise RMTError(f"{MAX_CONSECUTIVE} batches in a row were skipped; {trouble.as_error()}")
         if self.global_rank == 0:
             self.print_line(f"skipped batch {self.progress.skipped_batches}: {trouble}")
         return zero_loss(self.model)

@@ -62,7 +62,7 @@ class NonFiniteLoss:
         if processes.is_main_process():
             write_text(folder / FILE, json.dumps(asdict(self), indent=2) + "\n")
 
-    def stop(self) -> RMTError:
+    def as_error(self) -> RMTError:
         return RMTError(
             f"{self} (full list in {FILE}): try a lower --lr, --clip-grad 1, --precision bf16 instead of fp16, or "
             "--on-nan skip to continue without such batches"

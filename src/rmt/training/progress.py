@@ -64,7 +64,7 @@ class Progress:
         return self.loss_sum / max(self.batches, 1)
 
     @property
-    def pace(self) -> float:
+    def images_per_s(self) -> float:
         """Images per second in the epoch so far."""
         return self.epoch_images / max(self.epoch_seconds, 1e-9)
 

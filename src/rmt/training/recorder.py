@@ -52,7 +52,7 @@ class Recorder(Callback):
         progress = pl_module.progress
         progress.add_time(now - self._since, len(batch["index"]) * trainer.world_size)
         self._since = now
-        self.display.step(trainer.current_epoch, batch_idx, progress.loss, self._lr, progress.pace)
+        self.display.step(trainer.current_epoch, batch_idx, progress.loss, self._lr, progress.images_per_s)
         step = trainer.global_step
         updated = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if updated and step % self._row_every == 0:
@@ -62,7 +62,7 @@ class Recorder(Callback):
                 epoch=trainer.current_epoch + 1,
                 lr=self._lr,
                 train_loss=progress.pop_row_loss(),
-                images_per_s=round(progress.pace, 1),
+                images_per_s=round(progress.images_per_s, 1),
                 seconds=round(progress.seconds, 3),
             )
 
@@ -72,7 +72,7 @@ class Recorder(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         progress, epoch = pl_module.progress, trainer.current_epoch + 1
         scores = progress.val = pl_module.compute_metrics()
-        loss, lr, pace = progress.loss, self._lr, progress.pace
+        loss, lr, images_per_s = progress.loss, self._lr, progress.images_per_s
         metric_columns = pl_module.metric_columns
         before = progress.best_of_all()[1].score
         progress.evaluations = epoch
@@ -89,10 +89,10 @@ class Recorder(Callback):
             train_loss=loss,
             **metric_columns.row("val", raw),
             **metric_columns.row("ema_val", ema),
-            images_per_s=round(pace, 1),
+            images_per_s=round(images_per_s, 1),
             seconds=round(progress.seconds, 3),
         )
-        self.display.epoch(epoch, loss, scores, lr, pace, progress.epoch_seconds, better)
+        self.display.epoch(epoch, loss, scores, lr, images_per_s, progress.epoch_seconds, better)
         networks = pl_module.networks()
         self._save("last", networks["raw"], epoch, raw, weights="raw")
         if "ema" in networks:

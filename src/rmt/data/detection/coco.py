@@ -14,7 +14,7 @@ from PIL import Image
 from rmt.data.detection import rle
 from rmt.data.detection.coco_json import CocoTable, read_coco
 from rmt.data.images import BadImage, read_image
-from rmt.data.sets import Splits, class_numbers, hold_out_mask, preview
+from rmt.data.sets import Splits, class_indices, hold_out_mask, preview
 from rmt.errors import RMTError
 
 NO_FILE = "image whose file is missing"
@@ -104,7 +104,7 @@ class CocoSet:
             masks = np.zeros((len(numbers), height, width), dtype=np.uint8)
             for row, number in enumerate(numbers.tolist()):
                 masks[row] = rle.decode(self.table.segmentation(number), height, width)
-        labels = class_numbers(self.table.classes, self.classes)[self.table.labels[numbers]]
+        labels = class_indices(self.table.classes, self.classes)[self.table.labels[numbers]]
         return Objects(corners, labels, masks)
 
     def ground_truth(self, positions: Sequence[int] | None = None) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class CocoSet:
 
     def with_classes(self, classes: Sequence[str]) -> "CocoSet":
         """The set with labels that refer to `classes`, matched by name. Raises `RMTError` that names unknown ones."""
-        class_numbers(self.table.classes, classes, f"{self.table.problems.source} has")
+        class_indices(self.table.classes, classes, f"{self.table.problems.source} has")
         return replace(self, classes=tuple(classes))
 
     def hold_out(self, fraction: float, seed: int) -> "tuple[CocoSet, CocoSet]":

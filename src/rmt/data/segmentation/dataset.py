@@ -10,7 +10,7 @@ from PIL import Image
 
 from rmt.data.images import EXTENSIONS, read_image
 from rmt.data.segmentation.masks import IGNORE, ClassList, read_mask
-from rmt.data.sets import EvaluationSplit, HoldOut, Splits, class_numbers, hold_out_mask
+from rmt.data.sets import EvaluationSplit, HoldOut, Splits, class_indices, hold_out_mask
 from rmt.data.splits import NAMES, Split
 from rmt.errors import RMTError
 
@@ -59,7 +59,7 @@ class SegmentationSet:
         """The set with labels that refer to `names`, matched by name. Raises `RMTError` that names unknown ones."""
         if tuple(names) == self.classes.names:
             return self
-        return replace(self, labels=np.append(class_numbers(self.classes.names, names), IGNORE))
+        return replace(self, labels=np.append(class_indices(self.classes.names, names), IGNORE))
 
 
 def open_segmentation(

@@ -73,7 +73,7 @@ class ClassList:
 
 def _unique(names: list[str]) -> list[str]:
     """The names, with (2), (3), … appended to repeated ones: the first words of ADE20K's classes are not unique."""
-    counts = [names[: place + 1].count(name) for place, name in enumerate(names)]
+    counts = [names[: index + 1].count(name) for index, name in enumerate(names)]
     return [name if count == 1 else f"{name} ({count})" for name, count in zip(names, counts, strict=True)]
 
 

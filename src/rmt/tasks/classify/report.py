@@ -73,20 +73,20 @@ def _samples(figure: Any, module: ClassifyModule, predictions: Predictions) -> N
     wrong = wrong[np.argsort(-predictions.probability[wrong], kind="stable")]
     random = np.random.default_rng(module.recipe.seed).permutation(len(predictions.label))
     rows = [("Random images", random), ("Most confident errors" if len(wrong) else "No errors", wrong)]
-    for part, (name, places) in zip(figure.subfigures(2, 1), rows, strict=True):
+    for part, (name, indices) in zip(figure.subfigures(2, 1), rows, strict=True):
         part.suptitle(name, x=0.02, **_HEADING)
         axes = part.subplots(2, _SAMPLES // 2).ravel()
         for ax in axes:
             ax.set_axis_off()
-        for ax, place in zip(axes, places[:_SAMPLES], strict=False):
+        for ax, index in zip(axes, indices[:_SAMPLES], strict=False):
             try:
-                image = data.test.load(int(predictions.index[place])).copy()
+                image = data.test.load(int(predictions.index[index])).copy()
             except BadImage:  # removed since the evaluation
                 continue
             image.thumbnail((256, 256))
             ax.set_axis_on()
-            truth, predicted = (data.classes[values[place]] for values in (predictions.label, predictions.predicted))
-            plots.draw_prediction(ax, np.asarray(image), truth, predicted, float(predictions.probability[place]))
+            truth, predicted = (data.classes[values[index]] for values in (predictions.label, predictions.predicted))
+            plots.draw_prediction(ax, np.asarray(image), truth, predicted, float(predictions.probability[index]))
 
 
 def _decays(figure: Any, stages: list[StageDecay], rows: int, columns: int) -> None:

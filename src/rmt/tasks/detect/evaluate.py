@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rmt.data.detection.coco import CocoSet, find_split, open_coco
-from rmt.data.sets import Part
+from rmt.data.sets import EvaluatedPart
 from rmt.errors import RMTError
 from rmt.inference.detect import Detections, DetectPredictor
 from rmt.tasks.detect.data import eval_loader
@@ -87,7 +87,7 @@ def evaluate_checkpoint(
     predictor = DetectPredictor.load(checkpoint, device=device, precision=precision, image_size=image_size)
     folder, file = (images, annotations) if images and annotations else find_split(Path(data), "val")
     coco = open_coco(folder, file, with_masks=predictor.masks)
-    part: Part = "val" if data else "listed"
+    part: EvaluatedPart = "val" if data else "listed"
     if held := run_hold_out(predictor.metadata, images=folder, annotations=file):
         divided = not predictor.metadata["recipe"].get("val_annotations")
         coco, part = (coco.hold_out(*held)[1], "held out") if divided else (coco, "train")

@@ -46,22 +46,22 @@ def _samples(figure: Any, module: DetectModule, detections: dict[int, Detections
     axes = figure.subplots(-(-len(chosen) // 2), 4, squeeze=False).reshape(-1, 2)
     for ax in axes.ravel():
         ax.set_axis_off()
-    for pair, place in zip(axes, chosen, strict=False):
+    for pair, index in zip(axes, chosen, strict=False):
         try:
-            image = images.load(place)
+            image = images.load(index)
         except BadImage:  # removed since the evaluation
             continue
-        found = detections[place]
+        found = detections[index]
         boxes = labelled_boxes(found.boxes, found.labels, found.masks, images.classes, scores=found.scores)
-        shown = (("truth", true_boxes(images, place)), (f"predictions with a score of {MIN_SCORE} or more", boxes))
+        shown = (("truth", true_boxes(images, index)), (f"predictions with a score of {MIN_SCORE} or more", boxes))
         for ax, (title, objects) in zip(pair, shown, strict=True):
             ax.imshow(np.asarray(draw_boxes(image, objects, 700)))
             ax.set_title(title, fontsize=9, color=plots.MUTED, loc="left")
 
 
-def true_boxes(images: CocoSet, place: int) -> list[LabelledBox]:
+def true_boxes(images: CocoSet, index: int) -> list[LabelledBox]:
     """The annotated objects of an image; the largest last, so that small ones stay visible."""
-    objects = images.objects(place)
+    objects = images.objects(index)
     order = np.argsort((objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(1), kind="stable")
     masks = None if objects.masks is None else encode(objects.masks[order].astype(bool))
     return labelled_boxes(objects.boxes[order], objects.labels[order], masks, images.classes)

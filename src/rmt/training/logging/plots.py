@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 RAW, EMA, TRAIN, GOOD, BAD = "#2563eb", "#d97706", "#9aa5b1", "#15803d", "#b91c1c"
-REACH = 12
+DECAY_PANEL_RADIUS = 12
 """Half the side, in tokens, of the window a head's receptive field is drawn in."""
 
 Curve = tuple[Sequence[float], Sequence[float]]  # x, y
@@ -39,8 +39,8 @@ def title(figure: Any, name: str, facts: str, scores: Sequence[tuple[str, str]],
     figure.text(0.012, 0.62, name, fontsize=26, fontweight="bold", color=INK, va="center")
     figure.text(0.012, 0.2, facts, fontsize=11, color=MUTED, va="center")
     step = 0.14 if len(scores) < 4 else 0.105
-    for place, (what, score) in enumerate(reversed(scores)):
-        x = 0.985 - step * place
+    for index, (what, score) in enumerate(reversed(scores)):
+        x = 0.985 - step * index
         figure.text(x, 0.62, score, fontsize=22, color=INK, **style)
         figure.text(x, 0.2, what, fontsize=10.5, color=MUTED, **style)
     figure.text(0.985 - step * len(scores), 0.62, label, fontsize=10.5, color=MUTED, **style)
@@ -116,7 +116,7 @@ def plot_learning_rate(ax: Axes, rates: Curve, images_per_s: Curve, unit: str = 
     ax.plot(*rates, color=INK, linewidth=2)
     ax.set_ylim(bottom=0)
     ax.set_xlabel(unit, color=MUTED, fontsize=9)
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, index: f"{value:g}"))
     pace = ax.twinx()
     pace.plot(*images_per_s, color=GOOD, linewidth=1.5, alpha=0.7)
     pace.set_ylim(0, 1.3 * max(images_per_s[1], default=1))
@@ -161,12 +161,12 @@ def plot_decay(ax: Axes, gamma: float, grid: tuple[int, int]) -> Any:
 
     `grid` is the stage's (height, width) in tokens. Returns the image, for a colour bar.
     """
-    offsets = np.abs(np.arange(-REACH, REACH + 1))
+    offsets = np.abs(np.arange(-DECAY_PANEL_RADIUS, DECAY_PANEL_RADIUS + 1))
     field = gamma ** (offsets[:, None] + offsets[None, :])
-    edge = REACH + 0.5
+    edge = DECAY_PANEL_RADIUS + 0.5
     shown = ax.imshow(field, cmap="magma", vmin=0, vmax=1, extent=(-edge, edge, edge, -edge))
     height, width = grid
-    if width <= 2 * REACH or height <= 2 * REACH:
+    if width <= 2 * DECAY_PANEL_RADIUS or height <= 2 * DECAY_PANEL_RADIUS:
         frame = Rectangle((-width / 2, -height / 2), width, height, fill=False, edgecolor="white", linewidth=1.1)
         ax.add_patch(frame)
     ax.set(xticks=[], yticks=[])
@@ -181,7 +181,7 @@ def _worst_pairs(shares: np.ndarray, classes: Sequence[str], most: int = 6) -> s
     wrong = shares.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None)[:most]
-    pairs = [np.unravel_index(place, wrong.shape) for place in order]
+    pairs = [np.unravel_index(index, wrong.shape) for index in order]
     return "\n".join(f"{_short(classes[r], 24)} called {_short(classes[c], 24)}: {wrong[r, c]:.0f} %" for r, c in pairs)
 
 

@@ -166,7 +166,7 @@ class SquashTransform:
 
 
 def pooled_top(scores: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """The likeliest class of each map, its scores summed over all places: both (B, h, w, k) to int64 (B,)."""
+    """The likeliest class of each map, its scores summed over all locations: both (B, h, w, k) to int64 (B,)."""
     sums = torch.zeros(len(scores), num_classes).scatter_add_(1, classes.flatten(1), scores.flatten(1))
     return sums.argmax(1)
 

@@ -1,4 +1,4 @@
-"""Teachers: any timm classifier, applied to each place of its feature map instead of to the pooled features."""
+"""Teachers: any timm classifier, applied to each location of its feature map instead of to the pooled features."""
 
 import hashlib
 import math
@@ -29,7 +29,7 @@ class Teacher:
 
     @torch.inference_mode()
     def top(self, images: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
-        """The k likeliest classes at each place of images (B, 3, H, W).
+        """The k likeliest classes at each location of images (B, 3, H, W).
 
         Returns probabilities (float32) and class numbers (int64), both (B, h, w, k), likeliest first.
         """
@@ -74,10 +74,10 @@ def load_teacher(name: str, weights: str = "") -> Teacher:
 
 
 def dense_logits(model: nn.Module, images: Tensor) -> Tensor:
-    """The logits of a timm classifier at each place: images (B, 3, H, W) to (B, h, w, classes).
+    """The logits of a timm classifier at each location: images (B, 3, H, W) to (B, h, w, classes).
 
-    Each place passes through the network's own head as a feature map of size 1×1, which pooling does not change. In
-    networks of tokens the place also takes the position of the class token.
+    Each location passes through the network's own head as a feature map of size 1×1, which pooling does not change. In
+    networks of tokens the location also takes the position of the class token.
     """
     features = model.forward_features(images)  # type: ignore[operator]
     if features.ndim == 3:
