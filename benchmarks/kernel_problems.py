@@ -90,7 +90,7 @@ def row_pass(grid: Grid, heads: int, channels: int) -> Iterator[Problem]:
     def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         prior = _prior(q, config)
         q, k = masa.rotate_queries_and_keys(q, k, prior, config)
-        return masa.attend_along_width(q, k, v, prior.log_decay_w, config.decay)
+        return masa.attend_along_width(q, k, v, prior.log_decay_w, config)
 
     return _forward_and_backward("rows", (*grid, heads, channels), grid[2], forward, backward, reference)
 

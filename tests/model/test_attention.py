@@ -1,5 +1,6 @@
 """Manhattan Self-Attention against slow, obvious re-computations."""
 
+import itertools
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from rmt.model import ManhattanSelfAttention
 from rmt.ops.masa import (
+    MaSAConfig,
     SpatialPrior,
     attention_weights,
     decay_rates,
@@ -21,11 +23,22 @@ from rmt.ops.masa import (
 
 
 def slow_attention(attn: ManhattanSelfAttention, x: torch.Tensor) -> torch.Tensor:
-    """Eq. 5 to 8 with the released networks' phases, one query, head and image at a time, in complex numbers."""
+    """Eq. 5 to 8 with any phases, one query, head and image at a time, in complex numbers."""
     batch, h, w, dim = x.shape
     n, d = attn.num_heads, attn.head_dim
     gammas = [1 - 2 ** (-attn.decay_range[0] - (attn.decay_range[1] - attn.decay_range[0]) * i / n) for i in range(n)]
-    theta = torch.tensor([10000 ** (-j / (d / 2 - 1)) if d > 2 else 1.0 for j in range(d // 2)], dtype=x.dtype)
+    tokens = torch.tensor([[p, p % w, p // w] for p in range(h * w)], dtype=x.dtype)
+
+    def thetas(pairs):
+        return torch.tensor([10000 ** (-j / (pairs - 1)) if pairs > 1 else 1.0 for j in range(pairs)], dtype=x.dtype)
+
+    if attn.phases == "flat":
+        angles = tokens[:, :1] * thetas(d // 2)
+    elif attn.phases == "axial":  # of an odd number of pairs x has one more
+        pairs_y = d // 4
+        angles = torch.cat([tokens[:, 1:2] * thetas(d // 2 - pairs_y), tokens[:, 2:] * thetas(pairs_y)], 1)
+    else:
+        angles = torch.zeros(h * w, d // 2, dtype=x.dtype)
     out = torch.zeros_like(x)
     value = attn.v(x)
     for b in range(batch):
@@ -35,7 +48,7 @@ def slow_attention(attn: ManhattanSelfAttention, x: torch.Tensor) -> torch.Tenso
             def turned(linear, channels=channels, b=b):
                 z = linear(x)[b, :, :, channels].reshape(h * w, d // 2, 2)
                 z = torch.complex(z[..., 0].contiguous(), z[..., 1].contiguous())
-                return z * torch.polar(torch.ones_like(theta), theta)[None] ** torch.arange(h * w)[:, None]
+                return z * torch.polar(torch.ones_like(angles), angles)
 
             q, k = turned(attn.q), turned(attn.k) * d**-0.5
             v = value[b, :, :, channels].reshape(h * w, d)
@@ -46,7 +59,9 @@ def slow_attention(attn: ManhattanSelfAttention, x: torch.Tensor) -> torch.Tenso
                     others = neighbours(p)
                     score = torch.stack([(q[p] * k[o].conj()).real.sum() for o in others])
                     decay = torch.tensor([gamma ** distance(p, o) for o in others], dtype=x.dtype)
-                    if attn.decay == "released":
+                    if attn.gate is not None:
+                        weight = score if attn.decay == "none" else score * decay
+                    elif attn.decay == "released":
                         weight = (score + decay.log()).softmax(0)
                     elif attn.decay == "paper":
                         weight = score.softmax(0) * decay
@@ -61,6 +76,13 @@ def slow_attention(attn: ManhattanSelfAttention, x: torch.Tensor) -> torch.Tenso
             else:
                 v = attend(v, lambda p: range(h * w), lambda p, o: abs(p % w - o % w) + abs(p // w - o // w))
             out[b, :, :, channels] = v.view(h, w, d)
+            if attn.gate is not None:
+                norm, gate = attn.gate_norm, x[b] @ attn.gate.weight[channels].T
+                for y, column in itertools.product(range(h), range(w)):
+                    token = out[b, y, column, channels]
+                    token = (token - token.mean()) / (token.var(correction=0) + norm.eps).sqrt()
+                    token = token * norm.weight[channels] + norm.bias[channels]
+                    out[b, y, column, channels] = token * gate[y, column] * gate[y, column].sigmoid()
     if attn.lce is not None:
         out = out + torch.nn.functional.conv2d(
             value.permute(0, 3, 1, 2), attn.lce.weight, attn.lce.bias, padding=2, groups=dim
@@ -79,6 +101,65 @@ def test_equals_the_method_spelled_out(decomposed, decay, lce):
         torch.testing.assert_close(attn(x), slow_attention(attn, x), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("phases", ["axial", "none"])
+@pytest.mark.parametrize("decay", ["released", "paper"])
+@pytest.mark.parametrize("decomposed", [True, False])
+@pytest.mark.parametrize("dim", [4, 12, 16])
+def test_other_phases_equal_the_method_spelled_out(dim, decomposed, decay, phases):
+    torch.manual_seed(0)
+    attn = ManhattanSelfAttention(dim, 2, decomposed=decomposed, decay=decay, phases=phases).double()
+    x = torch.randn(2, 3, 5, dim, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(attn(x), slow_attention(attn, x), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("phases", ["flat", "none"])
+@pytest.mark.parametrize("decay", ["released", "none"])
+@pytest.mark.parametrize("decomposed", [True, False])
+def test_the_gate_equals_the_method_spelled_out(decomposed, decay, phases):
+    torch.manual_seed(0)
+    attn = ManhattanSelfAttention(16, 2, decomposed=decomposed, decay=decay, phases=phases, gate=True).double()
+    torch.nn.init.normal_(attn.gate_norm.weight)
+    torch.nn.init.normal_(attn.gate_norm.bias)
+    x = torch.randn(2, 3, 5, 16, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(attn(x), slow_attention(attn, x), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("decomposed", [True, False])
+def test_axial_phases_do_not_depend_on_the_width_and_flat_ones_do(decomposed):
+    """Two tokens of one column attend to each other alike whatever lies to the right of them."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 4, 9, 16, dtype=torch.float64)
+    for phases, equal in (("axial", True), ("none", True), ("flat", False)):
+        attn = ManhattanSelfAttention(16, 2, decomposed=decomposed, phases=phases).double()
+        tables = [attn.prior(4, width, x[:, :, :width]) for width in (5, 9)]
+        q, k = torch.randn(2, 1, 4, 5, 2, 8, dtype=torch.float64)
+        narrow, wide = (prior._replace(sin=prior.sin[:, :5], cos=prior.cos[:, :5]) for prior in tables)
+        scores = [torch.einsum("byxnd,bzxnd->byzxn", rotate(q, p), rotate(k, p)) for p in (narrow, wide)]
+        assert torch.allclose(*scores) == equal
+
+
+@pytest.mark.parametrize("phases", ["axial", "none"])
+def test_rows_see_x_alone_and_columns_y_alone(phases):
+    """The scores along rows are those of any other row, and along columns of any other column."""
+    torch.manual_seed(0)
+    prior = ManhattanSelfAttention(16, 2, phases=phases).double().prior(4, 6, torch.empty(0, dtype=torch.float64))
+    q, k = (rotate(torch.randn(1, 1, 1, 2, 8, dtype=torch.float64).expand(1, 4, 6, 2, 8), prior) for _ in range(2))
+    rows = torch.einsum("byxnd,byznd->yxzn", q, k)
+    columns = torch.einsum("byxnd,bzxnd->xyzn", q, k)
+    for scores in (rows, columns):
+        torch.testing.assert_close(scores, scores[:1].expand_as(scores))
+
+
+def test_equal_ends_of_the_range_give_all_heads_one_rate():
+    assert decay_rates(4, (4, 4)) == [1 - 2.0**-4] * 4
+    attn = ManhattanSelfAttention(16, 4, decay_range=(3, 3)).double()
+    x = torch.randn(1, 3, 4, 16, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(attn(x), slow_attention(attn, x), rtol=1e-10, atol=1e-12)
+
+
 @settings(max_examples=25, deadline=None)
 @given(length=st.integers(1, 12), row=st.booleans(), heads=st.integers(1, 3), seed=st.integers(0, 2**31))
 def test_decomposed_equals_full_on_one_row_and_one_column(length, row, heads, seed):
@@ -91,11 +172,16 @@ def test_decomposed_equals_full_on_one_row_and_one_column(length, row, heads, se
     torch.testing.assert_close(decomposed(x), full(x), rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("decay", ["released", "paper", "none"])
+@pytest.mark.parametrize(
+    "form",
+    [dict(decay=decay) for decay in ("released", "paper", "none")]
+    + [dict(gate=True), dict(gate=True, decay="none"), dict(phases="axial"), dict(phases="none", decay="paper")],
+    ids=str,
+)
 @pytest.mark.parametrize("decomposed", [True, False])
-def test_gradients(decomposed, decay):
+def test_gradients(decomposed, form):
     torch.manual_seed(0)
-    attn = ManhattanSelfAttention(8, 2, decomposed=decomposed, decay=decay).double()
+    attn = ManhattanSelfAttention(8, 2, decomposed=decomposed, **form).double()
     x = torch.randn(1, 2, 3, 8, dtype=torch.float64, requires_grad=True)
     parameters = tuple(attn.parameters())
 
@@ -114,7 +200,7 @@ def test_released_rows_sum_to_one_and_paper_rows_do_not():
     table = manhattan_log_decay(SpatialPrior(*[torch.empty(0)] * 2, axis, axis, torch.empty(0)))
     sums = {}
     for decay in ("released", "paper"):
-        weights = attention_weights(scores, table, decay)
+        weights = attention_weights(scores, table, MaSAConfig(False, decay, (2, 8), scale=1))
         sums[decay] = weights.sum(-1).mean((0, 2))
     torch.testing.assert_close(sums["released"], torch.ones(16, dtype=torch.float64))
     assert sums["paper"].diff().gt(0).all()
@@ -164,3 +250,5 @@ def test_refuses_odd_head_width_and_unknown_decay():
         ManhattanSelfAttention(9, 3)
     with pytest.raises(ValueError, match="released"):
         ManhattanSelfAttention(8, 2, decay="linear")
+    with pytest.raises(ValueError, match="axial"):
+        ManhattanSelfAttention(8, 2, phases="radial")

@@ -17,29 +17,34 @@ def _reset():
     torch._dynamo.reset()
 
 
-def test_no_graph_break():
+FORMS = [dict(), dict(phases="axial"), dict(phases="none", decay="paper"), dict(gate=True)]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_no_graph_break(form):
     """The whole network is one graph, forward and backward. Tracing alone decides that, without code generation."""
     torch.manual_seed(0)
-    model = RMT(**SMALL).train()
+    model = RMT(**SMALL, **form).train()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
     x = torch.randn(2, 3, 33, 47)
     torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-6)
     compiled(x).sum().backward()
 
 
-@pytest.mark.parametrize("decomposed", [True, False])
-def test_code_generation(decomposed):
+@pytest.mark.parametrize(("decomposed", "phases"), [(True, "flat"), (False, "flat"), (True, "axial"), (False, "none")])
+def test_code_generation(decomposed, phases):
     """Inductor's attention matcher fails on rank-5 products, as the released network has them."""
     torch.manual_seed(0)
-    attn = ManhattanSelfAttention(16, 2, decomposed=decomposed, lce=False).eval()
+    attn = ManhattanSelfAttention(16, 2, decomposed=decomposed, phases=phases, lce=False).eval()
     x = torch.randn(1, 4, 5, 16)
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(attn, fullgraph=True, dynamic=False)(x), attn(x), rtol=1e-5, atol=1e-6)
 
 
-def test_export_with_dynamic_batch_height_and_width():
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_export_with_dynamic_batch_height_and_width(form):
     """Each side from 33 px: at 32 the last stage has one row, which PyTorch's graphs hold to be another case."""
-    model = RMT(**SMALL).eval()
+    model = RMT(**SMALL, **form).eval()
     dynamic = torch.export.Dim.DYNAMIC
     with torch.no_grad():
         program = torch.export.export(

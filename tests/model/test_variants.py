@@ -55,6 +55,16 @@ def test_parameters_of_the_ablation_networks(name):
     assert parameters(create_model(name, device="meta")) == pytest.approx(ABOUT[name], rel=0.025)
 
 
+def test_parameters_and_macs_of_the_gate():
+    """Table 6: 15.6 M, and 2.7 G where RMT-T has 2.5; ours are a C × C product more per block, as the equation says."""
+    gate, softmax = (create_model("rmt_tiny", device="meta", gate=gate) for gate in (True, False))
+    blocks = sum(len(stage.blocks) * dim**2 for stage, dim in zip(gate.stages, (64, 128, 256, 512), strict=True))
+    norms = sum(2 * len(stage.blocks) * dim for stage, dim in zip(gate.stages, (64, 128, 256, 512), strict=True))
+    assert parameters(gate) - parameters(softmax) == blocks + norms
+    assert parameters(gate) == pytest.approx(15.6e6, rel=0.03)
+    assert count_macs(gate, 224, 224) - count_macs(softmax, 224, 224) == pytest.approx(0.2e9, abs=0.05e9)
+
+
 def test_pico_has_about_a_million_parameters():
     assert parameters(create_model("rmt_pico", device="meta", num_classes=10)) == pytest.approx(1e6, rel=0.01)
 
@@ -254,6 +264,11 @@ def test_every_keyword_takes_effect(keywords, look, expected):
     [
         dict(decay="paper"),
         dict(decay="none"),
+        dict(phases="axial"),
+        dict(phases="none"),
+        dict(gate=True),
+        dict(head_norm="layer"),
+        dict(head_norm="batch", head_hidden_dim=None),
         dict(lce=False),
         dict(cpe=False),
         dict(ffn_conv=False),

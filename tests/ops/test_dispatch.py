@@ -1,5 +1,7 @@
 """Every backend against the reference implementations in float64, forward and gradients; compile and export."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -38,17 +40,20 @@ def make(shape, dtype=torch.float32, spread=1.0, seed=0):
     return [t.to(dtype) for t in (q * spread, k * spread, v, upstream)]
 
 
-def config_of(shape, *, decomposed=True, decay="released", half_split=False):
-    return MaSAConfig(decomposed, decay, (2.0, 6.0), scale=shape[-1] ** -0.5, half_split=half_split)
+def config_of(shape, *, decomposed=True, decay="released", **rest):
+    return MaSAConfig(decomposed, decay, (2.0, 6.0), scale=shape[-1] ** -0.5, **rest)
+
+
+def prior_of(shape, config, like):
+    return spatial_prior(*shape[1:], config.decay_range, like, config.phases)
 
 
 def run(backend, config, q, k, v, upstream):
     """Output and gradients, in float64."""
     q, k, v = (t.detach().clone().requires_grad_() for t in (q, k, v))
-    _, h, w, n, d = q.shape
-    prior = spatial_prior(h, w, n, d, config.decay_range, torch.empty(0))  # phases are float32 by definition
+    prior = prior_of(q.shape, config, torch.empty(0))  # phases are float32 by definition
     if q.dtype == torch.float64:
-        exact = spatial_prior(h, w, n, d, config.decay_range, q)
+        exact = prior_of(q.shape, config, q)
         prior = exact._replace(sin=prior.sin.double(), cos=prior.cos.double())
     out = backend(q, k, v, prior, config)
     out.backward(upstream)
@@ -87,6 +92,17 @@ def test_without_decay(name):
         run(reference, config, *make(SHAPES[0], torch.float64)),
         1e-5,
     )
+
+
+@pytest.mark.parametrize("phases", ["axial", "none"])
+@pytest.mark.parametrize("half_split", [False, True], ids=["adjacent", "half-split"])
+@pytest.mark.parametrize("decomposed", [True, False], ids=["decomposed", "full"])
+@pytest.mark.parametrize("name", FAST)
+def test_other_phases(name, decomposed, half_split, phases):
+    for shape in (SHAPES[0], SHAPES[3], SHAPES[-1]):
+        config = config_of(shape, decomposed=decomposed, half_split=half_split, phases=phases)
+        expected = run(reference, config, *make(shape, torch.float64))
+        assert_close(run(BACKENDS[name], config, *make(shape)), expected, 1e-5)
 
 
 @pytest.mark.parametrize("name", FAST)
@@ -136,8 +152,8 @@ def test_native_does_not_depend_on_threads(threads):
 
 def test_blockwise_in_many_blocks(monkeypatch):
     monkeypatch.setattr(blockwise, "BLOCK_SCORES", 100)  # parts of a line
-    for decomposed in (True, False):
-        config = config_of(SHAPES[0], decomposed=decomposed)
+    for decomposed, decay, softmax in itertools.product((True, False), ("released", "paper", "none"), (True, False)):
+        config = config_of(SHAPES[0], decomposed=decomposed, decay=decay, softmax=softmax)
         expected = run(reference, config, *make(SHAPES[0], torch.float64))
         assert_close(run(BACKENDS["blockwise"], config, *make(SHAPES[0], torch.float64)), expected, 1e-12)
 
@@ -155,9 +171,10 @@ def test_a_call_goes_to_the_chosen_backend(monkeypatch):
     monkeypatch.setattr("rmt.ops.dispatch.MAX_SCORES", 10)
     manhattan_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), prior, config)
     manhattan_attention(q, k, v, prior, config._replace(decay="paper"))
+    manhattan_attention(q, k, v, prior, config._replace(softmax=False))
     with use_backend("sdpa"):
         manhattan_attention(q, k, v, prior, config)
-    assert chosen == ["native", "plain", "blockwise", "plain", "sdpa"]
+    assert chosen == ["native", "plain", "blockwise", "blockwise", "blockwise", "sdpa"]
 
 
 def test_a_forced_backend_says_why_it_cannot():
@@ -179,12 +196,29 @@ def test_without_a_compiler_there_is_a_reason(monkeypatch, tmp_path):
             build.load.__wrapped__("planes.cpp", "HEAD_DIM=16")
 
 
+@pytest.mark.parametrize("change", [dict(decay="paper"), dict(softmax=False)], ids=str)
+def test_only_plain_and_blockwise_serve_the_other_forms(change):
+    q, k, v, _ = make((1, 4, 5, 2, 16))
+    config = config_of(q.shape)._replace(**change)
+    prior = prior_of(q.shape, config, q)
+    for name in BACKENDS:
+        with use_backend(name):
+            if name in ("plain", "blockwise"):
+                expected = masa.manhattan_attention(q, k, v, prior, config)
+                torch.testing.assert_close(manhattan_attention(q, k, v, prior, config), expected)
+            else:
+                with pytest.raises(RMTError, match="after the softmax|without softmax"):
+                    manhattan_attention(q, k, v, prior, config)
+
+
 @pytest.mark.parametrize("name", ["plain", "sdpa", "native"])
-def test_compiles_whole(name):
+@pytest.mark.parametrize("phases", ["flat", "axial", "none"])
+def test_compiles_whole(phases, name):
     """No graph break, forward and backward; `aot_eager` generates no code, which is faster."""
     if name == "native" and not KNOWS_EXPORT:
         pytest.skip("PyTorch 2.6 does not tell a compilation from an export, which has no operator of ours")
-    attn = ManhattanSelfAttention(32, 2)
+    torch.compiler.reset()  # it compiles one function a limited number of times
+    attn = ManhattanSelfAttention(32, 2, phases=phases)
     x = torch.randn(1, 5, 6, 32, requires_grad=True)
     with use_backend(name):
         compiled = torch.compile(attn, backend="aot_eager", fullgraph=True)
@@ -198,17 +232,19 @@ def test_compiles_whole(name):
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_an_exported_program_holds_no_operator_of_ours(strict):
-    program = torch.export.export(ManhattanSelfAttention(32, 2).eval(), (torch.randn(1, 3, 4, 32),), strict=strict)
+@pytest.mark.parametrize("form", [dict(), dict(phases="axial"), dict(phases="none"), dict(gate=True)], ids=str)
+def test_an_exported_program_holds_no_operator_of_ours(form, strict):
+    attn = ManhattanSelfAttention(32, 2, **form).eval()
+    program = torch.export.export(attn, (torch.randn(1, 3, 4, 32),), strict=strict)
     assert not [node for node in program.graph.nodes if "rmt." in str(node.target)]
 
 
 @pytest.mark.slow
 def test_flex_on_a_cpu():
-    for decomposed in (True, False):
-        config = config_of((1, 6, 9, 2, 16), decomposed=decomposed)
+    for decomposed, phases in ((True, "flat"), (False, "flat"), (True, "axial"), (False, "none")):
+        config = config_of((1, 6, 9, 2, 16), decomposed=decomposed, phases=phases)
         q, k, v, _ = make((1, 6, 9, 2, 16))
-        prior = spatial_prior(6, 9, 2, 16, config.decay_range, q)
+        prior = prior_of(q.shape, config, q)
         expected = masa.manhattan_attention(q, k, v, prior, config)
         torch.testing.assert_close(BACKENDS["flex"](q, k, v, prior, config), expected)
 

@@ -66,10 +66,11 @@ def draw(shape, dtype=torch.float32, spread=1.0, seed=0):
 def prior_of(shape, config, dtype):
     """A prior whose phases are those of float32, also in float64, since that rounding is part of the networks."""
     _, h, w, n, d = shape
-    single = spatial_prior(h, w, n, d, config.decay_range, torch.empty(0, device=DEVICE))
+    single = spatial_prior(h, w, n, d, config.decay_range, torch.empty(0, device=DEVICE), config.phases)
     if dtype != torch.float64:
         return single
-    exact = spatial_prior(h, w, n, d, config.decay_range, torch.empty(0, dtype=dtype, device=DEVICE))
+    like = torch.empty(0, dtype=dtype, device=DEVICE)
+    exact = spatial_prior(h, w, n, d, config.decay_range, like, config.phases)
     return exact._replace(sin=single.sin.double(), cos=single.cos.double())
 
 
@@ -97,6 +98,16 @@ def test_equal_to_the_reference(shape, decomposed):
             run(reference, config, inputs, torch.float64),
             1e-5,
         )
+
+
+@pytest.mark.parametrize("phases", ["axial", "none"])
+@pytest.mark.parametrize("decomposed", [True, False], ids=["decomposed", "full"])
+def test_other_phases(decomposed, phases):
+    shape = SHAPES[1]
+    for half_split in (False, True):
+        config, inputs = config_of(shape, decomposed, half_split, phases=phases), draw(shape)
+        expected = run(reference, config, inputs, torch.float64)
+        assert_close(run(ours, config, inputs, torch.float32), expected, 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -211,7 +222,7 @@ def test_window_along_a_line():
     token = torch.arange(130, device=DEVICE)
     hidden = (token[:, None] - token).abs() > reach
     bias = prior.log_decay_w.masked_fill(hidden, -torch.inf)
-    expected = masa.attend_along_width(turned_q, turned_k, v, bias, config.decay)
+    expected = masa.attend_along_width(turned_q, turned_k, v, bias, config)
     assert (call.forward(q, k, v, "rows")[0] - expected).abs().max() < 1e-5
 
 

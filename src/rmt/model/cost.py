@@ -40,6 +40,7 @@ def describe(model: RMT, height: int, width: int) -> dict[str, Any]:
                 head_dim=attn.head_dim,
                 decomposed=attn.decomposed,
                 decay_form=attn.decay,
+                phases=attn.phases,
                 decay=decay_rates(attn.num_heads, attn.decay_range),
                 parameters=sum(p.numel() for p in stage.parameters()),
             )

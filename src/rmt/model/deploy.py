@@ -7,7 +7,7 @@
 | LayerNorm's scale and shift | the next linear |
 | d^−½ | the key weights |
 | layer scales | the output projections |
-| q, k, v | one linear |
+| q, k, v (and gate) | one linear |
 | adjacent rotary pairs | half-split ones, by permuting the rows of q and k |
 
 Computed in float64 and rounded once.
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from timm.layers import LayerScale
 from torch import Tensor, nn
 
-from rmt.model.rmt import RMT, Block, FeedForward, Head, ManhattanSelfAttention, PatchMerging
+from rmt.model.rmt import RMT, Block, FeedForward, Head, ManhattanSelfAttention, PatchMerging, gated
 from rmt.ops import SpatialPrior, depthwise_conv, fuses_gelu, layer_norm, manhattan_attention
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -68,15 +68,19 @@ def _fold_network(network: RMT, tolerance: float, spread: float | None) -> None:
 
 
 class DeployedAttention(nn.Module):
-    """ManhattanSelfAttention with one linear for q, k and v and half-split rotary pairs, added to a residual."""
+    """ManhattanSelfAttention with one linear for q, k, v, gate and half-split rotary pairs, added to a residual."""
 
     def __init__(self, attn: ManhattanSelfAttention) -> None:
         super().__init__()
         self.num_heads, self.head_dim, self.decay_range = attn.num_heads, attn.head_dim, attn.decay_range
+        self.phases, self.gate_norm = attn.phases, attn.gate_norm
         self.config = attn.config._replace(scale=1.0, half_split=True)
         q, k, v = ([linear.weight.double(), linear.bias.double()] for linear in (attn.q, attn.k, attn.v))
         rows = _half_split_rows(attn.num_heads, attn.head_dim, q[0].device)
-        weights, biases = zip([t[rows] for t in q], [t[rows] * attn.config.scale for t in k], v, strict=True)
+        parts = [[t[rows] for t in q], [t[rows] * attn.config.scale for t in k], v]
+        if attn.gate is not None:
+            parts.append([attn.gate.weight.double(), torch.zeros_like(v[1])])
+        weights, biases = zip(*parts, strict=True)
         self.qkv = _linear(torch.cat(weights), torch.cat(biases), like=attn.q)
         self.lce = attn.lce
         self.proj = attn.proj
@@ -85,8 +89,10 @@ class DeployedAttention(nn.Module):
 
     def forward(self, x: Tensor, prior: SpatialPrior, residual: Tensor) -> Tensor:
         qkv = self.qkv(x)
-        q, k, v = qkv.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)  # (B, h, w, n, d)
+        q, k, v, *gate = qkv.unflatten(-1, (-1, self.num_heads, self.head_dim)).unbind(-3)  # (B, h, w, n, d)
         out = manhattan_attention(q, k, v, prior, self.config).flatten(-2)
+        if self.gate_norm is not None:
+            out = gated(out, gate[0].flatten(-2), self.gate_norm)
         if self.lce is not None:
             out = depthwise_conv(v.flatten(-2), self.lce, plus=out)
         return _add_linear(residual, out, self.proj)
@@ -210,7 +216,7 @@ def _fold_batch_norms(layers: nn.Sequential) -> None:
 
 
 def _fold_head(head: Head) -> None:
-    """Fold BatchNorm into the projection. A LayerNorm is kept: with `pre_logits=True` its output is returned."""
-    if isinstance(head.norm, nn.BatchNorm2d | nn.SyncBatchNorm):
+    """Fold BatchNorm into the projection. A norm without one is kept: with `pre_logits=True` its output is returned."""
+    if isinstance(head.proj, nn.Linear) and isinstance(head.norm, nn.BatchNorm2d | nn.SyncBatchNorm):
         _fold_batch_norm(head.proj, head.norm)  # type: ignore[arg-type]
         head.norm = nn.Identity()

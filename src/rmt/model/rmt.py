@@ -13,7 +13,7 @@ one import from `rmt`, `from torch.nn import LayerNorm, Linear`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self, cast, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from rmt.ops import (
     LayerNorm,
     Linear,
     MaSAConfig,
+    Phases,
     SpatialPrior,
     depthwise_conv,
     manhattan_attention,
@@ -39,6 +40,11 @@ def nchw(x: Tensor) -> Tensor:
 
 def nhwc(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous()
+
+
+def gated(x: Tensor, gate: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """swish(gate) ⊙ GroupNorm(x), on tokens (B, h, w, C): RetNet's gate, in place of the softmax."""
+    return F.silu(gate) * norm(x.flatten(0, 2)).reshape(gate.shape)
 
 
 class ManhattanSelfAttention(nn.Module):
@@ -55,6 +61,11 @@ class ManhattanSelfAttention(nn.Module):
         decomposed: along rows and columns, O(N·(h+w)); otherwise over all pairs, O(N²).
         decay: `"released"` adds |Δ|·ln γ before the softmax, as the released networks do (weights sum to 1);
             `"paper"` multiplies by γ^|Δ| after it, as the paper writes (weights sum to less); `"none"` leaves it out.
+        phases: rotation of queries and keys: `"flat"` by the row-major position of the token, as in the released
+            networks; `"axial"` half of the pairs by x and half by y, independent of the width of the image; `"none"`.
+            The paper's Eq. 5 is `phases="none", decay="paper"`.
+        gate: replace the softmax by RetNet's gate (Table 6): swish(x·W) ⊙ GroupNorm((q·kᵀ ⊙ D)·v), one group per head.
+            D multiplies the scores in both forms of the decay.
         lce: whether to add the local context enhancement.
     """
 
@@ -66,30 +77,41 @@ class ManhattanSelfAttention(nn.Module):
         decay_range: tuple[float, float] = (2.0, 6.0),
         decomposed: bool = True,
         decay: Decay = "released",
+        phases: Phases = "flat",
+        gate: bool = False,
         lce: bool = True,
     ) -> None:
         super().__init__()
         if dim % (2 * num_heads):
             raise ValueError(f"dim={dim} is not a multiple of 2·num_heads={2 * num_heads}: channels rotate in pairs")
-        if decay not in get_args(Decay):
-            raise ValueError(f"decay={decay!r} is not one of {get_args(Decay)}")
+        for name, value, values in (("decay", decay, get_args(Decay)), ("phases", phases, get_args(Phases))):
+            if value not in values:
+                raise ValueError(f"{name}={value!r} is not one of {values}")
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.decay_range = (float(decay_range[0]), float(decay_range[1]))
         self.decomposed = decomposed
         self.decay = decay
+        self.phases = phases
         self.config = MaSAConfig(
-            decomposed=decomposed, decay=decay, decay_range=self.decay_range, scale=self.head_dim**-0.5
+            decomposed=decomposed,
+            decay=decay,
+            decay_range=self.decay_range,
+            scale=self.head_dim**-0.5,
+            phases=phases,
+            softmax=not gate,
         )
         self.q = Linear(dim, dim)
         self.k = Linear(dim, dim)
         self.v = Linear(dim, dim)
+        self.gate = Linear(dim, dim, bias=False) if gate else None
+        self.gate_norm = nn.GroupNorm(num_heads, dim) if gate else None
         self.lce = nn.Conv2d(dim, dim, 5, padding=2, groups=dim) if lce else None
         self.proj = Linear(dim, dim)
 
     def prior(self, height: int, width: int, like: Tensor) -> SpatialPrior:
         """Phases and decay of a height × width grid; equal for all blocks of a stage. See `spatial_prior`."""
-        return spatial_prior(height, width, self.num_heads, self.head_dim, self.decay_range, like)
+        return spatial_prior(height, width, self.num_heads, self.head_dim, self.decay_range, like, self.phases)
 
     def forward(self, x: Tensor, prior: SpatialPrior | None = None) -> Tensor:
         """Attention over the tokens x (B, h, w, C), to (B, h, w, C).
@@ -104,6 +126,8 @@ class ManhattanSelfAttention(nn.Module):
         q, k = self.q(x).unflatten(-1, heads), self.k(x).unflatten(-1, heads)  # (B, h, w, n, d)
         # softmax(q·kᵀ + decay)·v for each head
         out = manhattan_attention(q, k, v.unflatten(-1, heads), prior, self.config).flatten(-2)  # (B, h, w, C)
+        if self.gate is not None:
+            out = gated(out, self.gate(x), cast(nn.GroupNorm, self.gate_norm))
         if self.lce is not None:
             out = depthwise_conv(v, self.lce, plus=out)  # MaSA(x) + LCE(v)
         return self.proj(out)
@@ -248,18 +272,26 @@ class Stage(nn.Module):
 class Head(nn.Module):
     """Feature map to logits: (B, C, h, w) -> (B, num_classes).
 
-    Linear to `hidden_dim` per token, BatchNorm over tokens, SiLU, pooling, linear. Without `hidden_dim`, as in the
-    ablation networks: LayerNorm, pooling, linear. With `pool=""` the classifier is applied to every token,
-    (B, num_classes, h, w); with `num_classes=0` the pooled features are returned.
+    Linear to `hidden_dim` per token, BatchNorm over tokens, SiLU, pooling, linear. Without `hidden_dim`: norm, pooling,
+    linear, with LayerNorm as in the ablation networks, or BatchNorm as in the authors' first release. With `pool=""`
+    the classifier is applied to every token, (B, num_classes, h, w); with `num_classes=0` the pooled features are
+    returned.
     """
 
     POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 
-    def __init__(self, dim: int, hidden_dim: int | None, num_classes: int, pool: str, drop_rate: float) -> None:
+    def __init__(
+        self, dim: int, hidden_dim: int | None, norm: str | None, num_classes: int, pool: str, drop_rate: float
+    ) -> None:
         super().__init__()
+        if norm not in (None, "batch", "layer"):
+            raise ValueError(f"head_norm={norm!r} is neither 'batch' nor 'layer'")
         self.num_features = hidden_dim or dim
+        batch_norm = norm == "batch" or (norm is None and bool(hidden_dim))
         self.proj: nn.Module = nn.Linear(dim, hidden_dim) if hidden_dim else nn.Identity()
-        self.norm: nn.Module = nn.BatchNorm2d(hidden_dim) if hidden_dim else LayerNorm2d(dim, eps=1e-6)
+        self.norm: nn.Module = (
+            nn.BatchNorm2d(self.num_features) if batch_norm else LayerNorm2d(self.num_features, eps=1e-6)
+        )
         self.act: nn.Module = nn.SiLU() if hidden_dim else nn.Identity()
         self.drop = nn.Dropout(drop_rate)
         self.reset(num_classes, pool)
@@ -297,12 +329,14 @@ class RMT(nn.Module):
         decomposed: attention along rows and columns (True) or over all pairs of tokens (False).
         decay_ranges: (a, b) of Eq. 8, which set how far the heads see (Table 12).
         layer_scales: initial value of the layer scales; None leaves them out.
-        decay: `"released"`, `"paper"` or `"none"`, see `ManhattanSelfAttention`.
+        decay, phases, gate: form of the attention, see `ManhattanSelfAttention`.
         lce, cpe, ffn_conv: whether blocks have the local context enhancement, the conditional positional encoding and
             the convolution in the feed-forward (Table 6).
         conv_stem: a stem of four convolutions; otherwise patches of `patch_size`, with LayerNorm if `patch_norm`.
         conv_downsample: 3×3 convolution and BatchNorm between stages; otherwise Swin's patch merging.
-        head_hidden_dim: width of the head's hidden layer; None for a head without one.
+        head_hidden_dim: width of the head's hidden layer; None or 0 for a head without one (`timm.create_model` takes
+            None for "not given").
+        head_norm: norm of the head, "batch" or "layer"; by default BatchNorm with a hidden layer, LayerNorm without.
         aux_head: add the token classifier of LV-ViT's token labelling; logits are then the class logits plus half the
             maximum of the token logits.
         num_classes: 0 for no classifier: `forward` returns pooled features.
@@ -327,6 +361,8 @@ class RMT(nn.Module):
         decay_ranges: Sequence[tuple[float, float]] = ((2, 6), (2, 6), (2, 8), (2, 8)),
         layer_scales: Sequence[float | None] = (None, None, None, None),
         decay: Decay = "released",
+        phases: Phases = "flat",
+        gate: bool = False,
         lce: bool = True,
         cpe: bool = True,
         ffn_conv: bool = True,
@@ -335,6 +371,7 @@ class RMT(nn.Module):
         patch_norm: bool = True,
         conv_downsample: bool = True,
         head_hidden_dim: int | None = 1024,
+        head_norm: Literal["batch", "layer"] | None = None,
         aux_head: bool = False,
         num_classes: int = 1000,
         in_chans: int = 3,
@@ -346,6 +383,7 @@ class RMT(nn.Module):
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.global_pool = global_pool
+        self.phases = phases
         self.stem = ConvStem(in_chans, dims[0]) if conv_stem else PatchStem(in_chans, dims[0], patch_size, patch_norm)
         total = sum(depths)
         drop_paths = [drop_path_rate * i / max(1, total - 1) for i in range(total)]
@@ -357,7 +395,14 @@ class RMT(nn.Module):
                 Block(
                     dim,
                     ManhattanSelfAttention(
-                        dim, num_heads[i], decay_range=decay_ranges[i], decomposed=decomposed[i], decay=decay, lce=lce
+                        dim,
+                        num_heads[i],
+                        decay_range=decay_ranges[i],
+                        decomposed=decomposed[i],
+                        decay=decay,
+                        phases=phases,
+                        gate=gate,
+                        lce=lce,
                     ),
                     mlp_ratio=mlp_ratios[i],
                     layer_scale=layer_scales[i],
@@ -371,7 +416,7 @@ class RMT(nn.Module):
             stride = (4 if conv_stem else patch_size) * 2**i
             self.feature_info.append(dict(num_chs=dim, reduction=stride, module=f"stages.{i}"))
         self.num_features = dims[-1]
-        self.head = Head(dims[-1], head_hidden_dim, num_classes, global_pool, drop_rate)
+        self.head = Head(dims[-1], head_hidden_dim, head_norm, num_classes, global_pool, drop_rate)
         self.head_hidden_size = self.head.num_features
         self.batchnorm_frozen = False
         # Kept as a flag: with num_classes=0 aux_head is None, and reset_classifier has to restore it.

@@ -14,7 +14,7 @@ from rmt.ops.dispatch import (
     manhattan_attention,
     use_backend,
 )
-from rmt.ops.masa import Decay, MaSAConfig, SpatialPrior, decay_rates
+from rmt.ops.masa import Decay, MaSAConfig, Phases, SpatialPrior, decay_rates
 from rmt.ops.prior_cache import spatial_prior
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "MaSAConfig",
+    "Phases",
     "SpatialPrior",
     "decay_rates",
     "depthwise_conv",

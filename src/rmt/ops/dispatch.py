@@ -86,8 +86,11 @@ def _unusable(name: str, call: Call) -> str | None:
     """Return why a backend cannot serve a call, or None."""
     if name == "plain":
         return None
-    if call.config is not None and call.config.decay == "paper":
-        return "it has no decay after the softmax"
+    if call.config is not None and name != "blockwise":
+        if not call.config.softmax:
+            return "it has no attention without softmax; plain and blockwise have"
+        if call.config.decay == "paper":
+            return "it has no decay after the softmax; plain and blockwise have"
     return _MODULES[name].unusable(call)
 
 

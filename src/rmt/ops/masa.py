@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Decay = Literal["released", "paper", "none"]
+Phases = Literal["flat", "axial", "none"]
 
 
 class MaSAConfig(NamedTuple):
@@ -32,6 +33,8 @@ class MaSAConfig(NamedTuple):
             query that they may leave out.
         spread: used by windowed implementations only; ignored here. Assumed upper bound of the difference between two
             logits of a query; None to compute a bound for each input.
+        phases: of queries and keys, see `rotary_phases`.
+        softmax: normalise the scores; otherwise the weights are the scores times γ^|Δ|, as in RetNet (Eq. 2).
     """
 
     decomposed: bool
@@ -41,6 +44,8 @@ class MaSAConfig(NamedTuple):
     half_split: bool = False
     tolerance: float = 0.0
     spread: float | None = None
+    phases: Phases = "flat"
+    softmax: bool = True
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -62,12 +67,18 @@ class SpatialPrior(NamedTuple):
 
 
 def spatial_prior(
-    height: int, width: int, num_heads: int, head_dim: int, decay_range: tuple[float, float], like: Tensor
+    height: int,
+    width: int,
+    num_heads: int,
+    head_dim: int,
+    decay_range: tuple[float, float],
+    like: Tensor,
+    phases: Phases = "flat",
 ) -> SpatialPrior:
     """Compute the prior of a height × width grid, on the device of `like`, in float32 (float64 if `like` is)."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     log_gamma = log_decay_rates(num_heads, decay_range, dtype, like.device)
-    phase = rotary_phases(height, width, head_dim, dtype, like.device)
+    phase = rotary_phases(height, width, head_dim, dtype, like.device, phases)
     return SpatialPrior(
         sin=phase.sin(),
         cos=phase.cos(),
@@ -80,7 +91,7 @@ def spatial_prior(
 def decay_rates(num_heads: int, decay_range: tuple[float, float]) -> list[float]:
     """γᵢ = 1 − 2^(−a − (b−a)·i/n) of head i of n, for `decay_range` (a, b). Eq. 8.
 
-    γ grows with i: the first head decays fastest, the last has the largest receptive field.
+    γ grows with i: the first head decays fastest, the last has the largest receptive field. With a = b all are equal.
     """
     a, b = decay_range
     return [1 - 2 ** (-a - (b - a) * i / num_heads) for i in range(num_heads)]
@@ -109,12 +120,22 @@ def manhattan_log_decay(prior: SpatialPrior) -> Tensor:
     return (along_columns + along_rows).flatten(3, 4).flatten(1, 2)  # from (n, h, w, h, w)
 
 
-def rotary_phases(height: int, width: int, head_dim: int, dtype, device) -> Tensor:
-    """p·θⱼ in radians, for the row-major position p = y·width + x: (height, width, 1, head_dim/2).
+def rotary_phases(height: int, width: int, head_dim: int, dtype, device, phases: Phases = "flat") -> Tensor:
+    """The angle of each channel pair of each token in radians, (height, width, 1, head_dim/2).
 
-    θⱼ = 10000^(−j/(d/2−1)). The order of the operations is that of the released networks: at 2688² p reaches 451,584,
-    where computing it in another order changes the float32 phases visibly.
+    `"flat"`, as in the released networks: p·θⱼ for the row-major position p = y·width + x, θⱼ = 10000^(−j/(d/2−1)). The
+    order of the operations is that of these networks: at 2688² p reaches 451,584, where computing it in another order
+    changes the float32 phases visibly. `"axial"`: the first half of the pairs rotates by x·θⱼ, the second by y·θⱼ, each
+    half with all frequencies from 1 to 1/10000. Scores depend on the difference of two phases only, so that in the
+    decomposed form rows see x and columns see y, with the same q and k. `"none"`: zeros, as in Eq. 5.
     """
+    if phases == "none":
+        return torch.zeros(height, width, 1, head_dim // 2, dtype=dtype, device=device)
+    if phases == "axial":
+        pairs_y = head_dim // 4
+        along_x = rotary_phases(1, width, head_dim - 2 * pairs_y, dtype, device)  # (1, w, 1, pairs of x)
+        along_y = rotary_phases(height, 1, 2 * pairs_y, dtype, device)  # (h, 1, 1, pairs of y)
+        return torch.cat((along_x.expand(height, -1, -1, -1), along_y.expand(-1, width, -1, -1)), dim=-1)
     theta = 1.0 / 10000 ** torch.linspace(0, 1, head_dim // 2, dtype=dtype, device=device)
     position = torch.arange(height * width, dtype=dtype, device=device)
     return (position[:, None] * theta).view(height, width, 1, head_dim // 2)
@@ -150,50 +171,54 @@ def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, co
     """
     q, k = rotate_queries_and_keys(q, k, prior, config)
     if config.decomposed:
-        return decomposed_attention(q, k, v, prior, config.decay)
-    return full_attention(q, k, v, prior, config.decay)
+        return decomposed_attention(q, k, v, prior, config)
+    return full_attention(q, k, v, prior, config)
 
 
 def rotate_queries_and_keys(q: Tensor, k: Tensor, prior: SpatialPrior, config: MaSAConfig) -> tuple[Tensor, Tensor]:
     """q and the scaled k with their rotary phases."""
     if config.scale != 1:
         k = k * config.scale
+    if config.phases == "none":
+        return q, k
     return rotate(q, prior, config.half_split), rotate(k, prior, config.half_split)
 
 
-def full_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, decay: Decay) -> Tensor:
+def full_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, config: MaSAConfig) -> Tensor:
     """Attention of every token to every token of the grid (Eq. 5), for rotated q and scaled, rotated k."""
     grid = q.shape[1:3]
     q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))  # (B, n, h·w, d)
-    weights = attention_weights(q @ k.transpose(-2, -1), manhattan_log_decay(prior), decay)  # (B, n, h·w, h·w)
+    weights = attention_weights(q @ k.transpose(-2, -1), manhattan_log_decay(prior), config)  # (B, n, h·w, h·w)
     out = weights.to(v.dtype) @ v  # (B, n, h·w, d)
     return out.transpose(1, 2).unflatten(1, grid)  # (B, h, w, n, d)
 
 
-def decomposed_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, decay: Decay) -> Tensor:
+def decomposed_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, config: MaSAConfig) -> Tensor:
     """Attention along each row and then, with the same q and k, along each column (Eq. 6)."""
-    v = attend_along_width(q, k, v, prior.log_decay_w, decay)
+    v = attend_along_width(q, k, v, prior.log_decay_w, config)
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, w, h, n, d): columns become rows
-    return attend_along_width(q, k, v, prior.log_decay_h, decay).transpose(1, 2)  # (B, h, w, n, d)
+    return attend_along_width(q, k, v, prior.log_decay_h, config).transpose(1, 2)  # (B, h, w, n, d)
 
 
-def attend_along_width(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, decay: Decay) -> Tensor:
+def attend_along_width(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, config: MaSAConfig) -> Tensor:
     """Attention within each row, over the width axis: (B, h, w, n, d), with the logarithmic decay `bias` (n, w, w)."""
     rows = q.shape[:2]
     # Rank 4, because Inductor's attention pattern matcher fails on rank 5.
     q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B·h, n, w, d)
-    weights = attention_weights(q @ k.transpose(-2, -1), bias, decay)  # (B·h, n, w, w)
+    weights = attention_weights(q @ k.transpose(-2, -1), bias, config)  # (B·h, n, w, w)
     out = weights.to(v.dtype) @ v  # (B·h, n, w, d)
     return out.transpose(1, 2).unflatten(0, rows)  # (B, h, w, n, d)
 
 
-def attention_weights(scores: Tensor, log_decay: Tensor, decay: Decay) -> Tensor:
-    """Softmax of the scores (…, n, queries, keys) over the keys, with the decay, in the dtype of the prior."""
-    scores = scores.to(log_decay.dtype)
-    if decay == "released":
-        scores = scores + log_decay
-    weights = scores.softmax(dim=-1)
-    if decay == "paper":
+def attention_weights(scores: Tensor, log_decay: Tensor, config: MaSAConfig) -> Tensor:
+    """Softmax of the scores (…, n, queries, keys) over the keys, with the decay, in the dtype of the prior.
+
+    Without softmax, the scores themselves with the decay.
+    """
+    weights = scores.to(log_decay.dtype)
+    if config.softmax:
+        weights = (weights + log_decay if config.decay == "released" else weights).softmax(dim=-1)
+    if config.decay == "paper" or (config.decay == "released" and not config.softmax):
         weights = weights * log_decay.exp()
     return weights
 

@@ -9,14 +9,20 @@ from torch import Tensor
 
 from rmt.ops import masa
 from rmt.ops.call import tracing
-from rmt.ops.masa import SpatialPrior
+from rmt.ops.masa import Phases, SpatialPrior
 
 # Shared by all networks of the process; least recently used entries are evicted above this size.
 CACHE_BYTES = 256 * 2**20
 
 
 def spatial_prior(
-    height: int, width: int, num_heads: int, head_dim: int, decay_range: tuple[float, float], like: Tensor
+    height: int,
+    width: int,
+    num_heads: int,
+    head_dim: int,
+    decay_range: tuple[float, float],
+    like: Tensor,
+    phases: Phases = "flat",
 ) -> SpatialPrior:
     """As `masa.spatial_prior`, from a cache in eager mode.
 
@@ -25,9 +31,9 @@ def spatial_prior(
     """
     arguments = (height, width, num_heads, head_dim, decay_range)
     if tracing(like) != "eager":
-        return masa.spatial_prior(*arguments, like)
-    key = (*arguments, like.dtype == torch.float64, like.device)
-    return _cache.get(key, lambda: masa.spatial_prior(*arguments, like))
+        return masa.spatial_prior(*arguments, like, phases)
+    key = (*arguments, phases, like.dtype == torch.float64, like.device)
+    return _cache.get(key, lambda: masa.spatial_prior(*arguments, like, phases))
 
 
 class _Cache:
