@@ -22,6 +22,10 @@ TINY = dict(
 )
 
 
+# What the network of the authors' first release differs in.
+FIRST_RELEASE = dict(phases="none", ffn_conv=False, head_hidden_dim=0, head_norm="batch")
+
+
 def official_weights(case: str) -> dict[str, torch.Tensor]:
     """Deterministic weights under the authors' names, with non-trivial statistics and scales."""
     manifest = json.loads((PARITY / f"{case}.json").read_text())["tensors"]
@@ -45,6 +49,7 @@ def official(model: RMT) -> dict[str, torch.Tensor]:
             pairs |= {"attn.k": "retention.k_proj", "attn.v": "retention.v_proj", "attn.lce": "retention.lepe.conv"}
             pairs |= {"attn.proj": "retention.out_proj", "norm2": "final_layer_norm", "mlp.fc1": "ffn.fc1"}
             pairs |= {"mlp.dwconv": "ffn.dwconv.conv", "mlp.fc2": "ffn.fc2"}
+            names |= {p + f"ls{n}.gamma": o + f"gamma_{n}" for n in (1, 2) if p + f"ls{n}.gamma" in ours}
             for a, b in pairs.items():
                 for kind in ("weight", "bias"):
                     names[p + a + "." + kind] = o + b + "." + kind

@@ -2,11 +2,13 @@
 
 import os
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
-from helpers.networks import TINY, official, official_weights, pico
+from helpers.networks import FIRST_RELEASE, PARITY, TINY, official, official_weights, pico
+from helpers.parity_fill import image
 
 import rmt
 from rmt.heads import load_model as load_with_head
@@ -86,10 +88,42 @@ def test_averaged_weights_are_preferred_and_can_be_declined(tmp_path):
 
 
 def test_every_official_name_has_a_place():
-    for case, extra in (("tiny", {}), ("tiny_token_label", dict(aux_head=True))):
-        model = RMT(**TINY, **extra)
+    for case, extra in (("tiny", {}), ("tiny_token_label", dict(aux_head=True)), ("first_release_tiny", FIRST_RELEASE)):
+        model = RMT(**TINY | extra)
         assert load_official(model, official_weights(case)) == []
         assert model.stages[2].blocks[0].ls1.gamma.shape == (64,)
+
+
+def test_the_first_release_is_known_by_its_names(tmp_path):
+    """timm's overlay builds its network; `load_official` says which network to build."""
+    torch.save({"model": official_weights("first_release_rmt_t")}, tmp_path / "RMT-T.pth")
+    answers = np.load(PARITY / "first_release_rmt_t.npz")
+    overlay = dict(file=str(tmp_path / "RMT-T.pth"))
+    model = timm.create_model("rmt_tiny", pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    expected = torch.from_numpy(answers["1x224x224/logits"])
+    with torch.no_grad():
+        logits = model(torch.from_numpy(image(1, 224, 224)))
+    assert (logits - expected).norm() / expected.norm() < 5e-6
+    rmt.save_checkpoint(model, tmp_path / "ours.safetensors")
+    again, metadata = load_model(tmp_path / "ours.safetensors")
+    assert metadata["model_args"].items() >= FIRST_RELEASE.items()
+    with torch.no_grad():
+        assert torch.equal(again(torch.from_numpy(image(1, 224, 224))), logits)
+    features = timm.create_model("rmt_tiny", pretrained=True, pretrained_cfg_overlay=overlay, features_only=True)
+    assert features.model.stages[0].blocks[0].attn.phases == "none"
+    other = timm.create_model("rmt_tiny", pretrained=True, pretrained_cfg_overlay=overlay, phases="axial")
+    assert other.phases == "axial"  # what is asked for stays
+    for wrong in (dict(), FIRST_RELEASE | dict(phases="flat")):
+        with pytest.raises(RMTError, match=r"first release: .*phases='none', ffn_conv=False, .*head_norm='batch'\)$"):
+            load_official(create_model("rmt_tiny", **wrong), tmp_path / "RMT-T.pth")
+
+
+def test_a_file_of_before_the_phases_were_an_option_keeps_its_function(tmp_path):
+    """decay="paper" of such a file means flat phases with the decay after the softmax."""
+    rmt.save_checkpoint(pico(decay="paper"), tmp_path / "m.safetensors")
+    assert "phases" not in read_metadata(tmp_path / "m.safetensors")["model_args"]
+    model, _ = load_model(tmp_path / "m.safetensors")
+    assert {(b.attn.phases, b.attn.decay) for s in model.stages for b in s.blocks} == {("flat", "paper")}
 
 
 def test_another_number_of_classes_needs_a_word(file):

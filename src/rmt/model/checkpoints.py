@@ -19,9 +19,11 @@ from rmt.atomic import write_bytes
 from rmt.errors import RMTError
 from rmt.model.state_dicts import (
     CLASSIFIERS,
+    FIRST_RELEASE,
     HEAD,
     check_fit,
     from_official,
+    is_first_release,
     is_safetensors,
     one_line,
     read_state_dict,
@@ -45,12 +47,16 @@ def load_official(
     Returns:
         the names that kept the network's own values (empty unless `new_head`).
     Raises:
-        RMTError: one line that lists missing, unexpected and mis-shaped names.
+        RMTError: one line that lists missing, unexpected and mis-shaped names; or a file of the authors' first release
+            and a network with phases, which would give other outputs.
     """
     if isinstance(source, Mapping):
         state, name = unwrap(source, use_ema), "the state dict"
     else:
         state, name = read_state_dict(source, use_ema), str(source)
+    if is_first_release(state) and getattr(getattr(model, "model", model), "phases", "none") != "none":
+        keywords = ", ".join(f"{key}={value!r}" for key, value in FIRST_RELEASE.items())
+        raise RMTError(f"{name} is of the authors' first release: build its network by create_model(NAME, {keywords})")
     return _load(model, from_official(state), name, new_head)
 
 
@@ -209,7 +215,7 @@ COUNTS = {"depths", "convs", "box_convs", "box_fcs", "mask_convs", "octave_scale
 def checked_args(args: Mapping[str, Any]) -> dict[str, Any]:
     """Refuse numbers from an untrusted file that would take long to build before shapes can be compared."""
     for name, value in args.items():
-        numbers = value if isinstance(value, list) else [value]
+        numbers = value if isinstance(value, list | tuple) else [value]
         limit = 256 if name in COUNTS else 2**20
         if len(numbers) > 16 or any(isinstance(n, int | float) and not abs(n) <= limit for n in numbers):
             raise ValueError(f"{name}={str(value)[:40]} is out of bounds")

@@ -7,14 +7,28 @@ from torch import Tensor, nn
 
 from rmt.errors import RMTError
 from rmt.model.checkpoints import resolve_checkpoint
-from rmt.model.state_dicts import CLASSIFIERS, HEAD, check_fit, from_official, read_state_dict, sizes_of, unwrap
+from rmt.model.state_dicts import (
+    CLASSIFIERS,
+    FIRST_RELEASE,
+    HEAD,
+    check_fit,
+    from_official,
+    is_first_release,
+    read_state_dict,
+    sizes_of,
+    unwrap,
+)
 
 AUTHORS = "https://github.com/qhfan/RMT"
 
 
-def complete_pretrained_cfg(model_name: str, cfg: Any, overlay: dict[str, Any]) -> dict[str, Any]:
+def complete_pretrained_cfg(
+    model_name: str, cfg: Any, overlay: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Complete `pretrained_cfg_overlay` by the numbers of classes and input channels of its file.
 
+    Returns:
+        the overlay, and the keywords of the network that the file is for, where these are not the named network's.
     Raises:
         RMTError: no file was given. Nothing can be downloaded: the authors' weights have no licence that allows it.
     """
@@ -34,7 +48,7 @@ def complete_pretrained_cfg(model_name: str, cfg: Any, overlay: dict[str, Any]) 
         overlay["num_classes"] = sizes["num_classes"]
     if "in_chans" in sizes:
         overlay["input_size"] = (sizes["in_chans"], *(given.get("input_size") or (3, 224, 224))[1:])
-    return overlay
+    return overlay, FIRST_RELEASE if is_first_release(state) else {}
 
 
 def filter_state_dict(

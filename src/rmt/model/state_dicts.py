@@ -37,6 +37,8 @@ _OFFICIAL: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
 ]
 # Computed by the network itself, or the norms of a feature pyramid (part of a detector or segmenter).
 _NOT_THE_BACKBONE = re.compile(r"layers\.\d+\.Relpos\.|extra_norms\.\d+\.")
+FIRST_RELEASE: dict[str, Any] = dict(phases="none", ffn_conv=False, head_hidden_dim=0, head_norm="batch")
+"""The keywords of `create_model` for the networks that the authors published first, until June 2024."""
 HEAD = re.compile(r"(head|aux_head)\.")
 _OUR_PYRAMID = re.compile(r"(?:backbone\.)?pyramid\.(?:(backbone)|norms\.(\d+))\.")
 CLASSIFIERS = re.compile(r"(head\.fc|aux_head)\.")
@@ -63,7 +65,10 @@ def read_state_dict(path: str | Path, use_ema: bool = True) -> dict[str, Tensor]
         raise
     except Exception as error:  # arbitrary bytes make the unpickler raise anything
         raise RMTError(f"{path} is not a readable checkpoint: {one_line(error)}") from error
-    return unwrap(content, use_ema, name=str(path))
+    state = unwrap(content, use_ema, name=str(path))
+    if any(value.nbytes > value.untyped_storage().nbytes() for value in state.values()):
+        raise RMTError(f"{path} is refused: a tensor in it is larger than its data")
+    return state
 
 
 def unwrap(content: Any, use_ema: bool = True, name: str = "the checkpoint") -> dict[str, Tensor]:
@@ -109,6 +114,13 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 break
         ours[renamed] = value.flatten() if renamed.endswith(".gamma") else value  # theirs are (1, 1, 1, C)
     return ours
+
+
+def is_first_release(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict under the authors' names is of their first release: its feed-forward has no convolution."""
+    return any(".blocks." in name for name in state if name.startswith("layers.")) and not any(
+        ".ffn.dwconv." in name for name in state
+    )
 
 
 def sizes_of(state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -145,7 +145,8 @@ def build(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
     overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
     device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
     if pretrained:
-        overlay = complete_pretrained_cfg(name, kwargs.get("pretrained_cfg"), overlay)
+        overlay, keywords = complete_pretrained_cfg(name, kwargs.get("pretrained_cfg"), overlay)
+        kwargs = keywords | kwargs
     stages = len(ARCHITECTURES[name].get("depths", range(4)))
     with torch.device(device or torch.get_default_device()):
         model = build_model_with_cfg(
