@@ -1,11 +1,14 @@
 """`rmt convert` and `rmt info`, as typed."""
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from helpers.networks import PARITY, official_weights
+from helpers.networks import PARITY, official, official_weights
+from helpers.parity_fill import image
 
 import rmt
 from rmt.commands.cli import main
@@ -90,10 +93,101 @@ def test_mistakes_are_one_line(tiny_file, tmp_path, monkeypatch, capsys, argumen
     assert not (tmp_path / "x.safetensors").exists()
 
 
-def test_another_network_of_no_name(tmp_path, capsys):
-    torch.save(official_weights("tiny"), tmp_path / "odd.pth")
+def relpos(heads, ranges):
+    """The buffers of the authors' files: ln γ of each head, and angles."""
+    buffers = {}
+    for i, (n, (low, high)) in enumerate(zip(heads, ranges, strict=True)):
+        exponents = low + (high - low) * torch.arange(n, dtype=torch.float) / n
+        buffers[f"layers.{i}.Relpos.decay"] = torch.log(1 - 2**-exponents)
+        buffers[f"layers.{i}.Relpos.angle"] = torch.ones(4)
+    return buffers
+
+
+def test_a_network_of_no_name_is_rebuilt_as_what_it_is(tmp_path, capsys):
+    """From shapes and buffers, for both releases and a token head; without buffers its heads have to be given."""
+    source, out = tmp_path / "odd.pth", tmp_path / "x.safetensors"
+    for case in ("tiny", "tiny_token_label", "first_release_tiny"):
+        state = official_weights(case)
+        torch.save(state, source)
+        assert main(["convert", str(source), str(out)]) == 1
+        error = capsys.readouterr().err
+        assert "fits none of rmt_pico" in error and error.endswith("--model\n") and error.count("\n") == 1
+        torch.save({"model": state | relpos((2, 2, 4, 8), ((2, 6), (2, 6), (2, 8), (2, 8)))}, source)
+        assert main(["convert", str(source), str(out)]) == 0
+        text = capsys.readouterr().out
+        assert "dims=(16, 32, 64, 128)" in text
+        assert text.endswith("decomposed=(True, True, True, False)\n") and "num_heads" not in text.splitlines()[1]
+        model, _ = load_model(out)
+        answers = np.load(PARITY / f"{case}.npz")
+        expected = torch.from_numpy(answers["1x96x64/logits"])
+        with torch.no_grad():
+            logits = model(torch.from_numpy(image(1, 96, 64)))
+        assert (logits - expected).norm() / expected.norm() < 5e-6
+
+
+def test_the_first_release_is_recognised(tmp_path, capsys):
+    source, out = tmp_path / "RMT-T.pth", tmp_path / "x.safetensors"
+    state = official_weights("first_release_rmt_t")
+    torch.save({"model": state}, source)
+    assert main(["convert", str(source), str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "rmt_tiny with ffn_conv=False" in lines[0] and "13,192,200 parameters, 1000 classes" in lines[0]
+    assert lines[1] == (
+        "not in the file, taken from rmt_tiny: num_heads=(4, 4, 8, 16), "
+        "decay_ranges=((2, 6), (2, 6), (2, 8), (2, 8)), decomposed=(True, True, False, False)"
+    )
+    assert load_model(out)[0].phases == "none"
+    torch.save({f"backbone.{k}": v for k, v in state.items() if not k.startswith(("norm", "head"))}, source)
+    assert main(["convert", str(source), str(out)]) == 0  # a detector's
+    assert "phases=none" in capsys.readouterr().out
+    assert load_model(out)[0].phases == "none"
+
+
+def test_a_variant_of_rmt_t(tmp_path, capsys):
+    """More blocks, other ratios, no LCE, layer scales and another decay than the named network."""
+    changes = dict(depths=(1, 1, 2, 1), mlp_ratios=(2.0, 3.0, 3.0, 2.5), layer_scales=(None, None, None, 1e-6))
+    network = rmt.create_model("rmt_tiny", **changes, decay_ranges=((3, 5),) * 4, num_classes=3, in_chans=1).eval()
+    torch.save(official(network) | relpos((4, 4, 8, 16), ((3, 5),) * 4), tmp_path / "odd.pth")
+    assert main(["convert", str(tmp_path / "odd.pth"), str(tmp_path / "x.safetensors"), "--model", "rmt_tiny"]) == 0
+    out = capsys.readouterr().out
+    assert "depths=(1, 1, 2, 1)" in out and "decay_ranges=((3.0, 5.0)" in out
+    again, metadata = load_model(tmp_path / "x.safetensors")
+    assert metadata["model_args"].keys() == changes.keys() | {"decay_ranges", "num_classes", "in_chans", "global_pool"}
+    x = torch.randn(1, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(x), network(x))
+
+
+def test_buffers_that_are_no_decay_tell_the_heads_alone(tmp_path, capsys):
+    state = official_weights("rmt_t") | {f"layers.{i}.Relpos.decay": torch.ones(n) for i, n in enumerate((4, 4, 8, 16))}
+    torch.save(state, tmp_path / "odd.pth")
+    assert main(["convert", str(tmp_path / "odd.pth"), str(tmp_path / "x.safetensors")]) == 0
+    assert "taken from rmt_tiny: decay_ranges=((2, 6)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("layers.2.blocks.999999.gamma_1", torch.ones(1), "does not fit the network: .*blocks.999999.ls1.gamma"),
+        ("layers.0.blocks.0.ffn.fc1.weight", torch.ones(3), "fits none of"),
+        ("layers.0.Relpos.decay", torch.ones(3), "cannot be built"),
+        ("layers.4.blocks.0.ffn.fc1.weight", torch.ones(3, 3), "fits none of"),
+    ],
+    ids=str,
+)
+def test_odd_tensors_are_refused_in_one_line(tmp_path, capsys, name, value, message):
+    torch.save(official_weights("rmt_t") | {name: value}, tmp_path / "odd.pth")
     assert main(["convert", str(tmp_path / "odd.pth"), str(tmp_path / "x.safetensors")]) == 1
-    assert "fits none of rmt_pico" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.count("\n") == 1
+
+
+def test_a_tensor_larger_than_its_data_is_refused(tmp_path, capsys):
+    """It would be given as much memory as its shape says."""
+    state = official_weights("rmt_t") | {"head.weight": torch.zeros(1, 1).expand(2**19, 1024)}
+    torch.save(state, tmp_path / "odd.pth")
+    assert main(["convert", str(tmp_path / "odd.pth"), str(tmp_path / "x.safetensors")]) == 1
+    assert "larger than its data" in capsys.readouterr().err
 
 
 def test_info_alone_lists_the_networks(capsys):

@@ -1,7 +1,7 @@
 """`rmt convert IN.pth OUT.safetensors`: convert the authors' weights to a model file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -15,22 +15,30 @@ def run(
 ) -> None:
     """Convert a checkpoint of the RMT authors to a model file, which all other commands take.
 
+    The architecture is read off the file, of the first release and the second, and of variants of the named networks;
+    what a file does not tell (which stages are decomposed; without its buffers, heads and decay) is printed.
+
     Args:
         source: Their `.pth` file. Code in it is not executed.
         output: The `.safetensors` file to write.
-        model: Name of the network, e.g. `rmt_small`. By default it is found from the shapes in the file.
+        model: Name of the network that the file is, or is a variant of, e.g. `rmt_small`. By default it is found from
+            the shapes in the file.
         ema: If the file has both, take the EMA weights instead of the raw ones.
     """
     from rmt.errors import RMTError
     from rmt.model.checkpoints import save_checkpoint
-    from rmt.model.rebuild import build_for, identify
-    from rmt.model.state_dicts import from_official, read_state_dict
+    from rmt.model.rebuild import rebuild_from_weights
+    from rmt.model.state_dicts import read_state_dict
 
     if output.suffix != ".safetensors":
         raise RMTError(f"{output}: the output must end in .safetensors")
-    state = from_official(read_state_dict(source, use_ema=ema))
-    name = model or identify(state, str(source))
-    network = build_for(name, state)
+    network, found = rebuild_from_weights(read_state_dict(source, use_ema=ema), source, model)
     save_checkpoint(network, output)
     classes = f"{network.num_classes} classes" if network.num_classes else "no classifier"
+    name = " with ".join(filter(None, (found.model, _keywords(found.changes))))
     print(f"{output}: {name}, {sum(p.numel() for p in network.parameters()):,} parameters, {classes}")
+    print(f"not in the file, taken from {found.model}: {_keywords(found.assumed)}")
+
+
+def _keywords(arguments: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in arguments.items())

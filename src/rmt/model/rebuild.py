@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rmt.errors import RMTError
+from rmt.model.architecture import Architecture, read_architecture
 from rmt.model.checkpoints import (
     building_from,
     checked_args,
@@ -18,8 +19,8 @@ from rmt.model.checkpoints import (
     resolve_checkpoint,
 )
 from rmt.model.rmt import RMT
-from rmt.model.state_dicts import HEAD, check_fit, sizes_of
-from rmt.model.variants import ARGUMENTS, build, check_name, create_model, list_models
+from rmt.model.state_dicts import HEAD, check_fit, from_official
+from rmt.model.variants import ARGUMENTS, build, check_name
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -84,33 +85,23 @@ def rebuild(name: str, arguments: Mapping[str, Any]) -> RMT:
     return build(name, **checked_args(arguments))
 
 
-def identify(state: Mapping[str, Tensor], name: str = "the checkpoint") -> str:
-    """The registered name whose backbone has exactly the names and shapes of `state` (under our names).
+def rebuild_from_weights(state: Mapping[str, Tensor], path: Path, model: str = "") -> tuple[RMT, Architecture]:
+    """The network that a state dict under the authors' names or ours is for, with its weights; see `architecture.py`.
 
-    Raises:
-        RMTError: none has.
+    Args:
+        path: of the file, for messages.
+        model: the named network that it is a variant of; by default the most similar one.
     """
-    shapes = _backbone_shapes(state)
-    for candidate in list_models():
-        network = create_model(candidate, device="meta", **sizes_of(state))
-        same_heads = (network.aux_head is not None) == ("aux_head.weight" in state)
-        if same_heads and _backbone_shapes(network.state_dict()) == shapes:
-            return candidate
-    raise RMTError(f"{name} fits none of {', '.join(list_models())}")
+    architecture = read_architecture(state, path, model)
 
+    def build_network() -> RMT:
+        network = rebuild(architecture.model, architecture.changes | architecture.sizes)
+        if not network.num_classes:
+            network.prune_intermediate_layers([len(network.stages) - 1])
+        return network
 
-def build_for(model_name: str, state: Mapping[str, Tensor]) -> RMT:
-    """Network `model_name` with the weights of `state`, and their number of classes and of input channels."""
-    network = create_model(model_name, **sizes_of(state))
-    if "head.fc.weight" not in state:
-        network.prune_intermediate_layers([len(network.stages) - 1])
+    with building_from(path):
+        check_fit(build_network().state_dict(), from_official(state), str(path))  # before memory is allocated
+    network = build_network()
     load_official(network, state)
-    return network
-
-
-def _backbone_shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {
-        key: tuple(value.shape)
-        for key, value in state.items()
-        if key.startswith(("stem.", "stages.")) and not key.endswith("num_batches_tracked")
-    }
+    return network, architecture
