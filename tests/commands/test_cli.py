@@ -215,6 +215,13 @@ def test_training_by_a_recipe_of_one_s_own(capsys, tmp_path, monkeypatch):
     assert "lr 0.002 -> 1.0; pass --accept-changes" in err
 
 
+def test_a_recipe_without_a_docstring_is_named(capsys, tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text("from rmt.recipes import RECIPES\nmine = RECIPES['finetune']()\n")
+    code, out, _ = run(capsys, "recipes", f"{file}:mine")
+    assert code == 0 and f"{file}:mine: a classify recipe without a docstring" in out
+
+
 @pytest.mark.parametrize(
     ("name", "part"), [("number", "a int, not a recipe"), ("missing", "defines no 'missing'; it has ready")]
 )

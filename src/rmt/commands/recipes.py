@@ -16,7 +16,11 @@ def run(name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]
         name: A recipe's name, or FILE.py:NAME.
     """
     if name:
-        print(choose_recipe(name)[1])
+        recipe, description = choose_recipe(name)
+        print(
+            description
+            or f"{name}: a {recipe.task} recipe without a docstring; `rmt train {name} --help` lists its fields"
+        )
         return
     for line in recipe_lines():
         print(line)

@@ -101,10 +101,8 @@ def plot_accuracy(
     ax.plot(*best, "o", **ring, label=f"best: {best[1]:.2f}")
     ax.set_xlabel(unit, color=MUTED, fontsize=9)
     if values := [*raw[1], *ema[1]]:
-        low, high = (
-            min(float(np.quantile(values, 0.15)), *(curve[1][-1] for curve in (raw, ema) if curve[0])),
-            max(values),
-        )
+        last = [curve[1][-1] for curve in (raw, ema) if curve[0]]  # shown even where they are below the others
+        low, high = min(float(np.quantile(values, 0.15)), *last), max(values)
         ax.set_ylim(max(0.0, low - 0.35 * (high - low) - 1), min(100.5, high + 0.15 * (high - low) + 1))
     ax.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
 
