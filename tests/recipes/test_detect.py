@@ -8,6 +8,7 @@ import torch
 from rmt.model import MAX_DROP_PATH
 from rmt.recipes import COCO, DetectRecipe
 from rmt.tasks.detect.build import build_detector
+from rmt.training.network import resolve_network
 
 PUBLISHED = [
     *(f"coco-retinanet-{size}-1x" for size in ("tiny", "small", "base", "large")),
@@ -72,7 +73,8 @@ def test_the_numbers_are_the_paper_s(name):
     head, size = name.split("-")[1], name.split("-")[-2]
     expected = PAPER | HEADS[head] | (THREE if name.endswith("3x") else ONE)
     assert {key: getattr(recipe, key) for key in expected} == expected
-    assert recipe.model == f"rmt_{size}" and recipe.drop_path == MAX_DROP_PATH[recipe.model]
+    assert recipe.model == f"rmt_{size}" and recipe.drop_path == "auto"
+    assert resolve_network(recipe).drop_path == MAX_DROP_PATH[recipe.model]
     text = " ".join((COCO[name].__doc__ or "").split())
     released = "2e-4" if size == "large" or (size == "base" and name.endswith("3x")) else "4e-4"
     assert released in text and "none measured here" in text and BOX_AP[name] in text
@@ -81,7 +83,7 @@ def test_the_numbers_are_the_paper_s(name):
 @pytest.mark.parametrize("head", HEADS)
 def test_each_head_builds_as_the_paper_s(head):
     name = next(name for name in reversed(PUBLISHED) if f"coco-{head}" in name)
-    recipe = replace(COCO[name](), model="rmt_pico")
+    recipe = resolve_network(replace(COCO[name](), model="rmt_pico"))
     with torch.device("meta"):
         model = build_detector(recipe, 80)
     options = model.options

@@ -10,7 +10,8 @@ from rmt.model import MAX_DROP_PATH, create_model
 from rmt.recipes import IMAGENET
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.training.batch import peak_lr
+from rmt.training.batch import peak_lr, resolve_ema_decay
+from rmt.training.network import resolve_network
 from rmt.training.optimizers import build_optimizer
 from rmt.training.schedules import CosineSchedule
 
@@ -84,20 +85,20 @@ def test_the_numbers_are_the_paper_s(name):
     model, drop_path, published = ROWS[name]
     expected = TOKENS if name.endswith("-tl") else PAPER
     assert {key: getattr(recipe, key) for key in expected} == expected
-    assert (recipe.model, recipe.drop_path) == (model, drop_path)
-    assert drop_path == MAX_DROP_PATH[model]
+    assert (recipe.model, recipe.drop_path, recipe.ema_decay) == (model, "auto", "auto")
+    assert resolve_network(recipe).drop_path == drop_path == MAX_DROP_PATH[model]
     text = " ".join(IMAGENET[name].__doc__.split())
     assert published in text and "last" in text and "GPU-hours" in text
     assert f"Command: rmt train {name} --data IMAGENET" in text
     assert 8 * recipe.batch_size * recipe.accumulate == 1024
     assert peak_lr(replace(recipe, devices=8)) == pytest.approx(1e-3)
     assert peak_lr(replace(recipe, devices=16)) == pytest.approx(2e-3)
-    assert recipe.ema_decay == pytest.approx(0.99996 ** (1024 / 512), abs=1e-8)
+    assert resolve_ema_decay(replace(recipe, devices=8)).ema_decay == pytest.approx(0.99992, abs=1e-8)
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_each_builds_with_its_optimiser_and_schedule(name):
-    recipe = IMAGENET[name]()
+    recipe = resolve_network(IMAGENET[name]())
     network = create_model(recipe.model, drop_path_rate=recipe.drop_path, device="meta")
     optimizer = build_optimizer(network, recipe, peak_lr(replace(recipe, devices=8)))
     schedule = CosineSchedule(optimizer, recipe, 1251)  # ⌊1,281,167 / 256⌋·256 images in batches of 1,024
@@ -116,7 +117,7 @@ def test_the_plain_rows_take_a_step_on_tiny_data(tmp_path):
     """One for all: they differ in the network alone."""
     data = make_folder(tmp_path, classes=2, train=130, val=1)
     recipe = replace(IMAGENET["imagenet-tiny"](), data=str(data), model="rmt_pico", batch_size=4, devices=1, workers=0)
-    recipe = replace(recipe, image_size=64)
+    recipe = resolve_ema_decay(resolve_network(replace(recipe, image_size=64)))
     torch.manual_seed(0)
     network = create_model(recipe.model, num_classes=2, drop_path_rate=recipe.drop_path)
     opened = ClassifyData.open(recipe)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from rmt.recipes import ADE20K, RECIPES
+from rmt.training.network import resolve_network
 
 COMMON = dict(
     zero_is_ignored=True,
@@ -55,7 +56,7 @@ MIOU = dict(zip(ROWS, (46.4, 49.4, 50.4, 51.4, 49.8, 52.0, 52.8), strict=True))
 
 @pytest.mark.parametrize(("head", "size"), ROWS)
 def test_the_numbers_are_the_paper_s(head, size):
-    recipe = RECIPES[f"ade20k-{head}-{size}"]()
+    recipe = resolve_network(RECIPES[f"ade20k-{head}-{size}"]())
     expected = COMMON | (SEMANTIC_FPN if head == "semantic-fpn" else UPERNET)
     expected |= dict(model=f"rmt_{size}", drop_path=DROP_PATH[size])
     assert {name: getattr(recipe, name) for name in expected} == expected

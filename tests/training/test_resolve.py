@@ -12,12 +12,14 @@ import rmt
 from rmt.model import read_metadata
 from rmt.recipes import ClassifyRecipe, DetectRecipe, Recipe, SegmentRecipe, finetune, from_dict
 from rmt.tasks import resume
+from rmt.training.batch import resolve_ema_decay
 from rmt.training.checkpoints.io import read_state
 from rmt.training.machine import Machine
 from rmt.training.module import TrainingModule
+from rmt.training.network import resolve_network
 from rmt.training.resolve import resolve_machine, resolve_resumed
 
-OPEN = dict(device="auto", devices="auto", nodes=0, strategy="auto", precision="auto")
+OPEN = dict.fromkeys(("device", "devices", "strategy", "precision", "drop_path", "ema_decay"), "auto") | dict(nodes=0)
 
 
 @pytest.fixture
@@ -60,7 +62,8 @@ def test_one_recipe_runs_and_nothing_in_it_is_open(tmp_path, open_recipe, monkey
     monkeypatch.setattr(TrainingModule, "on_train_epoch_start", seen)
     folder = rmt.train(recipe).folder
     ran = from_dict(json.loads((folder / "recipe.json").read_text()))
-    assert ran.open_fields() == [] and ran.model == "rmt_test"
+    assert ran.open_fields() == [] and ran.model == "rmt_test" and ran.drop_path == 0
+    assert ran.ema_decay == 0.99996 ** (ran.batch_size * ran.accumulate / 512)
     assert modules[-1].recipe == ran
     assert from_dict(read_state(folder / "last.ckpt")["rmt"]["recipe"]) == ran
     assert from_dict(read_metadata(folder / "best.safetensors")["recipe"]) == ran
@@ -98,3 +101,20 @@ def test_a_run_of_an_earlier_version_that_left_the_strategy_open_is_resumed(tmp_
 def test_each_task_names_its_open_fields():
     assert set(Recipe.open_values) < set(DetectRecipe.open_values) and "epochs" in DetectRecipe.open_values
     assert {"stream", "image_size", "epochs", "lr", "layer_decay"} < set(ClassifyRecipe.open_values)
+
+
+@pytest.mark.parametrize(("batch", "decay"), [(512, 0.99996), (2048, 0.9998400096)])
+def test_the_averaging_covers_as_many_images_for_every_batch(batch, decay):
+    """0.99996^(B/512): 0.99996 at 512 images, and its fourth power at 2,048, on 8 devices or one."""
+    for recipe in (dict(batch_size=batch // 8, devices=8), dict(batch_size=batch // 16, accumulate=16, devices=1)):
+        filled = resolve_ema_decay(tiny_recipe(**{"accumulate": 1, **recipe}, ema_decay="auto"))
+        assert filled.ema_decay == pytest.approx(decay, abs=1e-10)
+    assert resolve_ema_decay(tiny_recipe(ema_decay=0.5)).ema_decay == 0.5
+
+
+def test_drop_path_auto_is_that_of_the_network():
+    rates = dict(rmt_tiny=0.1, rmt_small=0.15, rmt_base=0.4, rmt_large=0.5, rmt_pico=0.0, rmt_large_tl=0.5)
+    rates |= dict(rmt_deit_small=0.1, rmt_swin_tiny=0.2, rmt_swin_small=0.3)
+    for model, rate in rates.items():
+        assert resolve_network(tiny_recipe(model=model, drop_path="auto")).drop_path == rate
+        assert resolve_network(tiny_recipe(model=model, drop_path=0.25)).drop_path == 0.25

@@ -23,6 +23,7 @@ _SEMANTIC_FPN = SegmentRecipe(
     poly_power=0.9,
     weight_decay=1e-4,
     decay_norms=True,
+    drop_path="auto",
     devices="auto",
     sync_batchnorm=True,
     workers=8,
@@ -43,7 +44,6 @@ _UPERNET = replace(
     decay_norms=False,
 )
 _TITLES = {"semantic_fpn": "Semantic FPN", "upernet": "UPerNet"}
-_DROP_PATH = {"tiny": 0.1, "small": 0.15, "base": 0.4, "large": 0.5}
 
 
 def _row(recipe: SegmentRecipe, size: str, miou: float):
@@ -54,7 +54,7 @@ def _row(recipe: SegmentRecipe, size: str, miou: float):
 Cost: GPU-hours not measured. Accuracy: published {miou} mIoU; none measured here.
 Command: rmt train {name} --data ADEChallengeData2016 --weights {network}.pth
 """
-    return name, named(replace(recipe, name=name, model=f"rmt_{size}", drop_path=_DROP_PATH[size]), description)
+    return name, named(replace(recipe, name=name, model=f"rmt_{size}"), description)
 
 
 #: The recipes by name.

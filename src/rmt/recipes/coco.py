@@ -11,8 +11,6 @@ _TITLES = {
     "mask_rcnn": "Mask R-CNN",
     "cascade_mask_rcnn": "Cascade Mask R-CNN",
 }
-#: The maximum of each variant.
-_DROP_PATH = {"tiny": 0.1, "small": 0.15, "base": 0.4, "large": 0.5}
 
 #: (head, size, schedule): published AP of boxes, and of masks; None where the paper has no such row.
 _ROWS: dict[tuple[Head, str, str], str | None] = {
@@ -41,7 +39,7 @@ def _recipe(head: Head, size: str, schedule: str) -> DetectRecipe:
         name=f"coco-{head.replace('_', '-')}-{size}-{schedule}",
         head=head,
         model=f"rmt_{size}",
-        drop_path=_DROP_PATH[size],
+        drop_path="auto",
         effective_batch=16,
         devices="auto",
         weight_decay=0.05,

@@ -31,7 +31,7 @@ NonNegative = Annotated[int, NOT_NEGATIVE]
 NonNegativeFloat = Annotated[float, NOT_NEGATIVE]
 Pixels = Annotated[int, Limit(lambda value: value >= 32, "must be at least 32, not {}")]
 Fraction = Annotated[float, Limit(lambda value: 0 <= value <= 1, "must lie in [0, 1], not {:g}")]
-FractionBelowOne = Annotated[float, Limit(lambda value: 0 <= value < 1, "must lie in [0, 1), not {:g}")]
+BELOW_1 = Limit(lambda value: 0 <= value < 1, "must lie in [0, 1), not {:g}")
 PositiveFraction = Annotated[float, Limit(lambda value: 0 < value <= 1, "must lie in (0, 1], not {:g}")]
 
 #: The recipe class of each task. A class that sets `task` registers itself when it is defined.
@@ -44,7 +44,7 @@ class Recipe:
 
     task: ClassVar[str]
     open_values: ClassVar[dict[str, Any]] = {
-        **dict.fromkeys(("model", "device", "devices", "strategy", "precision"), "auto"),
+        **dict.fromkeys(("model", "drop_path", "ema_decay", "device", "devices", "strategy", "precision"), "auto"),
         "nodes": 0,
     }
     """Values that mean "decide when the recipe is resolved"."""
@@ -80,10 +80,12 @@ class Recipe:
     """AdamW's weight decay."""
     clip_grad: NonNegativeFloat = 0.0
     """Clip gradients to this norm; 0: no clipping."""
-    drop_path: FractionBelowOne = 0.0
-    """Stochastic depth rate of the last block; the rates grow linearly from 0 (RMT-T 0.1, S 0.15, B 0.4, L 0.5)."""
-    ema_decay: FractionBelowOne = 0.0
-    """Decay per weight update of the exponential moving average (EMA) of the weights; 0: no average."""
+    drop_path: Annotated[float | Literal["auto"], BELOW_1] = 0.0
+    """Stochastic depth rate of the last block; the rates grow linearly from 0. `auto`: that of the network in the paper
+    (RMT-T 0.1, S 0.15, B 0.4, L 0.5, RMT-DeiT-S 0.1, RMT-Swin-T 0.2, -S 0.3), and 0 for every other network."""
+    ema_decay: Annotated[float | Literal["auto"], BELOW_1] = 0.0
+    """Decay per weight update of the exponential moving average (EMA) of the weights; 0: no average; `auto`:
+    0.99996^(effective batch / 512)."""
     early_stopping: NonNegative = 0
     """Stop after this many evaluations without a better score; 0: never."""
 

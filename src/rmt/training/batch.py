@@ -59,6 +59,16 @@ def share_batch(recipe: R) -> R:
     return replace(recipe, batch_size=batch, accumulate=accumulate)
 
 
+def resolve_ema_decay(recipe: R) -> R:
+    """Returns the recipe with an EMA decay of "auto" filled in: 0.99996^(B/512) for an effective batch of B images.
+
+    That is the decay of the authors' released trainer: the average covers the same number of images for every B.
+    """
+    if recipe.ema_decay != "auto":
+        return recipe
+    return replace(recipe, ema_decay=0.99996 ** (effective_batch(recipe) / 512))
+
+
 def require_images(recipe: Recipe, images: int) -> None:
     """Raises RMTError when one weight update takes more images than there are to train on."""
     # A batch that is larger than the data has been reduced, but an explicit effective batch stays as it is.

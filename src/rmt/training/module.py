@@ -79,6 +79,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
     def __init__(self, model: nn.Module, recipe: RecipeT, data: DataT) -> None:
         super().__init__()
         self.model = model
+        assert recipe.ema_decay != "auto"
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
         if self.ema is not None:
             self.ema.requires_grad_(False)

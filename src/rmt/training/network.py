@@ -1,14 +1,15 @@
 """The network of a run: its name, the weights that it starts from, and what the recipe changes about it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import safetensors.torch
 import torch
 from torch import nn
 
 from rmt.errors import RMTError
-from rmt.model import describe_weights, resolve_checkpoint
+from rmt.model import MAX_DROP_PATH, describe_weights, resolve_checkpoint
 from rmt.model.rmt import RMT
 from rmt.model.variants import check_name
 from rmt.recipes.recipe import Recipe
@@ -18,6 +19,18 @@ from rmt.training.task import Log
 
 if TYPE_CHECKING:  # classification has no use for detectors and what they import
     from rmt.heads.model_files import Model
+
+R = TypeVar("R", bound=Recipe)
+
+
+def resolve_network(recipe: R) -> R:
+    """Returns the recipe with the name of its network filled in, and a drop path of "auto": see `MAX_DROP_PATH`.
+
+    Raises RMTError as `resolve_model` does.
+    """
+    model = resolve_model(recipe)
+    drop_path = MAX_DROP_PATH.get(model, 0.0) if recipe.drop_path == "auto" else recipe.drop_path
+    return replace(recipe, model=model, drop_path=drop_path)
 
 
 def resolve_model(recipe: Recipe) -> str:

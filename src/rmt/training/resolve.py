@@ -11,10 +11,10 @@ from typing import Any, cast
 from rmt.device import choose_precision
 from rmt.errors import RMTError
 from rmt.recipes.recipe import Precision, Recipe
-from rmt.training.batch import share_batch
+from rmt.training.batch import resolve_ema_decay, share_batch
 from rmt.training.machine import Machine
 from rmt.training.module import RecipeT
-from rmt.training.network import resolve_model
+from rmt.training.network import resolve_network
 from rmt.training.task import Task
 
 
@@ -31,9 +31,9 @@ def resolve(recipe: RecipeT, machine: Machine, task: Task[RecipeT, Any, Any]) ->
     with machine, weights or data, and for values that are impossible together once they are all known.
     """
     recipe = resolve_machine(recipe, machine)
-    recipe = replace(recipe, model=resolve_model(recipe))  # before the data are read, which may take a while
+    recipe = resolve_network(recipe)  # before the data are read, which may take a while
     data = task.open_data(recipe)
-    recipe = task.resolve(recipe, data)
+    recipe = resolve_ema_decay(task.resolve(recipe, data))
     validate(recipe)
     assert not recipe.open_fields()
     return recipe, data

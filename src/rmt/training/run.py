@@ -128,7 +128,7 @@ def _fit(
         module.metric_columns,
         done=step * recipe.accumulate,
         iterations=module.iterations,
-        ema=recipe.ema_decay > 0,
+        ema=module.ema is not None,
         console=console,
     )
     profile = StepProfile(display.print_line)

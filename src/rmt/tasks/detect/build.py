@@ -42,7 +42,8 @@ def build(recipe: DetectRecipe, data: DetectData, *, fresh: bool, log: Log) -> D
 
 
 def build_detector(recipe: DetectRecipe, num_classes: int) -> RetinaNet | MaskRCNN:
-    """Returns the detector that the recipe describes."""
+    """Returns the detector that the recipe describes. Its drop path must be resolved."""
+    assert recipe.drop_path != "auto"
     options: dict[str, Any] = {"fpn_channels": recipe.fpn_channels}
     if recipe.head == "retinanet":
         options |= {"convs": recipe.head_convs, "octave_base": recipe.anchor_scale}
