@@ -41,6 +41,14 @@ class SegmentRecipe(Recipe):
     aux_weight: NonNegativeFloat = 0.4
     """Weight of the loss of UPerNet's auxiliary head."""
 
+    focal_gamma: NonNegativeFloat = 0.0
+    """Focal loss: multiply the cross-entropy of a pixel by (1 - p)^focal_gamma, p being the probability of its class
+    (usually 2); 0: cross-entropy."""
+    dice_weight: NonNegativeFloat = 0.0
+    """Weight of the Dice loss, which is added to the cross-entropy and counts every class alike; 0: none."""
+    class_weights: bool = False
+    """Weight the cross-entropy of each class by median frequency / its frequency in the training masks."""
+
     batch_size: Positive = 16
     """Crops per step on one device."""
     iterations: Positive = 80_000
@@ -76,8 +84,14 @@ class SegmentRecipe(Recipe):
     """See `min_ratio`."""
     max_class_share: PositiveFraction = 0.75
     """Largest part of a crop that one class may fill; up to ten crops are tried. 1: any crop."""
+    balanced_crops: Fraction = 0.0
+    """Fraction of the training crops that contain a pixel of a class drawn from those in the image, each as likely."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip."""
+    vertical_flip: Fraction = 0.0
+    """Probability of a vertical flip."""
+    rotation: NonNegativeFloat = 0.0
+    """Rotate training images by a random angle up to this many degrees either way; 0: none."""
     distortion: Fraction = 0.5
     """Probability of each change of brightness, contrast, saturation and hue."""
     sliding: bool = False

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rmt.data.images import EXTENSIONS, read_image
+from rmt.data.images import EXTENSIONS, BadImage, read_image
 from rmt.data.segmentation.masks import IGNORE, ClassList, read_mask
 from rmt.data.sets import EvaluationSplit, HoldOut, Splits, class_indices, hold_out_mask
 from rmt.data.splits import NAMES, Split
@@ -46,10 +46,14 @@ class SegmentationSet:
     def load(self, index: int) -> Pair:
         """Pair number `index`. Raises `BadImage` that names the file if one of the two cannot be used."""
         image = read_image(self.images[index])
-        mask = read_mask(self.masks[index], self.classes, image.size)
+        return Pair(image, self.load_mask(index, image.size))
+
+    def load_mask(self, index: int, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Mask number `index`, uint8 (height, width), whose size must be `size` (width, height), if given."""
+        mask = read_mask(self.masks[index], self.classes, size)
         if self.labels is not None:
             mask = self.labels[np.minimum(mask, len(self.classes.names))].astype(np.uint8)
-        return Pair(image, mask)
+        return mask
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "SegmentationSet":
         """The pairs at `indices`, in that order."""
@@ -60,6 +64,20 @@ class SegmentationSet:
         if tuple(names) == self.classes.names:
             return self
         return replace(self, labels=np.append(class_indices(self.classes.names, names), IGNORE))
+
+
+def count_pixels(pairs: SegmentationSet, most: int = 2000) -> np.ndarray:
+    """int64 (K,): labelled pixels of each class in the masks; of a larger set, in `most` of them, evenly spread.
+
+    Masks that cannot be used are left out.
+    """
+    counts = np.zeros(IGNORE + 1, dtype=np.int64)
+    for index in np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), most)).astype(int)).tolist():
+        try:
+            counts += np.bincount(pairs.load_mask(index).ravel(), minlength=IGNORE + 1)
+        except BadImage:
+            continue
+    return counts[: len(pairs.classes.names)]
 
 
 def open_segmentation(

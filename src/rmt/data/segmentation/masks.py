@@ -88,21 +88,21 @@ def _name_and_colour(path: Path, line: str) -> tuple[str, Colour | None]:
     return " ".join(words[:-3]), (red, green, blue)
 
 
-def read_mask(path: Path, classes: ClassList, size: tuple[int, int]) -> np.ndarray:
+def read_mask(path: Path, classes: ClassList, size: tuple[int, int] | None) -> np.ndarray:
     """Read the class of each pixel, uint8 (height, width); `IGNORE` where there is none.
 
     Args:
         path: an image of indices (grey, or with a palette, whose colours are ignored), or of colours if the class list
             has colours.
         classes: the class list.
-        size: (width, height) of the image that the mask belongs to.
+        size: (width, height) of the image that the mask belongs to; None: not checked.
     Raises:
         BadImage: the mask is unreadable or of another size, has a value or colour that is not in the class list, has
             colours where indices are expected, or has only ignored pixels.
     """
     name = str(path)
     with open_safely(path, name) as image:
-        if image.size != size:
+        if size is not None and image.size != size:
             raise BadImage(name, f"the mask has {_size_text(image.size)} pixels, its image {_size_text(size)}")
         if image.format == "JPEG":
             raise BadImage(name, "a JPEG mask, whose values compression has changed; save masks as PNG")

@@ -38,10 +38,13 @@ def fitted_size(size: tuple[int, int], long_side: float, short_side: float) -> t
 class SegmentationTrainTransform:
     """Sample transform of a `BatchLoader` over a `SegmentationSet`: a pair to an augmented crop.
 
-    The steps: resize to fit long_side × short_side, both multiplied by a random ratio in `ratios`; random crop in which
-    no class fills more than `max_share` of the labelled pixels, if one of ten crops has that; horizontal flip with
-    probability `flip`; `photometric_distortion`, each with probability `distortion`; normalise; pad at the right and
-    bottom to `crop` pixels, images with 0 and masks with 255.
+    The steps: resize to fit long_side × short_side, both multiplied by a random ratio in `ratios`; rotate by up to
+    `rotation` degrees; crop; horizontal flip with probability `flip`, vertical flip with probability `vertical_flip`;
+    `photometric_distortion`, each with probability `distortion`; normalise; pad at the right and bottom to `crop`
+    pixels. Padding and the corners of a rotated image are black, their masks 255.
+
+    The crop is random. No class fills more than `max_share` of its labelled pixels, if one of ten crops has that. With
+    probability `balanced` the crop contains a random pixel of a class drawn from those in the mask, instead.
     """
 
     crop: int
@@ -53,28 +56,41 @@ class SegmentationTrainTransform:
     distortion: float
     mean: Sequence[float]
     std: Sequence[float]
+    vertical_flip: float = 0.0
+    rotation: float = 0.0
+    balanced: float = 0.0
 
     def __call__(self, pair: Pair, index: int) -> dict[str, Tensor]:
         """`image` float32 (3, crop, crop) and `mask` uint8 (crop, crop)."""
         ratio = random.uniform(*self.ratios)
         size = fitted_size(pair.image.size, self.long_side * ratio, self.short_side * ratio)
         image = pair.image.resize(size, Image.Resampling.BILINEAR)
-        mask = np.asarray(Image.fromarray(pair.mask).resize(size, Image.Resampling.NEAREST))
+        labels = Image.fromarray(pair.mask).resize(size, Image.Resampling.NEAREST)
+        if self.rotation:
+            angle = random.uniform(-self.rotation, self.rotation)
+            image = image.rotate(angle, Image.Resampling.BILINEAR)
+            labels = labels.rotate(angle, Image.Resampling.NEAREST, fillcolor=IGNORE)
+        mask = np.asarray(labels)
         left, top = self._crop_position(mask)
         mask = mask[top : top + self.crop, left : left + self.crop]
         image = image.crop((left, top, left + mask.shape[1], top + mask.shape[0]))
         if random.random() < self.flip:
             image, mask = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), mask[:, ::-1]
+        # No draw where it is off, so that the draws after it stay those of recipes without it.
+        if self.vertical_flip and random.random() < self.vertical_flip:
+            image, mask = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM), mask[::-1]
         pixels = Normalize(self.mean, self.std)(pil_to_tensor(photometric_distortion(image, self.distortion)))
         whole = torch.zeros(3, self.crop, self.crop)
         whole[:, : mask.shape[0], : mask.shape[1]] = pixels
-        labels = torch.full((self.crop, self.crop), IGNORE, dtype=torch.uint8)
-        labels[: mask.shape[0], : mask.shape[1]] = torch.from_numpy(mask.copy())
-        return {"image": whole, "mask": labels}
+        whole_mask = torch.full((self.crop, self.crop), IGNORE, dtype=torch.uint8)
+        whole_mask[: mask.shape[0], : mask.shape[1]] = torch.from_numpy(mask.copy())
+        return {"image": whole, "mask": whole_mask}
 
     def _crop_position(self, mask: np.ndarray) -> tuple[int, int]:
         """Left and top of the crop, in pixels."""
         height, width = mask.shape
+        if self.balanced and random.random() < self.balanced:
+            return self._around_a_class(mask)
         for _ in range(_TRIES if self.max_share < 1 else 1):
             top = random.randint(0, max(height - self.crop, 0))
             left = random.randint(0, max(width - self.crop, 0))
@@ -82,6 +98,20 @@ class SegmentationTrainTransform:
             counts[IGNORE] = 0
             if (counts > 0).sum() > 1 and counts.max() < self.max_share * counts.sum():
                 break
+        return left, top
+
+    def _around_a_class(self, mask: np.ndarray) -> tuple[int, int]:
+        """Left and top of a random crop that contains a random pixel of a class that is as likely as any other."""
+        height, width = mask.shape
+        present = np.flatnonzero(np.bincount(mask.ravel(), minlength=IGNORE + 1)[:IGNORE])
+        if not len(present):  # rotation can leave no labelled pixel
+            return 0, 0
+        pixels = np.flatnonzero(mask == random.choice(present.tolist()))
+        row, column = divmod(random.choice(pixels.tolist()), width)
+        top, left = (
+            random.randint(max(0, place - self.crop + 1), max(0, min(place, side - self.crop)))
+            for place, side in ((row, height), (column, width))
+        )
         return left, top
 
 

@@ -1,19 +1,19 @@
 """Semantic segmentation network: pyramid, decode head and loss."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmt.errors import RMTError
 from rmt.heads.pyramid import Pyramid, build_pyramid
 from rmt.heads.segmentation.decode_heads import SemanticFPN, UPerNet, resize
+from rmt.heads.segmentation.losses import SegmentationLoss
 from rmt.model import RMT
 
 HEADS: dict[str, type[nn.Module]] = {"semantic_fpn": SemanticFPN, "upernet": UPerNet}
-IGNORE = 255
-"""Label of pixels that are ignored in training and evaluation; the same as `IGNORE` in data/segmentation/masks.py."""
+CROSS_ENTROPY = SegmentationLoss()
 
 
 class Segmenter(nn.Module):
@@ -39,21 +39,21 @@ class Segmenter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return resize(self.head(self.pyramid(x))[0], x.shape[2:])
 
-    def loss(self, x: Tensor, masks: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy at the size of the masks, averaged over all pixels, including the ignored ones.
+    def loss(
+        self, x: Tensor, masks: Tensor, criterion: Callable[[Tensor, Tensor], Tensor] = CROSS_ENTROPY
+    ) -> dict[str, Tensor]:
+        """The loss at the size of the masks: by default cross-entropy, averaged over all pixels, ignored ones included.
 
         Args:
             x: images (B, 3, H, W).
             masks: class indices (B, H, W), int64; 255 is ignored.
+            criterion: logits (B, K, H, W) and masks to a loss, see `SegmentationLoss`.
         Returns:
             `loss`, the weighted sum, and its parts `main` and `aux` (in training, if there is an auxiliary head). If
             all pixels are ignored it is 0, not NaN.
         """
         logits = self.head(self.pyramid(x))
-        parts = [
-            F.cross_entropy(resize(part, masks.shape[1:]), masks, ignore_index=IGNORE, reduction="none").mean()
-            for part in logits
-        ]
+        parts = [criterion(resize(part, masks.shape[1:]), masks) for part in logits]
         total = parts[0] + self.aux_weight * torch.stack(parts[1:]).sum() if len(parts) > 1 else parts[0]
         return {"loss": total} | dict(zip(("main", "aux"), parts, strict=False))
 

@@ -2,7 +2,11 @@
 
 from typing import Any
 
+import torch
+
+from rmt.data.segmentation.dataset import count_pixels
 from rmt.heads import segmenter
+from rmt.heads.segmentation.losses import SegmentationLoss, median_frequency_weights
 from rmt.model import create_model
 from rmt.recipes import SegmentRecipe
 from rmt.tasks.segment.data import SegmentData
@@ -35,4 +39,12 @@ def build(recipe: SegmentRecipe, data: SegmentData, *, fresh: bool, log: Log) ->
     model.aux_weight = recipe.aux_weight
     if recipe.weights and fresh:
         load_backbone_or_all(model, recipe.weights, data.classes, log)
-    return SegmentModule(model, recipe, data)
+    return SegmentModule(model, recipe, data, build_loss(recipe, data))
+
+
+def build_loss(recipe: SegmentRecipe, data: SegmentData) -> SegmentationLoss:
+    """The loss that the recipe describes; with `class_weights` the training masks are read once."""
+    weights = None
+    if recipe.class_weights:
+        weights = median_frequency_weights(torch.from_numpy(count_pixels(data.train)))
+    return SegmentationLoss(focal_gamma=recipe.focal_gamma, dice_weight=recipe.dice_weight, class_weights=weights)

@@ -72,6 +72,9 @@ class SegmentData:
             distortion=recipe.distortion,
             mean=preprocessing["mean"],
             std=preprocessing["std"],
+            vertical_flip=recipe.vertical_flip,
+            rotation=recipe.rotation,
+            balanced=recipe.balanced_crops,
         )
         return BatchLoader(
             self.train,

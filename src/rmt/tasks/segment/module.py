@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rmt.data.sets import skip_lines
 from rmt.heads import Segmenter, file_facts
+from rmt.heads.segmentation.losses import SegmentationLoss
 from rmt.inference.segment import inference_from
 from rmt.recipes import SegmentRecipe
 from rmt.tasks.segment.data import SegmentData
@@ -19,13 +20,25 @@ from rmt.training.schedules import UpdateSchedule, poly, warm_up
 
 
 class SegmentModule(TrainingModule[SegmentRecipe, SegmentData]):
-    """Trains a `Segmenter`; see `TrainingModule`."""
+    """Trains a `Segmenter`; see `TrainingModule`.
+
+    Args:
+        model, recipe, data: see `TrainingModule`.
+        criterion: logits and masks to a loss; cross-entropy unless given.
+    """
 
     metric_columns = MetricColumns(columns=("miou", "macc", "aacc"), best="miou", label="mIoU")
 
-    def __init__(self, model: Segmenter, recipe: SegmentRecipe, data: SegmentData) -> None:
+    def __init__(
+        self,
+        model: Segmenter,
+        recipe: SegmentRecipe,
+        data: SegmentData,
+        criterion: SegmentationLoss | None = None,
+    ) -> None:
         self.inference = inference_from({"preprocessing": data.preprocessing(recipe), "recipe": recipe.as_dict()})
         super().__init__(model, recipe, data)
+        self.criterion = criterion or SegmentationLoss()
 
     @property
     def epochs(self) -> int:
@@ -47,7 +60,7 @@ class SegmentModule(TrainingModule[SegmentRecipe, SegmentData]):
         return file_facts(cast(Segmenter, self.model))
 
     def batch_loss(self, batch: dict[str, Any]) -> Tensor:
-        return cast(Segmenter, self.model).loss(batch["image"], batch["mask"])["loss"]
+        return cast(Segmenter, self.model).loss(batch["image"], batch["mask"], self.criterion)["loss"]
 
     def build_evaluator(self) -> SegmentEvaluator:
         classes, images = len(self.data.classes), len(self.data.val)
