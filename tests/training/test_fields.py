@@ -82,6 +82,8 @@ ELSEWHERE = {
     "token_loss": "tasks/classify/token_labelling/test_module.py",
     "mix_token": "tasks/classify/token_labelling/test_module.py",
     "ground_truth": "tasks/classify/token_labelling/test_module.py",
+    "ground_truth_mismatch": "tasks/classify/token_labelling/test_module.py",
+    "swap_map_axes": "tasks/classify/token_labelling/test_module.py",
 }
 
 

@@ -90,13 +90,20 @@ class ClassifyRecipe(Recipe):
     """Weight the loss of each class by the inverse of its frequency."""
 
     token_labels: str = ""
-    """A folder of `rmt token-labels`: train a `_tl` network on a teacher's label maps instead of the labels."""
+    """A folder of `rmt token-labels`: train a `_tl` network on a teacher's label maps instead of the labels. Images
+    without a map are left out."""
     token_loss: NonNegativeFloat = 0.5
     """With token labels: weight of the token loss."""
     mix_token: NonNegativeFloat = 1.0
     """With token labels: parameter of the beta distribution of MixToken, which replaces Mixup and CutMix; 0: none."""
     ground_truth: Fraction = 0.0
-    """With token labels: weight of the true label in the class target; the rest is the label map's."""
+    """With token labels: weight of the true label in the class target, the rest being the label map's, of images whose
+    map has this label as its class; LV-ViT's value is 0.5."""
+    ground_truth_mismatch: Fraction = 0.1
+    """With `ground_truth`: the same weight for images whose map has another class."""
+    swap_map_axes: bool = False
+    """With token labels: exchange axes as LV-ViT's package does. The crop of a map is (top, left, bottom, right), and
+    shears of the image in x move its map in y, and conversely."""
 
     def problems(self) -> list[str]:
         found = super().problems()
@@ -125,8 +132,14 @@ class ClassifyRecipe(Recipe):
                 for name, why in off.items()
                 if getattr(self, name)
             ]
+            if self.randaugment.startswith("augmix"):
+                found.append("--randaugment augmix blends images, which a label map cannot follow: take rand-… instead")
         else:
-            found += check_unused(self, "without --token-labels", "token_loss", "mix_token", "ground_truth")
+            found += check_unused(
+                self, "without --token-labels", "token_loss", "mix_token", "ground_truth", "swap_map_axes"
+            )
+        if not self.ground_truth:
+            found += check_unused(self, "without --ground-truth", "ground_truth_mismatch")
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             found.append(f"--batch-size must be even with Mixup or CutMix, and is {self.batch_size}")
         return found

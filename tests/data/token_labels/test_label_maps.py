@@ -11,6 +11,7 @@ from helpers.image_sets import MemorySet
 from rmt.data.sets import Subset
 from rmt.data.token_labels.label_maps import (
     INDEX,
+    UNKNOWN_SIZE,
     LabelMaps,
     LabelMapSpec,
     fingerprint,
@@ -136,7 +137,64 @@ def test_a_damaged_shard_is_named(stored, damage):
 def test_a_folder_without_maps_says_how_to_make_them(tmp_path):
     with pytest.raises(RMTError, match="rmt token-labels"):
         LabelMaps(tmp_path, MemorySet(3))
-    for text in ("not json", "[]", json.dumps({"teacher": "x"}), about(MemorySet(3), format=2).as_json()):
+    for text in ("not json", "[]", json.dumps({"teacher": "x"}), about(MemorySet(3), format=3).as_json()):
         (tmp_path / INDEX).write_text(text)
         with pytest.raises(RMTError, match=INDEX):
             LabelMaps(tmp_path, MemorySet(3))
+    (tmp_path / INDEX).unlink()
+    (tmp_path / "ant").mkdir()
+    (tmp_path / "ant" / "1.pt").touch()
+    with pytest.raises(RMTError, match="`--import` packs published maps"):
+        LabelMaps(tmp_path, MemorySet(3))
+
+
+def test_probabilities_of_earlier_versions_are_refused(stored):
+    folder, images, description = stored
+    (folder / INDEX).write_text(replace(description, format=1).as_json())
+    with pytest.raises(RMTError, match="contain probabilities; training needs logits: make the maps again") as error:
+        LabelMaps(folder, images)
+    assert str(folder / INDEX) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        dict(grid=(10**6, 10**6)),
+        dict(grid=(7, 7, 7)),
+        dict(grid=(0, 4)),
+        dict(top_k=4),
+        dict(shard_images=0),
+        dict(images=2**40),
+        dict(num_classes=3.0),
+    ],
+    ids=str,
+)
+def test_impossible_numbers_are_refused(stored, numbers):
+    folder, images, description = stored
+    (folder / INDEX).write_text(replace(description, **numbers).as_json())
+    with pytest.raises(RMTError, match="its numbers cannot be those of label maps"):
+        LabelMaps(folder, images)
+
+
+@pytest.mark.parametrize(("name", "value"), [("classes", 3), ("classes", -1), ("scores", np.inf), ("scores", np.nan)])
+def test_impossible_values_are_refused(stored, name, value):
+    folder, images, description = stored
+    path = folder / description.file_name(1)
+    arrays = read_map_file(path, description, 1)
+    arrays[name] = arrays[name].copy()
+    arrays[name][0, 0, 0, 0] = value
+    write_map_file(path, arrays)
+    with pytest.raises(RMTError, match=f"{path.name}: it has impossible classes or scores"):
+        LabelMaps(folder, images)
+
+
+def test_images_without_a_map_and_of_unknown_size(stored):
+    folder, images, description = stored
+    assert LabelMaps(folder, Subset(images, [3, 4])).available.tolist() == [False, True]
+    path = folder / description.file_name(0)
+    arrays = {name: array.copy() for name, array in read_map_file(path, description, 0).items()}
+    arrays["sizes"][1:3] = UNKNOWN_SIZE
+    write_map_file(path, arrays)
+    maps = LabelMaps(folder, images)
+    assert maps.available.tolist() == [number != 3 for number in range(10)]
+    assert (maps.load(1, (123, 45))[0] == 1 / 16).all()  # any size

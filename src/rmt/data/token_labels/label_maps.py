@@ -1,11 +1,11 @@
-"""Dense label maps on disk: the most probable classes by a teacher network at each position of each training image.
+"""Dense label maps on disk: the classes with the largest logits of a teacher at each position of each training image.
 
 A folder holds `token-labels.json`, which describes the maps, and files `maps-00000-of-00013.safetensors`, each with the
 maps of consecutive images:
 
-- `scores`, float16 (n, h, w, k): probabilities by the teacher's softmax over all classes, in descending order;
+- `scores`, float16 (n, h, w, k): the k largest logits, relative to a level at which the other classes have the logit 0;
 - `classes`, int16 (n, h, w, k), or int32 if there are more than 32,767 classes: the classes of these;
-- `sizes`, int32 (n, 2): width and height of each image in pixels, 0 for one that could not be read.
+- `sizes`, int32 (n, 2): width and height of each image in pixels; 0 for an image without a map, −1 if they are unknown.
 
 A map covers the whole image, whatever its aspect ratio. The maps are in the order of the image set, so that maps made
 from a folder also match shards that were packed from it in the same order.
@@ -26,7 +26,12 @@ from rmt.data.sets import ImageSet, Subset
 from rmt.errors import RMTError
 
 INDEX = "token-labels.json"
+FORMAT = 2
+"""Format 1, of earlier versions, has probabilities in the place of logits."""
 TENSORS = ("scores", "classes", "sizes")
+UNKNOWN_SIZE = -1
+MAX_SIDE, MAX_TOP_K = 256, 100
+"""Largest side of a map and most classes per cell that are accepted."""
 Arrays = dict[str, np.ndarray]
 
 
@@ -46,7 +51,7 @@ class LabelMapSpec:
     images: int
     fingerprint: str  # of the image set, see `fingerprint`
     shard_images: int
-    format: int = 1
+    format: int = FORMAT
 
     @property
     def files(self) -> int:
@@ -87,12 +92,29 @@ class LabelMapSpec:
             values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
             spec = cls(**values)
         except FileNotFoundError:
-            raise RMTError(f"{folder}: no label maps there (no {INDEX}); make them with `rmt token-labels`") from None
+            published = "" if next(folder.glob("*/*.pt"), None) is None else "; `--import` packs published maps (*.pt)"
+            raise RMTError(
+                f"{folder}: no label maps there (no {INDEX}); make them with `rmt token-labels`{published}"
+            ) from None
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise RMTError(f"{path}: cannot be read as a description of label maps ({error})") from None
-        if spec.format != 1:
-            raise RMTError(f"{path}: label maps of format {spec.format}; this version reads format 1")
+        if spec.format == 1:
+            raise RMTError(
+                f"{path}: these label maps were made by an earlier version and contain probabilities; training needs "
+                "logits: make the maps again with `rmt token-labels`, in another folder"
+            )
+        if spec.format != FORMAT:
+            raise RMTError(f"{path}: label maps of format {spec.format}; this version reads format {FORMAT}")
+        if not spec._is_possible():
+            raise RMTError(f"{path}: its numbers cannot be those of label maps; make them again in another folder")
         return spec
+
+    def _is_possible(self) -> bool:
+        """Whether the numbers are integers in a range in which a file of maps can be read."""
+        counts = (self.num_classes, *self.grid, self.top_k, self.images, self.shard_images)
+        if len(self.grid) != 2 or not all(type(count) is int and 1 <= count < 2**31 for count in counts):
+            return False
+        return max(self.grid) <= MAX_SIDE and self.top_k <= min(self.num_classes, MAX_TOP_K)
 
 
 def root_of(image_set: ImageSet) -> tuple[ImageSet, np.ndarray]:
@@ -116,7 +138,10 @@ def write_map_file(path: Path, arrays: Arrays) -> None:
 
 
 def read_map_file(path: Path, spec: LabelMapSpec, number: int) -> Arrays:
-    """Read a whole file. Raises RMTError if it is missing, truncated, altered, or does not match `spec`."""
+    """Read a whole file. Raises RMTError if it is missing, truncated, altered, or does not match `spec`.
+
+    The classes lie in 0…num_classes − 1, the scores are finite.
+    """
     try:
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
@@ -130,6 +155,9 @@ def read_map_file(path: Path, spec: LabelMapSpec, number: int) -> Arrays:
         raise RMTError(f"{path}: not the file that {INDEX} describes; remove it and run `rmt token-labels` again")
     if stored.get("sha256") != _checksum(arrays):
         raise RMTError(f"{path}: the checksum is wrong; remove it and run `rmt token-labels` again")
+    classes, scores = arrays["classes"], arrays["scores"]
+    if classes.min() < 0 or classes.max() >= spec.num_classes or not np.isfinite(scores).all():
+        raise RMTError(f"{path}: it has impossible classes or scores; remove it and run `rmt token-labels` again")
     return arrays
 
 
@@ -164,6 +192,8 @@ class LabelMaps:
             for number in range(self.spec.files):
                 read_map_file(self.folder / self.spec.file_name(number), self.spec, number)
         self._open: dict[int, Any] = {}
+        self.available = self._map_exists()[self._indices]
+        """bool (N,): which of the images have a map."""
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": {}}  # open files cannot be pickled
@@ -179,7 +209,7 @@ class LabelMaps:
         number, row = divmod(int(self._indices[index]), self.spec.shard_images)
         file = self._file(number)
         width, height = file["sizes"][row : row + 1][0].tolist()
-        if (width, height) != tuple(size):
+        if (width, height) != tuple(size) and width != UNKNOWN_SIZE:
             what = name or f"image {index}"
             if not width:
                 raise RMTError(f"{what}: it could not be read when the label maps were made; make them again")
@@ -188,6 +218,12 @@ class LabelMaps:
                 f"the images changed, so make the maps in {self.folder} again"
             )
         return file["scores"][row : row + 1][0], file["classes"][row : row + 1][0]
+
+    def _map_exists(self) -> np.ndarray:
+        """bool (images,): which images of the whole set have a map."""
+        widths = [self._file(number)["sizes"][:][:, 0] for number in range(self.spec.files)]
+        self._open.clear()
+        return np.concatenate(widths) != 0
 
     def _file(self, number: int) -> Any:
         if number not in self._open:

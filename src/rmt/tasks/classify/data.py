@@ -8,7 +8,7 @@ import torch
 from timm.models import get_pretrained_cfg
 
 from rmt.data.image_loader import ImageLoader
-from rmt.data.sets import ImageSet, SkipReport, hold_out
+from rmt.data.sets import ImageSet, SkipReport, Subset, hold_out
 from rmt.data.splits import open_splits, resolve_stream
 from rmt.data.token_labels.label_maps import LabelMaps
 from rmt.data.token_labels.transforms import TokenLabelTransform
@@ -18,6 +18,8 @@ from rmt.recipes import ClassifyRecipe
 from rmt.training.batch import world_size as processes_of
 from rmt.training.distributed.processes import broadcast_from_main
 
+NO_LABEL_MAP = "no label map"
+"""The reason in the report of skipped images for training images that are left out for lack of a label map."""
 _EVAL_BATCH = 2  # evaluation keeps no gradients: twice the training batch fits easily
 
 
@@ -56,6 +58,9 @@ class ClassifyData:
             amount = recipe.selection if recipe.selection < 1 else int(recipe.selection)
             train, val = hold_out(train, amount, recipe.seed)
         maps = LabelMaps(recipe.token_labels, train) if recipe.token_labels else None
+        if maps is not None and not maps.available.all():
+            train, skipped = _with_maps(train, maps, skipped)
+            maps = LabelMaps(recipe.token_labels, train, verify=False)
         return cls(train, val, test, skipped, stream, maps)
 
     @property
@@ -93,7 +98,9 @@ class ClassifyData:
         )
         return ImageLoader(
             self.train,
-            transform if self.maps is None else TokenLabelTransform(transform, self.maps),
+            transform
+            if self.maps is None
+            else TokenLabelTransform(transform, self.maps, swap_axes=recipe.swap_map_axes),
             batch_size=recipe.batch_size,
             shuffle=True,
             drop_last=True,
@@ -114,6 +121,15 @@ class ClassifyData:
             shuffle=False,
             **{"workers": recipe.workers, **options},
         )
+
+
+def _with_maps(train: ImageSet, maps: LabelMaps, skipped: SkipReport) -> tuple[ImageSet, SkipReport]:
+    """The training images that have a label map, and the report with the number of others."""
+    count = int((~maps.available).sum())
+    if count == len(train):
+        raise RMTError(f"{maps.folder}: none of the {count:,} training images has a label map there")
+    report = {**skipped, "train": {**skipped.get("train", {}), NO_LABEL_MAP: count}}
+    return Subset(train, np.flatnonzero(maps.available)), report
 
 
 def class_weights(labels: np.ndarray, num_classes: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ from rmt.errors import RMTError
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.token_labelling.module import TokenLabelModule
-from rmt.tasks.classify.token_labelling.targets import MixTokenBox, dense_maps, pool_maps
+from rmt.tasks.classify.token_labelling.targets import MixTokenBox, pool_maps, smooth
 from rmt.training.optimizers import build_optimizer
 from rmt.training.schedules import CosineSchedule
 
@@ -42,7 +42,7 @@ def data(tmp_path_factory):
     )
     arrays = about.empty(0)
     arrays["sizes"][:] = 64
-    arrays["scores"][:] = [0.75, 0.125]
+    arrays["scores"][:] = [6.0, 2.0]
     label = images.labels[:, None, None].astype(np.int16)
     arrays["classes"][:, :, :2] = np.stack(np.broadcast_arrays(label, (label + 1) % 3), -1)
     arrays["classes"][:, :, 2:] = np.stack(np.broadcast_arrays((label + 2) % 3, label), -1)
@@ -54,8 +54,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def recipe(data) -> ClassifyRecipe:
+    """Images of 128 pixels have a grid of 4×4 cells; MixToken's rectangle is empty on smaller grids."""
     return tiny_recipe(
-        data=str(data), model="rmt_test_tl", image_size=64, token_labels=str(data / "maps"), mixup=0.0, cutmix=0.0
+        data=str(data), model="rmt_test_tl", image_size=128, token_labels=str(data / "maps"), mixup=0.0, cutmix=0.0
     )
 
 
@@ -83,11 +84,9 @@ def test_the_loss_by_hand(recipe):
     loss = task.batch_loss(batch)
 
     torch.manual_seed(5)
-    cut = MixTokenBox.sample((2, 2))
-    tokens, whole = pool_maps(
-        dense_maps(batch["map_scores"], batch["map_classes"], 3), batch["box"], batch["flipped"], (2, 2)
-    )
-    tokens, whole = 0.9 * tokens + 0.1 / 3, 0.9 * whole + 0.1 / 3
+    cut = MixTokenBox.sample((4, 4))
+    tokens, whole = pool_maps(batch["map_scores"], batch["map_classes"], batch["box"], 3, (4, 4))
+    tokens, whole = (0.9 + 0.1 / 3) * tokens + 0.1 / 3, (0.9 + 0.1 / 3) * whole + 0.1 / 3
     stem = task.model.stem(batch["image"])
     mixed = stem.clone()
     for b in range(4):
@@ -108,20 +107,33 @@ def test_the_loss_by_hand(recipe):
 
 
 def test_label_maps_reach_the_batch_with_the_image_s_own_crop(recipe):
-    _, batch = task_of(recipe)
+    _, batch = task_of(replace(recipe, randaugment=""))
     assert batch["map_scores"].shape == batch["map_classes"].shape == (4, 4, 4, 2)
     assert batch["map_scores"].dtype == torch.float16
-    assert batch["box"].shape == (4, 4) and batch["flipped"].dtype == torch.bool
+    assert batch["box"].shape == (4, 4)
+    flips = 0
     for label, classes in zip(batch["label"].tolist(), batch["map_classes"], strict=True):
-        assert int(classes[0, 0, 0]) == label
+        flips += int(classes[0, 0, 0]) != label
+        assert int(classes[0, 0, 0]) == label or int(classes[0, 3, 0]) == label
+    assert 0 < flips < 4
 
 
 @pytest.mark.parametrize(
-    "changes", [dict(token_loss=0.0), dict(mix_token=0.0), dict(mix_token=9.0), dict(ground_truth=1.0)], ids=str
+    "changes",
+    [
+        dict(token_loss=0.0),
+        dict(mix_token=0.0),
+        dict(mix_token=9.0),
+        dict(ground_truth=1.0),
+        dict(ground_truth=0.5, ground_truth_mismatch=1.0),
+        dict(swap_map_axes=True),
+    ],
+    ids=str,
 )
 def test_each_field_changes_the_loss(recipe, changes):
     losses = []
-    for chosen in (recipe, replace(recipe, **changes)):
+    base = replace(recipe, ground_truth=0.5) if "ground_truth_mismatch" in changes else recipe
+    for chosen in (base, replace(base, **changes)):
         task, batch = task_of(replace(chosen, drop_path=0.0))
         task.train()  # by the batch's statistics, which tell these images apart
         torch.manual_seed(1)
@@ -130,11 +142,13 @@ def test_each_field_changes_the_loss(recipe, changes):
 
 
 def test_ground_truth_alone_is_the_usual_loss(recipe):
-    chosen = replace(recipe, ground_truth=1.0, token_loss=0.0, mix_token=0.0, drop_path=0.0)
+    """Beside the smoothing, which is LV-ViT's."""
+    truth = dict(ground_truth=1.0, ground_truth_mismatch=1.0)
+    chosen = replace(recipe, **truth, token_loss=0.0, mix_token=0.0, drop_path=0.0)
     task, batch = task_of(chosen)
     task.eval()
     logits = task.model.forward_token_labelling(batch["image"])[0]
-    expected = F.cross_entropy(logits, batch["label"], label_smoothing=chosen.label_smoothing)
+    expected = F.cross_entropy(logits, smooth(F.one_hot(batch["label"], 3).float(), chosen.label_smoothing))
     torch.testing.assert_close(task.batch_loss(batch), expected)
 
 
@@ -164,3 +178,6 @@ def test_what_cannot_go_together_is_refused(recipe, tmp_path):
         rmt.train(replace(recipe, token_labels=str(tmp_path), output=str(tmp_path / "run")))
     assert replace(recipe, cooldown_epochs=3).problems()
     assert replace(recipe, ground_truth=1.5).problems()
+    assert "augmix" in replace(recipe, randaugment="augmix-m5").problems()[0]
+    assert "--ground-truth-mismatch has no effect" in replace(recipe, ground_truth_mismatch=0.3).problems()[0]
+    assert "--swap-map-axes has no effect" in replace(recipe, token_labels="", swap_map_axes=True).problems()[0]

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from rmt.commands.cli import main
 from rmt.data.sources.folders import FolderSet
 from rmt.data.token_labels.label_maps import LabelMapSpec, read_map_file
-from rmt.tasks.classify.token_labelling.targets import dense_maps, pool_maps
+from rmt.tasks.classify.token_labelling.targets import pool_maps
 
 pytestmark = [
     pytest.mark.optional,
@@ -36,7 +36,7 @@ def test_the_pooled_maps_name_at_least_17_of_20_photos(tmp_path, capsys):
     shards = [read_map_file(tmp_path / "maps" / about.file_name(i), about, i) for i in range(about.files)]
     scores, classes = (torch.from_numpy(np.concatenate([s[key] for s in shards])) for key in ("scores", "classes"))
     whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(20, 4)
-    _, pooled = pool_maps(dense_maps(scores, classes, 1000), whole, torch.zeros(20, dtype=torch.bool), (7, 7))
+    _, pooled = pool_maps(scores, classes, whole, 1000, (7, 7))
     images = FolderSet(tmp_path / "photos")
     truth = [labels[Path(images.name(i)).name] for i in range(20)]
     right = sum(int(answer == label) for answer, label in zip(pooled.argmax(1).tolist(), truth, strict=True))

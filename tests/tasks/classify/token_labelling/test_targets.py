@@ -4,14 +4,22 @@ import math
 
 import pytest
 import torch
+from torchvision.ops import roi_align
 
-from rmt.tasks.classify.token_labelling.targets import MixTokenBox, dense_maps, pool_maps, smooth, token_label_loss
+import rmt.tasks.classify.token_labelling.targets as module
+from rmt.tasks.classify.token_labelling.targets import (
+    MixTokenBox,
+    dense_maps,
+    mix_ground_truth,
+    pool_maps,
+    smooth,
+    token_label_loss,
+)
 
 
 def stored(batch=3, height=5, width=6, k=5, num_classes=11):
-    """Random stored maps: scores that sum to less than 1, and k different classes at each place."""
-    scores = torch.rand(batch, height, width, num_classes).softmax(3)
-    return scores.topk(k, dim=3)
+    """Random stored maps: logits, and k different classes at each place."""
+    return (4 * torch.randn(batch, height, width, num_classes)).topk(k, dim=3)
 
 
 def bilinear(field, y, x):
@@ -28,22 +36,32 @@ def bilinear(field, y, x):
     return upper * (1 - dy) + lower * dy
 
 
-def slow_pool(field, box, rows, columns):
-    """RoIAlign by hand: the box cut into rows × columns bins, each the mean of points about a pixel apart."""
-    height, width = field.shape
-    left, top, right, bottom = box[0] * width - 0.5, box[1] * height - 0.5, box[2] * width - 0.5, box[3] * height - 0.5
-    bin_height, bin_width = (bottom - top) / rows, (right - left) / columns
+def slow_pool(field, x1, y1, x2, y2, rows, columns):
+    """RoIAlign by hand, not aligned: the box, at least one cell large, cut into rows × columns bins.
+
+    Each bin is the mean of ⌈side of the bin⌉ points along each axis.
+    """
+    bin_height, bin_width = max(y2 - y1, 1.0) / rows, max(x2 - x1, 1.0) / columns
     down, across = math.ceil(bin_height), math.ceil(bin_width)
     pooled = torch.zeros(rows, columns)
     for i in range(rows):
         for j in range(columns):
             points = [
-                bilinear(field, top + (i + (a + 0.5) / down) * bin_height, left + (j + (b + 0.5) / across) * bin_width)
+                bilinear(field, y1 + (i + (a + 0.5) / down) * bin_height, x1 + (j + (b + 0.5) / across) * bin_width)
                 for a in range(down)
                 for b in range(across)
             ]
             pooled[i, j] = sum(points) / len(points)
     return pooled
+
+
+def slow_targets(scores, classes, corners, num_classes, rows, columns):
+    """Softmax over all classes of each pooled logit: (K, rows, columns). `corners` are x1, y1, x2, y2 in cells."""
+    dense = dense_maps(scores[None], classes[None], num_classes)[0]
+    return torch.stack([slow_pool(field, *corners, rows, columns) for field in dense]).softmax(0)
+
+
+BOXES = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.13, 0.4, 0.77, 0.62], [0.5, 0.05, 0.58, 0.95]])
 
 
 def test_dense_maps_put_each_score_at_its_class():
@@ -59,53 +77,90 @@ def test_dense_maps_put_each_score_at_its_class():
                 assert torch.equal(dense[b, :, y, x], expected)
 
 
-def test_pooling_follows_crop_and_flip():
+@pytest.mark.parametrize("swap_axes", [False, True])
+@pytest.mark.parametrize("most_at_once", [2**25, 400])
+def test_targets_are_the_softmax_of_pooled_logits(monkeypatch, swap_axes, most_at_once):
+    """Also if the maps are pooled one by one, and with LV-ViT's exchanged axes: (top, left, bottom, right)."""
+    monkeypatch.setattr(module, "_MAX_DENSE_VALUES", most_at_once)
     torch.manual_seed(0)
-    maps = dense_maps(*stored(), 11)
-    box = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.13, 0.4, 0.77, 0.62], [0.5, 0.05, 0.58, 0.95]])
-    flipped = torch.tensor([False, True, False])
-    tokens, whole = pool_maps(maps, box, flipped, (4, 3))
+    scores, classes = stored()
+    tokens, whole = pool_maps(scores.half(), classes.short(), BOXES, 11, (4, 3), swap_axes=swap_axes)
+    assert tokens.shape == (3, 11, 4, 3) and whole.shape == (3, 11)
     for b in range(3):
-        fields = [slow_pool(maps[b, label], box[b].tolist(), 4, 3) for label in range(11)]
-        expected = torch.stack(fields)
-        if flipped[b]:
-            expected = expected.flip(2)
-        torch.testing.assert_close(tokens[b], expected / expected.sum(0), atol=1e-5, rtol=1e-4)
-        once = torch.stack([slow_pool(maps[b, label], box[b].tolist(), 1, 1)[0, 0] for label in range(11)])
-        torch.testing.assert_close(whole[b], once / once.sum(), atol=1e-5, rtol=1e-4)
+        left, top, right, bottom = BOXES[b].tolist()
+        if swap_axes:
+            left, top, right, bottom = top, left, bottom, right
+        corners = left * 6 - 0.5, top * 5 - 0.5, right * 6 - 0.5, bottom * 5 - 0.5
+        expected = slow_targets(scores[b].half(), classes[b], corners, 11, 4, 3)
+        torch.testing.assert_close(tokens[b], expected, atol=1e-5, rtol=1e-4)
+        once = slow_targets(scores[b].half(), classes[b], corners, 11, 1, 1)[:, 0, 0]
+        torch.testing.assert_close(whole[b], once, atol=1e-5, rtol=1e-4)
 
 
 def test_the_whole_image_on_its_own_grid_is_the_map_itself():
-    maps = dense_maps(*stored(), 11)
-    box, flipped = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(3, 4), torch.zeros(3, dtype=torch.bool)
-    tokens, whole = pool_maps(maps, box, flipped, (5, 6))
-    torch.testing.assert_close(tokens, maps / maps.sum(1, keepdim=True))
-    torch.testing.assert_close(whole, maps.sum((2, 3)) / maps.sum((1, 2, 3))[:, None])
+    scores, classes = stored()
+    box = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(3, 4)
+    tokens, whole = pool_maps(scores, classes, box, 11, (5, 6))
+    maps = dense_maps(scores, classes, 11)
+    torch.testing.assert_close(tokens, maps.softmax(1))
+    torch.testing.assert_close(whole, maps.mean((2, 3)).softmax(1))
 
 
-def test_a_flipped_image_has_the_flipped_targets():
-    """Flipping image and map before they are shown, or the view after, comes to the same."""
-    maps = dense_maps(*stored(), 11)
-    box = torch.tensor([[0.2, 0.1, 0.7, 0.9]]).expand(3, 4)
-    mirrored = torch.tensor([[0.3, 0.1, 0.8, 0.9]]).expand(3, 4)
-    yes, no = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool)
-    ours, theirs = pool_maps(maps, box, yes, (3, 3)), pool_maps(maps.flip(3), mirrored, no, (3, 3))
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b)
+def test_classes_that_a_map_lacks_need_no_memory(monkeypatch):
+    """With 1,000 classes the result is equal, bit for bit, to RoIAlign of maps of all classes."""
+    shapes = []
+
+    def recorded(maps, *args, **options):
+        shapes.append(maps.shape)
+        return roi_align(maps, *args, **options)
+
+    monkeypatch.setattr(module, "roi_align", recorded)
+    torch.manual_seed(1)
+    scores, classes = stored(num_classes=11)
+    classes = classes * 90
+    tokens, whole = pool_maps(scores, classes, BOXES, 1000, (7, 7))
+    assert {shape[1] for shape in shapes} == {11}
+    numbered = torch.cat([torch.arange(3.0)[:, None], BOXES * torch.tensor([6.0, 5, 6, 5]) - 0.5], 1)
+    dense = dense_maps(scores, classes, 1000)
+    assert torch.equal(tokens, roi_align(dense, numbered, (7, 7)).softmax(1))
+    assert torch.equal(whole, roi_align(dense, numbered, (1, 1))[..., 0, 0].softmax(1))
 
 
-def test_without_any_score_the_target_is_even():
-    maps = torch.zeros(1, 4, 3, 3)
-    tokens, whole = pool_maps(maps, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([False]), (2, 2))
+@pytest.mark.parametrize(("peak", "first", "second"), [(10.0, 0.30, 0.03), (8.0, 0.11, 0.02)])
+def test_two_objects(peak, first, second):
+    """Known figures: objects on 61 % and 39 % of an image with the same peak logit, 1,000 classes."""
+    scores = torch.full((1, 10, 10, 1), peak)
+    classes = torch.zeros(1, 10, 10, 1, dtype=torch.long)
+    classes.view(-1)[61:] = 1
+    _, whole = pool_maps(scores, classes, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), 1000, (7, 7))
+    assert whole[0, :2].tolist() == [pytest.approx(first, abs=0.005), pytest.approx(second, abs=0.005)]
+    after = smooth(whole, 0.1)[0, :2].tolist()
+    assert after == [pytest.approx(0.9001 * value + 1e-4, abs=0.005) for value in (first, second)]
+
+
+def test_without_any_score_the_target_is_uniform():
+    """A place outside the picture, too, has no score."""
+    scores, classes = torch.zeros(1, 3, 3, 2), torch.zeros(1, 3, 3, 2, dtype=torch.long)
+    tokens, whole = pool_maps(scores, classes, BOXES[:1], 4, (2, 2))
     assert torch.equal(tokens, torch.full((1, 4, 2, 2), 0.25)) and torch.equal(whole, torch.full((1, 4), 0.25))
 
 
 def test_smoothing():
-    assert smooth(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), 0.2).tolist() == [pytest.approx([0.85, 0.05, 0.05, 0.05])]
+    """t·(1 − ε + ε/K) + ε/K, which sums to 1 + ε/K."""
+    assert smooth(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), 0.2).tolist() == [pytest.approx([0.9, 0.05, 0.05, 0.05])]
+    assert float(smooth(torch.tensor([0.5, 0.3, 0.2, 0.0])[None], 0.2).sum()) == pytest.approx(1.05)
 
 
-def test_rectangles_are_as_the_method_says():
-    """λ ~ Beta(1, 1), sides ⌊√(1−λ)·grid⌋, centre uniform, clipped: drawn by hand from the same generator."""
+def test_the_true_label_weighs_more_where_the_map_agrees():
+    target = torch.tensor([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1]])
+    mixed = mix_ground_truth(target, torch.tensor([0, 2]), 0.3, agree=0.5, differ=0.1)
+    on, off = 1.0 - 0.3 + 0.1 + 0.1, 0.1
+    assert mixed[0].tolist() == pytest.approx([0.5 * 0.7 + 0.5 * on, 0.5 * 0.2 + 0.5 * off, 0.5 * 0.1 + 0.5 * off])
+    assert mixed[1].tolist() == pytest.approx([0.9 * 0.7 + 0.1 * off, 0.9 * 0.2 + 0.1 * off, 0.9 * 0.1 + 0.1 * on])
+
+
+def test_rectangles_are_lv_vit_s():
+    """λ ~ Beta(1, 1), c = ⌊√(1−λ)·grid⌋, ⌊c/2⌋ cells to both sides of a uniform centre, clipped: drawn by hand."""
     for number in range(200):
         torch.manual_seed(number)
         box = MixTokenBox.sample((7, 5))
@@ -114,9 +169,10 @@ def test_rectangles_are_as_the_method_says():
         height, width = math.floor(math.sqrt(1 - share) * 7), math.floor(math.sqrt(1 - share) * 5)
         y, x = int(torch.randint(7, ())), int(torch.randint(5, ()))
         cells = {(i, j) for i in range(7) for j in range(5)}
-        inside = {(i, j) for i, j in cells if 0 <= i - (y - height // 2) < height and 0 <= j - (x - width // 2) < width}
-        ours = {(i, j) for i, j in cells if box.top <= i < box.bottom}
-        ours = {(i, j) for i, j in ours if box.left <= j < box.right}
+        rows = {y + step for step in range(-(height // 2), height // 2)}
+        columns = {x + step for step in range(-(width // 2), width // 2)}
+        inside = {(i, j) for i, j in cells if i in rows and j in columns}
+        ours = {(i, j) for i, j in cells if box.top <= i < box.bottom and box.left <= j < box.right}
         assert ours == inside
         assert box.kept == pytest.approx(1 - len(inside) / 35)
 

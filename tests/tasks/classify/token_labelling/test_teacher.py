@@ -1,12 +1,14 @@
 """Teachers: any timm classifier, place by place."""
 
+import math
+
 import pytest
 import timm
 import torch
 
 import rmt
 from rmt.errors import RMTError
-from rmt.tasks.classify.token_labelling.teacher import dense_logits, load_teacher
+from rmt.tasks.classify.token_labelling.teacher import dense_logits, load_teacher, relative_top
 
 # One of each kind: map NCHW, map NHWC, tokens with a class token, tokens pooled, attention pooling, two class tokens.
 SMALL = {
@@ -48,6 +50,32 @@ def test_each_place_is_classified_by_the_network_s_own_head(name):
             prefix = model.num_prefix_tokens
             only = features[:, prefix + 1 : prefix + 2].expand_as(features)
         torch.testing.assert_close(dense[:, 0, 1], model.forward_head(only.contiguous()), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("level", [-12.0, 0.0, 30.0])
+def test_the_level_of_the_logits_is_removed(level):
+    """With zeros for the other classes, the softmax gives the stored ones the teacher's own probabilities."""
+    torch.manual_seed(0)
+    logits = 5 * torch.randn(2, 3, 4, 50) + level
+    scores, classes = relative_top(logits, 5)
+    for b, i, j in ((0, 0, 0), (1, 2, 3), (0, 1, 2)):
+        own = logits[b, i, j].tolist()
+        order = sorted(range(50), key=lambda k: -own[k])
+        assert classes[b, i, j].tolist() == order[:5]
+        mean = sum(math.exp(own[k]) for k in order[5:]) / 45
+        assert scores[b, i, j].tolist() == pytest.approx([own[k] - math.log(mean) for k in order[:5]], abs=1e-4)
+        dense = torch.zeros(50)
+        dense[order[:5]] = scores[b, i, j]
+        expected = logits[b, i, j].softmax(0)[order[:5]]
+        torch.testing.assert_close(dense.softmax(0)[order[:5]], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_all_classes_can_be_stored():
+    logits = torch.randn(1, 2, 2, 3) - 9
+    scores, classes = relative_top(logits, 5)
+    assert scores.shape == (1, 2, 2, 3)
+    torch.testing.assert_close(scores.softmax(3), logits.softmax(3).gather(3, classes))
+    assert (scores.exp().mean(3) - 1).abs().max() < 1e-5
 
 
 def test_a_teacher_that_is_not_square():

@@ -32,7 +32,7 @@ class TokenLabelReport:
     bytes: int = 0  # on disk, of all files of maps
     missing: int = 0  # files that other parts have still to write
     maps: int = 0  # computed in this call
-    agree: int = 0  # of these, those whose likeliest class, pooled over the map, is the image's label
+    agree: int = 0  # of these, those whose top-1 class, pooled over the map, is the image's label
     unreadable: dict[str, str] = field(default_factory=dict)  # name -> reason
 
 
@@ -130,6 +130,11 @@ def _label(
                 with autocast(precision, device):
                     top = teacher.top(batch["image"].to(device, non_blocking=True), spec.top_k)
                 scores, classes = (part.cpu() for part in top)
+                if not torch.isfinite(scores.half()).all():
+                    raise RMTError(
+                        f"{spec.teacher}: its logits are not finite in half precision; with --precision {precision} "
+                        "they may overflow: take --precision fp32, or another teacher"
+                    )
                 report.agree += int((pooled_top(scores, classes, spec.num_classes) == batch["label"]).sum())
                 report.maps += len(scores)
                 for i, image in enumerate(wanted.indices[batch["index"].numpy()].tolist()):
@@ -166,7 +171,7 @@ class SquashTransform:
 
 
 def pooled_top(scores: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """The likeliest class of each map, its scores summed over all locations: both (B, h, w, k) to int64 (B,)."""
+    """The class with the largest logit of each map, averaged over all locations: both (B, h, w, k) to int64 (B,)."""
     sums = torch.zeros(len(scores), num_classes).scatter_add_(1, classes.flatten(1), scores.flatten(1))
     return sums.argmax(1)
 

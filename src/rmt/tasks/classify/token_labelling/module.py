@@ -2,15 +2,15 @@
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from rmt.errors import RMTError
+from rmt.tasks.classify.data import NO_LABEL_MAP
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.classify.token_labelling.targets import (
     STEM_TOKENS_PER_CELL,
     MixTokenBox,
-    dense_maps,
+    mix_ground_truth,
     pool_maps,
     smooth,
     token_label_loss,
@@ -34,18 +34,27 @@ class TokenLabelModule(ClassifyModule):
                 "take rmt_small_tl, rmt_base_tl, rmt_large_tl or rmt_pico_tl"
             )
 
+    def introduction(self) -> list[str]:
+        count = self.data.skipped.get("train", {}).get(NO_LABEL_MAP, 0)
+        without = f"{count:,} training images without a label map in {self.recipe.token_labels} are left out"
+        return [*super().introduction(), *([without] if count else [])]
+
     def batch_loss(self, batch: dict[str, Any]) -> Tensor:
-        """The loss of a batch: image (B, 3, H, W), label (B,), and map_scores, map_classes, box and flipped of
+        """The loss of a batch: image (B, 3, H, W), label (B,), and map_scores, map_classes and box of
         `TokenLabelTransform`."""
         recipe, images, num_classes = self.recipe, batch["image"], len(self.data.classes)
         grid = (-(-images.shape[2] // _STRIDE), -(-images.shape[3] // _STRIDE))
-        maps = dense_maps(batch["map_scores"], batch["map_classes"], num_classes)
-        token_target, class_target = pool_maps(maps, batch["box"], batch["flipped"], grid)
+        maps = batch["map_scores"], batch["map_classes"], batch["box"]
+        pooled = pool_maps(*maps, num_classes, grid, swap_axes=recipe.swap_map_axes)
+        token_target, class_target = (smooth(target, recipe.label_smoothing) for target in pooled)
         if recipe.ground_truth:
-            truth = F.one_hot(batch["label"], num_classes).to(class_target)
-            class_target = (1 - recipe.ground_truth) * class_target + recipe.ground_truth * truth
-        token_target = smooth(token_target, recipe.label_smoothing)
-        class_target = smooth(class_target, recipe.label_smoothing)
+            class_target = mix_ground_truth(
+                class_target,
+                batch["label"],
+                recipe.label_smoothing,
+                agree=recipe.ground_truth,
+                differ=recipe.ground_truth_mismatch,
+            )
         forward: Any = self.model.forward_token_labelling
         if recipe.mix_token:
             box = MixTokenBox.sample(grid, recipe.mix_token)

@@ -29,12 +29,11 @@ class Teacher:
 
     @torch.inference_mode()
     def top(self, images: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
-        """The k likeliest classes at each location of images (B, 3, H, W).
+        """The k classes with the largest logits at each location of images (B, 3, H, W).
 
-        Returns probabilities (float32) and class numbers (int64), both (B, h, w, k), likeliest first.
+        Returns logits (float32, see `relative_top`) and class numbers (int64), both (B, h, w, k), the largest first.
         """
-        logits = dense_logits(self.model, images).float()
-        return logits.softmax(3).topk(min(k, logits.shape[3]), dim=3)
+        return relative_top(dense_logits(self.model, images).float(), k)
 
 
 def load_teacher(name: str, weights: str = "") -> Teacher:
@@ -92,6 +91,20 @@ def dense_logits(model: nn.Module, images: Tensor) -> Tensor:
         places = features.permute(0, 2, 3, 1).flatten(0, 2)[:, :, None, None]
     logits = model.forward_head(places)  # type: ignore[operator]
     return logits.view(len(images), *grid, -1)
+
+
+def relative_top(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of the logits (B, h, w, K), minus the level of the others, and their classes: both (B, h, w, k).
+
+    The level is the logarithm of the mean of exp(logit) over the classes that are left out. With it subtracted and the
+    logit 0 for the classes left out, the softmax gives the k classes the probabilities that the teacher gives them,
+    whatever the level of its logits. Without classes left out (k ≥ K) the mean is over all.
+    """
+    top, classes = logits.topk(min(k, logits.shape[-1]), dim=-1)
+    left_out = logits.shape[-1] - top.shape[-1]
+    others = logits.scatter(-1, classes, -torch.inf) if left_out else logits
+    level = others.logsumexp(-1, keepdim=True) - math.log(left_out or logits.shape[-1])
+    return top - level, classes
 
 
 def _token_grid(model: nn.Module, tokens: int, images: Tensor) -> tuple[int, int]:
