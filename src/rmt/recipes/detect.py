@@ -59,6 +59,17 @@ class DetectRecipe(Recipe):
     """Crop half of the training images, as in 3x+MS: to 384 to 600 pixels, from a short side of 400 to 600."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip."""
+    vertical_flip: Fraction = 0.0
+    """Probability of a vertical flip."""
+    rotation: NonNegativeFloat = 0.0
+    """Rotate training images by a random angle up to this many degrees either way; boxes become the upright ones around
+    the rotated boxes, so small angles suit best. 0: none."""
+    min_scale: float = 1.0
+    """Scale jitter: resize training images by a random factor from min_scale to max_scale, and crop what is larger."""
+    max_scale: float = 1.0
+    """See `min_scale`."""
+    distortion: Fraction = 0.0
+    """Probability of each change of brightness, contrast, saturation and hue."""
 
     epochs: NonNegative = 12
     """Epochs; 0: as many as make about 2,000 weight updates."""
@@ -93,6 +104,8 @@ class DetectRecipe(Recipe):
             found.append(f"--train-short-sides must be at least 32, not {self.train_short_sides}")
         if any(epoch < 1 for epoch in self.lr_steps):
             found.append(f"--lr-steps must be at least 1, not {self.lr_steps}")
+        if not 0 < self.min_scale <= self.max_scale:
+            found.append(f"--min-scale {self.min_scale:g} must be positive and at most --max-scale {self.max_scale:g}")
         if self.anchor_scale == 0:
             found.append("--anchor-scale must not be 0")
         if self.head == "retinanet":

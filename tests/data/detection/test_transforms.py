@@ -157,3 +157,52 @@ def test_a_set_of_one_image_makes_batches(tmp_path):
     images = open_coco(*find_split(tmp_path, "train"), with_masks=True).without_empty()
     (batch,) = train_loader(images, batch_size=1)
     assert len(batch["image"]) == 1 and len(batch["target"][0]["boxes"])
+
+
+def outlines(target) -> list[list[float]]:
+    """The box around each mask, as left, top, right, bottom."""
+    found = []
+    for mask in target["masks"].numpy():
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        found.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    return found
+
+
+@pytest.mark.parametrize("change", [dict(vertical_flip=1.0), dict(scales=(0.5, 2.0)), dict(scales=(1.5, 2.0))])
+def test_boxes_follow_masks_and_pixels(images, change):
+    pipeline = train_augmentation((64,), 200, flip=0.0, **change)
+    for seed in range(8):
+        pixels, target = shown(images, pipeline, 0, seed)
+        assert pixels.shape[1:] == target["masks"].shape[1:]
+        if not len(target["boxes"]):  # cropped away
+            continue
+        assert np.abs(target["boxes"].numpy() - outlines(target)).max() <= 1.5
+        for mask, label in zip(target["masks"].bool(), target["labels"].tolist(), strict=True):
+            red, _, blue = pixels[:, mask].float().mean(1).tolist()
+            assert (red > blue) == (label == 0)
+
+
+def test_scale_jitter_keeps_the_size_or_makes_it_smaller(images):
+    sizes = {
+        tuple(shown(images, train_augmentation((64,), 200, scales=(0.5, 2.0)), 0, s)[0].shape[1:]) for s in range(20)
+    }
+    assert (64, 96) in sizes and min(min(size) for size in sizes) < 50 and max(max(size) for size in sizes) <= 96
+
+
+def test_rotated_boxes_hold_their_objects(images):
+    pipeline = train_augmentation((64,), 200, flip=0.0, rotation=20.0)
+    for seed in range(8):
+        pixels, target = shown(images, pipeline, 0, seed)
+        assert pixels.shape[1:] == (64, 96)
+        for box, mask in zip(target["boxes"].tolist(), target["masks"], strict=True):
+            rows, columns = torch.where(mask)
+            if len(rows):
+                assert box[0] - 1.5 <= columns.min() and columns.max() <= box[2] + 1.5
+                assert box[1] - 1.5 <= rows.min() and rows.max() <= box[3] + 1.5
+
+
+def test_colours_change_and_boxes_do_not(images):
+    plain, _ = shown(images, train_augmentation((64,), 200, flip=0.0), 0)
+    changed, target = shown(images, train_augmentation((64,), 200, flip=0.0, distortion=1.0), 0)
+    assert changed.dtype == torch.uint8 and not torch.equal(plain, changed)
+    assert np.abs(target["boxes"].numpy() - outlines(target)).max() <= 1

@@ -20,6 +20,13 @@ CROP_SHORT_SIDES = (400, 500, 600)
 """Short sides for the first resize of 3×+MS, in pixels; half of the images get it."""
 CROP_SIDES = (384, 600)
 """Range of the sides of the crop that follows, in pixels."""
+COLOUR_CHANGES: tuple[dict[str, float], ...] = (
+    {"brightness": 0.125},
+    {"contrast": 0.5},
+    {"saturation": 0.5},
+    {"hue": 0.05},
+)
+"""Largest changes of colour, as in segmentation: fractions, of the colour circle for the hue."""
 _NO_LIMIT = 4200
 """Longest side before the crop, as in MMDetection."""
 
@@ -51,8 +58,44 @@ class RandomSidesCrop(v2.Transform):
         return int(torch.randint(min(side, self.smallest), min(side, self.largest) + 1, ()))
 
 
+class ScaleJitter(v2.Transform):
+    """Resize by a random factor from `smallest` to `largest`, and crop to the old size at a random position.
+
+    An image that has become smaller is not padded; the image may lose all its objects.
+    """
+
+    def __init__(self, smallest: float, largest: float):
+        super().__init__()
+        self.smallest, self.largest = smallest, largest
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = F.get_size(flat_inputs[0])
+        factor = float(torch.empty(()).uniform_(self.smallest, self.largest))
+        size = [max(1, round(height * factor)), max(1, round(width * factor))]
+        rows, columns = min(height, size[0]), min(width, size[1])
+        crop = {
+            "top": int(torch.randint(0, size[0] - rows + 1, ())),
+            "left": int(torch.randint(0, size[1] - columns + 1, ())),
+            "height": rows,
+            "width": columns,
+        }
+        return {"size": size, "crop": crop}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        resized = self._call_kernel(F.resize, inpt, params["size"], antialias=True)
+        return self._call_kernel(F.crop, resized, **params["crop"])
+
+
 def train_augmentation(
-    short_sides: Sequence[int], long_side: int, *, flip: float = 0.5, random_crop: bool = False
+    short_sides: Sequence[int],
+    long_side: int,
+    *,
+    flip: float = 0.5,
+    random_crop: bool = False,
+    vertical_flip: float = 0.0,
+    rotation: float = 0.0,
+    scales: tuple[float, float] = (1.0, 1.0),
+    distortion: float = 0.0,
 ) -> v2.Transform:
     """Random flip and resize; with `random_crop` half of the images are also cropped, as in the 3×+MS schedule.
 
@@ -61,13 +104,28 @@ def train_augmentation(
         long_side: upper limit of the long side.
         flip: probability of a horizontal flip.
         random_crop: see above.
+        vertical_flip: probability of a vertical flip.
+        rotation: largest angle in degrees, either way. Boxes become the upright ones around the rotated boxes.
+        scales: range of the factor of `ScaleJitter`.
+        distortion: probability of each change of brightness, contrast, saturation and hue.
     """
-    resize = v2.RandomShortestSize(list(short_sides), max_size=long_side)
     steps: list[Any] = [v2.RandomHorizontalFlip(flip)]
+    # A transform that is off draws no numbers, so that those of the paper's schedules stay as they are.
+    if vertical_flip:
+        steps.append(v2.RandomVerticalFlip(vertical_flip))
     if random_crop:
         first = v2.RandomShortestSize(list(CROP_SHORT_SIDES), max_size=_NO_LIMIT)
         steps.append(v2.RandomApply([first, RandomSidesCrop(*CROP_SIDES)], p=0.5))
-    return v2.Compose([*steps, resize, v2.SanitizeBoundingBoxes(min_size=1)])
+    steps.append(v2.RandomShortestSize(list(short_sides), max_size=long_side))
+    if rotation:
+        steps.append(v2.RandomRotation([-rotation, rotation], v2.InterpolationMode.BILINEAR))
+    if scales != (1, 1):
+        steps.append(ScaleJitter(*scales))
+    if distortion:
+        steps += [v2.RandomApply([v2.ColorJitter(**change)], p=distortion) for change in COLOUR_CHANGES]
+    if rotation or scales != (1, 1):
+        steps.append(v2.ClampBoundingBoxes())
+    return v2.Compose([*steps, v2.SanitizeBoundingBoxes(min_size=1)])
 
 
 class DetectionTrainTransform:

@@ -63,7 +63,14 @@ class DetectData:
     def train_loader(self, recipe: DetectRecipe, **options: Any) -> BatchLoader:
         """Shuffled and augmented; a batch holds either upright or wide images."""
         pipeline = train_augmentation(
-            recipe.train_short_sides, recipe.long_side, flip=recipe.flip, random_crop=recipe.random_crop
+            recipe.train_short_sides,
+            recipe.long_side,
+            flip=recipe.flip,
+            random_crop=recipe.random_crop,
+            vertical_flip=recipe.vertical_flip,
+            rotation=recipe.rotation,
+            scales=(recipe.min_scale, recipe.max_scale),
+            distortion=recipe.distortion,
         )
         return BatchLoader(
             self.train,
