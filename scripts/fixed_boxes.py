@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from rmt.data.detection.coco import CocoSet, find_split, open_coco
+from rmt.data.detection.coco import find_split, open_coco
+from rmt.data.detection.dataset import DetectionSet
 from rmt.inference.detect import Detections
 from rmt.tasks.detect.evaluate import DetectEvaluator
 
 ROUNDS = 50
 
 
-def relative_boxes(images: CocoSet) -> list[np.ndarray]:
+def relative_boxes(images: DetectionSet) -> list[np.ndarray]:
     """Boxes (n, 4) of each image, relative to its width and height."""
     return [images.objects(i).boxes / np.tile(images.sizes[i][::-1], 2) for i in range(len(images))]
 
@@ -42,7 +43,7 @@ def box_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return intersection / (areas[0][:, None] + areas[1][None] - intersection)
 
 
-def evaluate(images: CocoSet, boxes: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+def evaluate(images: DetectionSet, boxes: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """COCO's metrics, in percent, of predicting the same boxes for every image."""
     order = np.argsort(-scores, kind="stable")
     evaluator = DetectEvaluator(images)

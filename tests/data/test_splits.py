@@ -36,6 +36,15 @@ def test_val_is_preferred_to_test(make_folder: Make):
     assert all("/val/" in name for name in names(open_splits(str(root)).val))
 
 
+def test_a_split_can_be_named(make_folder: Make):
+    root = make_folder({f"{split}/{name}": n for n, split in enumerate(("train", "val", "test"), 1) for name in "ab"})
+    for count, split in enumerate(("train", "val", "test"), 1):
+        images, part = open_evaluation_split(str(root), split=split)
+        assert (len(images), part) == (2 * count, split)
+    with pytest.raises(RMTError, match="--split val: .*train has train only"):
+        open_evaluation_split(str(root / "train"), split="val")
+
+
 @pytest.mark.parametrize("layout", ["{}", "train/{}"])
 def test_folder_without_validation_is_divided(make_folder: Make, layout: str):
     root = make_folder({layout.format("ant"): 20, layout.format("test"): 10})  # a class may be called test

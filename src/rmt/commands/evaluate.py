@@ -15,6 +15,7 @@ def run(
     data: str = "",
     images: Path | None = None,
     annotations: Path | None = None,
+    split: Literal["train", "val", "test"] | None = None,
     per_class: bool = False,
     batch_size: int | None = None,
     image_size: int | None = None,
@@ -37,6 +38,7 @@ def run(
             data; otherwise all images.
         images: Detectors: the folder of the images that `annotations` lists, instead of `data`.
         annotations: Detectors: a COCO-format JSON to evaluate on, instead of `data`.
+        split: The split of `data` to evaluate on, instead of the validation split.
         per_class: Detectors: also print AP per class, which JSON always contains.
         batch_size: Images per step (64 for a classifier); windows per step for a segmenter (4).
         image_size: Classifiers: side in pixels of the images, instead of the checkpoint's. Detectors: the short side.
@@ -63,7 +65,7 @@ def run(
     if workers < 0:
         raise RMTError(f"--workers must be at least 0, not {workers}")
     given: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size}
-    given |= {"images": images, "annotations": annotations}
+    given |= {"images": images, "annotations": annotations, "split": split}
     given |= {"classes": classes, "inference": inference, "short_side": short_side, "flip": flip or None}
     given |= {"scales": scales}
     own = options_for(task.evaluate, given, checkpoint)

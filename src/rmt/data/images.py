@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from rmt.errors import RMTError
 
@@ -109,6 +109,35 @@ def read_bytes(path: Path | str, name: str) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         reasons: dict[type, str] = {FileNotFoundError: "no such file", PermissionError: "no permission to read it"}
         raise BadImage(name, reasons.get(type(error), f"cannot be read ({_one_line(error)})")) from None
+
+
+def read_size(path: Path | str) -> tuple[int, int]:
+    """(height, width) of the upright image, from the header of a file. Raises `BadImage`."""
+    name = str(path)
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            turned = _orientation(image) >= 5
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        read_image(path, name)  # raises BadImage with the reason
+        raise BadImage(name, "the header cannot be read") from None
+    return (width, height) if turned else (height, width)
+
+
+def read_orientation(path: Path | str) -> int:
+    """The EXIF orientation in the header of a file: 1 for upright, or if there is none or it cannot be read."""
+    with suppress(Exception), Image.open(path, formats=FORMATS) as image:
+        return _orientation(image)
+    return 1
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8, without decoding pixels: Pillow would decode a PNG whose EXIF is behind its pixels."""
+    with suppress(Exception):  # broken EXIF
+        if image.format != "PNG" or "exif" in image.info:
+            value = image.getexif().get(ExifTags.Base.Orientation, 1)
+            return value if value in range(1, 9) else 1
+    return 1
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

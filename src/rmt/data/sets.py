@@ -32,9 +32,9 @@ class HoldOut(NamedTuple):
     seed: int
 
 
-EvaluatedPart = Literal["val", "held out", "listed", "train", "all"]
-"""Which images an evaluation uses: the validation split, those that the training run held out, those that an annotation
-file lists, the training images, or all images because it is not known which were held out."""
+EvaluatedPart = Literal["val", "test", "held out", "listed", "train", "all"]
+"""Which images an evaluation uses: the validation or test split, those that the training run held out, those that an
+annotation file lists, the training images, or all images because it is not known which were held out."""
 
 
 class EvaluationSplit(NamedTuple, Generic[S]):
@@ -178,3 +178,11 @@ def preview(names: Sequence[str], most: int = 5) -> str:
     """The first `most` names, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def listed(counts: Mapping[str, int], first: int = 6, last: int = 2) -> str:
+    """Names with their counts, the first and last few of many: "ant 12, bee 3, … (40 in all)"."""
+    entries = [f"{name} {count:,}" for name, count in counts.items()]
+    if len(entries) <= first + last + 1:
+        return ", ".join(entries)
+    return ", ".join([*entries[:first], "…", *entries[-last:]]) + f" ({len(entries):,} in all)"

@@ -1,7 +1,8 @@
 """Open the image sets that the value of `--data` names."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -10,6 +11,7 @@ from rmt.data.sources.cache import fit_disk
 from rmt.data.sources.folders import FolderSet, class_folders
 from rmt.data.sources.remote import RemoteFile, is_url, list_folder
 from rmt.data.sources.shards import ShardSet, check_complete
+from rmt.data.split_names import NAMES, Split, split_of
 from rmt.errors import RMTError
 
 BUFFER = 50_000
@@ -17,12 +19,8 @@ BUFFER = 50_000
 
 SAMPLE = Path(__file__).parent / "sample"
 
-# Names of the two splits; the first that exists is used.
-NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid", "dev", "test")}
-_SPLIT_OF = {name: split for split, names in NAMES.items() for name in names}
-
-Split = Literal["train", "val"]
 S = TypeVar("S", Path, RemoteFile)
+P = TypeVar("P")
 _Source = Path | tuple[Path, ...] | tuple[RemoteFile, ...]  # a folder of class folders, or shards
 
 
@@ -44,7 +42,7 @@ def open_splits(
         RMTError: the data cannot be used, for instance because the splits have different classes.
     """
     parts = _parts(data)
-    buffer_if_streamed = buffer if _streams(parts, stream) else None
+    buffer_if_streamed = buffer if _streams(parts.values(), stream) else None
     train = _open(parts["train"], buffer_if_streamed)
     if "val" in parts:
         val = _open(parts["val"], buffer_if_streamed)
@@ -55,12 +53,17 @@ def open_splits(
     return Splits(*hold_out(train, float(holdout), seed), {"train and val": train.skipped})
 
 
-def open_evaluation_split(data: str, held: HoldOut | None = None) -> EvaluationSplit[ImageSet]:
-    """The images that an evaluation uses: the validation split if there is one.
+def open_evaluation_split(
+    data: str, held: HoldOut | None = None, split: Split | None = None
+) -> EvaluationSplit[ImageSet]:
+    """The images that an evaluation uses: those of `split`, or by default the validation split if there is one.
 
     Otherwise those that a run held out, if `held` says how it divided `data`, or all images.
     """
     parts = _parts(data, needs_train=False)
+    if split is not None:
+        require_split(data, split, parts)
+        return EvaluationSplit(_open_auto(parts[split]), split)
     if "val" in parts:
         return EvaluationSplit(_open_auto(parts["val"]), "val")
     whole = _open_auto(parts["train"])
@@ -74,20 +77,27 @@ def open_train(data: str) -> ImageSet:
     return _open_auto(_parts(data)["train"])
 
 
+def require_split(data: str, split: Split, present: Collection[Split]) -> None:
+    """Raise `RMTError` unless `data` has this split."""
+    if split not in present:
+        raise RMTError(f"--split {split}: {data} has {', '.join(present)} only")
+
+
 def resolve_stream(data: str, stream: str) -> Literal["yes", "no"]:
     """Whether `open_splits` streams the shards of `data` with this value of `stream`."""
-    return "yes" if _streams(_parts(data, needs_train=False), stream) else "no"
+    return "yes" if _streams(_parts(data, needs_train=False).values(), stream) else "no"
 
 
-def split_folders(root: Path) -> dict[Split, Path]:
-    """The folders of class folders of an image folder: `train`, and `val` if there is one."""
+def class_split_folders(root: Path) -> dict[Split, Path]:
+    """The folders of class folders of an image folder: `train`, and `val` and `test` if there are such.
+
+    Without a folder for validation the one for test is both.
+    """
     present = class_folders(root)  # raises RMTError if there is no such folder, or nothing in it
-    found: dict[Split, Path] = {}
-    for split in ("train", "val"):
-        if name := next((name for name in NAMES[split] if name in present), None):
-            found[split] = root / name
+    folders = {split: next((root / name for name in names if name in present), None) for split, names in NAMES.items()}
+    found = {split: folder for split, folder in folders.items() if folder is not None}
     # A folder `test` among class folders is a class, unless there is `train` or an unmistakable name too.
-    return found if "train" in found or {"val", "validation"} & set(present) else {"train": root}
+    return _with_val(found) if "train" in found or {"val", "validation"} & set(present) else {"train": root}
 
 
 def _open(part: _Source, buffer: int | None) -> FolderSet | ShardSet:
@@ -95,18 +105,23 @@ def _open(part: _Source, buffer: int | None) -> FolderSet | ShardSet:
 
 
 def _open_auto(part: _Source) -> FolderSet | ShardSet:
-    return _open(part, BUFFER if _streams({"": part}, "auto") else None)
+    return _open(part, BUFFER if _streams([part], "auto") else None)
 
 
-def _streams(parts: Mapping[str, _Source], stream: str) -> bool:
+def _streams(parts: Collection[_Source], stream: str) -> bool:
     if stream not in ("auto", "yes", "no"):
         raise RMTError(f"--stream must be auto, yes or no, not {stream!r}")
-    sets = [part for part in parts.values() if not isinstance(part, Path)]
+    sets = [part for part in set(parts) if not isinstance(part, Path)]
     return bool(sets) and (stream == "yes" or (stream == "auto" and not fit_disk(sets)))
 
 
-def _parts(data: str, needs_train: bool = True) -> Mapping[str, _Source]:
-    """Where the splits of `data` are: `train`, and `val` if there is one."""
+def _with_val(parts: dict[Split, P]) -> dict[Split, P]:
+    """The parts, with the test part for validation too if there is no other."""
+    return parts | {"val": parts["test"]} if "test" in parts and "val" not in parts else parts
+
+
+def _parts(data: str, needs_train: bool = True) -> Mapping[Split, _Source]:
+    """Where the splits of `data` are: `train`, and `val` and `test` if there are such."""
     if not data:  # Path("") would be the current folder
         raise RMTError("no data given; name an image folder, a folder of parquet shards, or sample")
     parts = _remote_shards(data) if is_url(data) else _local_parts(data)
@@ -115,15 +130,14 @@ def _parts(data: str, needs_train: bool = True) -> Mapping[str, _Source]:
     return parts
 
 
-def _local_parts(data: str) -> Mapping[str, _Source]:
+def _local_parts(data: str) -> Mapping[Split, _Source]:
     root = SAMPLE if data == "sample" else Path(data).expanduser()
-    shards: Mapping[str, _Source] = _by_split(
-        {name: sorted((root / name).glob("*")) for name in ("", "data", *_SPLIT_OF)}
-    )
-    return shards or dict(split_folders(root).items())
+    names = ("", "data", *chain.from_iterable(NAMES.values()))
+    shards: Mapping[Split, _Source] = _by_split({name: sorted((root / name).glob("*")) for name in names})
+    return shards or dict(class_split_folders(root).items())
 
 
-def _remote_shards(url: str) -> Mapping[str, _Source]:
+def _remote_shards(url: str) -> Mapping[Split, _Source]:
     folders: dict[str, list[RemoteFile]] = {}
     for file in list_folder(url):
         inside = file.url.removeprefix(url.rstrip("/") + "/")
@@ -133,7 +147,7 @@ def _remote_shards(url: str) -> Mapping[str, _Source]:
     raise RMTError(f"{url}: no parquet shards and no tars there; other data can only be read from a folder")
 
 
-def _by_split(folders: Mapping[str, Sequence[S]]) -> dict[str, tuple[S, ...]]:
+def _by_split(folders: Mapping[str, Sequence[S]]) -> dict[Split, tuple[S, ...]]:
     """The shards of each split, by their names or that of their folder; all are `train` if no name says otherwise.
 
     `folders` has the files in the folder of the data (""), and in its folders `data` and those named like a split.
@@ -141,16 +155,18 @@ def _by_split(folders: Mapping[str, Sequence[S]]) -> dict[str, tuple[S, ...]]:
     named: dict[str, list[S]] = {}  # by the word that says the split; "" if none does
     for folder, files in folders.items():
         for shard in _shards_among(files):
-            word = folder if folder in _SPLIT_OF else re.split(r"[-_.]", shard.name)[0]
-            if word in _SPLIT_OF or folder in ("", "data"):
-                named.setdefault(word if word in _SPLIT_OF else "", []).append(shard)
-    parts: dict[str, tuple[S, ...]] = {}
-    for word in (*_SPLIT_OF, ""):
-        split = _SPLIT_OF.get(word, "train")
-        if word in named and split not in parts and (word or not parts):
-            check_complete(named[word])
+            word = folder if split_of(folder) else re.split(r"[-_.]", shard.name)[0]
+            if split_of(word) or folder in ("", "data"):
+                named.setdefault(word if split_of(word) else "", []).append(shard)
+    parts: dict[Split, tuple[S, ...]] = {}
+    for split, names in NAMES.items():
+        if word := next((name for name in names if name in named), ""):
             parts[split] = tuple(named[word])
-    return parts
+    if not parts and "" in named:
+        parts["train"] = tuple(named[""])
+    for shards in parts.values():
+        check_complete(shards)
+    return _with_val(parts)
 
 
 def _shards_among(files: Sequence[S]) -> list[S]:

@@ -16,7 +16,8 @@ class DetectRecipe(Recipe):
     open_values: ClassVar[dict[str, Any]] = {**Recipe.open_values, "epochs": 0}
 
     data: str = ""
-    """COCO as downloaded: a folder with `train2017`, `val2017` and `annotations/instances_{train,val}2017.json`."""
+    """Folder of images and annotations: COCO as downloaded (`annotations/instances_train….json`) or as Roboflow exports
+    it, Pascal VOC (`Annotations/*.xml`), or YOLO (`labels/*.txt`, also named by its `data.yaml`)."""
     images: str = ""
     """Folder of the training images, for data in another layout than `data`."""
     annotations: str = ""
@@ -26,7 +27,7 @@ class DetectRecipe(Recipe):
     val_annotations: str = ""
     """COCO-format JSON file of the validation images; empty: some of the training images are held out."""
     holdout: Fraction = 0.2
-    """Fraction of the images held out for validation when `annotations` come without `val_annotations`."""
+    """Fraction of the images held out for validation when the data have no validation split."""
     empty_images: bool = False
     """Train on images without objects, too."""
 
@@ -91,14 +92,14 @@ class DetectRecipe(Recipe):
     def problems(self) -> list[str]:
         found = super().problems()
         if self.data and self.annotations:
-            found.append("--data and --annotations exclude each other: a COCO folder, or one JSON with --images")
+            found.append("--data and --annotations exclude each other: a folder, or one JSON with --images")
         if bool(self.annotations) != bool(self.images):
             found.append("--annotations and --images belong together")
         if self.val_annotations and not self.annotations:
-            found.append("--val-annotations goes with --annotations; a COCO folder (--data) has its own")
+            found.append("--val-annotations goes with --annotations; a folder (--data) has its own")
         if self.val_images and not self.val_annotations:
             found.append("--val-images goes with --val-annotations")
-        if self.data or self.val_annotations:
+        if self.val_annotations:
             found += check_unused(self, "where the data have a validation part", "holdout")
         if not self.train_short_sides or min(self.train_short_sides) < 32:
             found.append(f"--train-short-sides must be at least 32, not {self.train_short_sides}")

@@ -47,6 +47,7 @@ def evaluation_line(about: Mapping[str, Any], images: int) -> str:
     count, data = f"{images:,} images", about["data"]
     on = {
         "val": f"the validation split of {data}, {count}",
+        "test": f"the test split of {data}, {count}",
         "held out": f"the {count} that its run held out of {data}, if they have not changed since",
         "listed": f"the {count} that {data} lists",
         "train": f"the {count} of {data} that the network was trained on: scores are optimistic",

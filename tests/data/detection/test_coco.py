@@ -7,7 +7,8 @@ import pytest
 from helpers.coco_sets import CATEGORIES, annotation, make_coco, make_split, run_lengths, write_json
 from PIL import Image
 
-from rmt.data.detection.coco import find_split, open_coco, open_coco_splits
+from rmt.data.detection.coco import find_split, open_coco
+from rmt.data.detection.layouts import coco_files, open_detection
 from rmt.data.images import BadImage
 from rmt.errors import RMTError
 from rmt.recipes import DetectRecipe
@@ -108,9 +109,9 @@ def test_one_file_that_is_divided_reports_its_troubles_once(folder):
     write_json(path, content)
     files = find_split(folder, "train")
     options = dict(with_masks=True, empty_images=True)
-    (report,) = open_coco_splits(files, None, holdout=0.4, **options).skipped.items()
+    (report,) = open_detection(coco_files(files), holdout=0.4, **options).skipped.items()
     assert report[0] == "train and val" and report[1]["box of zero or negative size"] == 1
-    apart = open_coco_splits(files, find_split(folder, "val"), **options).skipped
+    apart = open_detection(coco_files(files, find_split(folder, "val")), **options).skipped
     assert apart["train"] == report[1] and "box of zero or negative size" not in apart["val"]
 
 

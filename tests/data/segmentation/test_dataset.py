@@ -215,3 +215,11 @@ def test_a_bad_pair_is_replaced_in_training_and_left_out_in_judging(tmp_path):
     assert judged[0]["mask"][0].shape == (40, 48)
     with pytest.raises(BadImage, match="5×5 pixels, its image 48×40"):
         val.load(1)
+
+
+def test_a_split_can_be_named(tmp_path):
+    root = make_segments(tmp_path, train=3, val=2)
+    assert [len(open_segmentation_evaluation(str(root), split=split).images) for split in ("train", "val")] == [3, 2]
+    assert open_segmentation_evaluation(str(root), split="train").part == "train"
+    with pytest.raises(RMTError, match="--split test: .*images has no such folder; expected test or testing"):
+        open_segmentation_evaluation(str(root), split="test")

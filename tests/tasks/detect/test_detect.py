@@ -328,7 +328,7 @@ def test_annotations_that_the_run_divided_are_judged_by_what_it_held_out(tmp_pat
 
 
 def test_evaluation_wants_one_set():
-    with pytest.raises(RMTError, match="give --data COCO_FOLDER, or --images"):
+    with pytest.raises(RMTError, match="give --data FOLDER, or --images"):
         evaluate_checkpoint(finished_run(), "", workers=0)
 
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import shutil
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from helpers.detect_runs import data, tiny_recipe
 from helpers.resolved import built
 
 import rmt
+from rmt.errors import RMTError
 from rmt.recipes import DetectRecipe
 from rmt.tasks.detect.data import DetectData
 from rmt.training.trainer import build_trainer
@@ -201,7 +203,7 @@ def test_images_and_annotations_of_one_s_own(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (dict(holdout=0.5), "--holdout has no effect"),
+        (dict(data="", images="a", annotations="b", val_annotations="c", holdout=0.5), "--holdout has no effect"),
         (dict(val_images="photos"), "--val-images goes with --val-annotations"),
         (dict(lr=math.nan), "--lr must be a number, not nan"),
         (dict(flip=math.inf), "--flip must be a number, not inf"),
@@ -209,3 +211,12 @@ def test_images_and_annotations_of_one_s_own(tmp_path):
 )
 def test_what_would_do_nothing_is_refused(changes, said):
     assert said in "; ".join(replace(tiny_recipe(), **changes).problems())
+
+
+def test_a_hold_out_is_for_folders_without_a_validation_split(tmp_path):
+    with pytest.raises(RMTError, match="--holdout has no effect where the data have a validation split"):
+        DetectData.open(replace(tiny_recipe(), holdout=0.5))
+    folder = shutil.copytree(data(), tmp_path / "coco")
+    (folder / "annotations/instances_val2017.json").unlink()
+    found = DetectData.open(replace(tiny_recipe(), data=str(folder), holdout=0.25))
+    assert len(found.val) == 2 and not {*found.val.image_ids} & {*found.train.image_ids}

@@ -1,246 +1,136 @@
-"""Images with boxes and masks, from the COCO folder as downloaded or from any COCO-format JSON."""
+"""COCO: a JSON file that lists images, annotations and categories, and folders of such files.
 
-import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+An error: the file is not complete JSON, or not of this format; image, annotation or category ids are not unique. What
+is wrong with single annotations is counted and named, see `table`.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from rmt.data.detection import rle
-from rmt.data.detection.coco_json import CocoTable, read_coco
-from rmt.data.images import BadImage, read_image
-from rmt.data.sets import Splits, class_indices, hold_out_mask, preview
+from rmt.data.detection.dataset import DetectionSet, Source, open_set
+from rmt.data.detection.table import ObjectTable, Problems, pack
+from rmt.data.sets import preview
+from rmt.data.split_names import SPLITS, Split, split_folders
 from rmt.errors import RMTError
 
-NO_FILE = "image whose file is missing"
-NO_MASK = "object without a mask"
-EMPTY = "image without an object"
+ROBOFLOW = "_annotations.coco.json"
 
 
-@dataclass(frozen=True)
-class Objects:
-    """The objects of one image, without crowd regions."""
+class CocoFiles:
+    """A layout (see `layouts`) of COCO-format files: `splits` has the annotation file of each split, and `locate`
+    returns (image folder, annotation file)."""
 
-    boxes: np.ndarray  # (n, 4) float32: left, top, right, bottom in pixels, clipped to the image
-    labels: np.ndarray  # (n,) int64
-    masks: np.ndarray | None  # (n, height, width) uint8, or None if the set is opened without masks
+    def __init__(self, name: str, splits: Mapping[Split, str], locate: Callable[[Split], tuple[Path, Path]]):
+        self.name, self.splits, self.locate = name, splits, locate
+        self.choices: list[str] = []
 
-
-@dataclass(frozen=True)
-class CocoSet:
-    """Any detection set in COCO format, or some of its images, with random access; see `open_coco`."""
-
-    folder: Path
-    table: CocoTable
-    classes: tuple[str, ...]  # label k is classes[k]; not always in the order of the file
-    with_masks: bool
-    usable: np.ndarray  # (M,) bool: the objects of the table that are used
-    indices: np.ndarray  # (N,) int64: positions of the images in the table
-    dropped: Counter[str]  # number of images skipped, by reason
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @property
-    def skipped(self) -> Mapping[str, int]:
-        """Number of images and objects skipped when the set was opened, by reason."""
-        return self.table.problems.counts() | self.dropped
-
-    @property
-    def notes(self) -> list[str]:
-        """The same as text, one line per reason, with examples."""
-        left_out = [f"{self.table.problems.source}: {n:,} × {kind}, skipped" for kind, n in self.dropped.items()]
-        return self.table.problems.lines() + left_out
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """(N, 2) int64: height and width of each image, in pixels."""
-        return self.table.sizes[self.indices]
-
-    @property
-    def groups(self) -> np.ndarray:
-        """(N,) int64: 0 for portrait images, 1 for landscape; a batch of one group needs little padding."""
-        return (self.sizes[:, 1] >= self.sizes[:, 0]).astype(np.int64)
-
-    @property
-    def image_ids(self) -> np.ndarray:
-        """(N,) int64: the ids of the images in the file."""
-        return self.table.image_ids[self.indices]
-
-    @property
-    def category_ids(self) -> list[int | None]:
-        """The file's category id of each of `classes`; None for a class that the file does not have."""
-        id_of = dict(zip(self.table.classes, self.table.category_ids.tolist(), strict=True))
-        return [id_of.get(name) for name in self.classes]
-
-    def name(self, index: int) -> str:
-        return str(self.folder / str(self.table.files[self.indices[index]]))
-
-    def load(self, index: int) -> Image.Image:
-        """Image number `index`, upright 8-bit RGB. Raises `BadImage`, also for another size than in the annotations."""
-        image = read_image(Path(self.name(index)), self.name(index))
-        height, width = self.table.sizes[self.indices[index]].tolist()
-        if image.size != (width, height):
-            sizes = f"{image.width}×{image.height} pixels, the annotations say {width}×{height}"
-            raise BadImage(self.name(index), sizes)
-        return image
-
-    def objects(self, index: int) -> Objects:
-        """The objects of image number `index`, for training: boxes clipped to the image, no crowd regions."""
-        position = int(self.indices[index])
-        numbers = self._objects_of(position)
-        numbers = numbers[~self.table.crowd[numbers]]
-        height, width = self.table.sizes[position].tolist()
-        corners = self.table.boxes[numbers].copy()  # (n, 4): x, y, width, height
-        corners[:, 2:] += corners[:, :2]
-        corners = corners.clip(0, [width, height, width, height]).astype(np.float32)
-        masks = None
-        if self.with_masks:
-            masks = np.zeros((len(numbers), height, width), dtype=np.uint8)
-            for row, number in enumerate(numbers.tolist()):
-                masks[row] = rle.decode(self.table.segmentation(number), height, width)
-        labels = class_indices(self.table.classes, self.classes)[self.table.labels[numbers]]
-        return Objects(corners, labels, masks)
-
-    def ground_truth(self, positions: Sequence[int] | None = None) -> dict[str, Any]:
-        """The images (all, or those at `positions`) with all objects, crowd regions too, as a COCO-format dictionary.
-
-        Boxes, areas and ids are those of the file, so that the evaluation gives the same result as for the file.
-        """
-        chosen = self.indices if positions is None else self.indices[list(positions)]
-        table, images, annotations = self.table, [], []
-        for position in chosen.tolist():
-            height, width = table.sizes[position].tolist()
-            number = int(table.image_ids[position])
-            images.append({"id": number, "file_name": str(table.files[position]), "height": height, "width": width})
-            for item in self._objects_of(position).tolist():
-                annotation = {
-                    "id": item + 1,  # never 0, which the COCO evaluation takes for "no match"
-                    "image_id": number,
-                    "category_id": int(table.category_ids[table.labels[item]]),
-                    "bbox": table.boxes[item].tolist(),
-                    "area": float(table.areas[item]),
-                    "iscrowd": int(table.crowd[item]),
-                }
-                if self.with_masks:
-                    annotation["segmentation"] = table.segmentation(item)
-                annotations.append(annotation)
-        pairs = zip(table.category_ids.tolist(), table.classes, strict=True)
-        categories = [{"id": number, "name": name} for number, name in pairs]
-        return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
-
-    def with_classes(self, classes: Sequence[str]) -> "CocoSet":
-        """The set with labels that refer to `classes`, matched by name. Raises `RMTError` that names unknown ones."""
-        class_indices(self.table.classes, classes, f"{self.table.problems.source} has")
-        return replace(self, classes=tuple(classes))
-
-    def hold_out(self, fraction: float, seed: int) -> "tuple[CocoSet, CocoSet]":
-        """(rest, held): `held` has a random fraction of the images; both keep the order. Raises `RMTError`."""
-        held = hold_out_mask(len(self), fraction, seed, self.table.problems.source, "give --val-annotations")
-        return replace(self, indices=self.indices[~held]), replace(self, indices=self.indices[held])
-
-    def without_empty(self) -> "CocoSet":
-        """The images with at least one object, not counting crowd regions. Raises `RMTError` if there is none."""
-        learnable = self.usable & ~self.table.crowd
-        image_of = np.repeat(np.arange(len(self.table.files)), np.diff(self.table.starts))  # of each object
-        full = np.isin(self.indices, image_of[learnable])
-        if not full.any():
-            raise RMTError(f"{self.table.problems.source}: no image shows an object")
-        dropped = self.dropped + Counter({EMPTY: int((~full).sum())})  # + drops zeros
-        return replace(self, indices=self.indices[full], dropped=dropped)
-
-    def _objects_of(self, position: int) -> np.ndarray:
-        """Positions of the usable objects of an image in the table."""
-        start, end = self.table.starts[position : position + 2]
-        return start + np.flatnonzero(self.usable[start:end])
+    def read(self, split: Split) -> Source:
+        images, annotations = self.locate(split)
+        return Source(images, annotations, read_coco(annotations))
 
 
-def open_coco(images: Path, annotations: Path, *, with_masks: bool) -> CocoSet:
-    """The images below `images` that the COCO-format file `annotations` lists.
+def named_files(name: str, parts: Mapping[Split, tuple[Path, Path]]) -> CocoFiles:
+    """The layout of (image folder, annotation file) per split."""
+    return CocoFiles(name, {split: str(annotations) for split, (_, annotations) in parts.items()}, parts.__getitem__)
 
-    Images whose file is missing are skipped, and with `with_masks` also objects without a mask; both are counted.
-    Raises `RMTError` if there is no image, or no mask.
+
+def coco_layout(root: Path) -> CocoFiles | None:
+    """The COCO files of a folder: as COCO is downloaded, or as Roboflow exports it; None if there are none.
+
+    Raises `RMTError` for a folder `annotations` with JSON files of other names than COCO's.
     """
-    table = read_coco(annotations)
-    if len(set(table.classes)) < len(table.classes):
-        twice = [name for name in set(table.classes) if table.classes.count(name) > 1]
-        raise RMTError(f"{annotations}: categories of the same name: {preview(sorted(twice))}")
-    present = _present(images, table)
-    if not present.any():
-        raise RMTError(f"{images}: none of the {len(present):,} images that {annotations.name} lists is there")
-    usable = table.has_masks if with_masks else np.ones(len(table.labels), dtype=bool)
-    if len(usable) and not usable.any():
-        raise RMTError(f"{annotations} has no masks: train a detector without them (--no-masks)")
-    dropped = +Counter({NO_MASK: int((~usable).sum())})  # + drops zeros
-    return CocoSet(images, table, table.classes, with_masks, usable, np.flatnonzero(present), dropped)
+    folders = split_folders(root) or {"train": root}
+    exported = {split: (folder, file) for split, folder in folders.items() if (file := folder / ROBOFLOW).is_file()}
+    if exported:
+        return named_files("COCO, as Roboflow exports it", exported)
+    annotations = root / "annotations"
+    if not any(annotations.glob("*.json")):
+        return None
+    found = {split: f"{annotations}/instances_{split}….json" for split in SPLITS if _instances(annotations, split)}
+    return CocoFiles("COCO", found or {"train": str(annotations)}, partial(find_split, root))
 
 
-def open_coco_splits(
-    train: tuple[Path, Path],
-    val: tuple[Path, Path] | None,
-    *,
-    with_masks: bool,
-    empty_images: bool,
-    holdout: float = 0.0,
-    seed: int = 0,
-) -> Splits[CocoSet]:
-    """Open both splits; the labels of both refer to the classes of `train`.
-
-    Args:
-        train, val: (image folder, annotation file); without `val` images are held out of `train`.
-        with_masks: see `open_coco`.
-        empty_images: keep training images that show no object.
-        holdout, seed: see `CocoSet.hold_out`.
-    Raises:
-        RMTError: as `open_coco`, `hold_out`, `with_classes` and `without_empty` do.
-    """
-    train_set = open_coco(*train, with_masks=with_masks)
-    if val is None:
-        train_set, val_set = train_set.hold_out(holdout, seed)
-    else:
-        val_set = open_coco(*val, with_masks=with_masks).with_classes(train_set.classes)
-    if not empty_images:
-        train_set = train_set.without_empty()
-    # Without `val` both have the report of the whole file.
-    skipped = {"train": train_set.skipped, "val": val_set.skipped} if val else {"train and val": train_set.skipped}
-    return Splits(train_set, val_set, skipped)
-
-
-def _present(images: Path, table: CocoTable) -> np.ndarray:
-    """(N,) bool: which files exist; each folder is listed once, which is faster than 100,000 calls of `stat`."""
-
-    @cache
-    def listing(parent: str) -> frozenset[str]:
-        try:
-            return frozenset(os.listdir(images / parent))
-        except OSError as error:
-            if not parent:
-                raise RMTError(f"{images}: the image folder cannot be read ({error.strerror})") from None
-            return frozenset()
-
-    present = np.array([os.path.basename(file) in listing(os.path.dirname(file)) for file in table.files.tolist()])
-    for file in table.files[~present].tolist():
-        table.problems.add(NO_FILE, file)
-    return present
+def open_coco(images: Path, annotations: Path, *, with_masks: bool) -> DetectionSet:
+    """The images below `images` that the COCO-format file `annotations` lists; see `open_set`."""
+    return open_set(Source(images, annotations, read_coco(annotations)), with_masks=with_masks)
 
 
 def find_split(root: Path, split: str) -> tuple[Path, Path]:
     """(image folder, annotation file) of a split of a COCO folder: `train2017` and its `instances_train2017.json`.
 
-    `split` is "train" or "val". Raises `RMTError` if there is no such split, or several.
+    Raises `RMTError` if there is no such split, or several.
     """
     folder = root / "annotations"
     if not folder.is_dir():
         raise RMTError(
             f"{root}: no COCO folder, annotations/ is missing; other layouts: --images FOLDER --annotations FILE"
         )
-    found = sorted(folder.glob(f"instances_{split}*.json"))
+    found = _instances(folder, split)
     if len(found) != 1:
         what = f"several files ({preview([file.name for file in found])})" if found else "no file"
         raise RMTError(f"{folder}: {what} called instances_{split}….json; name one: --annotations FILE --images FOLDER")
     return root / found[0].stem.removeprefix("instances_"), found[0]
+
+
+def _instances(folder: Path, split: str) -> list[Path]:
+    return sorted(folder.glob(f"instances_{split}*.json"))
+
+
+def read_coco(path: Path) -> ObjectTable:
+    """Read and check a COCO-format JSON. Raises `RMTError` for the errors listed above."""
+    content = _read_json(path)
+    parts = ("images", "annotations", "categories")
+    images, annotations, categories = (_records(content, part, path) for part in parts)
+    if not images or not categories:
+        raise RMTError(f"{path}: lists no {'categories' if images else 'images'}")
+    for record in images:
+        _check_image(record, path)
+    return pack(images, annotations, categories, Problems(path.name))
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise RMTError(f"{path}: {reason}") from None
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
+        where = f"at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "in its encoding"
+        raise RMTError(f"{path}: not a complete JSON file (broken {where}); download or write it again") from None
+    if not isinstance(content, Mapping):
+        raise RMTError(f"{path}: not in COCO format: an object with images, annotations and categories is expected")
+    return content
+
+
+def _records(content: Mapping[str, Any], part: str, path: Path) -> list[dict[str, Any]]:
+    records = content.get(part)
+    if not isinstance(records, list):
+        raise RMTError(f"{path}: not in COCO format: it has no list {part!r}")
+    for number, record in enumerate(records):
+        if not isinstance(record, dict) or not _is_integer(record.get("id")):
+            raise RMTError(f"{path}: {part}[{number}] must be an object whose id is a whole number")
+    unique, counts = np.unique([record["id"] for record in records], return_counts=True)
+    if (counts > 1).any():
+        twice = preview([str(number) for number in unique[counts > 1]])
+        raise RMTError(f"{path}: ids that occur more than once in {part}: {twice}; number them uniquely")
+    return records
+
+
+def _check_image(record: Mapping[str, Any], path: Path) -> None:
+    height, width = record.get("height", 0), record.get("width", 0)
+    if not (_is_integer(height) and _is_integer(width) and height > 0 and width > 0):
+        raise RMTError(f"{path}: image {record['id']} has no positive whole height and width")
+    name = record.get("file_name")
+    if not isinstance(name, str) or not name:
+        raise RMTError(f"{path}: image {record['id']} has no file_name")
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise RMTError(f"{path}: image {record['id']} lies outside the image folder ({name})")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

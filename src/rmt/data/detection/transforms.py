@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from rmt.data.detection.coco import CocoSet
+from rmt.data.detection.dataset import DetectionSet
 
 CROP_SHORT_SIDES = (400, 500, 600)
 """Short sides for the first resize of 3×+MS, in pixels; half of the images get it."""
@@ -129,13 +129,13 @@ def train_augmentation(
 
 
 class DetectionTrainTransform:
-    """Sample transform of a `BatchLoader` over a `CocoSet`: augmented uint8 image (3, H, W) and its targets.
+    """Sample transform of a `BatchLoader` over a `DetectionSet`: augmented uint8 image (3, H, W) and its targets.
 
     The targets are `boxes` float32 (n, 4) as left, top, right, bottom in pixels of the tensor, `labels` int64 (n,)
     from 0, and `masks` uint8 (n, H, W) if the set has them.
     """
 
-    def __init__(self, images: CocoSet, augmentation: v2.Transform):
+    def __init__(self, images: DetectionSet, augmentation: v2.Transform):
         self.images = images
         self.augmentation = augmentation
 

@@ -11,7 +11,7 @@ from PIL import Image
 from rmt.data.images import EXTENSIONS, BadImage, read_image
 from rmt.data.segmentation.masks import IGNORE, ClassList, read_mask
 from rmt.data.sets import EvaluationSplit, HoldOut, Splits, class_indices, hold_out_mask
-from rmt.data.splits import NAMES, Split
+from rmt.data.split_names import NAMES, Split
 from rmt.errors import RMTError
 
 IMAGES = ("images", "img", "imgs")
@@ -101,20 +101,29 @@ def open_segmentation(
         train, val = _pairs(*train_folders, class_list), _pairs(*val_folders, class_list)
         return Splits(train, val, {"train": train.skipped, "val": val.skipped})
     if train_folders or val_folders:
-        missing = "val" if train_folders else "train"
+        missing: Split = "val" if train_folders else "train"
         raise RMTError(f"{images}: no folder for {missing}; expected one of {', '.join(NAMES[missing])}")
     whole = _pairs(images, masks, class_list)
     return Splits(*_hold_out(whole, holdout, seed, data), {"train and val": whole.skipped})
 
 
 def open_segmentation_evaluation(
-    data: str, classes: str = "", *, zero_is_ignored: bool = False, held: HoldOut | None = None
+    data: str,
+    classes: str = "",
+    *,
+    zero_is_ignored: bool = False,
+    held: HoldOut | None = None,
+    split: Split | None = None,
 ) -> EvaluationSplit[SegmentationSet]:
-    """The pairs that an evaluation uses: the validation split if there is one.
+    """The pairs that an evaluation uses: those of `split`, or by default the validation split if there is one.
 
     Otherwise the pairs that a run held out, if `held` says how it divided `data`, or all pairs. Raises `RMTError`.
     """
     class_list, images, masks = _layout(data, classes, zero_is_ignored)
+    if split is not None:
+        if not (folders := _split_folders(images, masks, split)):
+            raise RMTError(f"--split {split}: {images} has no such folder; expected {' or '.join(NAMES[split])}")
+        return EvaluationSplit(_pairs(*folders, class_list), split)
     if folders := _split_folders(images, masks, "val"):
         return EvaluationSplit(_pairs(*folders, class_list), "val")
     whole = _pairs(images, masks, class_list)

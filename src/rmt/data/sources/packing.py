@@ -21,7 +21,7 @@ from rmt.data.images import BadImage, read_bytes, read_image
 from rmt.data.randomness import PACK, permutation
 from rmt.data.sources.folders import FolderSet
 from rmt.data.sources.remote import INDEX
-from rmt.data.splits import split_folders
+from rmt.data.splits import class_split_folders
 from rmt.errors import RMTError
 from rmt.output_folder import create_or_reopen
 
@@ -84,7 +84,8 @@ def pack(
     if shard_images < 1 or workers < 0 or seed < 0:
         raise RMTError("--shard-images must be at least 1, --workers and --seed at least 0")
     source, target = Path(folder).expanduser(), Path(out).expanduser()
-    sets = {split: FolderSet(root) for split, root in split_folders(source).items()}
+    folders = class_split_folders(source)
+    sets = {split: FolderSet(folders[split]) for split in ("train", "val") if split in folders}
     if len({images.classes for images in sets.values()}) > 1:
         raise RMTError(f"{source}: train and val have different classes")
     sources = {split: _fingerprint(images) for split, images in sets.items()}

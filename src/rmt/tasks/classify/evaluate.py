@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from rmt.data.image_loader import ImageLoader
 from rmt.data.sets import with_classes
+from rmt.data.split_names import Split
 from rmt.data.splits import open_evaluation_split
 from rmt.data.transforms import eval_transform
 from rmt.errors import RMTError
@@ -71,13 +72,14 @@ def evaluate_checkpoint(
     checkpoint: str | Path,
     data: str,
     *,
+    split: Split | None = None,
     batch_size: int = 64,
     image_size: int = 0,
     device: str = "auto",
     precision: str = "auto",
     workers: int = 2,
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint on the validation split of `data`, else on what its run held out of it, else on all.
+    """Evaluates a checkpoint on `split` of `data`; by default its validation split, what its run held out, or all.
 
     The data's classes are matched with the checkpoint's by name.
 
@@ -87,7 +89,7 @@ def evaluate_checkpoint(
     if batch_size < 1:
         raise RMTError(f"--batch-size must be at least 1, not {batch_size}")
     predictor = ClassifyPredictor.load(checkpoint, device=device, precision=precision, image_size=image_size)
-    images, part = open_evaluation_split(data, run_hold_out(predictor.metadata, data=data))
+    images, part = open_evaluation_split(data, run_hold_out(predictor.metadata, data=data), split)
     if predictor.metadata["classes"]:
         images = with_classes(images, predictor.classes)
     elif len(images.classes) != predictor.num_classes:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rmt.data.detection.coco import CocoSet, find_split, open_coco_splits
+from rmt.data.detection.dataset import DetectionSet
+from rmt.data.detection.layouts import Layout, coco_files, detection_layout, open_detection
 from rmt.data.detection.transforms import (
     DetectionEvalTransform,
     DetectionTrainTransform,
@@ -12,9 +13,10 @@ from rmt.data.detection.transforms import (
     train_augmentation,
 )
 from rmt.data.loader import BatchLoader
-from rmt.data.sets import SkipReport
+from rmt.data.sets import SkipReport, listed
 from rmt.errors import RMTError
 from rmt.recipes import DetectRecipe
+from rmt.recipes.recipe import check_unused
 from rmt.training.batch import world_size as processes_of
 
 
@@ -22,30 +24,33 @@ from rmt.training.batch import world_size as processes_of
 class DetectData:
     """The images of one run. Each epoch is evaluated on `val`, and `best` is chosen on it."""
 
-    train: CocoSet
-    val: CocoSet
+    train: DetectionSet
+    val: DetectionSet
     skipped: SkipReport
+    layout: Layout
 
     @classmethod
     def open(cls, recipe: DetectRecipe) -> "DetectData":
         """Opens the recipe's data. Raises RMTError for bad data."""
-        if not recipe.data and not recipe.annotations:
-            raise RMTError("--data is missing: a COCO folder; or give --images FOLDER --annotations FILE.json")
-        if recipe.data:
-            train, val = (find_split(Path(recipe.data), split) for split in ("train", "val"))
-        else:
-            train, val = (Path(recipe.images), Path(recipe.annotations)), None
-            if recipe.val_annotations:
-                val = (Path(recipe.val_images or recipe.images), Path(recipe.val_annotations))
-        splits = open_coco_splits(
-            train,
-            val,
+        layout = _layout(recipe)
+        unused = check_unused(recipe, "where the data have a validation split", "holdout")
+        if unused and "val" in layout.splits:
+            raise RMTError(unused[0])
+        splits = open_detection(
+            layout,
             with_masks=recipe.masks,
             empty_images=recipe.empty_images,
             holdout=recipe.holdout,
             seed=recipe.seed,
         )
-        return cls(*splits)
+        return cls(*splits, layout)
+
+    def describe(self) -> list[str]:
+        """What the run learns from: layout, classes with their numbers of objects, what was skipped."""
+        facts = [f"{self.layout.name} data", *self.layout.choices]
+        lines = ["; ".join(facts), f"classes: {listed(self.train.class_counts())}"]
+        notes = [*self.train.notes, *(self.val.notes if "val" in self.layout.splits else [])]
+        return [*lines, *notes]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -88,7 +93,18 @@ class DetectData:
         return eval_loader(self.val, self.preprocessing(recipe), **{"workers": recipe.workers, **options})
 
 
-def eval_loader(images: CocoSet, preprocessing: dict[str, Any], **options: Any) -> BatchLoader:
+def _layout(recipe: DetectRecipe) -> Layout:
+    if recipe.data:
+        return detection_layout(recipe.data)
+    if not recipe.annotations:
+        raise RMTError("--data is missing: a folder of images and annotations; or give --images and --annotations")
+    val = None
+    if recipe.val_annotations:
+        val = (Path(recipe.val_images or recipe.images), Path(recipe.val_annotations))
+    return coco_files((Path(recipe.images), Path(recipe.annotations)), val)
+
+
+def eval_loader(images: DetectionSet, preprocessing: dict[str, Any], **options: Any) -> BatchLoader:
     """One image at a time, in order: padding to the size of another image would change the result."""
     transform = DetectionEvalTransform(*preprocessing["size"])
     return BatchLoader(images, transform, collate_lists, batch_size=1, shuffle=False, **options)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rmt.data.detection.coco import CocoSet
+from rmt.data.detection.dataset import DetectionSet
 
 _SMALL_PX = 16  # side of the smaller objects after resizing for a CPU: four tokens of the first stage
 _NARROW = 256  # channels of the last stage up to which a network counts as small
@@ -33,7 +33,7 @@ class ObjectStatistics:
     long_side: int
 
     @classmethod
-    def of(cls, images: CocoSet) -> "ObjectStatistics":
+    def of(cls, images: DetectionSet) -> "ObjectStatistics":
         """Computed from the annotations alone; no image is read. A class with fewer than 5 objects does not count."""
         table = images.table
         shown = np.repeat(np.arange(len(table.files)), np.diff(table.starts))  # the image of each object

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rmt.data.detection.coco import CocoSet, find_split, open_coco
+from rmt.data.detection.dataset import DetectionSet
+from rmt.data.detection.layouts import coco_files, detection_layout, open_detection_split
 from rmt.data.sets import EvaluatedPart
+from rmt.data.split_names import Split
 from rmt.errors import RMTError
 from rmt.inference.detect import Detections, DetectPredictor
 from rmt.tasks.detect.data import eval_loader
@@ -23,7 +25,7 @@ class DetectEvaluator(Evaluator):
         metrics: what `compute` computed last.
     """
 
-    def __init__(self, images: CocoSet) -> None:
+    def __init__(self, images: DetectionSet) -> None:
         super().__init__(len(images))
         self.images = images
         self.detections: dict[int, Detections] = {}
@@ -69,29 +71,38 @@ def evaluate_checkpoint(
     *,
     images: Path | None = None,
     annotations: Path | None = None,
+    split: Split | None = None,
     image_size: int = 0,
     device: str = "auto",
     precision: str = "auto",
     workers: int = 2,
 ) -> dict[str, Any]:
-    """Evaluates a detector on the validation split of the COCO folder `data`, or on `annotations`.
+    """Evaluates a detector on the validation split of the folder `data` or on `split` of it, or on `annotations`.
 
-    If its run held images out of the same annotations, these are evaluated. The data's classes are matched with the
+    If its run held images out of the same data, these are evaluated. The data's classes are matched with the
     checkpoint's by name.
 
     Returns images (their number), figures (kind -> name -> 0…1, see `METRICS`), per_class (kind -> class -> AP), notes,
     unreadable (name -> reason), judged (see `evaluation_facts`) and results, in COCO's results format. Raises RMTError.
     """
     if bool(images) != bool(annotations) or bool(data) == bool(annotations):
-        raise RMTError("give --data COCO_FOLDER, or --images FOLDER with --annotations FILE.json")
+        raise RMTError("give --data FOLDER, or --images FOLDER with --annotations FILE.json")
+    if split and not data:
+        raise RMTError("--split goes with --data; an annotation file (--annotations) is evaluated as a whole")
     predictor = DetectPredictor.load(checkpoint, device=device, precision=precision, image_size=image_size)
-    folder, file = (images, annotations) if images and annotations else find_split(Path(data), "val")
-    coco = open_coco(folder, file, with_masks=predictor.masks)
-    part: EvaluatedPart = "val" if data else "listed"
-    if held := run_hold_out(predictor.metadata, images=folder, annotations=file):
-        divided = not predictor.metadata["recipe"].get("val_annotations")
-        coco, part = (coco.hold_out(*held)[1], "held out") if divided else (coco, "train")
-    evaluator = DetectEvaluator(coco.with_classes(predictor.classes))
+    part: EvaluatedPart
+    if images and annotations:
+        layout = coco_files((images, annotations))
+        held = run_hold_out(predictor.metadata, images=images, annotations=annotations)
+        divided = not predictor.metadata["recipe"].get("val_annotations") if held else False
+        found, part = open_detection_split(layout, with_masks=predictor.masks, held=held if divided else None)
+        if part == "all":
+            part = "train" if held else "listed"
+    else:
+        held = run_hold_out(predictor.metadata, data=data)
+        layout = detection_layout(data)
+        found, part = open_detection_split(layout, with_masks=predictor.masks, split=split, held=held)
+    evaluator = DetectEvaluator(found.with_classes(predictor.classes))
     loader = eval_loader(evaluator.images, predictor.preprocessing, workers=workers)
     evaluate({"model": evaluator}, {"model": predictor.runtime}, loader, predictor.device)
     metrics = evaluator.coco_metrics()
@@ -101,7 +112,7 @@ def evaluate_checkpoint(
         "per_class": metrics.per_class,
         "notes": evaluator.images.notes,
         "unreadable": evaluator.unreadable,
-        "judged": evaluation_facts(checkpoint, predictor.metadata, data or file, part),
+        "judged": evaluation_facts(checkpoint, predictor.metadata, data or str(annotations), part),
         "results": evaluator.coco_results(),
     }
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from rmt.data.detection.coco import CocoSet
+from rmt.data.detection.dataset import DetectionSet
 from rmt.data.detection.rle import encode
 from rmt.data.images import BadImage
 from rmt.inference.detect import Detections
@@ -59,7 +59,7 @@ def _samples(figure: Any, module: DetectModule, detections: dict[int, Detections
             ax.set_title(title, fontsize=9, color=plots.MUTED, loc="left")
 
 
-def true_boxes(images: CocoSet, index: int) -> list[LabelledBox]:
+def true_boxes(images: DetectionSet, index: int) -> list[LabelledBox]:
     """The annotated objects of an image; the largest last, so that small ones stay visible."""
     objects = images.objects(index)
     order = np.argsort((objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(1), kind="stable")

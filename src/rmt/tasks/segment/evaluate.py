@@ -9,6 +9,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from rmt.data.segmentation.dataset import open_segmentation_evaluation
 from rmt.data.segmentation.masks import IGNORE
+from rmt.data.split_names import Split
 from rmt.heads.segmentation.sliding import InferenceOptions, segment
 from rmt.inference.segment import Mode, SegmentPredictor, inference_from
 from rmt.tasks.segment.data import whole_loader
@@ -57,6 +58,7 @@ def evaluate_checkpoint(
     checkpoint: str | Path,
     data: str,
     *,
+    split: Split | None = None,
     classes: str = "",
     batch_size: int = 4,
     inference: Mode | None = None,
@@ -67,7 +69,7 @@ def evaluate_checkpoint(
     precision: str = "auto",
     workers: int = 2,
 ) -> dict[str, Any]:
-    """Evaluates a segmenter on the validation split of `data`, else on what its run held out of it, else on all.
+    """Evaluates a segmenter on `split` of `data`; by default its validation split, what its run held out, or all.
 
     The data's classes are matched with the checkpoint's by name. `batch_size` counts windows.
 
@@ -81,6 +83,7 @@ def evaluate_checkpoint(
         classes,
         zero_is_ignored=preprocessing.get("zero_is_ignored", False),
         held=run_hold_out(predictor.metadata, data=data),
+        split=split,
     )
     images = images.with_classes(predictor.classes)
     evaluator = SegmentEvaluator(

@@ -1,6 +1,5 @@
-"""Read a COCO-format JSON, check every record and pack it into flat arrays.
+"""Images and objects of a detection set as flat arrays, and the checks of every object.
 
-An error: the file is not complete JSON, or not of this format; image, annotation or category ids are not unique.
 Skipped, counted and named in `Problems`: boxes without area, boxes outside the image, masks that do not overlap their
 box or are of another size, annotations whose image or category is not listed. Only named: boxes that reach beyond the
 image (clipped for training), categories without an object.
@@ -8,17 +7,15 @@ image (clipped for training), categories without an object.
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rmt.data.detection.rle import mask_box
 from rmt.data.sets import preview
-from rmt.errors import RMTError
 
 NO_AREA = "box of zero or negative size"
 OUTSIDE = "box outside its image"
@@ -28,14 +25,15 @@ NO_IMAGE = "annotation whose image is not listed"
 NO_CATEGORY = "annotation of a category that is not listed"
 OVER_EDGE = "box that reaches over the edge (clipped)"
 UNUSED = "category that no image has"
-_KEPT = (OVER_EDGE, UNUSED)
+DIFFICULT = "object marked difficult (not trained on, not counted in evaluation)"
+_KEPT = (OVER_EDGE, UNUSED, DIFFICULT)
 _ROUNDING = 1.0
 """Boxes may reach this many pixels beyond the image without being reported: COCO's own do, by rounding."""
 
 
 @dataclass
 class Problems:
-    """The problems found in a file, by kind, and the annotations concerned."""
+    """The problems found in a file or folder, by kind, and the annotations or files concerned."""
 
     source: str
     found: dict[str, list[str]] = field(default_factory=dict)
@@ -56,8 +54,8 @@ class Problems:
 
 
 @dataclass(frozen=True)
-class CocoTable:
-    """Images and objects of any COCO-format file as flat arrays, whose memory forked workers share.
+class ObjectTable:
+    """Images and objects as flat arrays, whose memory forked workers share.
 
     Objects are sorted by image: those of image i are `starts[i]:starts[i + 1]`.
     """
@@ -87,22 +85,29 @@ class CocoTable:
         return np.diff(self.segmentation_ends) > len("null")
 
 
-def read_coco(path: Path) -> CocoTable:
-    """Read and check a COCO-format JSON. Raises `RMTError` for the errors listed above."""
-    content = _read_json(path)
-    parts = ("images", "annotations", "categories")
-    images, annotations, categories = (_records(content, part, path) for part in parts)
-    problems = Problems(path.name)
-    if not images or not categories:
-        raise RMTError(f"{path}: lists no {'categories' if images else 'images'}")
+def pack(
+    images: Sequence[Mapping[str, Any]],
+    annotations: Iterable[Mapping[str, Any]],
+    categories: Sequence[Mapping[str, Any]],
+    problems: Problems,
+) -> ObjectTable:
+    """Check every annotation and pack the good ones.
+
+    Args:
+        images: records with `id` (unique), `file_name`, `height` and `width`.
+        annotations: records with `image_id`, `category_id`, `bbox` (x, y, width, height in pixels) and optionally
+            `area`, `iscrowd` and `segmentation`, as in COCO; messages call them by `origin`, or else by `id`.
+        categories: records with `id` (unique) and `name`.
+        problems: receives what is skipped.
+    """
     categories = sorted(categories, key=lambda record: record["id"])
     label_of = {record["id"]: label for label, record in enumerate(categories)}
-    sizes = np.array([_image_size(record, path) for record in images], dtype=np.int64).reshape(-1, 2)
     position_of = {record["id"]: position for position, record in enumerate(images)}
-
-    kept: list[list[dict]] = [[] for _ in images]
+    sizes = np.array([(record["height"], record["width"]) for record in images], dtype=np.int64).reshape(-1, 2)
+    kept: list[list[Mapping[str, Any]]] = [[] for _ in images]
     for annotation in annotations:
-        position, name = position_of.get(annotation.get("image_id")), f"annotation {annotation['id']}"
+        name = annotation.get("origin") or f"annotation {annotation['id']}"
+        position = position_of.get(annotation.get("image_id"))
         if position is None:
             problems.add(NO_IMAGE, f"{name} (image {annotation.get('image_id')})")
         elif annotation.get("category_id") not in label_of:
@@ -118,11 +123,11 @@ def read_coco(path: Path) -> CocoTable:
     for label in np.flatnonzero(np.bincount(labels, minlength=len(categories)) == 0):
         problems.add(UNUSED, str(categories[label].get("name", categories[label]["id"])))
     segmentations = [json.dumps(a.get("segmentation") or None, separators=(",", ":")).encode() for a in objects]
-    return CocoTable(
+    return ObjectTable(
         classes=tuple(str(record.get("name", record["id"])) for record in categories),
         category_ids=np.array([record["id"] for record in categories], dtype=np.int64),
         image_ids=np.array([record["id"] for record in images], dtype=np.int64),
-        files=np.array([_file_name(record, path) for record in images]),
+        files=np.array([record["file_name"] for record in images], dtype=np.str_),
         sizes=sizes,
         starts=_ends(len(of_image) for of_image in kept),
         boxes=np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4),
@@ -133,50 +138,6 @@ def read_coco(path: Path) -> CocoTable:
         segmentation_ends=_ends(map(len, segmentations)),
         problems=problems,
     )
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        raise RMTError(f"{path}: {reason}") from None
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
-        where = f"at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "in its encoding"
-        raise RMTError(f"{path}: not a complete JSON file (broken {where}); download or write it again") from None
-    if not isinstance(content, Mapping):
-        raise RMTError(f"{path}: not in COCO format: an object with images, annotations and categories is expected")
-    return content
-
-
-def _records(content: Mapping[str, Any], part: str, path: Path) -> list[dict[str, Any]]:
-    records = content.get(part)
-    if not isinstance(records, list):
-        raise RMTError(f"{path}: not in COCO format: it has no list {part!r}")
-    for number, record in enumerate(records):
-        if not isinstance(record, dict) or not _is_integer(record.get("id")):
-            raise RMTError(f"{path}: {part}[{number}] must be an object whose id is a whole number")
-    unique, counts = np.unique([record["id"] for record in records], return_counts=True)
-    if (counts > 1).any():
-        twice = preview([str(number) for number in unique[counts > 1]])
-        raise RMTError(f"{path}: ids that occur more than once in {part}: {twice}; number them uniquely")
-    return records
-
-
-def _image_size(record: Mapping[str, Any], path: Path) -> tuple[int, int]:
-    height, width = record.get("height", 0), record.get("width", 0)
-    if not (_is_integer(height) and _is_integer(width) and height > 0 and width > 0):
-        raise RMTError(f"{path}: image {record['id']} has no positive whole height and width")
-    return height, width
-
-
-def _file_name(record: Mapping[str, Any], path: Path) -> str:
-    name = record.get("file_name")
-    if not isinstance(name, str) or not name:
-        raise RMTError(f"{path}: image {record['id']} has no file_name")
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise RMTError(f"{path}: image {record['id']} lies outside the image folder ({name})")
-    return name
 
 
 def _problem(annotation: Mapping[str, Any], height: int, width: int) -> str | None:
@@ -208,7 +169,3 @@ def _area(annotation: Mapping[str, Any]) -> float:
 
 def _ends(lengths: Iterable[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(list(lengths), dtype=np.int64)]).astype(np.int64)
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

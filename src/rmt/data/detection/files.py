@@ -1,0 +1,57 @@
+"""The files of a folder by name, for layouts that pair each image with an annotation file of the same name."""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from rmt.data.images import EXTENSIONS
+
+
+def files_below(folder: Path, extensions: Collection[str], *, deep: bool = True) -> list[str]:
+    """The files with one of these extensions (lower case), relative to `folder`, sorted; hidden ones are left out.
+
+    Without `deep` only those directly in the folder.
+    """
+    found: list[str] = []
+    for here, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if deep and not name.startswith("."))
+        relative = os.path.relpath(here, folder)
+        names = [name for name in files if _suffix(name) in extensions and not name.startswith(".")]
+        found += [name if relative == "." else os.path.join(relative, name) for name in names]
+    return sorted(found)
+
+
+def has_files(folder: Path, extension: str) -> bool:
+    """Whether a file with this extension (lower case) lies directly in `folder`; False if there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(_suffix(entry.name) == extension and not entry.name.startswith(".") for entry in entries)
+    except OSError:
+        return False
+
+
+def images_by_stem(folder: Path, *, deep: bool = True) -> dict[str, str]:
+    """The image files of `folder` by their relative path without the extension; of several the first by name."""
+    found: dict[str, str] = {}
+    for name in files_below(folder, EXTENSIONS, deep=deep):
+        found.setdefault(os.path.splitext(name)[0], name)
+    return found
+
+
+def subfolder(root: Path, names: Collection[str]) -> Path | None:
+    """The first folder directly below `root` whose name, in lower case, is one of `names`."""
+    try:
+        present = {entry.name.lower(): Path(entry.path) for entry in os.scandir(root) if entry.is_dir()}
+    except OSError:
+        return None
+    return next((present[name] for name in names if name in present), None)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, stripped, without empty ones. Undecodable characters are replaced."""
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
