@@ -1,7 +1,11 @@
 """`rmt token-labels`: a teacher's dense label maps for token labelling."""
 
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
 
 from rmt.recipes.recipe import Device, Precision
 
@@ -10,6 +14,7 @@ def run(
     *,
     data: str,
     out: Path,
+    import_: Annotated[Path | None, tyro.conf.arg(name="import")] = None,
     teacher: str = "",
     weights: str = "",
     image_size: int = 0,
@@ -25,51 +30,51 @@ def run(
 ) -> None:
     """Store a teacher's dense predictions (label maps) of training images, for `-tl` recipes (`--token-labels OUT`).
 
-    After an interruption the same command continues where it stopped.
+    The maps are computed by a teacher (`--teacher`, `--weights`) or packed from published ones (`--import`). After an
+    interruption the same command continues where it stopped.
 
     Args:
         data: An image folder, a folder of parquet shards, or `sample`: the data to train on.
         out: The folder for the maps.
+        import_: A folder of published maps, CLASS/IMAGE.pt, each a tensor (2, k, height, width) of logits and class
+            numbers, such as LV-ViT's label_top5_train_nfnet. They are matched with the images by name and packed.
         teacher: The name of a network in timm; not needed if `--weights` is a model file or run folder of this package.
         weights: The teacher's weights: a `.safetensors` or PyTorch file, or a run folder; by default timm's pretrained
             weights.
         image_size: Side in pixels that every image is resized to, instead of the teacher's own; 0 keeps that.
         mean: Mean of the three channels in 0…1 that the teacher expects, instead of timm's default.
         std: Their standard deviation.
-        top_k: Classes to keep per location.
+        top_k: Classes to keep per location, 1 to 100.
         shard_images: Images per file.
         part: `2/8` makes the second of eight parts; run all eight, anywhere, into the same folder.
         batch_size: Images per step.
         device: Where to compute.
         precision: Precision of the teacher's forward pass.
-        workers: Processes that read images.
+        workers: Processes that read images, or threads that read published maps.
     """
-    from rmt.errors import RMTError
-    from rmt.tasks.classify.token_labelling.maps import make_token_labels
-    from rmt.tasks.classify.token_labelling.teacher import load_teacher
     from rmt.training.evaluation_facts import unreadable_lines
 
-    if not teacher and not weights:
-        raise RMTError("--teacher is missing: the name of a network in timm, or --weights with a model file of rmt")
-    if image_size and image_size < 32:
-        raise RMTError(f"--image-size {image_size}: give 32 pixels or more")
-    if std is not None and min(std) <= 0:
-        raise RMTError(f"--std must be positive, not {' '.join(map(str, std))}")
-    loaded = load_teacher(teacher, weights)
-    size = (image_size, image_size) if image_size else loaded.size
-    loaded = replace(loaded, mean=mean or loaded.mean, std=std or loaded.std, size=size)
-    report = make_token_labels(
-        loaded,
-        data,
-        out,
-        top_k=top_k,
-        shard_images=shard_images,
-        part=part,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-        workers=workers,
-    )
+    if import_ is not None:
+        given = dict(teacher=teacher, weights=weights, image_size=image_size, mean=mean, std=std, top_k=top_k)
+        _require_unused(given | dict(batch_size=batch_size, device=device, precision=precision))
+        from rmt.tasks.classify.token_labelling.published_maps import import_label_maps
+
+        report = import_label_maps(import_, data, out, shard_images=shard_images, part=part, workers=workers)
+    else:
+        from rmt.tasks.classify.token_labelling.maps import make_token_labels
+
+        report = make_token_labels(
+            _load_teacher(teacher, weights, image_size, mean, std),
+            data,
+            out,
+            top_k=top_k,
+            shard_images=shard_images,
+            part=part,
+            batch_size=batch_size,
+            device=device,
+            precision=precision,
+            workers=workers,
+        )
     spec = report.spec
     grid, gigabytes = "×".join(map(str, spec.grid)), spec.bytes_per_image / 1e3
     print(
@@ -81,5 +86,41 @@ def run(
         print(f"{report.maps:,} made now; the pooled map's top-1 class equals the label for {share:.1f} %")
     for line in unreadable_lines(report.unreadable, label="no map"):
         print(line)
+    if import_ is not None:
+        print(f"{report.without_map:,} images have no map in {import_}; trainings leave them out")
     if report.missing:
         print(f"{report.missing} of {spec.files} shards are still to be made by the other parts")
+
+
+def _load_teacher(
+    name: str,
+    weights: str,
+    image_size: int,
+    mean: tuple[float, float, float] | None,
+    std: tuple[float, float, float] | None,
+) -> Any:
+    """The teacher with the preprocessing that the options give."""
+    from rmt.errors import RMTError
+    from rmt.tasks.classify.token_labelling.teacher import load_teacher
+
+    if not name and not weights:
+        raise RMTError(
+            "--teacher is missing: the name of a network in timm, or --weights with a model file of rmt, or --import "
+            "with a folder of published maps"
+        )
+    if image_size and image_size < 32:
+        raise RMTError(f"--image-size {image_size}: give 32 pixels or more")
+    if std is not None and min(std) <= 0:
+        raise RMTError(f"--std must be positive, not {' '.join(map(str, std))}")
+    loaded = load_teacher(name, weights)
+    size = (image_size, image_size) if image_size else loaded.size
+    return replace(loaded, mean=mean or loaded.mean, std=std or loaded.std, size=size)
+
+
+def _require_unused(given: dict[str, Any]) -> None:
+    """Check that options of the teacher are at their defaults, because published maps need no teacher."""
+    from rmt.errors import RMTError
+
+    defaults = {name: parameter.default for name, parameter in signature(run).parameters.items()}
+    if changed := [f"--{name.replace('_', '-')}" for name, value in given.items() if value != defaults[name]]:
+        raise RMTError(f"{', '.join(changed)}: no effect with --import, whose maps are stored as they are")

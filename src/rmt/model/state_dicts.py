@@ -60,7 +60,7 @@ def read_state_dict(path: str | Path, use_ema: bool = True) -> dict[str, Tensor]
     if not path.is_file():
         raise RMTError(f"no checkpoint at {path}")
     try:
-        content = safetensors.torch.load_file(path) if is_safetensors(path) else _read_pickle(path)
+        content = safetensors.torch.load_file(path) if is_safetensors(path) else read_pickle(path)
     except RMTError:
         raise
     except Exception as error:  # arbitrary bytes make the unpickler raise anything
@@ -159,7 +159,8 @@ def is_safetensors(path: Path) -> bool:
         return file.read(9)[8:] == b"{"
 
 
-def _read_pickle(path: Path) -> Any:
+def read_pickle(path: Path) -> Any:
+    """The content of a PyTorch file, read with `weights_only`. Raises RMTError, or whatever arbitrary bytes cause."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             # torch.save does not compress; a compressed entry could unpack to far more than the file.

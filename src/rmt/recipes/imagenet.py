@@ -93,7 +93,8 @@ def _row(size: str, title: str, top1: str):
     accuracy = f"Accuracy: published {top1} % top-1 (best epoch); {last}."
     lines = [f"{title}.", "", fill(f"{cost} {accuracy}", 116)]
     if tokens:
-        lines.append("First: rmt token-labels --teacher TIMM_NAME --data IMAGENET --out MAPS")
+        lines.append("First: rmt token-labels --import label_top5_train_nfnet --data IMAGENET --out MAPS")
+        lines.append("(the maps that LV-ViT published), or --teacher TIMM_NAME instead of --import (one's own teacher)")
     lines.append(f"Command: rmt train {name} --data IMAGENET{' --token-labels MAPS' if tokens else ''}")
     return named(recipe, "\n".join(lines) + "\n")
 

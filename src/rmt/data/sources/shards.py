@@ -75,8 +75,13 @@ class ShardSet:
 
     def name(self, index: int) -> str:
         shard, row = self._place(index)
-        key = self._cache.table(shard)["key"][row] if is_tar(self.shards[shard]) else row
-        return f"{self.shards[shard]}[{key}]"
+        key = self.key(index)
+        return f"{self.shards[shard]}[{row if key is None else key}]"
+
+    def key(self, index: int) -> str | None:
+        """The name of the sample in its tar; None for a row of a parquet shard."""
+        shard, row = self._place(index)
+        return self._cache.table(shard)["key"][row].as_py() if is_tar(self.shards[shard]) else None
 
     def prefetch(self, indices: np.ndarray) -> None:
         """Convert the shards of images that are used soon, in the background. Does nothing unless streamed."""

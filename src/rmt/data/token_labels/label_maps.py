@@ -161,6 +161,15 @@ def read_map_file(path: Path, spec: LabelMapSpec, number: int) -> Arrays:
     return arrays
 
 
+def images_without_map(path: Path) -> int:
+    """The number of images in a file that have no map."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return int((file.get_tensor("sizes")[:, 0] == 0).sum())
+    except (SafetensorError, OSError) as error:
+        raise RMTError(f"{path}: cannot be read any more ({error})") from None
+
+
 def _checksum(arrays: Arrays) -> str:
     digest = hashlib.sha256()
     for name in TENSORS:

@@ -100,7 +100,7 @@ def test_only_what_is_missing_or_damaged_is_made_again(teacher, photos, tmp_path
 
 
 def test_a_kill_leaves_whole_shards(teacher, photos, tmp_path, monkeypatch):
-    import rmt.tasks.classify.token_labelling.maps as module
+    import rmt.tasks.classify.token_labelling.map_files as module
 
     calls = []
 

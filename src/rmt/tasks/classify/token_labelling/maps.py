@@ -1,39 +1,24 @@
 """`rmt token-labels`: a teacher's dense label map of every training image, computed once and stored."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
 
-from rmt.atomic import replace_file
 from rmt.data.image_loader import ImageLoader
 from rmt.data.sets import ImageSet, Subset
 from rmt.data.splits import open_train
-from rmt.data.token_labels.label_maps import INDEX, Arrays, LabelMapSpec, fingerprint, incomplete_files, write_map_file
+from rmt.data.token_labels.label_maps import MAX_TOP_K, Arrays, LabelMapSpec, fingerprint
 from rmt.data.transforms import Normalize
 from rmt.device import autocast, choose_device, choose_precision
 from rmt.errors import RMTError
-from rmt.output_folder import create_or_reopen
+from rmt.tasks.classify.token_labelling.map_files import TokenLabelReport, pooled_top, write_label_maps
 from rmt.tasks.classify.token_labelling.teacher import Teacher, dense_logits
-
-
-@dataclass
-class TokenLabelReport:
-    """What `make_token_labels` did."""
-
-    spec: LabelMapSpec
-    bytes: int = 0  # on disk, of all files of maps
-    missing: int = 0  # files that other parts have still to write
-    maps: int = 0  # computed in this call
-    agree: int = 0  # of these, those whose top-1 class, pooled over the map, is the image's label
-    unreadable: dict[str, str] = field(default_factory=dict)  # name -> reason
 
 
 def make_token_labels(
@@ -58,43 +43,28 @@ def make_token_labels(
     Raises:
         RMTError: `out` holds other maps, or for a mistake in data or options, or a full disk.
     """
-    console = console or Console(stderr=True, highlight=False)
-    first, parts = _parse_part(part)
     if batch_size < 1 or workers < 0 or shard_images < 1 or top_k < 1:
         raise RMTError("--batch-size, --shard-images and --top-k must be at least 1, and --workers at least 0")
+    if top_k > MAX_TOP_K:
+        raise RMTError(f"--top-k {top_k} is more than a map may have: take at most {MAX_TOP_K}")
     chosen_device = choose_device(device)
     chosen_precision = choose_precision(precision, chosen_device)
     images = open_train(data)  # with the images that a run would hold out: another run may hold out others
     teacher.model.to(chosen_device)
-    folder, spec = Path(out).expanduser(), _describe(teacher, images, top_k, shard_images, chosen_device)
-    if create_or_reopen(folder, INDEX, spec.as_json(), "label maps"):
-        _require_equal(spec, LabelMapSpec.read(folder), folder)
-    for line in _class_warnings(teacher, images, spec):
-        console.print(line, markup=False)
-    report = TokenLabelReport(spec)
-    todo, complaints = incomplete_files(folder, spec, range(first, spec.files, parts))
-    for complaint in complaints:
-        console.print(f"made again: {complaint}", markup=False)
-    columns = (TextColumn("label maps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        progress = bar.add_task("", total=sum(len(spec.rows(number)) for number in todo))
-        files = _label(
-            teacher,
-            images,
-            report,
-            todo,
-            device=chosen_device,
-            precision=chosen_precision,
-            batch_size=batch_size,
-            workers=workers,
-            show_progress=lambda count: bar.update(progress, completed=count),
-        )
-        for number, arrays in files:
-            with replace_file(folder / spec.file_name(number)) as draft:
-                write_map_file(draft, arrays)
-    paths = [folder / spec.file_name(number) for number in range(spec.files)]
-    sizes = [path.stat().st_size for path in paths if path.exists()]
-    report.bytes, report.missing = sum(sizes), spec.files - len(sizes)
+    report = TokenLabelReport(_describe(teacher, images, top_k, shard_images, chosen_device))
+    make = partial(
+        _label,
+        teacher,
+        images,
+        report,
+        device=chosen_device,
+        precision=chosen_precision,
+        batch_size=batch_size,
+        workers=workers,
+    )
+    warnings = _class_warnings(teacher, images, report.spec)
+    console = console or Console(stderr=True, highlight=False)
+    write_label_maps(Path(out).expanduser(), report, make, part=part, warnings=warnings, console=console)
     return report
 
 
@@ -103,12 +73,12 @@ def _label(
     images: ImageSet,
     report: TokenLabelReport,
     todo: Sequence[int],
+    show_progress: Callable[[int], None],
     *,
     device: torch.device,
     precision: str,
     batch_size: int,
     workers: int,
-    show_progress: Callable[[int], None],
 ) -> Iterator[tuple[int, Arrays]]:
     """Yields number and arrays of each file of `todo` (ascending) when it is complete, in one pass over its images.
 
@@ -170,12 +140,6 @@ class SquashTransform:
         return self(image), {"size": torch.tensor(image.size, dtype=torch.int32)}
 
 
-def pooled_top(scores: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """The class with the largest logit of each map, averaged over all locations: both (B, h, w, k) to int64 (B,)."""
-    sums = torch.zeros(len(scores), num_classes).scatter_add_(1, classes.flatten(1), scores.flatten(1))
-    return sums.argmax(1)
-
-
 def _describe(teacher: Teacher, images: ImageSet, top_k: int, shard_images: int, device: torch.device) -> LabelMapSpec:
     """The description of the maps; a forward pass tells the teacher's grid and number of classes."""
     with torch.inference_mode():
@@ -196,13 +160,6 @@ def _describe(teacher: Teacher, images: ImageSet, top_k: int, shard_images: int,
     )
 
 
-def _require_equal(spec: LabelMapSpec, before: LabelMapSpec, folder: Path) -> None:
-    """Raises RMTError that names the differences when the folder's maps were made with other settings."""
-    ours, theirs = vars(spec), vars(before)
-    if changes := ", ".join(f"{key} {theirs[key]!r} -> {ours[key]!r}" for key in ours if ours[key] != theirs[key]):
-        raise RMTError(f"{folder}: it holds maps made otherwise ({changes}); choose another folder or remove it")
-
-
 def _class_warnings(teacher: Teacher, images: ImageSet, spec: LabelMapSpec) -> list[str]:
     """Warnings of classes with which the maps may be of no use."""
     if spec.num_classes != len(images.classes):
@@ -213,11 +170,3 @@ def _class_warnings(teacher: Teacher, images: ImageSet, spec: LabelMapSpec) -> l
     if teacher.classes and teacher.classes != images.classes:
         return ["warning: the names or the order of the teacher's classes differ from those of the images"]
     return []
-
-
-def _parse_part(text: str) -> tuple[int, int]:
-    """The first file and the step of a part: "2/8" to (1, 8)."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise RMTError(f"--part {text!r}: write it like 2/8, the second part of eight")
-    return int(match[1]) - 1, int(match[2])
