@@ -69,6 +69,7 @@ def test_preprocessing_of_a_model_file_is_understood():
         {"mean": (0.1, 0.1, 0.1)},
         {"std": (0.1, 0.1, 0.1)},
         {"pad_to": 60},
+        {"crop_padding": 3},
     ],
 )
 def test_every_training_argument_takes_effect(change: dict):
@@ -115,6 +116,23 @@ def test_small_images_are_padded_not_enlarged():
     assert {top for top, _ in places} == {left for _, left in places} == set(range(5))
 
 
+@pytest.mark.parametrize(("width", "height", "scaled"), [(32, 32, (32, 32)), (64, 96, (32, 48)), (24, 16, (48, 32))])
+def test_padded_random_crops_are_the_regions_of_the_padded_image(width: int, height: int, scaled: tuple[int, int]):
+    image, padding = picture(0, (width, height)), 2
+    plain = {"mean": (0, 0, 0), "std": (1 / 255, 1 / 255, 1 / 255), "hflip": 0.0}
+    covering = image if image.size == scaled else image.resize(scaled, Image.Resampling.BICUBIC)
+    padded = np.pad(np.asarray(covering), ((padding, padding), (padding, padding), (0, 0))).transpose(2, 0, 1)
+    regions = {
+        padded[:, top : top + 32, left : left + 32].tobytes(): (top, left)
+        for top in range(padded.shape[1] - 31)
+        for left in range(padded.shape[2] - 31)
+    }
+    made = drawn(train_transform(32, crop_padding=padding, **plain), image, draws=400).round().to(torch.uint8).numpy()
+    seen = {regions[one.tobytes()] for one in made}  # KeyError: not a region of the padded image
+    assert {top for top, _ in seen} == {top for top, _ in regions.values()}
+    assert {left for _, left in seen} == {left for _, left in regions.values()}
+
+
 def test_a_strip_does_not_explode(monkeypatch: pytest.MonkeyPatch):
     strip = Image.new("RGB", (1, 100_000))
     assert LimitAspect()(strip).size == (1, MAX_ASPECT)
@@ -123,7 +141,11 @@ def test_a_strip_does_not_explode(monkeypatch: pytest.MonkeyPatch):
     resize, new = Image.Image.resize, Image.new
     monkeypatch.setattr(Image.Image, "resize", lambda self, size, *rest: made.append(size) or resize(self, size, *rest))
     monkeypatch.setattr(Image, "new", lambda mode, size, *rest: made.append(size) or new(mode, size, *rest))
-    for transform in (eval_transform(64, pad_to=32), train_transform(64, pad_to=32)):
+    for transform in (
+        eval_transform(64, pad_to=32),
+        train_transform(64, pad_to=32),
+        train_transform(64, crop_padding=4),
+    ):
         assert transform(strip).shape == (3, 64, 64)
     assert made
     assert max(width * height for width, height in made) < 1_000_000

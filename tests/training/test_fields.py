@@ -44,6 +44,7 @@ CHANGES: dict[str, Any] = {
     "selection": 6.0,
     "pad_to": 48,
     "min_crop": 0.9,
+    "crop_padding": 8,
     "flip": 0.0,
     "randaugment": "",
     "random_erasing": 1.0,

@@ -44,14 +44,20 @@ class ImageLoader(BatchLoader):
         self.image_set = image_set
         if (order := shard_order(image_set)) is not None:
             options |= {"shard_order": order if shuffle else None, "prefetch": partial(prefetch, image_set)}
-        sample_transform = partial(_transform, image_set, transform)
+        # Decided here: checking a protocol at run time takes longer than cropping a small image.
+        if isinstance(transform, TargetTransform):
+            sample_transform = partial(_with_targets, image_set, transform)
+        else:
+            sample_transform = partial(_image_only, transform)
         collate = partial(_collate, image_set, transform.size)
         super().__init__(image_set, sample_transform, collate, shuffle=shuffle, **options)
 
 
-def _transform(image_set: ImageSet, transform: Transform, image: Image.Image, index: int) -> dict[str, Tensor]:
-    if not isinstance(transform, TargetTransform):
-        return {"image": transform(image)}
+def _image_only(transform: Transform, image: Image.Image, index: int) -> dict[str, Tensor]:
+    return {"image": transform(image)}
+
+
+def _with_targets(image_set: ImageSet, transform: TargetTransform, image: Image.Image, index: int) -> dict[str, Tensor]:
     tensor, targets = transform.with_targets(image, index, image_set.name(index))
     return {"image": tensor, **targets}
 

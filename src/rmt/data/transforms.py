@@ -42,6 +42,7 @@ def train_transform(
     erase_prob: float = 0.0,
     erase_mode: str = "pixel",
     pad_to: int = 0,
+    crop_padding: int = 0,
     **options: Any,
 ) -> ImageTransform:
     """Random crop, flips, RandAugment or colour jitter, normalisation, random erasing.
@@ -53,6 +54,7 @@ def train_transform(
         auto_augment: timm's description of the policy, such as `rand-m9-mstd0.5-inc1`.
         erase_prob, erase_mode: probability and mode of timm's random erasing.
         pad_to: smaller images are padded to this size with black, at a random position.
+        crop_padding: crop by `PaddedRandomCrop` with this padding, not by timm's random resized crop.
         options: more arguments of timm's `create_transform`: `scale` and `ratio`, the ranges of the area (relative to
             the image, 0.08 to 1) and aspect ratio (3/4 to 4/3) of the crop; `hflip` (0.5) and `vflip` (0), the
             probabilities of a horizontal and a vertical flip; `color_jitter`, the strength of the colour jitter (none),
@@ -83,6 +85,9 @@ def train_transform(
             raise
         raise unknown from None
     _allow_posterize_0(augment.transforms)
+    if crop_padding:
+        height, width = size if isinstance(size, tuple) else (size, size)
+        crop.transforms[0] = PaddedRandomCrop((height, width), crop_padding, interpolation)
     steps = [LimitAspect(), PadTo(pad_to, at_random=True), crop, augment, to_tensor, Normalize(mean, std)]
     if erase_prob:
         steps.append(RandomErasing(erase_prob, mode=erase_mode, device="cpu"))
@@ -177,3 +182,33 @@ class PadTo:
             return image
         left, top = (random.randint(0, across), random.randint(0, down)) if self.at_random else (across // 2, down // 2)
         return ImageOps.expand(image, (left, top, across - left, down - top))
+
+
+_RESAMPLING = {
+    "bicubic": (Image.Resampling.BICUBIC,),
+    "bilinear": (Image.Resampling.BILINEAR,),
+    "random": (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC),
+}
+
+
+@dataclass(frozen=True)
+class PaddedRandomCrop:
+    """Crop a random region of `size` = (height, width) from an image with a black border of `padding` pixels.
+
+    The usual augmentation of small images such as those of CIFAR-10. An image of another size is first resized so that
+    it covers `size` and keeps its aspect ratio, as in evaluation with `crop_pct=1`.
+    """
+
+    size: tuple[int, int]
+    padding: int
+    interpolation: str = "bicubic"
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        height, width = self.size
+        scale = max(height / image.height, width / image.width)
+        if scale != 1:
+            across, down = max(width, round(scale * image.width)), max(height, round(scale * image.height))
+            image = image.resize((across, down), random.choice(_RESAMPLING[self.interpolation]))
+        left = random.randint(-self.padding, image.width - width + self.padding)
+        top = random.randint(-self.padding, image.height - height + self.padding)
+        return image.crop((left, top, left + width, top + height))  # black outside of the image

@@ -64,7 +64,10 @@ class ClassifyRecipe(Recipe):
     pad_to: NonNegative = 0
     """Pad smaller images with black to this side, in training and evaluation; 0: resize them instead."""
     min_crop: PositiveFraction = 0.08
-    """Smallest area of a random crop, as a fraction of the image."""
+    """Smallest area of a random crop, as a fraction of the image; not used with `crop_padding`."""
+    crop_padding: NonNegative = 0
+    """Resize the image to `image_size`, add a black border of this many pixels, and crop a random square of
+    `image_size`; for small images, 4 at 32. 0: random resized crops, see `min_crop`."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip."""
     randaugment: str = "rand-m9-mstd0.5-inc1"
@@ -126,7 +129,8 @@ class ClassifyRecipe(Recipe):
             )
         if self.token_labels:
             off = {"mixup": "MixToken takes its place", "cutmix": "MixToken takes its place"}
-            off |= {"pad_to": "a padded border has no labels", "class_weights": "the maps take the labels' place"}
+            off |= dict.fromkeys(("pad_to", "crop_padding"), "a padded border has no labels")
+            off |= {"class_weights": "the maps take the labels' place"}
             found += [
                 f"--{option(name)} must be off with --token-labels: {why}"
                 for name, why in off.items()

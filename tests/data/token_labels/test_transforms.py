@@ -107,7 +107,13 @@ def test_the_part_of_a_very_long_image_keeps_its_place():
 
 @pytest.mark.parametrize(
     "options",
-    [dict(pad_to=40), dict(vflip=0.5), dict(auto_augment="augmix-m5"), dict(color_jitter=0.4, auto_augment="")],
+    [
+        dict(pad_to=40),
+        dict(crop_padding=4),
+        dict(vflip=0.5),
+        dict(auto_augment="augmix-m5"),
+        dict(color_jitter=0.4, auto_augment=""),
+    ],
     ids=str,
 )
 def test_what_cannot_be_followed_is_refused(options):

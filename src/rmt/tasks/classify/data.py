@@ -8,6 +8,7 @@ import torch
 from timm.models import get_pretrained_cfg
 
 from rmt.data.image_loader import ImageLoader
+from rmt.data.memory import CACHE_BYTES, CachedSet
 from rmt.data.sets import ImageSet, SkipReport, Subset, hold_out
 from rmt.data.splits import open_splits, resolve_stream
 from rmt.data.token_labels.label_maps import LabelMaps
@@ -95,9 +96,10 @@ class ClassifyData:
             auto_augment=recipe.randaugment,
             erase_prob=recipe.random_erasing,
             pad_to=recipe.pad_to,
+            crop_padding=recipe.crop_padding,
         )
         return ImageLoader(
-            self.train,
+            self._cached(self.train, recipe),
             transform
             if self.maps is None
             else TokenLabelTransform(transform, self.maps, swap_axes=recipe.swap_map_axes),
@@ -115,12 +117,16 @@ class ClassifyData:
     def eval_loader(self, recipe: ClassifyRecipe, images: ImageSet, **options: Any) -> ImageLoader:
         """`images`, each once and in order, preprocessed as for evaluation."""
         return ImageLoader(
-            images,
+            self._cached(images, recipe),
             eval_transform(**self.preprocessing(recipe)),
             batch_size=recipe.batch_size * _EVAL_BATCH,
             shuffle=False,
             **{"workers": recipe.workers, **options},
         )
+
+    def _cached(self, images: ImageSet, recipe: ClassifyRecipe) -> ImageSet:
+        """The set with decoded images kept in memory; streamed images, which do not fit the disk, as they are."""
+        return images if self.stream == "yes" else CachedSet(images, CACHE_BYTES // max(1, recipe.workers))
 
 
 def _with_maps(train: ImageSet, maps: LabelMaps, skipped: SkipReport) -> tuple[ImageSet, SkipReport]:

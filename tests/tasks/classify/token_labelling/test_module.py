@@ -169,7 +169,7 @@ def test_cooldown_stays_at_the_minimum(recipe):
 
 
 def test_what_cannot_go_together_is_refused(recipe, tmp_path):
-    for name, value in dict(mixup=0.8, cutmix=1.0, pad_to=32, class_weights=True).items():
+    for name, value in dict(mixup=0.8, cutmix=1.0, pad_to=32, crop_padding=4, class_weights=True).items():
         (problem,) = replace(recipe, **{name: value}).problems()
         assert f"--{name.replace('_', '-')} must be off with --token-labels" in problem
     with pytest.raises(RMTError, match="rmt_test is not: take rmt_small_tl"):

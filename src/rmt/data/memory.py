@@ -1,0 +1,45 @@
+"""Decoded images kept in memory: decoding a small JPEG takes longer than augmenting it."""
+
+from PIL import Image
+
+from rmt.data.sets import ImageSet
+
+CACHE_BYTES = 512 * 2**20
+"""Memory for the decoded images of a set, over all processes that load it."""
+
+_OBJECT_BYTES = 2048  # of a Pillow image beside its pixels
+
+
+class CachedSet:
+    """The images of `parent`, each decoded once and then kept, until `limit` bytes are used; later ones are not kept.
+
+    Each process has images of its own; a copy for another process begins empty.
+    """
+
+    def __init__(self, parent: ImageSet, limit: int = CACHE_BYTES):
+        self.parent = parent
+        self.limit = limit
+        self.classes = parent.classes
+        self.labels = parent.labels
+        self._images: dict[int, Image.Image] = {}
+        self._room = limit
+
+    def __len__(self) -> int:
+        return len(self.parent)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_images": {}, "_room": self.limit}
+
+    def load(self, index: int) -> Image.Image:
+        image = self._images.get(index)
+        if image is None:
+            image = self.parent.load(index)
+            size = 4 * image.width * image.height + _OBJECT_BYTES  # Pillow uses 4 bytes for an RGB pixel
+            if size <= self._room:
+                image.readonly = 1  # methods that change an image change a copy then
+                self._images[index] = image
+                self._room -= size
+        return image
+
+    def name(self, index: int) -> str:
+        return self.parent.name(index)
