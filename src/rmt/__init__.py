@@ -9,7 +9,8 @@ from rmt.extras import missing_extra
 
 if TYPE_CHECKING:
     from rmt.heads import detector, segmenter
-    from rmt.model import create_model, deploy, list_models, load_checkpoint, load_official, save_checkpoint
+    from rmt.model import create_model, list_models, load_checkpoint, load_official, save_checkpoint
+    from rmt.model.deploy import deploy
     from rmt.tasks import load, train
 
 _EXPORTS = {

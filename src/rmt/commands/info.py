@@ -89,14 +89,16 @@ def _text(info: dict[str, Any]) -> str:
     lines = [f"{info['model']}: {cost} ({classes})"]
     if "head" in info:
         lines.append(f"with its {info['head']} head: {info['parameters_with_head']:,} parameters")
-    lines += ["", "stage stride      grid blocks channels heads  attention   decay γ per head"]
+    lines += ["", "stage stride      grid blocks channels heads  attention     decay γ per head"]
     for i, stage in enumerate(info["stages"], start=1):
         grid = "×".join(map(str, stage["grid"]))
         attention = "rows+cols" if stage["decomposed"] else "all pairs"
-        decay = " ".join(f"{gamma:.4f}" for gamma in stage["decay"])
+        if stage["attention"] != "masa":
+            attention = stage["attention"].removeprefix("retention_")
+        decay = " ".join(f"{gamma:.4f}" for gamma in stage["decay"]) or "none"
         lines.append(
             f"{i:>5} {stage['stride']:>6} {grid:>9} {stage['blocks']:>6} {stage['channels']:>8} {stage['heads']:>5}"
-            f"  {attention:<10}  {decay}"
+            f"  {attention:<12}  {decay}"
         )
     if names := info.get("classes"):
         lines += ["", "classes: " + ", ".join(map(str, names[:10])) + (f", … ({len(names)})" if names[10:] else "")]

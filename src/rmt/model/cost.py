@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rmt.model.rmt import RMT, Block, Stage
+from rmt.model.rmt import ATTENTIONS, RMT, Block, Stage
 from rmt.ops import decay_rates
 
 
@@ -38,10 +38,11 @@ def describe(model: RMT, height: int, width: int) -> dict[str, Any]:
                 channels=info["num_chs"],
                 heads=attn.num_heads,
                 head_dim=attn.head_dim,
+                attention=next(name for name, kind in ATTENTIONS.items() if kind is type(attn)),
                 decomposed=attn.decomposed,
                 decay_form=attn.decay,
                 phases=attn.phases,
-                decay=decay_rates(attn.num_heads, attn.decay_range),
+                decay=decay_rates(attn.num_heads, attn.decay_range) if attn.decay != "none" else [],
                 parameters=sum(p.numel() for p in stage.parameters()),
             )
         )

@@ -22,7 +22,7 @@ from timm.layers import LayerScale
 from torch import Tensor, nn
 
 from rmt.model.rmt import RMT, Block, FeedForward, Head, ManhattanSelfAttention, PatchMerging, gated
-from rmt.ops import SpatialPrior, depthwise_conv, fuses_gelu, layer_norm, manhattan_attention
+from rmt.ops import SpatialPrior, depthwise_conv, fuses_gelu, layer_norm
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -74,6 +74,7 @@ class DeployedAttention(nn.Module):
         super().__init__()
         self.num_heads, self.head_dim, self.decay_range = attn.num_heads, attn.head_dim, attn.decay_range
         self.phases, self.gate_norm = attn.phases, attn.gate_norm
+        self.attend = attn.attend
         self.config = attn.config._replace(scale=1.0, half_split=True)
         q, k, v = ([linear.weight.double(), linear.bias.double()] for linear in (attn.q, attn.k, attn.v))
         rows = _half_split_rows(attn.num_heads, attn.head_dim, q[0].device)
@@ -90,7 +91,7 @@ class DeployedAttention(nn.Module):
     def forward(self, x: Tensor, prior: SpatialPrior, residual: Tensor) -> Tensor:
         qkv = self.qkv(x)
         q, k, v, *gate = qkv.unflatten(-1, (-1, self.num_heads, self.head_dim)).unbind(-3)  # (B, h, w, n, d)
-        out = manhattan_attention(q, k, v, prior, self.config).flatten(-2)
+        out = self.attend(q, k, v, prior, self.config).flatten(-2)
         if self.gate_norm is not None:
             out = gated(out, gate[0].flatten(-2), self.gate_norm)
         if self.lce is not None:

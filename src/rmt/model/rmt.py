@@ -13,6 +13,7 @@ one import from `rmt`, `from torch.nn import LayerNorm, Linear`.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, Self, cast, get_args
 
 import torch
@@ -68,6 +69,9 @@ class ManhattanSelfAttention(nn.Module):
             D multiplies the scores in both forms of the decay.
         lce: whether to add the local context enhancement.
     """
+
+    attend: Callable[..., Tensor] = staticmethod(manhattan_attention)  # what those of `rmt.model.attention` replace
+    window_size: int | None = None
 
     def __init__(
         self,
@@ -125,12 +129,16 @@ class ManhattanSelfAttention(nn.Module):
         v = self.v(x)  # (B, h, w, C)
         q, k = self.q(x).unflatten(-1, heads), self.k(x).unflatten(-1, heads)  # (B, h, w, n, d)
         # softmax(q·kᵀ + decay)·v for each head
-        out = manhattan_attention(q, k, v.unflatten(-1, heads), prior, self.config).flatten(-2)  # (B, h, w, C)
+        out = self.attend(q, k, v.unflatten(-1, heads), prior, self.config).flatten(-2)  # (B, h, w, C)
         if self.gate is not None:
             out = gated(out, self.gate(x), cast(nn.GroupNorm, self.gate_norm))
         if self.lce is not None:
             out = depthwise_conv(v, self.lce, plus=out)  # MaSA(x) + LCE(v)
         return self.proj(out)
+
+
+# Of `RMT(attention=NAME)`; `variants.py` adds those of `rmt.model.attention`.
+ATTENTIONS: dict[str, type[ManhattanSelfAttention]] = {"masa": ManhattanSelfAttention}
 
 
 class FeedForward(nn.Module):
@@ -330,6 +338,8 @@ class RMT(nn.Module):
         decay_ranges: (a, b) of Eq. 8, which set how far the heads see (Table 12).
         layer_scales: initial value of the layer scales; None leaves them out.
         decay, phases, gate: form of the attention, see `ManhattanSelfAttention`.
+        attention: its name, or one name per stage: "masa", or one of `rmt.model.attention` in MaSA's place.
+        window_size: side of its windows in tokens, by default 7.
         lce, cpe, ffn_conv: whether blocks have the local context enhancement, the conditional positional encoding and
             the convolution in the feed-forward (Table 6).
         conv_stem: a stem of four convolutions; otherwise patches of `patch_size`, with LayerNorm if `patch_norm`.
@@ -363,6 +373,8 @@ class RMT(nn.Module):
         decay: Decay = "released",
         phases: Phases = "flat",
         gate: bool = False,
+        attention: str | Sequence[str] = "masa",
+        window_size: int | None = None,
         lce: bool = True,
         cpe: bool = True,
         ffn_conv: bool = True,
@@ -388,13 +400,14 @@ class RMT(nn.Module):
         total = sum(depths)
         drop_paths = [drop_path_rate * i / max(1, total - 1) for i in range(total)]
         downsample = ConvDownsample if conv_downsample else PatchMerging
+        attentions = _attention_classes(attention, window_size, len(depths))
         self.stages = nn.Sequential()
         self.feature_info = []
         for i, (depth, dim) in enumerate(zip(depths, dims, strict=True)):
             blocks = [
                 Block(
                     dim,
-                    ManhattanSelfAttention(
+                    attentions[i](
                         dim,
                         num_heads[i],
                         decay_range=decay_ranges[i],
@@ -549,6 +562,19 @@ class RMT(nn.Module):
         """Layer groups, for layer-wise learning rates."""
         fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
         return dict(stem=r"^stem", blocks=r"^stages\.(\d+)" if coarse else fine)
+
+
+def _attention_classes(names: str | Sequence[str], window_size: int | None, stages: int) -> list[Any]:
+    """The attention of each stage; those with windows have this size, if it is given."""
+    each = [names] * stages if isinstance(names, str) else names
+    if len(each) != stages or not set(each) <= ATTENTIONS.keys():
+        raise ValueError(f"attention={names!r:.60} is not one of {tuple(ATTENTIONS)}, nor {stages}, one per stage")
+    classes: list[Any] = [ATTENTIONS[name] for name in each]
+    if window_size is None:
+        return classes
+    if all(attention.window_size is None for attention in classes):
+        raise ValueError(f"window_size={window_size}: attention={names!r:.60} has no windows")
+    return [partial(a, window_size=window_size) if a.window_size is not None else a for a in classes]
 
 
 def _stage_indices(stages: int, indices: int | Sequence[int] | None) -> tuple[list[int], int]:

@@ -29,8 +29,11 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from rmt.errors import RMTError
+from rmt.model.attention import REPLACEMENTS
 from rmt.model.pretrained import complete_pretrained_cfg, filter_state_dict
-from rmt.model.rmt import RMT
+from rmt.model.rmt import ATTENTIONS, RMT
+
+ATTENTIONS.update(REPLACEMENTS)
 
 NARROW, MID, WIDE = (2, 6), (2, 7), (2, 8)  # decay_range (a, b), Eq. 8: a larger b sees farther
 
