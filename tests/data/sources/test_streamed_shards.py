@@ -259,32 +259,8 @@ def test_shards_in_a_store(shards, bucket, cache):
 def test_a_shard_that_comes_cut_is_named(shards, bucket):
     found = open_splits(bucket, stream="yes", buffer=8).train
     fsspec.filesystem("memory").pipe("/bucket/train-00001-of-00004.parquet", shards[1].read_bytes()[:100])
-    with pytest.raises(RMTError, match=r"train-00001-of-00004\.parquet: received 100 of [\d,]+ bytes"):
+    with pytest.raises(RMTError, match=r"train-00001-of-00004\.parquet: .*received 100 of [\d,]+ bytes"):
         found.load(6)
-
-
-def test_a_network_that_fails_in_passing_is_asked_again(shards, bucket, monkeypatch):
-    from fsspec.implementations.memory import MemoryFileSystem
-
-    get, calls = MemoryFileSystem.get_file, []
-
-    def sometimes(self, *args, **kwargs):
-        calls.append(args)
-        if len(calls) % 3:
-            raise ConnectionResetError("the peer has gone")
-        return get(self, *args, **kwargs)
-
-    monkeypatch.setattr(MemoryFileSystem, "get_file", sometimes)
-    found = open_splits(bucket, stream="yes", buffer=8).train
-    np.testing.assert_array_equal(np.asarray(found.load(0)), np.asarray(picture(0)))
-    assert len(calls) == 3
-
-    def never(self, *args, **kwargs):
-        raise ConnectionResetError("the peer has gone")
-
-    monkeypatch.setattr(MemoryFileSystem, "get_file", never)
-    with pytest.raises(RMTError, match=r"train-00003.*after 3 attempts \(the peer has gone\)"):
-        found.load(17)
 
 
 def test_addresses_that_cannot_be_read_are_one_line(serve, tmp_path):

@@ -32,7 +32,7 @@ def convert(shard: Shard, target: Path, advance: Callable[[int], object]) -> Non
     Args:
         shard: the shard.
         target: the file to write.
-        advance: is called with the number of bytes after each batch of rows.
+        advance: is called with the number of bytes downloaded, or for a local shard converted, as they come.
     Raises:
         RMTError: the shard is missing, truncated, or has other contents.
         OSError: `target` cannot be written.
@@ -40,13 +40,14 @@ def convert(shard: Shard, target: Path, advance: Callable[[int], object]) -> Non
     local = shard if isinstance(shard, Path) else target.with_suffix(".download")
     try:
         if isinstance(shard, RemoteFile):
-            shard.download(local)
+            shard.download(local, advance)
         with _shard_errors(shard):
             metadata = None if is_tar(shard) else _checked(pq.read_schema(local), shard).metadata
         with pa.OSFile(str(target), "wb") as file, pa.ipc.new_file(file, _SCHEMA.with_metadata(metadata)) as writer:
             for batch in _batches(shard, local):
                 writer.write_batch(batch)
-                advance(batch.nbytes)
+                if isinstance(shard, Path):
+                    advance(batch.nbytes)
     finally:
         if isinstance(shard, RemoteFile):
             local.unlink(missing_ok=True)

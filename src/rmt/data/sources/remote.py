@@ -1,11 +1,13 @@
 """Files at an address that fsspec opens (`https://…`, `s3://…`): list a folder, download a file, read parts of one."""
 
+import contextlib
 import errno
 import json
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,8 +18,10 @@ from rmt.errors import RMTError
 INDEX = "index.json"
 """Name of the file beside the shards of `rmt shard` with their names and sizes, for servers that list no folders."""
 
-_ATTEMPTS = 3
+_ATTEMPTS = 3  # without a byte received in between
 _PAUSE = 1.0  # seconds before the second attempt; twice that before the third
+_IDLE = 30.0  # seconds without a byte after which a connection counts as broken; the whole transfer has no limit
+_BLOCK = 2**20  # bytes
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 _LOCAL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -42,12 +46,33 @@ class RemoteFile:
     def __str__(self) -> str:
         return self.url
 
-    def download(self, path: Path) -> None:
-        """Download the file to `path`. Raises `RMTError` after three attempts, or if it arrives truncated."""
+    def download(self, path: Path, advance: Callable[[int], object] = lambda count: None) -> None:
+        """Download the file to `path`. A broken connection is resumed where it broke, by a range request.
+
+        Args:
+            path: the file to write.
+            advance: is called with the number of bytes of each block received.
+        Raises:
+            RMTError: three attempts in a row brought no byte, or the server sends more than `size` bytes.
+            OSError: `path` cannot be written.
+        """
         system, inside = _file_system(self.url)
-        _retry(self.url, lambda: system.get_file(inside, str(path)))
-        if self.size and path.stat().st_size != self.size:
-            raise RMTError(f"{self.url}: received {path.stat().st_size:,} of {self.size:,} bytes; try again")
+        with open(path, "wb") as target:
+
+            def receive() -> None:
+                source, start = _open_at(system, inside, target.tell())
+                with contextlib.closing(source):
+                    target.seek(start)
+                    target.truncate()
+                    while block := source.read(_BLOCK):
+                        target.write(block)
+                        advance(len(block))
+                        if self.size and target.tell() > self.size:
+                            raise RMTError(f"{self.url}: sends more than its {self.size:,} bytes; is its index old?")
+                if self.size and target.tell() < self.size:
+                    raise ConnectionError(f"received {target.tell():,} of {self.size:,} bytes")
+
+            _retry(self.url, receive, progress=target.tell)
 
     def open(self) -> Any:
         """A seekable binary file that reads parts on demand. Raises ValueError if the server does not send parts."""
@@ -88,10 +113,27 @@ def read_text(url: str) -> str | None:
     return _retry(url, lambda: system.cat_file(path)).decode("utf-8")
 
 
+def _open_at(system: Any, path: str, start: int) -> tuple[Any, int]:
+    """A binary file to read on from byte `start`, and where it really starts: 0 if an HTTP server ignores ranges."""
+    if "http" not in system.protocol:
+        file = system.open(path, "rb")
+        file.seek(start)
+        return file, start
+    # block_size=0 is one request for all of the rest, and a size keeps fsspec from asking for it first.
+    ranges = {"headers": {"Range": f"bytes={start}-"}} if start else {}
+    file = system.open(path, "rb", block_size=0, size=1, **ranges)
+    return file, start if file.r.status == HTTPStatus.PARTIAL_CONTENT else 0
+
+
 def _file_system(url: str) -> tuple[Any, str]:
     """fsspec's file system for an address, and the path inside. Not kept, since no instance survives a fork."""
+    options = {}
+    if url.startswith(("http://", "https://")):
+        from aiohttp import ClientTimeout  # comes with `datasets`, and takes a moment to import
+
+        options = {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=_IDLE, sock_read=_IDLE)}}
     try:
-        return fsspec.core.url_to_fs(url)
+        return fsspec.core.url_to_fs(url, **options)
     except ImportError:
         protocol = url.partition("://")[0]
         package = _PACKAGES.get(protocol, "a package for it")
@@ -100,11 +142,15 @@ def _file_system(url: str) -> tuple[Any, str]:
         raise RMTError(f"{url}: addresses of this kind cannot be read ({error})") from None
 
 
-def _retry(url: str, read: Callable[[], T]) -> T:
-    """What `read` returns. Network errors may be temporary, so they are an `RMTError` only after three attempts."""
+def _retry(url: str, read: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
+    """What `read` returns. Network errors may be temporary: they are an `RMTError` after three attempts.
+
+    An attempt that has changed `progress()` does not count.
+    """
     from aiohttp import ClientError  # comes with `datasets`, for http; other file systems raise OSError
 
-    for attempt in range(1, _ATTEMPTS + 1):
+    attempt, reached = 0, progress()
+    while True:
         try:
             return read()
         except FileNotFoundError:
@@ -114,8 +160,9 @@ def _retry(url: str, read: Callable[[], T]) -> T:
         except (OSError, ClientError) as error:
             if getattr(error, "errno", None) in _LOCAL_DISK:
                 raise
+            attempt = attempt + 1 if progress() == reached else 1
+            reached = progress()
             if attempt == _ATTEMPTS:
                 reason = " ".join(str(error).split())[:160] or type(error).__name__
                 raise RMTError(f"{url}: cannot be read after {_ATTEMPTS} attempts ({reason})") from None
         time.sleep(_PAUSE * 2 ** (attempt - 1))
-    raise AssertionError("unreachable")
