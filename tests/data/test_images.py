@@ -239,3 +239,23 @@ def _image_or_bad_image(data: bytes) -> None:
         return
     assert problem.reason
     assert "\n" not in str(problem)
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded(monkeypatch):
+    data = encode(picture(0).resize((64, 64)), "JPEG", progressive=True)
+    start = data.rindex(b"\xff\xda")
+    header = data[start : start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")]
+    many = data[:-2] + (header + b"\0\0") * 1000 + data[-2:]
+    with pytest.raises(BadImage, match=r"a JPEG of 1,0\d\d scans: above the limit of 100"):
+        read_image(many)
+    assert read_image(data).size == (64, 64)
+    monkeypatch.setattr("rmt.data.images.MAX_SCANS", 2000)
+    assert read_image(many).size == (64, 64)  # nothing else is wrong with it
+
+
+def test_an_image_that_takes_too_long_is_given_up(monkeypatch):
+    comment = b"P6\n#" + b"x" * 10_000_000 + b"\n1 1\n255\n" + bytes(3)  # Pillow reads it byte by byte
+    monkeypatch.setattr("rmt.data.images.MAX_SECONDS", 0.1)
+    with pytest.raises(BadImage, match=r"not decoded within 0\.1 s"):
+        read_image(comment)
+    assert read_image(b"P6\n#short\n1 1\n255\n" + bytes(3)).size == (1, 1)

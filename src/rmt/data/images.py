@@ -3,6 +3,7 @@
 - The header is read first; an image of more than `MAX_PIXELS` is refused before any pixel is decoded.
 - Only `FORMATS` are tried: Pillow has decoders that run a program (EPS) or have no use here.
 - 16-bit grey is scaled to 8 bits, not clipped; alpha is composited on white; the EXIF rotation is applied.
+- Work is bounded, too: a JPEG of more than `MAX_SCANS` is refused, and decoding ends after `MAX_SECONDS`.
 - Of an animation or a multi-page file the first frame is used.
 - A broken EXIF block is ignored, and with it the rotation.
 """
@@ -10,6 +11,7 @@
 import io
 import os
 import stat
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +27,12 @@ MAX_PIXELS = 100_000_000
 
 MAX_BYTES = 512 * 2**20
 """Largest file that is read into memory."""
+
+MAX_SCANS = 100
+"""Largest number of scans of a JPEG that is decoded: each may be a few bytes and takes a pass over the image."""
+
+MAX_SECONDS = 30.0
+"""Longest time that a decoder may take, checked each time that it asks for more of the file."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
@@ -78,20 +86,43 @@ def open_safely(source: Path | str | bytes, name: str) -> Iterator[Image.Image]:
     if not data:
         raise BadImage(name, "the file is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(_Source(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise BadImage(name, _too_large(f"{width:,}×{height:,} pixels"))
+            # Inside the compressed pixels 0xFF is followed by other bytes, so this counts too many only where a preview
+            # in the header has scans of its own.
+            if image.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+                raise BadImage(name, f"a JPEG of {scans:,} scans: above the limit of {MAX_SCANS}")
             image.load()
             yield image
     except BadImage:
         raise
+    except _TooSlow:
+        raise BadImage(name, f"not decoded within {MAX_SECONDS:g} s") from None
     except Image.UnidentifiedImageError:
         raise BadImage(name, "not an image in a format that can be read") from None
     except Image.DecompressionBombError as error:  # Pillow's own, higher limit, checked before the size is known
         raise BadImage(name, _too_large(_one_line(error).partition(" exceeds")[0])) from None
     except Exception as error:  # decoders raise nearly any exception for broken bytes, also MemoryError
         raise BadImage(name, f"cannot be decoded ({_one_line(error)})") from None
+
+
+class _TooSlow(BaseException):
+    """Decoding takes too long. Pillow's plugins catch what derives from Exception."""
+
+
+class _Source(io.BytesIO):
+    """The bytes of a file, which end with `_TooSlow` when they are read for longer than `MAX_SECONDS`."""
+
+    def __init__(self, data: bytes):
+        super().__init__(data)
+        self._end = time.monotonic() + MAX_SECONDS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if time.monotonic() > self._end:
+            raise _TooSlow
+        return super().read(size)
 
 
 def read_bytes(path: Path | str, name: str) -> bytes:
