@@ -21,12 +21,32 @@ _REMEDY = {
 
 @contextlib.contextmanager
 def disk_errors_as_rmt_error(path: Path) -> Iterator[None]:
-    """Turn an OSError raised while writing `path` into an RMTError of one line."""
+    """Turn an error of the disk raised while writing `path` into an RMTError of one line."""
     try:
         yield
-    except OSError as error:
-        reason = _REMEDY.get(error.errno or 0, error.strerror or str(error))
+    except RMTError:
+        raise
+    except Exception as error:
+        if (reason := disk_error(error)) is None:
+            raise
         raise RMTError(f"cannot write {path}: {reason}") from error
+
+
+def disk_error(error: BaseException) -> str | None:
+    """What the operating system refused, in words; None for any other error.
+
+    Libraries raise errors of their own on top of it: a full disk reads as "unexpected pos 576 vs 534" in torch.save.
+    """
+    if isinstance(error, OSError):
+        return _REMEDY.get(error.errno or 0, error.strerror or str(error))
+    seen = {id(error)}
+    below = error.__cause__ or error.__context__
+    while below is not None and id(below) not in seen:
+        seen.add(id(below))
+        if isinstance(below, OSError) and below.errno in _REMEDY:
+            return _REMEDY[below.errno]
+        below = below.__cause__ or below.__context__
+    return None
 
 
 @contextlib.contextmanager

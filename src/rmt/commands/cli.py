@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from rmt._version import __version__
+from rmt.atomic import disk_error
 from rmt.errors import RMTError
 from rmt.extras import missing_extra
 
@@ -58,6 +59,8 @@ def _one_line(error: Exception) -> str:
     elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         text = f"{where}{error.strerror or error}"
+    elif (reason := disk_error(error)) is not None:
+        text = f"{reason} ({type(error).__name__}: {error})"
     else:
         text = f"{type(error).__name__}: {error} (probably a bug in rmt; set RMT_TRACEBACK=1 for the traceback)"
     return " ".join(text.split())

@@ -1,0 +1,38 @@
+"""Errors of the disk, however a library wraps them, become one line with a remedy."""
+
+import errno
+import os
+
+import pytest
+
+from rmt.atomic import disk_errors_as_rmt_error, replace_file, write_text
+from rmt.errors import RMTError
+
+
+def raise_below(error: OSError) -> None:
+    """Raises what torch's writer does on a full disk: an error of its own while the disk's is handled."""
+    try:
+        raise error
+    except OSError:
+        raise RuntimeError("unexpected pos 576 vs 534")  # noqa: B904 - the context is the point
+
+
+def test_a_full_disk_below_another_error_is_named(tmp_path):
+    with pytest.raises(RMTError, match=f"cannot write {tmp_path}/a: the disk is full"), replace_file(tmp_path / "a"):
+        raise_below(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_that_are_not_the_disk_s_stay_as_they_are(tmp_path):
+    with pytest.raises(RuntimeError, match="unexpected pos"), disk_errors_as_rmt_error(tmp_path):
+        raise_below(FileNotFoundError(errno.ENOENT, "handled long ago"))
+    with pytest.raises(RMTError, match="^as it was$"), disk_errors_as_rmt_error(tmp_path):
+        raise RMTError("as it was")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    write_text(tmp_path / "a", "old")
+    with pytest.raises(ValueError), replace_file(tmp_path / "a") as draft:
+        draft.write_text("new")
+        raise ValueError
+    assert (tmp_path / "a").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
