@@ -16,7 +16,7 @@ from helpers.image_sets import MemorySet
 from PIL import Image
 
 from rmt.data.image_loader import ImageLoader
-from rmt.data.loader import MAX_REPLACEMENTS
+from rmt.data.loader import MAX_REPLACEMENTS, _fits_shared_memory
 from rmt.data.sets import Subset
 from rmt.data.splits import open_splits
 from rmt.data.transforms import train_transform
@@ -268,6 +268,31 @@ def test_a_dead_worker_ends_the_run_in_one_line():
     assert time.monotonic() - started < 20
     assert "\n" not in str(caught.value)
     assert signal.getsignal(signal.SIGCHLD) == handler
+
+
+def test_batches_come_through_pipes_where_shared_memory_is_small(monkeypatch, capsys):
+    expected = list(loader(workers=2))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("rmt.data.loader._fits_shared_memory", lambda batch, workers: False)
+    piped = loader(workers=2)
+    assert same([*piped, *piped][len(expected) :], expected)
+    assert capsys.readouterr().err.count("/dev/shm is too small for the batches of 2 workers") == 1  # said once
+
+
+def test_the_space_that_batches_need(tmp_path, monkeypatch):
+    free = os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize
+    small, large = torch.empty(1000), torch.empty(free // 2, device="meta")
+    assert _fits_shared_memory({"image": small, "bad": []}, 2)
+    assert not _fits_shared_memory({"boxes": [small, large]}, 2)
+    monkeypatch.setattr("rmt.data.loader._SHARED_MEMORY", str(tmp_path / "absent"))
+    assert _fits_shared_memory({"image": large}, 2)
+
+
+def test_a_batch_that_cannot_be_sent_ends_the_run_in_one_line():
+    one = loader(workers=1)
+    one._pool.dataset.collate = lambda entries, indices: {"image": lambda: 0}  # no pickle holds it
+    with pytest.raises(RMTError, match=r"data worker 0 of 1 \(pid \d+\) with status 28 died; .*/dev/shm is full"):
+        list(one)
 
 
 def test_workers_outlive_stop_signals_and_end_with_close():

@@ -5,6 +5,7 @@ seeded by the position, so the batch does not depend on the worker, and a resume
 """
 
 import os
+import pickle
 import signal
 import threading
 import time
@@ -13,11 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from rich.console import Console
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from rmt.data.images import BadImage
 from rmt.data.order import EpochPlan, FixedLengthEpochs, Key
@@ -29,6 +33,9 @@ MAX_REPLACEMENTS = 20
 
 PREFETCH_BATCHES = 50
 """Number of batches by which `Prefetch` is called ahead."""
+
+_SHARED_MEMORY = "/dev/shm"
+_NOT_SENT = 28  # exit status of a worker that could not send a batch
 
 
 class SampleSet(Protocol):
@@ -99,6 +106,7 @@ class BatchLoader:
         self.batches = 0  # returned in this epoch
         self._iteration = 0
         self._start = 0  # first batch of the next iteration; not 0 only after load_state_dict
+        self._warned = False
         self._sampler = _BatchSampler(self.plan, prefetch)
         self._pool = DataLoader(
             _BatchDataset(samples, transform, collate, seed, replace_bad=shuffle),
@@ -106,7 +114,7 @@ class BatchLoader:
             sampler=self._sampler,
             num_workers=workers,
             collate_fn=_identity,
-            worker_init_fn=_ignore_stop_signals,
+            worker_init_fn=_start_worker,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # otherwise it draws from the global one
@@ -162,13 +170,24 @@ class BatchLoader:
                     raise
                 self.close()
                 raise RMTError(
-                    f"data worker {', '.join(dead)} died; SIGKILL usually means out of memory, SIGBUS that /dev/shm is "
-                    "full: lower the number of workers or the batch size"
+                    f"data worker {', '.join(dead)} died; SIGKILL usually means out of memory, SIGBUS or status "
+                    f"{_NOT_SENT} that {_SHARED_MEMORY} is full: lower the number of workers or the batch size"
                 ) from None
+            if isinstance(batch, bytes):  # of a worker's `_without_shared_memory`, nobody else's
+                self._warn_of_little_shared_memory()
+                batch = pickle.loads(batch)
             if isinstance(batch, RMTError):
                 raise batch
             self.batches += 1
             yield batch
+
+    def _warn_of_little_shared_memory(self) -> None:
+        if not self._warned:
+            self._warned = True
+            Console(stderr=True, soft_wrap=True, highlight=False).print(
+                f"note: {_SHARED_MEMORY} is too small for the batches of {self._pool.num_workers} workers: they come "
+                "through pipes, which is slower (in a container: docker run --shm-size=8g …)"
+            )
 
     def close(self) -> None:
         """End the worker processes and any iteration. A later iteration starts new workers."""
@@ -210,7 +229,7 @@ class _BatchDataset(Dataset):
         self.seed = seed
         self.replace_bad = replace_bad
 
-    def __getitem__(self, key: Key) -> dict[str, Any] | RMTError:
+    def __getitem__(self, key: Key) -> dict[str, Any] | bytes | RMTError:
         epoch, positions, samples = key
         entries: list[tuple[Any, int]] = []
         bad: list[tuple[str, str]] = []
@@ -222,7 +241,9 @@ class _BatchDataset(Dataset):
             return RMTError(str(error))  # not raised: it would arrive with the worker's traceback in its message
         indices = [sample for _, sample in entries]
         batch = self.collate([entry for entry, _ in entries], indices)
-        return {**batch, "index": torch.tensor(indices, dtype=torch.int64), "bad": bad}
+        batch = {**batch, "index": torch.tensor(indices, dtype=torch.int64), "bad": bad}
+        worker = get_worker_info()
+        return batch if worker is None or _fits_shared_memory(batch, worker.num_workers) else pickle.dumps(batch)
 
     def _load(self, epoch: int, position: int, sample: int, bad: list[tuple[str, str]]) -> list[tuple[Any, int]]:
         """The entry for a position and its sample, or nothing; unreadable samples are added to `bad`."""
@@ -245,7 +266,26 @@ def _identity(batch: Any) -> Any:
     return batch
 
 
-def _ignore_stop_signals(worker: int) -> None:
+def _fits_shared_memory(batch: dict[str, Any], workers: int) -> bool:
+    """Whether there is space for this batch and those that the other workers may write at the same time.
+
+    A container has 64 MB of shared memory by default, less than one batch of 128 images of 224².
+    """
+    if not os.path.isdir(_SHARED_MEMORY):  # macOS has no such file system, and no such limit
+        return True
+    size = sum(leaf.nbytes for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor))
+    status = os.statvfs(_SHARED_MEMORY)
+    return size * (workers + 1) <= status.f_bavail * status.f_frsize
+
+
+def _start_worker(worker: int) -> None:
+    """Prepare a worker process."""
+    # A batch that cannot be sent would only be printed, and waited for in vain.
+    Queue._on_queue_feeder_error = staticmethod(lambda error, item: os._exit(_NOT_SENT))  # type: ignore[attr-defined]
+    _ignore_stop_signals()
+
+
+def _ignore_stop_signals() -> None:
     """Ignore Ctrl-C, and a SIGTERM that does not come from the training process.
 
     A scheduler sends them to the whole process group. The training process then finishes its step and saves, and needs
