@@ -1,5 +1,6 @@
 """The one cache folder, for data and kernels alike, and what happens where it cannot be written."""
 
+import functools
 import logging
 import os
 import re
@@ -56,7 +57,27 @@ def test_a_temporary_folder_that_others_could_have_filled_is_not_used(no_home):
 
 def test_kernels_are_built_without_a_home_too(no_home):
     assert build.load.__wrapped__("depthwise.cpp", "KERNEL=3").depthwise_forward
-    assert list(cache_folder().glob("depthwise-KERNEL=3-*.so"))
+    assert list((cache_folder() / "kernels").glob("depthwise-KERNEL=3-*.so"))
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files without owners")
+@pytest.mark.parametrize("open_to_others", ["folder", "file", "link"])
+def test_kernels_that_others_could_have_replaced_are_not_loaded(tmp_path, monkeypatch, open_to_others):
+    monkeypatch.setenv("RMT_CACHE", str(tmp_path))
+    load = functools.partial(build.load.__wrapped__, "depthwise.cpp", "KERNEL=3")
+    before = os.umask(0o002)  # of a user with a group of their own
+    try:
+        assert load().depthwise_forward
+    finally:
+        os.umask(before)
+    (library,) = (tmp_path / "kernels").glob("*.so")
+    if open_to_others == "link":
+        library.rename(tmp_path / "elsewhere.so")
+        library.symlink_to(tmp_path / "elsewhere.so")
+    else:
+        (library if open_to_others == "file" else library.parent).chmod(0o777)
+    with pytest.raises(build.Unavailable, match="own or can write to; delete it, or set RMT_CACHE"):
+        load()
 
 
 @pytest.mark.parametrize(

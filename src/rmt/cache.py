@@ -5,6 +5,7 @@ import stat
 import tempfile
 from pathlib import Path
 
+from rmt.atomic import disk_errors_as_rmt_error
 from rmt.errors import RMTError
 
 VARIABLE = "RMT_CACHE"
@@ -29,11 +30,30 @@ def cache_folder() -> Path:
         usual = None
     if usual is not None and _writable(usual):
         return usual
-    user = os.geteuid() if hasattr(os, "geteuid") else None
-    fallback = Path(tempfile.gettempdir()) / f"rmt-cache-{user}"
-    if _writable(fallback) and (user is None or _private(fallback, user)):
+    fallback = Path(tempfile.gettempdir()) / f"rmt-cache-{_user()}"
+    if _writable(fallback) and _private(fallback):
         return fallback
     raise RMTError(f"{usual or fallback}: the cache folder cannot be written; set {VARIABLE} to one that can")
+
+
+def private_folder(folder: Path) -> Path:
+    """Return the folder, created if it is absent. Raises RMTError if others can write to it, see `require_private`."""
+    with disk_errors_as_rmt_error(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    require_private(folder)
+    return folder
+
+
+def require_private(path: Path) -> None:
+    """Raises RMTError unless this user owns the file or folder and no one else can write to it.
+
+    Compiled kernels run with the rights of this process, and the cache may be in a folder that others share.
+    """
+    if not _private(path):
+        raise RMTError(
+            f"{path}: compiled kernels are not loaded from a place that other users own or can write to; delete it, or "
+            f"set {VARIABLE} to a folder of your own"
+        )
 
 
 def _writable(folder: Path) -> bool:
@@ -46,10 +66,12 @@ def _writable(folder: Path) -> bool:
         return False
 
 
-def _private(folder: Path, user: int) -> bool:
-    """Whether only `user` can write to the folder.
+def _private(path: Path) -> bool:
+    """Whether this user alone can write to a file or folder; a link is neither."""
+    status = path.lstat()
+    mine = _user() in (None, status.st_uid)
+    return mine and not stat.S_ISLNK(status.st_mode) and not status.st_mode & 0o022
 
-    Anyone may create a folder of this name in a shared temporary folder, and compiled kernels are loaded from it.
-    """
-    status = folder.lstat()
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == user and not status.st_mode & 0o022
+
+def _user() -> int | None:
+    return os.geteuid() if hasattr(os, "geteuid") else None

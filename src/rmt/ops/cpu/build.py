@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from rmt.cache import cache_folder
+from rmt.cache import cache_folder, private_folder, require_private
 from rmt.errors import RMTError
 
 SOURCES = ("planes.cpp", "line.h", "products.h", "vectors.h", "depthwise.cpp")
@@ -62,9 +62,11 @@ def load(source: str, define: str) -> ctypes.CDLL:
     here = Path(__file__).parent
     try:
         sources = [(here / name).read_bytes() for name in SOURCES]
-        library = cache_folder() / f"{Path(source).stem}-{define}-{_fingerprint(sources, compiler)}.so"
+        folder = private_folder(cache_folder() / "kernels")
+        library = folder / f"{Path(source).stem}-{define}-{_fingerprint(sources, compiler)}.so"
         if not library.exists():
             _compile(compiler, here / source, define, library)
+        require_private(library)
         return ctypes.CDLL(str(library))
     except RMTError as error:
         raise Unavailable(str(error)) from error
@@ -83,6 +85,7 @@ def _compile(compiler: str, source: Path, define: str, library: Path) -> None:
         if done.returncode:
             first = next(filter(None, done.stderr.splitlines()), f"exit code {done.returncode}")
             raise Unavailable(f"{compiler} failed: {first}")
+        built.chmod(0o700)  # whatever the umask
         built.replace(library)  # atomic: other processes may be compiling the same file
 
 
