@@ -1,5 +1,7 @@
 """Whatever the file, an upright RGB image or a `BadImage` with a reason comes out."""
 
+import contextlib
+import logging
 import os
 import pickle
 import struct
@@ -259,3 +261,17 @@ def test_an_image_that_takes_too_long_is_given_up(monkeypatch):
     with pytest.raises(BadImage, match=r"not decoded within 0\.1 s"):
         read_image(comment)
     assert read_image(b"P6\n#short\n1 1\n255\n" + bytes(3)).size == (1, 1)
+
+
+def test_decoders_print_nothing(capfd, caplog):
+    generator = np.random.default_rng(0)
+    for compression in ("tiff_lzw", "jpeg", "tiff_deflate", "packbits"):
+        data = encode(picture(0, (50, 40)), "TIFF", compression=compression)
+        for _ in range(40):
+            broken = bytearray(data)
+            for place in generator.integers(len(data), size=4):
+                broken[place] = generator.integers(256)
+            with contextlib.suppress(BadImage):
+                read_image(bytes(broken))
+    assert capfd.readouterr() == ("", "")
+    assert logging.getLogger("PIL").hasHandlers()

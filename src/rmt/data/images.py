@@ -8,7 +8,9 @@
 - A broken EXIF block is ignored, and with it the rotation.
 """
 
+import ctypes
 import io
+import logging
 import os
 import stat
 import time
@@ -18,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, _imaging
 
 from rmt.errors import RMTError
 
@@ -46,6 +48,17 @@ EXTENSIONS = (
 # filters are set once: `catch_warnings` around each image is not thread-safe.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+def _silence_decoders() -> None:
+    """Keep Pillow and libtiff from writing errors to stderr that Pillow raises, too."""
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # otherwise Python prints what nobody handles
+    with suppress(OSError, AttributeError):  # Pillow without libtiff
+        # The symbol is looked up in the libraries that Pillow's decoders were linked with.
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+
+
+_silence_decoders()
 
 
 class BadImage(RMTError):
