@@ -5,7 +5,6 @@ import stat
 import tempfile
 from pathlib import Path
 
-from rmt.atomic import disk_errors_as_rmt_error
 from rmt.errors import RMTError
 
 VARIABLE = "RMT_CACHE"
@@ -38,8 +37,7 @@ def cache_folder() -> Path:
 
 def private_folder(folder: Path) -> Path:
     """Return the folder, created if it is absent. Raises RMTError if others can write to it, see `require_private`."""
-    with disk_errors_as_rmt_error(folder):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     require_private(folder)
     return folder
 
