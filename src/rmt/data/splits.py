@@ -11,7 +11,8 @@ from rmt.data.sources.cache import fit_disk
 from rmt.data.sources.folders import FolderSet, class_folders
 from rmt.data.sources.remote import RemoteFile, is_url, list_folder
 from rmt.data.sources.shards import ShardSet, check_complete
-from rmt.data.split_names import NAMES, Split, split_of
+from rmt.data.sources.tables import TableSet, table_files
+from rmt.data.split_names import NAMES, Split, split_folders, split_of
 from rmt.errors import RMTError
 
 BUFFER = 50_000
@@ -21,7 +22,7 @@ SAMPLE = Path(__file__).parent / "sample"
 
 S = TypeVar("S", Path, RemoteFile)
 P = TypeVar("P")
-_Source = Path | tuple[Path, ...] | tuple[RemoteFile, ...]  # a folder of class folders, or shards
+_Source = Path | tuple[Path, ...] | tuple[RemoteFile, ...]  # a folder of class folders or a CSV file, or shards
 
 
 def open_splits(
@@ -31,9 +32,9 @@ def open_splits(
 
     Args:
         data: `"sample"` (the built-in sample; its test images are the split `val`), a folder with `train/CLASS/*` and
-            `val/CLASS/*`, a folder of class folders, or a folder of parquet shards (`train-*.parquet`,
-            `data/train-*.parquet` or `train/*.parquet`, likewise for the other split) or of WebDataset tars with such
-            names, local or at an address.
+            `val/CLASS/*`, a folder of class folders, a folder with a CSV file of labels (see `TableSet`), or a folder
+            of parquet shards (`train-*.parquet`, `data/train-*.parquet` or `train/*.parquet`, likewise for the other
+            split) or of WebDataset tars with such names, local or at an address.
         holdout, seed: arguments of `hold_out` for data without a validation split; otherwise not used.
         stream: "no" converts shards and maps them into memory as a whole, "yes" streams them (see `ShardSet`), "auto"
             streams them if the disk has no space for the whole.
@@ -100,11 +101,13 @@ def class_split_folders(root: Path) -> dict[Split, Path]:
     return _with_val(found) if "train" in found or {"val", "validation"} & set(present) else {"train": root}
 
 
-def _open(part: _Source, buffer: int | None) -> FolderSet | ShardSet:
-    return FolderSet(part) if isinstance(part, Path) else ShardSet(part, buffer=buffer)
+def _open(part: _Source, buffer: int | None) -> FolderSet | TableSet | ShardSet:
+    if not isinstance(part, Path):
+        return ShardSet(part, buffer=buffer)
+    return TableSet(part) if part.is_file() and part.suffix == ".csv" else FolderSet(part)
 
 
-def _open_auto(part: _Source) -> FolderSet | ShardSet:
+def _open_auto(part: _Source) -> FolderSet | TableSet | ShardSet:
     return _open(part, BUFFER if _streams([part], "auto") else None)
 
 
@@ -134,7 +137,14 @@ def _local_parts(data: str) -> Mapping[Split, _Source]:
     root = SAMPLE if data == "sample" else Path(data).expanduser()
     names = ("", "data", *chain.from_iterable(NAMES.values()))
     shards: Mapping[Split, _Source] = _by_split({name: sorted((root / name).glob("*")) for name in names})
-    return shards or dict(class_split_folders(root).items())
+    return shards or dict((_tables(root) or class_split_folders(root)).items())
+
+
+def _tables(root: Path) -> dict[Split, Path]:
+    """The CSV files of the splits, unless the images are in class folders."""
+    folders = split_folders(root)
+    has_classes = "train" in folders and any(entry.is_dir() for entry in folders["train"].iterdir())
+    return {} if has_classes else _with_val(table_files(root))
 
 
 def _remote_shards(url: str) -> Mapping[Split, _Source]:

@@ -221,5 +221,23 @@ def test_a_split_can_be_named(tmp_path):
     root = make_segments(tmp_path, train=3, val=2)
     assert [len(open_segmentation_evaluation(str(root), split=split).images) for split in ("train", "val")] == [3, 2]
     assert open_segmentation_evaluation(str(root), split="train").part == "train"
-    with pytest.raises(RMTError, match="--split test: .*images has no such folder; expected test or testing"):
+    with pytest.raises(RMTError, match="--split test: .* has train, val only"):
         open_segmentation_evaluation(str(root), split="test")
+
+
+@pytest.mark.parametrize(("end", "mask_end"), [("annot", ""), ("_labels", "_L")])
+def test_folders_of_masks_beside_those_of_the_images(tmp_path, end, mask_end):
+    root = make_segments(tmp_path, train=4, val=2)
+    expected = open_segmentation(str(root))
+    for split in ("train", "val"):
+        (root / "masks" / split).rename(root / f"{split}{end}")
+        (root / "images" / split).rename(root / split)
+        for file in list((root / f"{split}{end}").iterdir()):
+            file.rename(file.with_stem(file.stem + mask_end))
+    (root / "masks").rmdir()
+    (root / "images").rmdir()
+    found = open_segmentation(str(root))
+    assert (len(found.train), len(found.val)) == (4, 2) and found.skipped == expected.skipped
+    assert [path.name for path in found.train.images] == [path.name for path in expected.train.images]
+    assert all(file.parent.name == f"train{end}" for file in found.train.masks)
+    assert set(np.unique(found.train.load(0).mask)) == {0, 1, 2}

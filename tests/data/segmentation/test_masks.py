@@ -105,3 +105,33 @@ def test_ade20k_s_own_list(tmp_path):
     classes = ClassList.read(listing(tmp_path, text))
     assert classes.names == ("wall", "building", "screen", "screen (2)")
     assert classes.zero_is_ignored
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "values"),
+    [
+        ("sky\ntree\nvoid 2\n", ("sky", "tree"), [0, 1]),
+        ("sky\nvoid 1\ntree\n", ("sky", "tree"), [0, 2]),
+        ("ignore: 0\nsky\ntree\n", ("sky", "tree"), [1, 2]),
+        ("sky\ntree 5\n", ("sky", "tree 5"), [0, 1]),
+    ],
+)
+def test_a_line_of_the_class_list_names_a_value_that_is_ignored(tmp_path, text, names, values):
+    classes = ClassList.read(listing(tmp_path, text))
+    assert (classes.names, classes.values) == (names, values)
+    pixels = np.array([[*values, 255, *classes.void]], dtype=np.uint8)
+    for image in (Image.fromarray(pixels), Image.fromarray(pixels.astype(np.uint16))):
+        found = read_mask(saved(tmp_path, image), classes, (pixels.shape[1], 1))
+        assert found.tolist() == [[0, 1, *[IGNORE] * (1 + len(classes.void))]]
+
+
+def test_an_unknown_value_comes_with_the_line_that_ignores_it(tmp_path):
+    with pytest.raises(BadImage, match=r"value 7 at column 0, row 0 .*\(0…2\); to ignore it, .*: void 7"):
+        read_mask(saved(tmp_path, Image.new("L", (2, 2), 7)), INDEX, (2, 2))
+
+
+def test_a_class_dictionary_is_a_class_list(tmp_path):
+    path = tmp_path / "class_dict.csv"
+    path.write_text("name,r,g,b\nSky,70,130,180\nTall tree,0,100,0\nVoid,0,0,0\n")
+    classes = ClassList.read(path)
+    assert classes.names == ("Sky", "Tall tree") and classes.colours[0, 0, 0] == IGNORE

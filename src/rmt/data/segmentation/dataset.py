@@ -9,14 +9,14 @@ import numpy as np
 from PIL import Image
 
 from rmt.data.images import EXTENSIONS, BadImage, read_image
+from rmt.data.segmentation.layouts import SegmentationLayout, segmentation_layout
 from rmt.data.segmentation.masks import IGNORE, ClassList, read_mask
 from rmt.data.sets import EvaluationSplit, HoldOut, Splits, class_indices, hold_out_mask
 from rmt.data.split_names import NAMES, Split
 from rmt.errors import RMTError
 
-IMAGES = ("images", "img", "imgs")
-MASKS = ("annotations", "masks", "labels", "mask")
-CLASS_LISTS = ("classes.txt", "objectInfo150.txt")
+MASK_ENDINGS = ("_L", "_mask", "_masks", "_label", "_labels", "_seg", "_labelIds", "_gtFine_labelIds")
+"""What may follow the name of an image in that of its mask."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def open_segmentation(
 
     Args:
         data: a folder with `images/{training,validation}` and `annotations/{training,validation}` (ADE20K as
-            downloaded; `train`, `val` and `masks`, `labels` are understood too), or with `images` and `masks` alone.
+            downloaded; `train`, `val` and `masks`, `labels` are understood too), with `images` and `masks` alone, or
+            with `train` and `trainannot` (see `layouts`).
         classes: the class list, see `ClassList.read`; without it `classes.txt` or `objectInfo150.txt` of the folder.
         zero_is_ignored: see `ClassList`; `objectInfo150.txt` says so itself.
         holdout: fraction of the pairs that is held out for validation if there are no splits.
@@ -95,16 +96,16 @@ def open_segmentation(
     Raises:
         RMTError: no such folder, no pair, no class list.
     """
-    class_list, images, masks = _layout(data, classes, zero_is_ignored)
-    train_folders, val_folders = (_split_folders(images, masks, split) for split in ("train", "val"))
-    if train_folders and val_folders:
-        train, val = _pairs(*train_folders, class_list), _pairs(*val_folders, class_list)
-        return Splits(train, val, {"train": train.skipped, "val": val.skipped})
-    if train_folders or val_folders:
-        missing: Split = "val" if train_folders else "train"
-        raise RMTError(f"{images}: no folder for {missing}; expected one of {', '.join(NAMES[missing])}")
-    whole = _pairs(images, masks, class_list)
-    return Splits(*_hold_out(whole, holdout, seed, data), {"train and val": whole.skipped})
+    layout = segmentation_layout(data, classes, zero_is_ignored=zero_is_ignored)
+    if not layout.divided:
+        whole = open_pairs(layout, "train")
+        return Splits(*_hold_out(whole, holdout, seed, data), {"train and val": whole.skipped})
+    for split in ("train", "val"):
+        if split not in layout.splits:
+            there = ", ".join(str(images) for images, _ in layout.splits.values())
+            raise RMTError(f"{data}: no folder for {split} beside {there}; expected one of {', '.join(NAMES[split])}")
+    train, val = open_pairs(layout, "train"), open_pairs(layout, "val")
+    return Splits(train, val, {"train": train.skipped, "val": val.skipped})
 
 
 def open_segmentation_evaluation(
@@ -119,14 +120,14 @@ def open_segmentation_evaluation(
 
     Otherwise the pairs that a run held out, if `held` says how it divided `data`, or all pairs. Raises `RMTError`.
     """
-    class_list, images, masks = _layout(data, classes, zero_is_ignored)
+    layout = segmentation_layout(data, classes, zero_is_ignored=zero_is_ignored)
     if split is not None:
-        if not (folders := _split_folders(images, masks, split)):
-            raise RMTError(f"--split {split}: {images} has no such folder; expected {' or '.join(NAMES[split])}")
-        return EvaluationSplit(_pairs(*folders, class_list), split)
-    if folders := _split_folders(images, masks, "val"):
-        return EvaluationSplit(_pairs(*folders, class_list), "val")
-    whole = _pairs(images, masks, class_list)
+        if split not in layout.splits:
+            raise RMTError(f"--split {split}: {data} has {', '.join(layout.splits)} only")
+        return EvaluationSplit(open_pairs(layout, split), split)
+    if "val" in layout.splits:
+        return EvaluationSplit(open_pairs(layout, "val"), "val")
+    whole = open_pairs(layout, "train" if "train" in layout.splits else "test")
     if held:
         return EvaluationSplit(_hold_out(whole, held.fraction, held.seed, data)[1], "held out")
     return EvaluationSplit(whole, "all")
@@ -138,44 +139,17 @@ def _hold_out(whole: SegmentationSet, fraction: float, seed: int, data: str) -> 
     return whole.subset(np.flatnonzero(~held)), whole.subset(np.flatnonzero(held))
 
 
-def _layout(data: str, classes: str, zero_is_ignored: bool) -> tuple[ClassList, Path, Path]:
-    """The class list, and the folders of the images and of the masks."""
-    if not data:
-        raise RMTError("--data is missing: a folder with images/ and annotations/ (or masks/), and a class list")
-    root = Path(data).expanduser()
-    if not root.is_dir():
-        raise RMTError(f"{data}: no such folder")
-    class_list = _class_list(root, classes, zero_is_ignored)
-    return class_list, _first_folder(root, IMAGES, "images"), _first_folder(root, MASKS, "masks")
+def open_pairs(layout: SegmentationLayout, split: Split) -> SegmentationSet:
+    """Every image of a split with the mask of the same name, whatever their extensions.
 
-
-def _class_list(root: Path, classes: str, zero_is_ignored: bool) -> ClassList:
-    own = (root / name for name in CLASS_LISTS)
-    path = Path(classes).expanduser() if classes else next(filter(Path.is_file, own), None)
-    if path is None:
-        raise RMTError(f"{root}: no class list; put a classes.txt there, a class per line, or name it: --classes FILE")
-    return ClassList.read(path, zero_is_ignored)
-
-
-def _first_folder(root: Path, names: Sequence[str], what: str) -> Path:
-    for name in names:
-        if (root / name).is_dir():
-            return root / name
-    raise RMTError(f"{root}: no folder with the {what}; expected one of {', '.join(names)}")
-
-
-def _split_folders(images: Path, masks: Path, split: Split) -> tuple[Path, Path] | None:
-    """The folders of the images and masks of a split; None if the images have no such folder."""
-    name = next((name for name in NAMES[split] if (images / name).is_dir()), None)
-    if name and not (masks / name).is_dir():
-        raise RMTError(f"{masks / name}: no such folder, where the masks of {images / name} should be")
-    return (images / name, masks / name) if name else None
-
-
-def _pairs(images: Path, masks: Path, classes: ClassList) -> SegmentationSet:
-    """Every image below `images` with the mask of the same name below `masks`, whatever their extensions."""
+    Masks called `NAME_L`, `NAME_mask` and the like are those of `NAME`. Raises `RMTError` if there is no pair.
+    """
+    images, masks = layout.splits[split]
     skipped: Counter[str] = Counter()
     image_of, mask_of = _by_stem(images, skipped), _by_stem(masks, skipped)
+    if not image_of.keys() & mask_of.keys():
+        end = next((end for end in MASK_ENDINGS if any(f"{stem}{end}" in mask_of for stem in image_of)), "")
+        mask_of = {stem.removesuffix(end): path for stem, path in mask_of.items()}
     skipped["image without a mask"] += len(image_of.keys() - mask_of.keys())
     skipped["mask without an image"] += len(mask_of.keys() - image_of.keys())
     both = sorted(image_of.keys() & mask_of.keys())
@@ -184,7 +158,7 @@ def _pairs(images: Path, masks: Path, classes: ClassList) -> SegmentationSet:
         example = f", e.g. {first}.png for {image_of[first].name}" if first is not None else ""
         raise RMTError(f"no image of {images} has a mask of its name in {masks}{example}")
     found = [tuple(paths[stem] for stem in both) for paths in (image_of, mask_of)]
-    return SegmentationSet(classes, found[0], found[1], dict(+skipped))  # + drops the zeros
+    return SegmentationSet(layout.classes, found[0], found[1], dict(+skipped))  # + drops the zeros
 
 
 def _by_stem(folder: Path, skipped: Counter[str]) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -26,24 +27,33 @@ class ClassList:
         names: class k is `names[k]`.
         colours: for RGB masks, the class (or `IGNORE`) of each colour. Empty for masks of indices.
         zero_is_ignored: value 0 of a mask is ignored and class k is value k + 1, as in ADE20K.
+        void: other values of index masks that are ignored. The classes have the remaining values, in order.
     """
 
     names: tuple[str, ...]
     colours: dict[Colour, int]
     zero_is_ignored: bool = False
+    void: frozenset[int] = frozenset()
+
+    @property
+    def values(self) -> list[int]:
+        """The value of each class in masks of indices."""
+        free = (value for value in count(1 if self.zero_is_ignored else 0) if value not in self.void)
+        return list(islice(free, len(self.names)))
 
     @classmethod
     def read(cls, path: Path, zero_is_ignored: bool = False) -> "ClassList":
         """Read a text file with one class per line, or ADE20K's `objectInfo150.txt`.
 
         A line may end in three numbers 0…255, the colour of the class in RGB masks. With colours, a line named `ignore`
-        or `void` gives a colour that is ignored. Empty lines and lines that start with # are skipped.
+        or `void` gives a colour that is ignored. A line `void 11` says that value 11 of index masks is ignored. Empty
+        lines and lines that start with # are skipped. In a file `.csv` commas separate name and colour.
 
         Raises:
             RMTError: the file cannot be read, there is no class or more than 255, a class or colour occurs twice.
         """
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise RMTError(f"{path}: the class list cannot be read ({error})") from None
         names: list[str] = []
@@ -51,8 +61,14 @@ class ClassList:
         if lines and lines[0].split()[:2] == ["Idx", "Ratio"]:  # objectInfo150.txt: Idx, Ratio, Train, Val, Stuff, Name
             names = _unique([line.split("\t")[-1].split(",")[0].strip() for line in lines[1:] if line.strip()])
             lines, zero_is_ignored = [], True
+        if path.suffix.lower() == ".csv":  # name,r,g,b under a heading
+            lines = [" ".join(line.split(",")) for line in lines[1:]]
+        void: set[int] = set()
         for line in lines:
             if not line.strip() or line.startswith("#"):
+                continue
+            if (value := _void_value(line)) is not None:
+                void.add(value)
                 continue
             name, colour = _name_and_colour(path, line)
             ignored = colour is not None and name.lower() in _IGNORED_NAMES
@@ -68,13 +84,20 @@ class ClassList:
             raise RMTError(f"{path}: {len(names)} classes, where 1 to {MAX_CLASSES} are possible")
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise RMTError(f"{path}: the class {twice[0]} is listed twice")
-        return cls(tuple(names), colours, zero_is_ignored)
+        return cls(tuple(names), colours, zero_is_ignored, frozenset(void))
 
 
 def _unique(names: list[str]) -> list[str]:
     """The names, with (2), (3), … appended to repeated ones: the first words of ADE20K's classes are not unique."""
     counts = [names[: index + 1].count(name) for index, name in enumerate(names)]
     return [name if count == 1 else f"{name} ({count})" for name, count in zip(names, counts, strict=True)]
+
+
+def _void_value(line: str) -> int | None:
+    """The value in a line like `void 11` or `ignore: 11`; None for other lines."""
+    words = line.replace(":", " ").split()
+    is_void = len(words) == 2 and words[0].lower() in _IGNORED_NAMES and words[1].isdecimal()
+    return int(words[1]) if is_void else None
 
 
 def _name_and_colour(path: Path, line: str) -> tuple[str, Colour | None]:
@@ -122,18 +145,26 @@ def read_mask(path: Path, classes: ClassList, size: tuple[int, int] | None) -> n
 
 
 def _by_index(values: np.ndarray, classes: ClassList, name: str) -> np.ndarray:
-    first = 1 if classes.zero_is_ignored else 0
-    known = len(classes.names) + first  # values first…known−1 are classes
-    wrong = (values >= known) & (values != IGNORE) if values.dtype != bool else np.zeros_like(values)
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0].tolist()
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    small = values.dtype == np.uint8
+    found = np.flatnonzero(np.bincount(values.ravel(), minlength=256)) if small else np.unique(values)
+    label_of = {value: label for label, value in enumerate(classes.values)}
+    ignored = {IGNORE, *classes.void, *([0] if classes.zero_is_ignored else [])}
+    labels = [IGNORE if value in ignored else label_of.get(value, -1) for value in found.tolist()]
+    if -1 in labels:
+        row, column = np.argwhere(values == found[labels.index(-1)])[0].tolist()
         raise BadImage(
             name,
             f"value {int(values[row, column])} at column {column}, row {row} is beyond the class list, which has "
-            f"{len(classes.names)} classes ({first}…{known - 1})",
+            f"{len(classes.names)} classes ({min(label_of)}…{max(label_of)}); to ignore it, add a line to the list: "
+            f"void {int(values[row, column])}",
         )
-    labels = values.astype(np.int64) - first
-    return np.where((labels < 0) | (values == IGNORE), IGNORE, labels).astype(np.uint8)
+    if not small:
+        return np.array(labels, dtype=np.uint8)[np.searchsorted(found, values)]
+    table = np.full(256, IGNORE, dtype=np.uint8)
+    table[found] = labels
+    return table[values]
 
 
 def _by_colour(values: np.ndarray, colours: dict[Colour, int], name: str) -> np.ndarray:

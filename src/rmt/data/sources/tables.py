@@ -1,0 +1,176 @@
+"""Images whose labels are in a CSV file, such as Kaggle's `train.csv` beside a folder of images."""
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from rmt.data.images import EXTENSIONS, read_image
+from rmt.data.sets import preview
+from rmt.data.split_names import NAMES, SPLITS, Split
+from rmt.errors import RMTError
+
+LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "target", "species", "breed", "diagnosis")
+IMAGE_FOLDERS = ("", "images", "image", "img", "imgs", "train_images", "train", "test_images", "test", "val", "valid")
+MAX_ROWS = 20_000_000
+MAX_CLASSES = 10_000
+_PROBE = 100  # rows from which the columns are found
+
+
+class TableSet:
+    """The images that a CSV file lists, in its order; see `ImageSet`.
+
+    The column of the files is the one whose values name image files (with or without extension) in the folder of the
+    CSV file or in one of `IMAGE_FOLDERS`; the column of the labels is called `label`, `class` or the like, or is the
+    only other column. Rows without a label or whose image is missing are skipped and counted.
+
+    Raises:
+        RMTError: the file cannot be read, a column cannot be found, there is only one class, no image is there.
+    """
+
+    def __init__(self, path: Path):
+        self.file = path
+        heading, rows = _read(path)
+        files = _image_files(path.parent)
+        file_column = _file_column(path, heading, rows, files)
+        label_column = _label_column(path, heading, rows, file_column)
+        self.columns = heading[file_column], heading[label_column]
+        self.skipped: dict[str, int] = {}
+        kept: list[tuple[str, str]] = []
+        for row in rows:
+            found, label = files.get(_stem(row[file_column])), row[label_column].strip()
+            if reason := "row without a label" if not label else "row whose image is missing" if found is None else "":
+                self.skipped[reason] = self.skipped.get(reason, 0) + 1
+            elif found is not None:
+                kept.append((found, label))
+        names = sorted({label for _, label in kept}, key=_numbers_first)
+        if not 2 <= len(names) <= MAX_CLASSES:
+            what = f"{len(names):,} different values in the column {self.columns[1]!r}"
+            raise RMTError(f"{path}: {what}, where a classifier needs 2 to {MAX_CLASSES:,} classes")
+        self.classes = tuple(names)
+        label_of = {name: number for number, name in enumerate(names)}
+        self.labels = np.array([label_of[label] for _, label in kept], dtype=np.int64)
+        self._paths = np.array([os.fsencode(name) for name, _ in kept])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, index: int) -> Path:
+        """The file of image number `index`."""
+        return self.file.parent / os.fsdecode(self._paths[index])
+
+    def load(self, index: int) -> Image.Image:
+        return read_image(self.path(index))
+
+    def name(self, index: int) -> str:
+        return str(self.path(index))
+
+
+def table_files(root: Path) -> dict[Split, Path]:
+    """The CSV files of the splits in a folder: `train.csv`, `val.csv`, …, or an undivided `labels.csv`.
+
+    Empty if `root` has no such file for training whose rows name images. Raises `RMTError` for one that cannot be read.
+    """
+    names = {split: (*NAMES[split], *(f"{name}_labels" for name in NAMES[split])) for split in SPLITS}
+    names["train"] = (*names["train"], "labels", "annotations", "data")
+    candidates = {split: [root / f"{name}.csv" for name in names[split]] for split in SPLITS}
+    tables = {split: path for split, paths in candidates.items() if (path := next(filter(Path.is_file, paths), None))}
+    if "train" not in tables:
+        return {}
+    images = _image_files(root)
+    if not images:
+        return {}
+    # A test.csv usually has no labels: it lists the images of a competition's submission.
+    return {split: path for split, path in tables.items() if split == "train" or _has_labels(path, images)}
+
+
+def _has_labels(path: Path, images: dict[str, str]) -> bool:
+    try:
+        heading, rows = _read(path)
+        _label_column(path, heading, rows, _file_column(path, heading, rows, images))
+    except RMTError:
+        return False
+    return True
+
+
+def _read(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The heading and the rows, all as long as the heading."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+            sample = file.read(8192)
+            file.seek(0)
+            lines = iter(csv.reader(file, delimiter=_delimiter(sample)))
+            heading = [word.strip() for word in next(lines, [])]
+            rows = list(_rows(lines, len(heading), path))
+    except OSError as error:
+        raise RMTError(f"{path}: cannot be read ({error.strerror})") from None
+    except csv.Error as error:
+        raise RMTError(f"{path}: not a CSV file ({error})") from None
+    if len(heading) < 2 or not rows:
+        raise RMTError(f"{path}: a heading and rows of at least two columns are expected: image file and label")
+    return heading, rows
+
+
+def _rows(lines: Iterator[list[str]], width: int, path: Path) -> Iterator[list[str]]:
+    for number, row in enumerate(lines):
+        if number >= MAX_ROWS:
+            raise RMTError(f"{path}: more than {MAX_ROWS:,} rows")
+        if row:
+            yield [*row, *[""] * (width - len(row))][:width]
+
+
+def _delimiter(sample: str) -> str:
+    first = sample.partition("\n")[0]
+    return max((",", ";", "\t"), key=first.count)
+
+
+def _image_files(root: Path) -> dict[str, str]:
+    """Image files of `root` and its image folders, relative to it: by relative path, and by name, without extension."""
+    found: dict[str, str] = {}
+    for folder in IMAGE_FOLDERS:
+        try:
+            entries = sorted(entry.name for entry in os.scandir(root / folder) if not entry.name.startswith("."))
+        except OSError:
+            continue
+        for name in entries:
+            stem, extension = os.path.splitext(name)
+            if extension.lower() in EXTENSIONS:
+                found.setdefault(stem, os.path.join(folder, name))
+                found.setdefault(os.path.join(folder, stem), os.path.join(folder, name))
+    return found
+
+
+def _stem(value: str) -> str:
+    value = value.strip().replace("\\", "/").removeprefix("./")
+    stem, extension = os.path.splitext(value)
+    return stem if extension.lower() in EXTENSIONS else value
+
+
+def _file_column(path: Path, heading: list[str], rows: Sequence[list[str]], files: dict[str, str]) -> int:
+    probe = rows[:: max(1, len(rows) // _PROBE)]
+    hits = [sum(_stem(row[column]) in files for row in probe) for column in range(len(heading))]
+    if not max(hits):
+        example = rows[0][0][:40]
+        raise RMTError(
+            f"{path}: no column names images in {path.parent} or its folders images/, train/ (first value: {example!r})"
+        )
+    return hits.index(max(hits))
+
+
+def _label_column(path: Path, heading: list[str], rows: Sequence[list[str]], file_column: int) -> int:
+    others = [column for column in range(len(heading)) if column != file_column]
+    named = [column for name in LABEL_NAMES for column in others if heading[column].lower() == name]
+    if named:
+        return named[0]
+    if len(others) == 1:
+        return others[0]
+    columns = preview([heading[column] for column in others])
+    raise RMTError(f"{path}: which column is the label? There are {columns}; call it 'label' in the heading")
+
+
+def _numbers_first(name: str) -> tuple[float, str]:
+    """Sorts numbers by value, then other names."""
+    return (float(name), name) if name.isdecimal() else (float("inf"), name)
