@@ -150,7 +150,7 @@ def taken(command, task):
     if command == "evaluate":
         functions = [task_named(task).evaluate, task_named(task).describe]
     names = {name for function in functions for name in inspect.signature(function).parameters}
-    return names | ({"output"} if predictor.has_pictures else set())
+    return names | ({"output", "pictures"} if predictor.has_pictures else set())
 
 
 def test_a_missing_extra_says_which(capsys, monkeypatch):

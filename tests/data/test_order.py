@@ -134,3 +134,22 @@ def test_groups_stay_together_and_lose_nobody(world_size):
     assert not np.array_equal(order, plans[0].order(1)) and np.array_equal(order, plans[0].order(0))
     firsts = [int(groups[order[step * 4 * world_size]]) for step in range(plans[0].steps - 2)]
     assert firsts not in (sorted(firsts), sorted(firsts, reverse=True))  # the groups take turns
+
+
+def test_by_class_shows_every_class_equally_often():
+    classes = np.array([0] * 20 + [1] * 5 + [2] * 2)
+    plan = EpochPlan(samples=27, batch_size=3, shuffle=True, seed=1, balance=classes)
+    epochs = [plan.order(epoch) for epoch in range(2)]
+    for order in epochs:
+        assert len(order) == 27 and set(np.bincount(classes[order])) == {9}
+        assert all(sorted(classes[order[i : i + 3]]) == [0, 1, 2] for i in range(0, 27, 3))  # in every batch
+        assert set(np.bincount(order)[25:]) <= {4, 5}  # the two of the smallest class
+        assert np.bincount(order)[:20].max() == 1  # of the largest class none twice
+    assert epochs[0].tolist() != epochs[1].tolist()
+    again = EpochPlan(samples=27, batch_size=3, shuffle=True, seed=1, balance=classes)
+    assert again.order(1).tolist() == epochs[1].tolist()
+    parts = [
+        EpochPlan(samples=27, batch_size=1, shuffle=True, seed=1, balance=classes, rank=r, world_size=3)
+        for r in range(3)
+    ]
+    assert np.stack([epochs[0][part.batch(0)] for part in parts]).ravel().tolist() == epochs[0][:3].tolist()

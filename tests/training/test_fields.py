@@ -55,6 +55,7 @@ CHANGES: dict[str, Any] = {
     "mix_switch": 1.0,
     "label_smoothing": 0.3,
     "class_weights": True,
+    "metric": "macro_recall",
 }
 #: field -> where its effect is tested instead
 ELSEWHERE = {
@@ -77,6 +78,7 @@ ELSEWHERE = {
     "sync_batchnorm": "training/distributed/test_processes.py",
     "freeze_batchnorm": "training/test_network.py",
     "device": "below",
+    "balanced_sampling": "tasks/classify/test_unbalanced.py",
     "holdout": "below",
     "repeated_augmentation": "below",
     "token_labels": "tasks/classify/token_labelling/test_module.py",
@@ -116,6 +118,7 @@ def observe(recipe: ClassifyRecipe) -> dict[str, Any]:
         "groups": [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups],
         "trainer": (trainer.max_epochs, trainer.accumulate_grad_batches, trainer.gradient_clip_val, trainer.precision),
         "ema": None if task.ema is None else task.ema.decay,
+        "best by": task.metric_columns,
     }
     seen["rates"] = []
     for step in range(10):

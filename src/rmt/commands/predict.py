@@ -2,7 +2,6 @@
 
 import json as json_module
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +17,7 @@ def run(
     top_k: int | None = None,
     image_size: int | None = None,
     output: Path | None = None,
+    pictures: bool = True,
     threshold: float | None = None,
     inference: Literal["whole", "sliding"] | None = None,
     short_side: int | None = None,
@@ -41,7 +41,10 @@ def run(
         output: The folder for pictures, new or empty; without it predictions, or predictions-2 and so on where that
             exists. Detectors: boxes and masks, and predictions.json. Segmenters: IMAGE-overlay.png with a legend, and
             IMAGE-classes.png, whose values are the class indices. Images of one name: IMAGE-2 and so on.
-        threshold: Detectors: the lowest score of objects in text and pictures (0.5).
+        pictures: Detectors and segmenters: draw and write pictures. Without them a detector writes predictions.json
+            only, and only where `output` is given.
+        threshold: Detectors: the lowest score of objects in text and pictures, instead of the one that gave the best F1
+            on the validation images of the run (0.5 if the file does not contain one).
         inference: Segmenters: whole images or sliding windows, instead of as in training.
         short_side: Segmenters: resize images to fit this short side, instead of the checkpoint's; 0 keeps their size.
         flip: Segmenters: average with the prediction for the mirrored image.
@@ -55,6 +58,7 @@ def run(
     from rmt.data.images import BadImage
     from rmt.errors import RMTError
     from rmt.inference import predictor_class
+    from rmt.inference.files import predict_files
     from rmt.inference.results import ImageResult, PredictionFolder
     from rmt.model import read_metadata
 
@@ -67,18 +71,23 @@ def run(
     result_options = options_for(kind.result, given, checkpoint)
     if output is not None and not kind.has_pictures:
         raise not_an_option(["output"], checkpoint)
-    folder = PredictionFolder(output, images) if kind.has_pictures else None
+    if not pictures and not kind.has_pictures:
+        raise not_an_option(["no_pictures"], checkpoint)
+    folder = PredictionFolder(output, images) if kind.has_pictures and (pictures or output) else None
     predictor = kind.load(checkpoint, device=device, precision=precision, **load_options)
+
+    def write(number: int, result: ImageResult) -> dict[str, str]:
+        return folder.write(number, result.pictures) if folder and pictures else {}
+
     results: list[tuple[Path, ImageResult]] = []
     try:
-        for number, path in enumerate(images):
-            try:
-                result = predictor.result(path, **result_options)
-            except BadImage as error:
-                print(f"rmt: {error}", file=sys.stderr)
+        for number, result, files in predict_files(predictor, images, write, **result_options):
+            path = images[number]
+            if isinstance(result, BadImage):
+                print(f"rmt: {result}", file=sys.stderr)
                 continue
-            files = folder.write(number, result.pictures) if folder else {}
-            results.append((path, replace(result, pictures={})))  # the pictures of all images would fill the memory
+            # Without what draws them: the photographs and pictures of all images would fill the memory.
+            results.append((path, ImageResult(result.text, result.values)))
             if json:
                 print(json_module.dumps({"image": str(path), **result.values, **files}))
             else:

@@ -31,6 +31,8 @@ class EpochPlan:
     fewer than one global batch. With `groups` (samples,) the samples of a step are of one group; only the last few
     steps of an epoch, which use what the groups have left, mix them.
 
+    With `balance` (samples,), the class of each sample, an epoch shows every class about as often: see `by_class`.
+
     `shard_order` is the order of streamed images: random over the shards and among the images of a few of them. Every
     process then takes a contiguous part of it, so that two processes read the same shard only at the borders.
 
@@ -47,6 +49,7 @@ class EpochPlan:
     world_size: int = 1
     repeats: int = 1
     groups: np.ndarray | None = field(default=None, repr=False, compare=False)
+    balance: np.ndarray | None = field(default=None, repr=False, compare=False)
     shard_order: "ShardOrder | None" = None
 
     def __post_init__(self) -> None:
@@ -93,6 +96,8 @@ class EpochPlan:
             shuffled = permutation(self.samples, ORDER, self.seed, epoch)
         else:
             shuffled = self.shard_order.order(self.seed, epoch)
+        if self.balance is not None:
+            shuffled = by_class(shuffled, self.balance)
         if self.groups is not None:
             shuffled = by_group(shuffled, self.groups, self._step)
         shown = np.repeat(shuffled[: -(-self.positions // self.repeats)], self.repeats)[: self.positions]
@@ -149,6 +154,19 @@ def by_group(order: np.ndarray, groups: np.ndarray, size: int) -> np.ndarray:
         rests.append(rest)
     blocks.sort(key=lambda block: block[-1])
     return order[np.concatenate(blocks + rests)]
+
+
+def by_class(order: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """An order of as many positions in which every class takes its turn; its samples follow each other as in `order`.
+
+    The samples of a small class are repeated, and an epoch shows only some of a large one. `order` is a permutation of
+    all samples, and `classes` int64 (N,).
+    """
+    classes_in_order = classes[order]
+    members = [order[classes_in_order == k] for k in dict.fromkeys(classes_in_order.tolist())]
+    turns = -(-len(order) // len(members))
+    table = np.stack([np.resize(samples, turns) for samples in members], axis=1)  # (turns, classes)
+    return table.reshape(-1)[: len(order)]
 
 
 @dataclass(frozen=True)

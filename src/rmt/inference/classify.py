@@ -59,8 +59,14 @@ class ClassifyPredictor(Predictor):
             for ranking in zip(top.values.tolist(), top.indices.tolist(), strict=True)
         ]
 
-    def result(self, image: Path, *, top_k: int = 5) -> ImageResult:
+    def result(self, image: ImageLike, *, top_k: int = 5) -> ImageResult:
         """The `top_k` likeliest classes."""
-        (ranking,) = self.predict(image, top_k=top_k)
-        text = ", ".join(f"{p.label} {100 * p.probability:.1f} %" for p in ranking)
-        return ImageResult(text, {"predictions": [asdict(p) for p in ranking]})
+        return self.results([image], top_k=top_k)[0]
+
+    def results(self, images: Sequence[ImageLike], *, top_k: int = 5) -> list[ImageResult]:  # type: ignore[override]
+        """The `top_k` likeliest classes of each image; up to `batch_size` images go through the network together."""
+        found = []
+        for ranking in self.predict(images, top_k=top_k):
+            text = ", ".join(f"{p.label} {100 * p.probability:.1f} %" for p in ranking)
+            found.append(ImageResult(text, {"predictions": [asdict(p) for p in ranking]}))
+        return found

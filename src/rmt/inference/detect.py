@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,12 +12,11 @@ from torch import Tensor
 
 from rmt.data.detection.rle import encode
 from rmt.data.detection.transforms import DetectionEvalTransform
-from rmt.data.images import read_image
 from rmt.errors import RMTError
 from rmt.heads import load_model
 from rmt.heads.detection.options import DetectorOptions
-from rmt.inference.drawing.boxes import MIN_SCORE, draw_boxes, labelled_boxes
-from rmt.inference.predictor import Predictor, checked_size
+from rmt.inference.drawing.boxes import MIN_SCORE, LabelledBox, draw_boxes, labelled_boxes
+from rmt.inference.predictor import ImageLike, Predictor, checked_size, open_image
 from rmt.inference.results import ImageResult
 from rmt.inference.runtime import Runtime
 
@@ -92,11 +92,19 @@ class DetectPredictor(Predictor):
         sizes = [(image.height, image.width) for image in images]
         return list(map(Detections.from_output, self.runtime([view(image)[0] for image in images], sizes=sizes)))
 
-    def result(self, image: Path, *, threshold: float = MIN_SCORE) -> ImageResult:
-        """All objects as values; in text and picture those with a score of at least `threshold`."""
+    @property
+    def threshold(self) -> float:
+        """The score that gave the best F1 on the validation images of the run; 0.5 if the file does not say."""
+        suggested = (self.metadata.get("metrics") or {}).get("threshold") or {}
+        score = suggested.get("score") if isinstance(suggested, dict) else None
+        return float(score) if isinstance(score, int | float) else MIN_SCORE
+
+    def result(self, image: ImageLike, *, threshold: float | None = None) -> ImageResult:
+        """All objects as values; in text and picture those with a score of at least `threshold`, by default its own."""
+        threshold = self.threshold if threshold is None else threshold
         if not 0 <= threshold <= 1:
             raise RMTError(f"--threshold must lie in [0, 1], not {threshold:g}")
-        photo = read_image(image)
+        photo = open_image(image)
         (found,) = self.predict(photo)
         shown = [
             f"{self.classes[label]} {score:.2f}"
@@ -108,7 +116,7 @@ class DetectPredictor(Predictor):
         boxes = labelled_boxes(
             found.boxes, found.labels, found.masks, self.classes, scores=found.scores, threshold=threshold
         )
-        return ImageResult(text, values, {"picture": draw_boxes(photo, boxes)})
+        return ImageResult(text, values, partial(_draw, photo, boxes))
 
     def document(self, results: Sequence[tuple[Path, ImageResult]]) -> dict[str, Any]:
         """All objects of all images in COCO's annotation format, with images and categories."""
@@ -126,3 +134,7 @@ class DetectPredictor(Predictor):
                 ids = {"id": len(content["annotations"]) + 1, "image_id": number}
                 content["annotations"].append({**ids, **entry, "iscrowd": 0, "area": width * height})
         return content
+
+
+def _draw(photo: Image.Image, boxes: list[LabelledBox]) -> dict[str, Image.Image]:
+    return {"picture": draw_boxes(photo, boxes)}

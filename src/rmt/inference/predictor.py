@@ -65,8 +65,12 @@ class Predictor(ABC):
         """Returns one prediction for each of some RGB images, which go through the network together if they can."""
 
     @abstractmethod
-    def result(self, image: Path) -> ImageResult:
+    def result(self, image: ImageLike) -> ImageResult:
         """Returns what `rmt predict` shows of one image; further keywords of a subclass are options of the command."""
+
+    def results(self, images: Sequence[ImageLike], **options: Any) -> list[ImageResult]:
+        """Returns `result` of each image. A subclass may run the network on all of them together."""
+        return [self.result(image, **options) for image in images]
 
     def document(self, results: Sequence[tuple[Path, ImageResult]]) -> dict[str, Any] | None:
         """Returns the content of `predictions.json` for (image, result) pairs; None if the task writes no such file."""

@@ -1,8 +1,9 @@
 """What `rmt predict` shows of each image, and the folder for its pictures."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rmt.output_folder import create_folder, require_empty, unused_path
 FOLDER = Path("predictions")
 """Where pictures go without `--output`."""
 DOCUMENT = "predictions.json"
+_COMPRESSION = 1  # of PNG: the default of 6 takes several times as long for files that are hardly smaller
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,17 @@ class ImageResult:
     Attributes:
         text: one line.
         values: the same as JSON values.
-        pictures: kind, such as "overlay", to picture; the kinds are the same for every image of a task.
+        draw: draws the pictures.
     """
 
     text: str
     values: dict[str, Any]
-    pictures: dict[str, Image.Image] = field(default_factory=dict)
+    draw: Callable[[], dict[str, Image.Image]] = dict
+
+    @cached_property
+    def pictures(self) -> dict[str, Image.Image]:
+        """Kind, such as "overlay", to picture, drawn at first use; the kinds are the same for every image of a task."""
+        return self.draw()
 
 
 class PredictionFolder:
@@ -57,7 +64,7 @@ class PredictionFolder:
         for kind, picture in pictures.items():
             name = f"{self.stems[number]}-{kind}.png" if len(pictures) > 1 else f"{self.stems[number]}.png"
             with replace_file(self.path / name) as draft:
-                picture.save(draft, format="PNG")
+                picture.save(draft, format="PNG", compress_level=_COMPRESSION)
             written[kind] = str(self.path / name)
         return written
 

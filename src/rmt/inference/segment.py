@@ -1,12 +1,12 @@
 """Predictor of semantic segmentation: images to a class per pixel."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from PIL import Image
 from torch import Tensor
 
-from rmt.data.images import read_image
 from rmt.data.segmentation.transforms import resize_to_fit
 from rmt.errors import RMTError
 from rmt.heads import load_model
@@ -28,6 +28,7 @@ class SegmentPredictor(Predictor):
     """
 
     task = "segment"
+    batch_size = 1  # images differ in size, and are divided into windows one by one
     load_network = staticmethod(load_model)
     has_pictures = True
 
@@ -77,7 +78,7 @@ class SegmentPredictor(Predictor):
 
     def result(
         self,
-        image: Path,
+        image: ImageLike,
         *,
         inference: Mode | None = None,
         flip: bool = False,
@@ -85,11 +86,11 @@ class SegmentPredictor(Predictor):
         batch_size: int = 4,
     ) -> ImageResult:
         """The classes' shares of the pixels, and the pictures of `segmentation_pictures`."""
-        photo = read_image(image)
+        photo = open_image(image)
         labels = self.segment(photo, inference_from(self.metadata, batch_size, inference, flip, scales)).numpy()
         shares = class_shares(labels, self.classes)
         text = ", ".join(f"{name} {100 * share:.1f} %" for name, share in list(shares.items())[:5])
-        return ImageResult(text, {"shares": shares}, segmentation_pictures(photo, labels, self.classes))
+        return ImageResult(text, {"shares": shares}, partial(segmentation_pictures, photo, labels, self.classes))
 
 
 def inference_from(
@@ -99,10 +100,11 @@ def inference_from(
     flip: bool = False,
     scales: tuple[float, ...] = (1.0,),
 ) -> InferenceOptions:
-    """Returns the inference options: the recipe's, overridden by the arguments.
+    """Returns the inference options: those of the file, else the recipe's; overridden by the arguments.
 
     Windows are as large as the training crops and two thirds of that apart: 512 and 341 pixels for ADE20K.
     """
     window = int(metadata["preprocessing"]["size"][0])
+    mode = mode or metadata["preprocessing"].get("inference")  # measured at the end of the run
     sliding = mode == "sliding" if mode else bool(metadata.get("recipe", {}).get("sliding", False))
     return InferenceOptions(sliding, window, window * 2 // 3, flip, tuple(scales), batch_size)

@@ -23,6 +23,7 @@ class ClassifyRecipe(Recipe):
     open_values: ClassVar[dict[str, Any]] = {
         **Recipe.open_values,
         "stream": "auto",
+        "metric": "auto",
         **dict.fromkeys(("image_size", "epochs", "lr", "layer_decay"), 0),
     }
 
@@ -61,6 +62,10 @@ class ClassifyRecipe(Recipe):
     """Training images held out to select best on: a count, or a fraction below 1. 0: best is selected on the validation
     images, and its score there is optimistic."""
 
+    metric: Literal["auto", "top1", "macro_recall"] = "top1"
+    """Metric that the best weights are selected by, and early stopping watches: top-1 accuracy, or the mean of the
+    classes' recalls. `auto`: macro_recall if the largest class has three times the images of the smallest or more."""
+
     pad_to: NonNegative = 0
     """Pad smaller images with black to this side, in training and evaluation; 0: resize them instead."""
     min_crop: PositiveFraction = 0.08
@@ -91,6 +96,9 @@ class ClassifyRecipe(Recipe):
     """Label smoothing."""
     class_weights: bool = False
     """Weight the loss of each class by the inverse of its frequency."""
+    balanced_sampling: bool = False
+    """Show every class equally often: an epoch repeats the images of small classes and leaves out some of large ones.
+    Not for streamed shards."""
 
     token_labels: str = ""
     """A folder of `rmt token-labels`: train a `_tl` network on a teacher's label maps instead of the labels. Images
@@ -130,7 +138,7 @@ class ClassifyRecipe(Recipe):
         if self.token_labels:
             off = {"mixup": "MixToken takes its place", "cutmix": "MixToken takes its place"}
             off |= dict.fromkeys(("pad_to", "crop_padding"), "a padded border has no labels")
-            off |= {"class_weights": "the maps take the labels' place"}
+            off |= dict.fromkeys(("class_weights", "balanced_sampling"), "the maps take the labels' place")
             found += [
                 f"--{option(name)} must be off with --token-labels: {why}"
                 for name, why in off.items()

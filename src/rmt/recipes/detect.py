@@ -13,7 +13,7 @@ class DetectRecipe(Recipe):
     """Detection and instance segmentation: the common fields, data, detector, augmentation and schedule."""
 
     task: ClassVar[str] = "detect"
-    open_values: ClassVar[dict[str, Any]] = {**Recipe.open_values, "epochs": 0}
+    open_values: ClassVar[dict[str, Any]] = {**Recipe.open_values, "epochs": 0, "metric": "auto"}
 
     data: str = ""
     """Folder of images and annotations: COCO as downloaded (`annotations/instances_train….json`) or as Roboflow exports
@@ -84,6 +84,8 @@ class DetectRecipe(Recipe):
     """Epochs after which the learning rate is divided by 10."""
     warmup_iterations: NonNegative = 500
     """Weight updates of linear warm-up."""
+    metric: Literal["auto", "box_ap", "box_ap50", "mask_ap", "mask_ap50"] = "box_ap"
+    """Metric that the best weights are selected by, and early stopping watches; `auto`: box_ap."""
     warmup_factor: Fraction = 0.001
     """Factor of the learning rate at the start of the warm-up."""
     decay_norms: bool = False
@@ -109,6 +111,8 @@ class DetectRecipe(Recipe):
             found.append(f"--min-scale {self.min_scale:g} must be positive and at most --max-scale {self.max_scale:g}")
         if self.anchor_scale == 0:
             found.append("--anchor-scale must not be 0")
+        if self.metric.startswith("mask") and not self.masks:
+            found.append(f"--metric {self.metric} needs masks: take box_ap or box_ap50 with --no-masks")
         if self.head == "retinanet":
             if self.masks:
                 found.append("--no-masks is needed with --head retinanet, which predicts boxes only")

@@ -19,6 +19,7 @@ def finetune() -> ClassifyRecipe:
     """
     return ClassifyRecipe(
         name="finetune",
+        metric="auto",
         data="",
         model="auto",
         image_size=0,
@@ -75,6 +76,10 @@ def finetune_segment() -> SegmentRecipe:
     """
     return SegmentRecipe(
         name="finetune-segment",
+        dice_weight=1.0,
+        class_weights=True,
+        sliding=True,
+        choose_inference=True,
         model="auto",
         drop_path=0.1,
         head="semantic_fpn",

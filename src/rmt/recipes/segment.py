@@ -1,7 +1,7 @@
 """The recipe of semantic segmentation, whose length is given in iterations."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from rmt.recipes.recipe import (
     Fraction,
@@ -21,6 +21,7 @@ class SegmentRecipe(Recipe):
     """Semantic segmentation: the common fields, data, head, schedule and augmentation."""
 
     task: ClassVar[str] = "segment"
+    open_values: ClassVar[dict[str, Any]] = {**Recipe.open_values, "metric": "auto"}
 
     data: str = ""
     """ADE20K as downloaded (a folder with `images/{training,validation}` and `annotations/…`), or a folder of your own
@@ -55,6 +56,9 @@ class SegmentRecipe(Recipe):
     """Weight updates."""
     validate_every: Positive = 8_000
     """Weight updates between two evaluations; must divide `iterations`."""
+    metric: Literal["auto", "miou", "macc", "aacc"] = "miou"
+    """Metric that the best weights are selected by, and early stopping watches: mean IoU, mean accuracy of the classes,
+    accuracy of the pixels; `auto`: miou."""
     lr: NonNegativeFloat = 1e-4
     """Peak learning rate for an effective batch of `lr_base_batch` images."""
     lr_base_batch: NonNegative = 16
@@ -96,6 +100,9 @@ class SegmentRecipe(Recipe):
     """Probability of each change of brightness, contrast, saturation and hue."""
     sliding: bool = False
     """Evaluate by sliding windows of `crop_size` instead of whole images."""
+    choose_inference: bool = False
+    """At the end of the run, evaluate the best weights in the other way, too: whole images, or with `sliding` windows.
+    The better way is that of the weight files; `metrics.json` has both scores."""
 
     def problems(self) -> list[str]:
         found = super().problems()

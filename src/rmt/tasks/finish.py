@@ -19,6 +19,7 @@ def finish(
     loader: BatchLoader | None = None,
     split: Literal["val", "test"] = "val",
     more_metrics: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda evaluators: {},
+    more_about_best: Callable[[Any], dict[str, Any]] = lambda evaluator: {},
     draw_report: Callable[[Any, FinishedRun, dict[str, Any], Any, Any], None] | None = None,
 ) -> dict[str, Any]:
     """Evaluates the final weights in one pass over the images; see `Task.finish`.
@@ -30,6 +31,8 @@ def finish(
         loader: the images to evaluate on, instead of the validation images.
         split: what these are.
         more_metrics: (evaluators) -> entries of `metrics.json` that this task adds or replaces.
+        more_about_best: (evaluator of the best weights) -> entries that this task adds to those of the best weights, in
+            `metrics.json` and in the weight file.
         draw_report: (module, run, metrics, evaluator, network) draws `report.png`; the evaluator and the network, a
             `TorchRuntime`, are those of the best weights.
     """
@@ -39,6 +42,7 @@ def finish(
     evaluate(evaluators, runtimes, loader or module.data.val_loader(module.recipe), run.device)
     scores = module.progress.val | {name: evaluator.compute() for name, evaluator in evaluators.items()}
     metrics = common_metrics(module, run, scores, split=split, unreadable=evaluators["best"].unreadable)
+    metrics["best"] |= more_about_best(evaluators["best"])
     metrics |= more_metrics(evaluators)
     write(module, run, metrics, networks["best"])
     if draw_report is not None:

@@ -30,11 +30,14 @@ class MetricColumns:
         columns: the scores that get a column in `metrics.csv`, as `val_NAME` and `ema_val_NAME`.
         best: the one that `best.safetensors` is chosen by, in percent; more is better.
         label: its name in tables.
+        second: another score for the table that is printed during training, and `second_label` its name there.
     """
 
     columns: tuple[str, ...]
     best: str
     label: str
+    second: str = "loss"
+    second_label: str = "loss"
 
     def of(self, scores: dict[str, float]) -> float:
         """The score that `best` is chosen by."""

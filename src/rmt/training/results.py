@@ -54,6 +54,7 @@ def common_metrics(
         "model": recipe.model,
         "parameters": sum(p.numel() for p in module.model.parameters()),
         "classes": len(data.classes),
+        "metric": best_by,
         "effective_batch": effective_batch(recipe),
         "peak_lr": module.lr,
         "last": {
@@ -114,6 +115,7 @@ def summary_lines(
     columns: Sequence[tuple[str, str, str]],
     *,
     more_rows: Sequence[tuple[str, ...]] = (),
+    more_lines: Sequence[str] = (),
     note: str = "",
 ) -> list[str]:
     """Returns the closing lines of a run: a table of the final scores, what was skipped, and where the files are.
@@ -123,6 +125,7 @@ def summary_lines(
         folder: the run's folder.
         columns: heading, set of images ("val" or "test") and name of each score; all but "loss" are percentages.
         more_rows: rows of cells to add to the table.
+        more_lines: lines after the one that says what `best` was chosen on.
         note: added to the line that says what `best` was chosen on.
     """
     rows = [("", *(heading for heading, _, _ in columns))]
@@ -131,7 +134,7 @@ def summary_lines(
         rows.append((name, *(f"{score:.4f}" if key == "loss" else f"{score:.2f} %" for key, score in scores)))
     rows += more_rows
     chosen = f"best was chosen on {metrics['best_chosen_on']}{note}"
-    return ["", *text_table(rows), chosen, *closing_lines(metrics, folder)]
+    return ["", *text_table(rows), chosen, *more_lines, *closing_lines(metrics, folder)]
 
 
 def closing_lines(metrics: dict[str, Any], folder: RunFolder) -> list[str]:

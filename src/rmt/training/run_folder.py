@@ -21,6 +21,7 @@ class RunFolder:
         self.metrics_csv = path / "metrics.csv"
         self.metrics_json = path / "metrics.json"
         self.report = path / "report.png"
+        self.report_json = path / "report.json"
         self.state = path / "last.ckpt"
         self.last = path / "last.safetensors"
         self.last_ema = path / "last-ema.safetensors"

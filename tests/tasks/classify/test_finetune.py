@@ -106,7 +106,7 @@ def test_accuracy_at_the_baseline_is_warned_of_with_numbers(tmp_path, capsys):
 
 def test_the_baseline_is_the_most_frequent_class():
     baseline = MajorityBaseline.of(np.array([0, 0, 0, 1]), 2)
-    assert baseline.top1 == 75
+    assert baseline.score == 75
     assert baseline.limit == pytest.approx(75 + 2 * 100 * (0.75 * 0.25 / 4) ** 0.5)
 
 

@@ -29,6 +29,7 @@ def test_metrics_agree_with_counting_one_by_one():
         "loss": pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5),
         "top1": 100 * top1 / 50,
         "top5": 100 * top5 / 50,
+        "macro_recall": pytest.approx(100 * float((matrix.diagonal() / matrix.sum(1))[matrix.sum(1) > 0].mean())),
         "images": 50,
     }
     assert np.array_equal(evaluator.confusion_matrix(), matrix)

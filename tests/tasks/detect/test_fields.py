@@ -58,6 +58,7 @@ CHANGES: dict[str, Any] = {
     "min_scale": 0.5,
     "max_scale": 2.0,
     "distortion": 1.0,
+    "metric": "mask_ap50",
     "epochs": 3,
     "batch_size": 1,
     "accumulate": 1,
@@ -124,6 +125,7 @@ def observe(recipe: DetectRecipe) -> dict[str, Any]:
         "length": (module.epochs, module.updates_per_epoch, module.batches_per_epoch),
         "trainer": (trainer.accumulate_grad_batches, trainer.gradient_clip_val, trainer.precision),
         "ema": recipe.ema_decay and module.ema.decay,
+        "best by": module.metric_columns,
         "rates": [],
     }
     for update in range(8):

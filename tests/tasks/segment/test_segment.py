@@ -2,7 +2,6 @@
 
 import functools
 import json
-import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from helpers.resolved import built, resolved
 from helpers.runs import assert_same_run, rows
 from helpers.segment_data import CLASSES, make_segments, picture
+from helpers.segment_runs import data, finished, tiny
 from helpers.together import recipe_file, together
 from PIL import Image
 
@@ -26,47 +26,6 @@ from rmt.tasks.segment.evaluate import evaluate_checkpoint
 from rmt.tasks.segment.module import SegmentModule
 from rmt.training.optimizers import build_adamw
 from rmt.training.trainer import build_trainer
-
-_KEPT = tempfile.TemporaryDirectory(prefix="rmt-segment-")
-
-
-@functools.cache
-def data() -> str:
-    return str(make_segments(Path(_KEPT.name) / "data"))
-
-
-def tiny(**changes: Any) -> SegmentRecipe:
-    """Six iterations in three parts, with everything on that has a state: accumulation, EMA, drop path, warm-up."""
-    values: dict[str, Any] = dict(
-        name="tiny-segment",
-        data=data(),
-        model="rmt_test",
-        head_width=8,
-        iterations=6,
-        validate_every=2,
-        batch_size=4,
-        accumulate=2,
-        lr=2e-3,
-        lr_base_batch=0,
-        min_lr=1e-5,
-        warmup_iterations=2,
-        warmup_start=0.1,
-        drop_path=0.2,
-        ema_decay=0.8,
-        crop_size=32,
-        long_side=64,
-        short_side=32,
-        device="cpu",
-        workers=0,
-        checkpoint_minutes=0.0,
-    )
-    return SegmentRecipe(**values | changes)
-
-
-@functools.cache
-def finished() -> Path:
-    """The folder of a finished run of `tiny`. Not to be written to."""
-    return rmt.train(tiny(output=str(Path(_KEPT.name) / "finished"))).folder
 
 
 def test_a_run_by_iterations_leaves_the_usual_folder():
@@ -142,6 +101,7 @@ def observe(recipe: SegmentRecipe) -> dict[str, Any]:
         "groups": [(g["weight_decay"], len(g["params"]), g["fused"]) for g in optimizer.param_groups],
         "length": (module.epochs, module.iterations, module.updates_per_epoch, module.batches_per_epoch),
         "inference": module.inference,
+        "best by": module.metric_columns,
         "aux": module.model.aux_weight,
         "loss": module.criterion(torch.arange(12.0).view(1, 3, 2, 2) / 4, torch.tensor([[[0, 1], [2, 2]]])),
         "drop path": str(module.model.pyramid.backbone.stages),
@@ -163,6 +123,7 @@ CHANGES: dict[str, Any] = {
     "head": "upernet",
     "head_width": 12,
     "aux_weight": 0.1,
+    "metric": "aacc",
     "focal_gamma": 2.0,
     "dice_weight": 1.0,
     "class_weights": True,
@@ -200,6 +161,7 @@ ELSEWHERE = {
     "name": "training/test_run_folder.py",
     "output": "training/test_run_folder.py",
     "data": "below",
+    "choose_inference": "tasks/segment/test_inference.py",
     "holdout": "data/segmentation/test_dataset.py",
     "weights": "below",
     "clip_grad": "training/test_fields.py, by the trainer",

@@ -10,22 +10,23 @@ from rmt.recipes import ClassifyRecipe
 
 @dataclass(frozen=True)
 class MajorityBaseline:
-    """The accuracy of always predicting the most frequent class: `top1` in percent, on `images` images."""
+    """The accuracy of always predicting the most frequent class: `score` in percent, on `images` images."""
 
-    top1: float
+    score: float
     images: int
     classes: int
 
     @classmethod
-    def of(cls, labels: np.ndarray, num_classes: int) -> "MajorityBaseline":
-        """labels: (N,) int64 of the evaluation images."""
+    def of(cls, labels: np.ndarray, num_classes: int, *, by_recall: bool = False) -> "MajorityBaseline":
+        """labels: (N,) int64 of the evaluation images. With `by_recall` the score is the mean recall of the classes."""
         counts = np.bincount(labels, minlength=num_classes)
-        return cls(top1=100 * counts.max() / max(len(labels), 1), images=len(labels), classes=num_classes)
+        share = 1 / max((counts > 0).sum(), 1) if by_recall else counts.max() / max(len(labels), 1)
+        return cls(score=100 * float(share), images=len(labels), classes=num_classes)
 
     @property
     def limit(self) -> float:
         """The baseline plus two standard errors, in percent: random predictions rarely exceed it."""
-        share = self.top1 / 100
+        share = self.score / 100
         return 100 * (share + 2 * math.sqrt(share * (1 - share) / max(self.images, 1)))
 
 
@@ -38,7 +39,7 @@ def baseline_warning(
         return ""
     return (
         f"warning: accuracy is no better than the baseline: {best:.1f} % of {baseline.images} images after {epoch} "
-        f"epochs, where always predicting one class gives {baseline.top1:.1f} %. The training loss is "
+        f"epochs, where always predicting one class gives {baseline.score:.1f} %. The training loss is "
         f"{train_loss:.2f} (uniform predictions: {math.log(baseline.classes):.2f}), the peak learning rate {lr:.1e}. "
         f"If the loss has not fallen, try --lr {recipe.lr / 10:.0e} or --lr {recipe.lr * 10:.0e}; if it has, there "
         "are too few images: try --weights"

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 from torch import nn
 
+from rmt.errors import RMTError
 from rmt.model import create_model, describe_weights, load_checkpoint
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData, class_weights
@@ -20,17 +22,21 @@ from rmt.training.task import Log
 def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
     """Fills in what depends on the weights to start from, and on the data. See `Task.resolve`.
 
+    - metric: macro recall if the classes are unbalanced, else top-1;
     - image_size: that of the weights, if they are a classifier's of ours; else 224, and 96 for rmt_pico;
     - lr and layer_decay: 5e-4 and 0.75 to fine-tune trained weights, 2e-3 and 1 to train from scratch;
     - batch_size: at most the training images of one device (an even number, for Mixup, which mixes pairs);
     - epochs: see `default_epochs`.
     """
+    if recipe.balanced_sampling and data.stream == "yes":
+        raise RMTError("--balanced-sampling needs all images at hand: take --stream no, or --class-weights instead")
     own = _classifier(recipe.weights)
     size = own["preprocessing"]["size"][0] if own else 96 if recipe.model == "rmt_pico" else 224
     batch = min(recipe.batch_size, len(data.train) // world_size(recipe))
     recipe = replace(
         recipe,
         stream=data.stream,
+        metric=default_metric(data.train.labels) if recipe.metric == "auto" else recipe.metric,
         image_size=recipe.image_size or int(size),
         lr=recipe.lr or (5e-4 if recipe.weights else 2e-3),
         layer_decay=recipe.layer_decay or (0.75 if recipe.weights else 1.0),
@@ -39,6 +45,16 @@ def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
     require_images(recipe, len(data.train))
     updates = data.batches_per_epoch(recipe) // recipe.accumulate
     return replace(recipe, epochs=recipe.epochs or default_epochs(updates, from_scratch=not recipe.weights))
+
+
+def default_metric(labels: np.ndarray) -> Literal["top1", "macro_recall"]:
+    """The metric for labels (N,): "macro_recall" if the largest class has at least three times the smallest's images.
+
+    A classifier that leaves small classes out has a good top-1 accuracy on such images.
+    """
+    counts = np.bincount(labels)
+    counts = counts[counts > 0]
+    return "macro_recall" if counts.max() >= 3 * counts.min() else "top1"
 
 
 def default_epochs(updates_per_epoch: int, *, from_scratch: bool) -> int:

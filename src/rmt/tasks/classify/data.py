@@ -108,6 +108,7 @@ class ClassifyData:
             drop_last=True,
             seed=recipe.seed,
             repeats=3 if recipe.repeated_augmentation else 1,
+            balance=np.asarray(self.train.labels) if recipe.balanced_sampling else None,
             **{"workers": recipe.workers, **options},
         )
 

@@ -37,7 +37,7 @@ class ClassifyEvaluator(Evaluator):
 
     def __init__(self, num_classes: int, num_images: int, *, details: bool = False) -> None:
         super().__init__(num_images)
-        self.metrics = ClassificationMetrics()
+        self.metrics = ClassificationMetrics(num_classes)
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False) if details else None
         self._predictions: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
@@ -51,7 +51,7 @@ class ClassifyEvaluator(Evaluator):
             self._predictions.append((batch["index"], labels, predicted, probability))
 
     def compute(self) -> dict[str, float]:
-        """loss, top1 and top5 (percent), images."""
+        """loss, top1, top5 and macro_recall (percent), images."""
         self.require_images()
         return self.metrics.compute()
 
@@ -83,8 +83,8 @@ def evaluate_checkpoint(
 
     The data's classes are matched with the checkpoint's by name.
 
-    Returns loss, top1 and top5 (percent), images, classes, confusion (K lists of K counts, a row per true class),
-    unreadable (name -> reason) and judged (see `evaluation_facts`). Raises RMTError.
+    Returns loss, top1, top5 and macro_recall (percent), images, classes, confusion (K lists of K counts, a row per true
+    class), unreadable (name -> reason) and judged (see `evaluation_facts`). Raises RMTError.
     """
     if batch_size < 1:
         raise RMTError(f"--batch-size must be at least 1, not {batch_size}")
@@ -112,5 +112,8 @@ def evaluate_checkpoint(
 
 def describe(result: dict[str, Any]) -> list[str]:
     """The metrics in one line, and the images that could not be read."""
-    metrics = f"top-1 {result['top1']:.2f} %   top-5 {result['top5']:.2f} %   loss {result['loss']:.4f}"
+    metrics = (
+        f"top-1 {result['top1']:.2f} %   top-5 {result['top5']:.2f} %   macro recall {result['macro_recall']:.2f} %   "
+        f"loss {result['loss']:.4f}"
+    )
     return [f"{metrics}   ({result['images']:,} images)", *unreadable_lines(result["unreadable"])]

@@ -27,8 +27,6 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
         class_weights: (num_classes,) float32 weights of the loss, or None.
     """
 
-    metric_columns = MetricColumns(columns=("loss", "top1", "top5"), best="top1", label="top-1")
-
     def __init__(
         self,
         model: nn.Module,
@@ -42,7 +40,10 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
         self.mix = _build_mix(recipe, num_classes)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self.baseline = MajorityBaseline.of(data.val.labels, num_classes)
+        by_recall = recipe.metric == "macro_recall"
+        columns = ("loss", "top1", "top5", *(["macro_recall"] if by_recall else []))
+        self.metric_columns = MetricColumns(columns, recipe.metric, "macro recall" if by_recall else "top-1")
+        self.baseline = MajorityBaseline.of(data.val.labels, num_classes, by_recall=by_recall)
 
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data

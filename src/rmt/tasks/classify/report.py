@@ -37,7 +37,11 @@ def draw_report(
     page.title(scores, f"{part} top-1 on {metrics['images']['test']:,} images")
     held_out = "validation images" if metrics["test_is_val"] else "images held out of train"
     note = f"on {metrics['images']['val']:,} {held_out}"
-    page.curves("Top-1 accuracy", note, "training loss includes smoothing and augmentation")
+    page.curves(
+        "Macro recall" if module.recipe.metric == "macro_recall" else "Top-1 accuracy",
+        note,
+        "training loss includes smoothing and augmentation",
+    )
     left, right = page.rows[0].subfigures(1, 2, width_ratios=[1, 1.06])
     plots.plot_confusion(left.subplots(), evaluator.confusion_matrix(), module.data.classes)
     _samples(right, module, evaluator.predictions())

@@ -20,9 +20,12 @@ _PRE_NMS, _TEST_PROPOSALS = 2000, 1000
 def resolve(recipe: DetectRecipe, data: DetectData) -> DetectRecipe:
     """Fills in what depends on the data. See `Task.resolve`.
 
+    - metric: the box AP;
     - batch_size: at most the training images of one device;
     - epochs: as many as make about 2,000 updates, at least 12; with lr_steps at 8/12 and 11/12 of them, as in 1x.
     """
+    if recipe.metric == "auto":
+        recipe = replace(recipe, metric="box_ap")
     recipe = replace(recipe, batch_size=max(min(recipe.batch_size, len(data.train) // world_size(recipe)), 1))
     require_images(recipe, len(data.train))
     if recipe.epochs:

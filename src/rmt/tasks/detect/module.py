@@ -15,8 +15,7 @@ from rmt.training.module import TrainingModule
 from rmt.training.optimizers import build_adamw
 from rmt.training.schedules import UpdateSchedule, step, warm_up
 
-_BOX = MetricColumns(columns=("box_ap", "box_ap50"), best="box_ap", label="box AP")
-_MASK = MetricColumns(columns=("box_ap", "box_ap50", "mask_ap", "mask_ap50"), best="box_ap", label="box AP")
+_COLUMNS = {"box_ap": "box AP", "box_ap50": "box AP50", "mask_ap": "mask AP", "mask_ap50": "mask AP50"}
 
 
 class DetectModule(TrainingModule[DetectRecipe, DetectData]):
@@ -24,7 +23,14 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
 
     def __init__(self, model: nn.Module, recipe: DetectRecipe, data: DetectData) -> None:
         super().__init__(model, recipe, data)
-        self.metric_columns = _MASK if recipe.masks else _BOX
+        second = "box_ap" if recipe.metric == "box_ap50" else "box_ap50"
+        self.metric_columns = MetricColumns(
+            columns=tuple(name for name in _COLUMNS if recipe.masks or name.startswith("box")),
+            best=recipe.metric,
+            label=_COLUMNS[recipe.metric],
+            second=second,
+            second_label=_COLUMNS[second],
+        )
 
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data

@@ -33,7 +33,8 @@ def draw_report(
     names = [name for name in ("box_ap", "box_ap50", "mask_ap", "mask_ap50") if name in last]
     scores = [(name.replace("_ap50", " AP50").replace("_ap", " AP"), f"{last[name]:.1f}") for name in names]
     page.title(scores, f"last epoch, {len(module.data.val):,} images, %")
-    page.curves("Box AP", "on the images that best was chosen on", "sum of all losses")
+    label = module.metric_columns.label
+    page.curves(label[0].upper() + label[1:], "on the images that best was chosen on", "sum of all losses")
     if bars:
         class_bars(page.rows[0].subplots(), "Box AP by class, %", "best weights", bars)
     _samples(page.rows[-1], module, detections, chosen)

@@ -1,12 +1,14 @@
 """Detection and instance segmentation: what the trainer and `rmt evaluate` call, and the end of a run."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from rmt.tasks.detect.build import build, resolve
 from rmt.tasks.detect.data import DetectData
 from rmt.tasks.detect.evaluate import DetectEvaluator, describe, evaluate_checkpoint
 from rmt.tasks.detect.module import DetectModule
+from rmt.tasks.detect.threshold import best_threshold
 from rmt.tasks.finish import finish as finish_run
 from rmt.training.results import summary_lines
 from rmt.training.run_folder import RunFolder
@@ -20,8 +22,18 @@ def finish(module: DetectModule, run: FinishedRun) -> dict[str, Any]:
     def more_metrics(evaluators: Mapping[str, DetectEvaluator]) -> dict[str, Any]:
         return {"head": module.recipe.head, "per_class": evaluators["best"].metrics.per_class}
 
-    best_only = {"best": module.build_evaluator()}
-    return finish_run(module, run, evaluators=best_only, more_metrics=more_metrics, draw_report=draw_report)
+    def threshold(evaluator: DetectEvaluator) -> dict[str, Any]:
+        found = best_threshold(evaluator.images, evaluator.detections)
+        return {"threshold": None if found is None else asdict(found)}
+
+    return finish_run(
+        module,
+        run,
+        evaluators={"best": module.build_evaluator()},
+        more_metrics=more_metrics,
+        more_about_best=threshold,
+        draw_report=draw_report,
+    )
 
 
 def summary(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
@@ -29,7 +41,18 @@ def summary(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
     names = ("box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50")
     last = metrics["last"]["raw"]["val"]
     columns = [(name.replace("_ap", " AP"), "val", name) for name in names if name in last]
-    return summary_lines(metrics, folder, columns)
+    return summary_lines(metrics, folder, columns, more_lines=threshold_lines(metrics["best"].get("threshold")))
+
+
+def threshold_lines(threshold: dict[str, float] | None) -> list[str]:
+    """The suggested score threshold (a `ScoreThreshold` as a dictionary) in one line; none if there is none."""
+    if threshold is None:
+        return []
+    return [
+        f"score threshold {threshold['score']:g} gives the best F1 at IoU 0.5 on the validation images: "
+        f"{threshold['f1']:.1f} % (precision {threshold['precision']:.1f} %, recall {threshold['recall']:.1f} %); "
+        "rmt predict uses it unless --threshold is given"
+    ]
 
 
 TASK = Task(

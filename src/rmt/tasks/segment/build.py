@@ -1,5 +1,6 @@
 """A segmentation recipe checked against its data, and its network and module built."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,9 +18,9 @@ from rmt.training.task import Log
 
 
 def resolve(recipe: SegmentRecipe, data: SegmentData) -> SegmentRecipe:
-    """Checks that the data fill a batch; nothing else depends on them. See `Task.resolve`."""
+    """Fills in the metric, and checks that the data fill a batch. See `Task.resolve`."""
     require_images(recipe, len(data.train))
-    return recipe
+    return replace(recipe, metric="miou") if recipe.metric == "auto" else recipe
 
 
 def head_args(recipe: SegmentRecipe) -> dict[str, Any]:

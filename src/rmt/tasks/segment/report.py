@@ -10,7 +10,7 @@ from rmt.inference.runtime import Runtime
 from rmt.inference.segment import SegmentPredictor
 from rmt.tasks.report_page import ReportPage, bars_height, class_bars, shown_classes
 from rmt.tasks.segment.evaluate import SegmentEvaluator
-from rmt.tasks.segment.module import SegmentModule
+from rmt.tasks.segment.module import COLUMNS, SegmentModule
 from rmt.training.logging import plots
 from rmt.training.results import final_rows
 from rmt.training.task import FinishedRun
@@ -29,7 +29,8 @@ def draw_report(
     scores = [(name, f"{entry['val']['miou']:.2f} %") for name, entry in final_rows(metrics)]
     scores.append(("one class always", f"{details['most_frequent']['miou']:.2f} %"))
     page.title(scores, f"mIoU, {metrics['images']['val']:,} images")
-    page.curves("Mean IoU", f"on {metrics['images']['val']:,} validation images", "training loss includes augmentation")
+    label = "Mean IoU" if module.recipe.metric == "miou" else COLUMNS[module.recipe.metric].capitalize()
+    page.curves(label, f"on {metrics['images']['val']:,} validation images", "training loss includes augmentation")
     class_bars(page.rows[0].subplots(), "IoU by class, %", "best weights; the tick is the accuracy of the class", bars)
     _samples(page.rows[1], module, network)
     page.save()

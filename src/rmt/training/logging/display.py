@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from rmt.training.evaluator import MetricColumns
 
-_WIDTHS = (9, 10, 9, 9, 9, 9, 9, 8)
+_WIDTHS = (9, 10, 12, 10, 9, 9, 9, 8)
 _EMA = 4  # the column of the EMA weights
 SILENCE = 30.0  # seconds without a line after which a log file gets one
 SHORT = 60.0  # remaining seconds below which no estimate is printed
@@ -59,9 +59,9 @@ class Display:
         self._task = self._bar.add_task("starting", total=steps, completed=done % steps if steps else 0, facts="")
 
     def start(self) -> None:
-        label = self.metric_columns.label
+        label, second = self.metric_columns.label, self.metric_columns.second_label
         unit = "iteration" if self.iterations else "epoch"
-        self._row(unit, "train loss", "val loss", f"val {label}", f"EMA {label}", "LR", "images/s", "time")
+        self._row(unit, "train loss", f"val {second}", f"val {label}", f"EMA {label}", "LR", "images/s", "time")
         self._began = self._clock()
         self._bar.start()
 
@@ -106,7 +106,7 @@ class Display:
         self._row(
             at,
             f"{train_loss:.4f}",
-            f"{raw['loss']:.4f}" if "loss" in raw else "–",
+            self._second(raw),
             f"{self.metric_columns.of(raw):.2f} %",
             "–" if ema is None else f"{self.metric_columns.of(ema):.2f} %",
             f"{lr:.2e}",
@@ -118,6 +118,12 @@ class Display:
             shorter = "--iterations" if self.iterations else "--epochs"
             self.print_line(f"about {duration(left)} left; shorten it with fewer {shorter} or --early-stopping N")
         self._estimated = True  # once: afterwards the bar and the log lines show it
+
+    def _second(self, scores: dict[str, float]) -> str:
+        value = scores.get(self.metric_columns.second)
+        if value is None:
+            return "–"
+        return f"{value:.4f}" if self.metric_columns.second == "loss" else f"{value:.2f} %"
 
     def _row(self, *cells: str) -> None:
         """A line of the table: cells for each of `_WIDTHS`, and a mark behind them."""
