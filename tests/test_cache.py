@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.image_sets import without_privileges
 
 from rmt.cache import cache_folder
@@ -56,7 +57,7 @@ def test_a_temporary_folder_that_others_could_have_filled_is_not_used(no_home):
 
 
 def test_kernels_are_built_without_a_home_too(no_home):
-    assert build.load.__wrapped__("depthwise.cpp", "KERNEL=3").depthwise_forward
+    assert build.load.__wrapped__("depthwise.cpp", torch.float32, "KERNEL=3").depthwise_forward
     assert list((cache_folder() / "kernels").glob("depthwise-KERNEL=3-*.so"))
 
 
@@ -64,7 +65,7 @@ def test_kernels_are_built_without_a_home_too(no_home):
 @pytest.mark.parametrize("open_to_others", ["folder", "file", "link"])
 def test_kernels_that_others_could_have_replaced_are_not_loaded(tmp_path, monkeypatch, open_to_others):
     monkeypatch.setenv("RMT_CACHE", str(tmp_path))
-    load = functools.partial(build.load.__wrapped__, "depthwise.cpp", "KERNEL=3")
+    load = functools.partial(build.load.__wrapped__, "depthwise.cpp", torch.float32, "KERNEL=3")
     before = os.umask(0o002)  # of a user with a group of their own
     try:
         assert load().depthwise_forward
@@ -96,7 +97,8 @@ def test_the_reason_why_kernels_are_not_used_is_logged_once(monkeypatch, caplog,
     for name, value in ({"RMT_CACHE": str(tmp_path)} | environment).items():
         monkeypatch.setenv(name, value)
     with caplog.at_level(logging.WARNING):
-        assert all(build.unavailable_reason.__wrapped__("planes.cpp", f"HEAD_DIM={width}") for width in (1017, 1018))
+        for width in (1017, 1018):
+            assert build.unavailable_reason.__wrapped__("planes.cpp", torch.float32, f"HEAD_DIM={width}")
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == (line is not None)
     assert all(

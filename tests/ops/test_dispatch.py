@@ -168,13 +168,14 @@ def test_a_call_goes_to_the_chosen_backend(monkeypatch):
     config = config_of(q.shape)
     manhattan_attention(q, k, v, prior, config)
     manhattan_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), prior, config)
+    manhattan_attention(q.double(), k.double(), v.double(), prior, config)
     monkeypatch.setattr("rmt.ops.dispatch.MAX_SCORES", 10)
-    manhattan_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), prior, config)
+    manhattan_attention(q.double(), k.double(), v.double(), prior, config)
     manhattan_attention(q, k, v, prior, config._replace(decay="paper"))
     manhattan_attention(q, k, v, prior, config._replace(softmax=False))
     with use_backend("sdpa"):
         manhattan_attention(q, k, v, prior, config)
-    assert chosen == ["native", "plain", "blockwise", "blockwise", "blockwise", "sdpa"]
+    assert chosen == ["native", "native", "plain", "blockwise", "blockwise", "blockwise", "sdpa"]
 
 
 def test_a_forced_backend_says_why_it_cannot():
@@ -193,7 +194,7 @@ def test_without_a_compiler_there_is_a_reason(monkeypatch, tmp_path):
     for compiler, words in (("/nonexistent/c++", "cannot be built"), ("false", "exit code 1")):
         monkeypatch.setenv("CXX", compiler)
         with pytest.raises(build.Unavailable, match=words):
-            build.load.__wrapped__("planes.cpp", "HEAD_DIM=16")
+            build.load.__wrapped__("planes.cpp", torch.float32, "HEAD_DIM=16")
 
 
 @pytest.mark.parametrize("change", [dict(decay="paper"), dict(softmax=False)], ids=str)

@@ -17,13 +17,13 @@ pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds")
 # `any` stands for every value that has no line of its own above it.
 TABLE = """
 | op         | device | dtype   | grad | eager  | fake   | compile | export |
-| attention  | cpu    | float32 | any  | native | native | native  | plain  |
-| attention  | cpu    | any     | any  | plain  | plain  | plain   | plain  |
+| attention  | cpu    | float64 | any  | plain  | plain  | plain   | plain  |
+| attention  | cpu    | any     | any  | native | native | native  | plain  |
 | attention  | cuda   | float64 | any  | plain  | plain  | plain   | plain  |
 | attention  | cuda   | any     | any  | triton | triton | triton  | plain  |
 | attention  | any    | any     | any  | plain  | plain  | plain   | plain  |
-| depthwise  | cpu    | float32 | any  | native | native | native  | plain  |
-| depthwise  | cpu    | any     | any  | plain  | plain  | plain   | plain  |
+| depthwise  | cpu    | float64 | any  | plain  | plain  | plain   | plain  |
+| depthwise  | cpu    | any     | any  | native | native | native  | plain  |
 | depthwise  | cuda   | float64 | any  | plain  | plain  | plain   | plain  |
 | depthwise  | cuda   | any     | any  | triton | triton | triton  | plain  |
 | depthwise  | any    | any     | any  | plain  | plain  | plain   | plain  |
@@ -91,7 +91,7 @@ SPECIAL = {
     "native: no softmax": (call(config=CONFIG._replace(softmax=False)), "plain"),
     "triton: no softmax": (call(device="cuda", config=CONFIG._replace(softmax=False)), "plain"),
     "native: channels that fill no vector": (call("depthwise", shape=(1, 8, 8, 24)), "plain"),
-    "native: autocast": (call("depthwise", dtypes=(torch.float32, torch.float32, torch.bfloat16)), "plain"),
+    "native: autocast": (call("depthwise", dtypes=(torch.float32, torch.float32, torch.bfloat16)), "native"),
     "native: mixed dtypes": (call("depthwise", dtypes=(torch.float32, torch.float64, torch.float32)), "plain"),
     "triton: autocast": (
         call("depthwise", "cuda", dtypes=(torch.float32, torch.float32, torch.bfloat16)),

@@ -1,6 +1,8 @@
 """Dispatch: choose the backend of every operation, or force one (`RMT_BACKEND`, `use_backend`).
 
-| operation | reference implementation | CPU, float32 | CUDA | otherwise |
+Float64 is served by the last column. The kernels serve float32, bfloat16 and float16.
+
+| operation | reference implementation | CPU | CUDA | otherwise |
 |---|---|---|---|---|
 | `manhattan_attention` | `masa.manhattan_attention` | `native` | `triton` | `blockwise` (many scores), `plain` |
 | `depthwise_conv` | `masa.depthwise_conv` | `native` | `triton` | `plain` |

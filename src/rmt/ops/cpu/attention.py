@@ -109,4 +109,4 @@ def _call(kernel, tensors, sin, cos, decomposed, half_split, gammas, scale, radi
         **dict(decomposed=decomposed, half_split=half_split, scale=scale, sin=sin.data_ptr(), cos=cos.data_ptr()),
         **dict(log_gamma=ctypes.addressof(log2_gamma), radius=ctypes.addressof(radius)),
     )
-    getattr(load("planes.cpp", f"HEAD_DIM={head_dim}"), kernel)(ctypes.byref(problem))
+    getattr(load("planes.cpp", v.dtype, f"HEAD_DIM={head_dim}"), kernel)(ctypes.byref(problem))

@@ -1,4 +1,7 @@
-"""Compile the C++ kernels with this machine's compiler at first use, once for each head width or kernel size."""
+"""Compile the C++ kernels with this machine's compiler at first use.
+
+A library serves one dtype, and one head width or kernel size.
+"""
 
 import ctypes
 import functools
@@ -11,6 +14,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import torch
+
 from rmt.cache import cache_folder, private_folder, require_private
 from rmt.errors import RMTError
 
@@ -18,6 +23,7 @@ SOURCES = ("planes.cpp", "line.h", "products.h", "vectors.h", "depthwise.cpp")
 # No -ffast-math: the compiler could then assume that there are no NaNs, and hide that a training run has diverged.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 COMPILE_TIMEOUT = 120  # seconds
+ELEMENTS = {torch.float32: "float", torch.bfloat16: "bf16", torch.float16: "half"}  # types of vectors.h
 
 
 class Unavailable(Exception):
@@ -32,14 +38,14 @@ _warned = False
 
 
 @functools.cache
-def unavailable_reason(source: str, define: str) -> str | None:
+def unavailable_reason(source: str, dtype: torch.dtype, define: str) -> str | None:
     """Return why these kernels cannot be used, or None.
 
     Problems that the user can fix (the cache folder, a failing compiler) are logged, once for all kernels.
     """
     global _warned
     try:
-        load(source, define)
+        load(source, dtype, define)
     except Unavailable as reason:
         if not _warned and not isinstance(reason, NoCompiler):
             _warned = True
@@ -51,8 +57,8 @@ def unavailable_reason(source: str, define: str) -> str | None:
 
 
 @functools.cache
-def load(source: str, define: str) -> ctypes.CDLL:
-    """Load the kernels of one source file with one macro defined, from the cache folder (`rmt.cache`).
+def load(source: str, dtype: torch.dtype, define: str) -> ctypes.CDLL:
+    """Load the kernels of one source file for one dtype, with one macro defined, from the cache folder (`rmt.cache`).
 
     If they are not there, they are compiled, which takes some 3 s. Raises Unavailable.
     """
@@ -63,9 +69,10 @@ def load(source: str, define: str) -> ctypes.CDLL:
     try:
         sources = [(here / name).read_bytes() for name in SOURCES]
         folder = private_folder(cache_folder() / "kernels")
-        library = folder / f"{Path(source).stem}-{define}-{_fingerprint(sources, compiler)}.so"
+        defines = (define, f"ELEMENT={ELEMENTS[dtype]}")
+        library = folder / "-".join([Path(source).stem, *defines, f"{_fingerprint(sources, compiler)}.so"])
         if not library.exists():
-            _compile(compiler, here / source, define, library)
+            _compile(compiler, here / source, defines, library)
         require_private(library)
         return ctypes.CDLL(str(library))
     except RMTError as error:
@@ -74,10 +81,10 @@ def load(source: str, define: str) -> ctypes.CDLL:
         raise Unavailable(f"the kernels cannot be built or loaded: {error}") from error
 
 
-def _compile(compiler: str, source: Path, define: str, library: Path) -> None:
+def _compile(compiler: str, source: Path, defines: tuple[str, ...], library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         built = Path(folder) / library.name
-        command = [compiler, *FLAGS, f"-D{define}", str(source), "-o", str(built)]
+        command = [compiler, *FLAGS, *(f"-D{define}" for define in defines), str(source), "-o", str(built)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT)
         except subprocess.TimeoutExpired as error:

@@ -1,7 +1,7 @@
 // Depthwise convolution of tokens (B, h, w, C), lanes across channels: forward, and both gradients.
 //
 // PyTorch's own reads every token once per tap, is several times slower backward, and copies views first.
-// Built once per kernel size. C is a multiple of 16.
+// Built once per kernel size and element type. C is a multiple of 16. Sums, weights and biases are float32.
 
 #include <algorithm>
 #include <cstring>
@@ -14,10 +14,10 @@ constexpr int64_t CACHE = 1 << 17;  // floats of rows at a time, half of a secon
 constexpr int64_t FEWEST = 64;      // channels at a time
 
 struct Convolution {
-  const float *x, *plus, *weight, *bias;  // weight (K·K, C); bias (C) or null; plus as x, or null
-  const float* shift;                     // (C) or null: added to x
-  float* out;
-  int64_t x_image, x_token, plus_image, plus_token;  // strides in floats; `out` is contiguous
+  const element *x, *plus;            // plus as x, or null
+  const float *weight, *bias, *shift; // weight (K·K, C); bias (C) or null; shift (C) or null: added to x
+  void* out;                          // elements; floats for the gradient of the weights
+  int64_t x_image, x_token, plus_image, plus_token;  // strides in elements; `out` is contiguous
   int64_t images, height, width, channels, gelu, threads;
 };
 
@@ -44,7 +44,7 @@ struct Rows {
       std::memset(at(y, 0), 0, vectors * pitch * sizeof(float));
       return;
     }
-    const float* from = p.x + b * p.x_image + y * p.width * p.x_token + channel;
+    const element* from = p.x + b * p.x_image + y * p.width * p.x_token + channel;
     float* to = at(y, 0) + R * LANES;
     for (int64_t x = 0; x < p.width; x++, from += p.x_token, to += LANES)
       for (int64_t v = 0; v < vectors; v++) {
@@ -59,7 +59,7 @@ struct Rows {
     for (int64_t g = 0; g < groups; g++)
       for (int64_t v = 0; v < vectors; v++) {
         const int64_t c = channel + v * LANES, x0 = g * GROUP, n = std::min<int64_t>(GROUP, p.width - x0);
-        const float* plus = p.plus + b * p.plus_image + (y * p.width + x0) * p.plus_token + c;
+        const element* plus = p.plus + b * p.plus_image + (y * p.width + x0) * p.plus_token + c;
         vec acc[GROUP];
         for (int i = 0; i < GROUP; i++) acc[i] = vec{};
         for (int ky = 0; ky < K; ky++) {
@@ -70,7 +70,7 @@ struct Rows {
           }
         }
         const vec bias = p.bias ? load(p.bias + c) : vec{};  // after the taps, so that their sum is rounded without it
-        float* out = p.out + ((b * p.height + y) * p.width + x0) * p.channels + c;
+        element* out = (element*)p.out + ((b * p.height + y) * p.width + x0) * p.channels + c;
         for (int i = 0; i < GROUP; i++) {
           if (i >= n) break;
           store(out + i * p.channels, p.plus ? acc[i] + bias + load(plus + i * p.plus_token) : acc[i] + bias);
@@ -109,7 +109,7 @@ extern "C" void depthwise_weight_gradient(const Convolution* problem) {
   for (int64_t c = 0; c < p.channels; c += LANES) {
     vec total[K * K + 1] = {};
     for (int64_t b = 0; b < p.images; b++) {
-      const float *image = p.x + b * p.x_image + c, *gradient = p.plus + b * p.plus_image + c;
+      const element *image = p.x + b * p.x_image + c, *gradient = p.plus + b * p.plus_image + c;
       for (int64_t y = 0; y < p.height; y++) {
         vec bias = {};
         for (int64_t x = 0; x < p.width; x++) bias += load(gradient + (y * p.width + x) * p.plus_token);
@@ -118,7 +118,7 @@ extern "C" void depthwise_weight_gradient(const Convolution* problem) {
           const int64_t row = y + ky - R;
           if (row < 0 || row >= p.height) continue;
           vec acc[K] = {};
-          const float *in = image + row * p.width * p.x_token, *up = gradient + y * p.width * p.plus_token;
+          const element *in = image + row * p.width * p.x_token, *up = gradient + y * p.width * p.plus_token;
           for (int64_t x = 0; x < p.width; x++) {
             const vec g = load(up + x * p.plus_token);
             if (x >= R && x + R < p.width) {
@@ -132,6 +132,6 @@ extern "C" void depthwise_weight_gradient(const Convolution* problem) {
         }
       }
     }
-    for (int t = 0; t <= K * K; t++) store(p.out + t * p.channels + c, total[t]);
+    for (int t = 0; t <= K * K; t++) store((float*)p.out + t * p.channels + c, total[t]);
   }
 }

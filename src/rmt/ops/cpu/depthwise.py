@@ -10,14 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rmt.ops.call import flat_tokens, needs_grad, tracing
+from rmt.ops.call import flat_tokens, needs_grad, result_dtype, tracing
 from rmt.ops.cpu.build import load
 
 
 def depthwise_conv(
     x: Tensor, conv: nn.Conv2d, *, residual: bool, plus: Tensor | None, gelu: bool, shift: Tensor | None
 ) -> Tensor:
-    """As `masa.depthwise_conv`. For inference without summands, GELU is computed in the kernel, to 1e-6."""
+    """As `masa.depthwise_conv`; in autocast's dtype, or in that of a summand of higher precision.
+
+    For inference without summands, GELU is computed in the kernel, to 1e-6 in float32.
+    """
+    dtype = result_dtype(x)
+    for summand in (x if residual else None, plus):
+        dtype = dtype if summand is None else torch.promote_types(dtype, summand.dtype)
+    x, plus = x.to(dtype), None if plus is None else plus.to(dtype)
     if residual and plus is not None:  # the kernel adds one tensor
         return plus + depthwise_conv(x, conv, residual=True, plus=None, gelu=gelu, shift=shift)
     weight, bias = conv.weight, conv.bias
@@ -66,12 +73,13 @@ def _(x, shift, weight, bias):
 
 @torch.library.custom_op("rmt::depthwise_backward", mutates_args=(), device_types="cpu")
 def _depthwise_backward(grad: Tensor, x: Tensor, weight: Tensor, residual: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, of the weight and of the bias."""
+    """Gradients of x, of the weight and of the bias, these two in the dtype of the weight."""
     size, channels = weight.shape[-1], x.shape[3]
     grad, x = flat_tokens(grad), flat_tokens(x)
     dx, taps = torch.empty(x.shape, dtype=x.dtype), torch.empty(size * size + 1, channels)
     _call("depthwise_forward", grad, grad if residual else None, _taps(weight.flip(2, 3)), None, dx, size)
     _call("depthwise_weight_gradient", x, grad, None, None, taps, size)
+    taps = taps.to(weight.dtype)
     return dx, taps[:-1].t().reshape(weight.shape).contiguous(), taps[-1].clone()
 
 
@@ -112,8 +120,8 @@ class _GeluDepthwise(torch.autograd.Function):
 
 
 def _taps(weight: Tensor) -> Tensor:
-    """(C, 1, K, K) to (K·K, C)."""
-    return weight.detach().flatten(1).t().contiguous()
+    """(C, 1, K, K) to (K·K, C) in float32."""
+    return weight.detach().flatten(1).t().float().contiguous()
 
 
 def _call(kernel: str, x, plus, taps, bias, out, size: int, shift: Tensor | None = None, gelu: bool = False) -> None:
@@ -121,10 +129,11 @@ def _call(kernel: str, x, plus, taps, bias, out, size: int, shift: Tensor | None
         out.zero_()
         return
     plus = None if plus is None else flat_tokens(plus)
+    bias, shift = (None if t is None else t.float() for t in (bias, shift))
     plus_strides = (0, 0) if plus is None else (plus.stride(0), plus.stride(2))
     problem = _Convolution(
         *(None if t is None else t.data_ptr() for t in (x, plus, taps, bias, shift, out)),
         *(x.stride(0), x.stride(2), *plus_strides),
         *(*x.shape, gelu, torch.get_num_threads()),
     )
-    getattr(load("depthwise.cpp", f"KERNEL={size}"), kernel)(ctypes.byref(problem))
+    getattr(load("depthwise.cpp", x.dtype, f"KERNEL={size}"), kernel)(ctypes.byref(problem))

@@ -8,28 +8,50 @@
 
 #include "products.h"
 
-struct Span {  // tokens in memory, `step` floats apart
-  float* data;
+template <typename T>
+struct Span {  // tokens in memory, `step` elements apart
+  T* data;
   int64_t step;
-  float* operator[](int64_t i) const { return data + i * step; }
+  T* operator[](int64_t i) const { return data + i * step; }
+  Span from(int64_t i, int64_t every = 1) const { return {(*this)[i], every * step}; }
 };
 
-// Copy tokens to rows of STRIDE floats, followed by zero rows up to a whole group of queries.
-static void gather_rows(Span from, int64_t length, float* rows) {
-  if (STRIDE > D || length % QUERIES) std::memset(rows, 0, round_up(length, QUERIES) * STRIDE * 4);
-  for (int64_t j = 0; j < length; j++) std::memcpy(rows + j * STRIDE, from[j], D * 4);
+// Copy tokens to rows of STRIDE factors, followed by zero rows up to a whole group of queries.
+template <typename Factor, typename T>
+static void gather_rows(Span<T> from, int64_t length, float* rows) {
+  constexpr int64_t WORDS = ROW_WORDS<Factor>;
+  if (STRIDE > D || length % QUERIES) std::memset(rows, 0, round_up(length, QUERIES) * WORDS * 4);
+  for (int64_t j = 0; j < length; j++) copy(from[j], (Factor*)(rows + j * WORDS), D);
+}
+
+// Copy tokens to rows of STRIDE words, each of which holds a channel of PER_WORD tokens.
+template <typename Factor, typename T>
+static void gather_summands(Span<T> from, int64_t length, float* rows) {
+  if constexpr (PER_WORD<Factor> == 1) {
+    gather_rows<Factor>(from, length, rows);
+  } else {
+    for (int64_t j = 0; j < length; j += 2, rows += STRIDE)
+      for (int c = 0; c < D; c += LANES) {
+        shorts pair[2] = {};
+        for (int t = 0; t < 2 && j + t < length; t++) std::memcpy(&pair[t], from[j + t] + c, std::min(LANES, D - c) * 2);
+        const uvec low = __builtin_convertvector(pair[0], uvec), high = __builtin_convertvector(pair[1], uvec);
+        store(rows + c, (vec)(low | high << 16));
+      }
+  }
 }
 
 // Copy tokens to tiles of columns; columns beyond `length` are zero.
-static void gather_columns(Span from, int64_t length, float* columns) {
+template <typename Factor, typename T>
+static void gather_columns(Span<T> from, int64_t length, float* columns) {
+  constexpr int WORDS = TOKEN_WORDS<Factor>, PER = PER_WORD<Factor>;
   for (int64_t j = 0; j < length; j += LANES) {
-    float* to = tile(columns, j / TILE * TILE) + j % TILE;
-    for (int c = 0; c < D; c += LANES) {
+    float* to = tile<Factor>(columns, j / TILE * TILE) + j % TILE;
+    for (int c = 0; c < WORDS; c += LANES) {
       vec block[LANES] = {};
       for (int64_t r = 0; r < std::min<int64_t>(LANES, length - j); r++)
-        std::memcpy(&block[r], from[j + r] + c, std::min(LANES, D - c) * 4);
+        copy(from[j + r] + c * PER, (Factor*)&block[r], std::min(LANES, WORDS - c) * PER);
       transpose(block);
-      for (int r = 0; r < std::min(LANES, D - c); r++) store(to + (c + r) * TILE, block[r]);
+      for (int r = 0; r < std::min(LANES, WORDS - c); r++) store(to + (c + r) * TILE, block[r]);
     }
   }
 }
@@ -40,6 +62,7 @@ static void gather_columns(Span from, int64_t length, float* columns) {
 // offset; on a grid the bias rows are written out for one group of queries at a time.
 constexpr float LN_2 = 0.693147180559945f;  // keys come times log₂ e
 
+template <typename Factor>
 class Line {
   static constexpr int64_t CHUNK = 256;  // keys per step: their scores and values fit in first-level cache
   const int64_t length, padded, width, middle;
@@ -69,7 +92,7 @@ class Line {
  public:
   Line(int64_t length, int64_t width, bool backward)
       : length(length), padded(round_up(length, TILE)), width(width), middle((width ? width : padded) + LANES) {
-    const int64_t rows = round_up(length, QUERIES) * STRIDE;
+    const int64_t rows = round_up(length, QUERIES) * STRIDE;  // floats; twice as many as factors of 16 bits need
     distance.reserve(2 * middle + LANES);
     if (width) bias_rows.reserve(QUERIES * (padded + LANES));
     for (Buffer* buffer : {&q, &v}) buffer->reserve(rows);
@@ -89,75 +112,81 @@ class Line {
   int64_t groups() const { return (length + QUERIES - 1) / QUERIES; }
 
   // to[i] = Σ_j softmax_j(q_i·k_j + bias_ij)·v_j, to base 2, for the groups of queries from `first` to `last`.
-  void forward(Span q_from, Span k_from, Span v_from, Span to, int64_t first, int64_t last) {
-    gather_rows(q_from, length, q);
-    gather_rows(v_from, length, v);
-    gather_columns(k_from, length, kt);
+  template <typename Value, typename Result>
+  void forward(Span<Factor> q_from, Span<Factor> k_from, Span<Value> v_from, Span<Result> to, int64_t first, int64_t last) {
+    gather_rows<Factor>(q_from, length, q);
+    gather_summands<Factor>(v_from, length, v);
+    gather_columns<Factor>(k_from, length, kt);
     for (int64_t i = first * QUERIES; i < std::min(length, last * QUERIES); i += QUERIES) {
-      float shift[QUERIES], total[QUERIES] = {}, keep[QUERIES], added[QUERIES];
-      vec top[QUERIES];
+      alignas(64) float shift[LANES], keep[LANES];
+      vec top[QUERIES], total = {};
       set_bias(i);
-      for (int r = 0; r < QUERIES; r++) top[r] = splat(-1e30f), shift[r] = -1e30f;
+      for (int r = 0; r < QUERIES; r++) top[r] = splat(-1e30f);
+      store(shift, splat(-1e30f));
       std::memset(result, 0, QUERIES * STRIDE * 4);
       for (int64_t from = begin; from < end; from += CHUNK) {
         const int64_t to = std::min(end, from + CHUNK);
-        scores(q + i * STRIDE, kt, bias, s, padded, from, to, top);
-        for (int r = 0; r < QUERIES; r++) {  // online softmax: a new maximum rescales the sums of earlier chunks
-          const float before = shift[r];
-          shift[r] = largest(top[r]);
-          keep[r] = from == begin ? 0 : std::exp2(before - shift[r]);
-        }
-        exp2_and_sum(s, padded, from, to, shift, added);
-        for (int r = 0; r < QUERIES; r++) total[r] = total[r] * keep[r] + added[r];
-        accumulate_values(s, padded, v, from, to, keep, result);
+        scores<Factor>(q + i * ROW_WORDS<Factor>, kt, bias, s, padded, from, to, top);
+        // Online softmax: a new maximum rescales the sums of earlier chunks.
+        const vec largest = largest_across(top), kept = power_of_two<float>(load(shift) - largest);
+        store(shift, largest), store(keep, kept);
+        total = total * kept + exp2_and_sum<Factor>(s, padded, from, to, shift);
+        accumulate_values<Factor>(s, padded, v, from, to, keep, result);
       }
+      store(keep, 1 / total);
       for (int64_t r = 0; r < std::min<int64_t>(QUERIES, length - i); r++) {
-        const float factor = 1 / total[r];
-        float* out = to[i + r];
-        for (int c = 0; c < D; c++) out[c] = result[r * STRIDE + c] * factor;
+        for (int c = 0; c < STRIDE; c += LANES) {
+          float* out = result + r * STRIDE + c;
+          store(out, load(out) * keep[r]);
+        }
+        copy((float*)result + r * STRIDE, to[i + r], D);
       }
     }
   }
 
-  // The gradients of forward: added to dq and dk, written to dv.
-  void backward(Span q_from, Span k_from, Span v_from, Span dout_from, Span dq_to, Span dk_to, Span dv_to) {
-    gather_rows(q_from, length, q);
-    gather_rows(k_from, length, k);
-    gather_rows(dout_from, length, dout);
-    gather_columns(k_from, length, kt);
-    gather_columns(v_from, length, vt);
+  // The gradients of forward: added to dq and dk, written to dv. In float32.
+  template <typename Value, typename Gradient, typename ValueGradient>
+  void backward(Span<Factor> q_from, Span<Factor> k_from, Span<Value> v_from, Span<Gradient> dout_from, Span<float> dq_to,
+                Span<float> dk_to, Span<ValueGradient> dv_to) {
+    static_assert(std::is_same_v<Factor, float>);
+    gather_rows<Factor>(q_from, length, q);
+    gather_rows<Factor>(k_from, length, k);
+    gather_rows<Factor>(dout_from, length, dout);
+    gather_columns<Factor>(k_from, length, kt);
+    gather_columns<Factor>(v_from, length, vt);
     const int64_t bytes = round_up(length, QUERIES) * STRIDE * 4;
     for (float* gradient : {(float*)dq, (float*)dk, (float*)dv}) std::memset(gradient, 0, bytes);
-    float shift[QUERIES], total[QUERIES], keep[QUERIES] = {};
+    alignas(64) float shift[LANES], factors[LANES], means[LANES], keep[QUERIES] = {};
     const float* no_bias[QUERIES];
     for (int r = 0; r < QUERIES; r++) no_bias[r] = zeros;
     for (int64_t i = 0; i < length; i += QUERIES) {
-      vec top[QUERIES];
+      vec top[QUERIES], inner[QUERIES] = {};
       set_bias(i);
       for (int r = 0; r < QUERIES; r++) top[r] = splat(-1e30f);
-      scores(q + i * STRIDE, kt, bias, s, padded, begin, end, top);
-      for (int r = 0; r < QUERIES; r++) shift[r] = largest(top[r]);
-      exp2_and_sum(s, padded, begin, end, shift, total);
-      scores(dout + i * STRIDE, vt, no_bias, ds, padded, begin, end, top);
+      scores<Factor>(q + i * STRIDE, kt, bias, s, padded, begin, end, top);
+      store(shift, largest_across(top));
+      store(factors, 1 / exp2_and_sum<Factor>(s, padded, begin, end, shift));
+      scores<Factor>(dout + i * STRIDE, vt, no_bias, ds, padded, begin, end, top);
       for (int r = 0; r < QUERIES; r++) {  // dS = P∘(dP − Σ P∘dP), the last over each query's keys
         float *p = s + r * padded, *dp = ds + r * padded;
-        const float factor = 1 / total[r];
-        vec inner = {};
         for (int64_t j = begin; j < end; j += LANES) {
-          const vec weight = load(p + j) * factor;
+          const vec weight = load(p + j) * factors[r];
           store(p + j, weight);
-          inner += weight * load(dp + j);
+          inner[r] += weight * load(dp + j);
         }
-        const float mean = sum(inner);
-        for (int64_t j = begin; j < end; j += LANES) store(dp + j, load(p + j) * (load(dp + j) - mean));
       }
-      accumulate_values(ds, padded, k, begin, end, keep, dq + i * STRIDE);
+      store(means, sums_across(inner));
+      for (int r = 0; r < QUERIES; r++) {
+        float *p = s + r * padded, *dp = ds + r * padded;
+        for (int64_t j = begin; j < end; j += LANES) store(dp + j, load(p + j) * (load(dp + j) - means[r]));
+      }
+      accumulate_values<Factor>(ds, padded, k, begin, end, keep, dq + i * STRIDE);
       scatter(ds, padded, q + i * STRIDE, begin, end, dk);
       scatter(s, padded, dout + i * STRIDE, begin, end, dv);
     }
     for (int64_t i = 0; i < length; i++) {
       for (int c = 0; c < D; c++) dq_to[i][c] += dq[i * STRIDE + c] * LN_2, dk_to[i][c] += dk[i * STRIDE + c];
-      std::memcpy(dv_to[i], dv + i * STRIDE, D * 4);
+      copy((float*)dv + i * STRIDE, dv_to[i], D);
     }
   }
 };

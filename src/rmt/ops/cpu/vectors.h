@@ -1,9 +1,15 @@
-// Vectors of floats, as wide as the machine's registers, and the functions of one that the kernels share.
+// Vectors of floats, as wide as the machine's registers; the element types of tensors; the functions of one vector that
+// the kernels share.
 
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <memory>
+#include <type_traits>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #ifdef __AVX512F__
 constexpr int LANES = 16;
@@ -13,11 +19,79 @@ constexpr int LANES = 8;
 
 typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint32_t uvec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint16_t shorts __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
+typedef int32_t word __attribute__((may_alias));
 using std::int64_t;
+
+static inline vec splat(float x) { return x - vec{}; }
+static inline vec splat_word(const float* p) { return (vec)(*(const word*)p - ivec{}); }  // any 32 bits
+
+// ---- Elements: 16-bit ones are widened as they are read, and rounded to the nearest, ties to even, as they are written --
+
+struct bf16 { uint16_t bits; };
+struct half { uint16_t bits; };
+
+#ifndef ELEMENT
+#define ELEMENT float
+#endif
+typedef ELEMENT element;  // of the tensors that a library is built for
+
+// The type of the factors of forward products, which are summed in float. Products of two bf16 are an instruction on some
+// processors; WIDEN leaves it out, so that what the others do can be tested.
+#if defined(__AVX512BF16__) && !defined(WIDEN)
+#define BF16_PRODUCTS
+typedef std::conditional_t<std::is_same_v<element, bf16>, bf16, float> factor;
+#else
+typedef float factor;
+#endif
 
 static inline vec load(const float* p) { return *(const vec*)p; }
 static inline void store(float* p, vec x) { *(vec*)p = x; }
-static inline vec splat(float x) { return x - vec{}; }
+
+static inline vec load(const bf16* p) { return (vec)(__builtin_convertvector(*(const shorts*)p, uvec) << 16); }
+static inline void store(bf16* p, vec x) {
+#ifdef BF16_PRODUCTS
+  *(shorts*)p = (shorts)_mm512_cvtneps_pbh((__m512)x);
+#else
+  const uvec bits = (uvec)x, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  *(shorts*)p = __builtin_convertvector(x == x ? rounded : uvec{} + 0x7fc0, shorts);  // the carry would hide a NaN
+#endif
+}
+
+#if defined(__AVX512F__)
+static inline vec load(const half* p) { return (vec)_mm512_cvtph_ps((__m256i)*(const shorts*)p); }
+static inline void store(half* p, vec x) { *(shorts*)p = (shorts)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT); }
+#elif defined(__F16C__)
+static inline vec load(const half* p) { return (vec)_mm256_cvtph_ps((__m128i)*(const shorts*)p); }
+static inline void store(half* p, vec x) { *(shorts*)p = (shorts)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT); }
+#elif defined(__FLT16_MAX__)
+static inline vec load(const half* p) {
+  vec x;
+  for (int i = 0; i < LANES; i++) x[i] = ((const _Float16*)p)[i];
+  return x;
+}
+static inline void store(half* p, vec x) {
+  for (int i = 0; i < LANES; i++) ((_Float16*)p)[i] = x[i];
+}
+#endif
+
+// n elements of one type to another, or the same.
+template <typename From, typename To>
+static inline void copy(const From* from, To* to, int64_t n) {
+  if constexpr (std::is_same_v<From, To>) {
+    std::memcpy(to, from, n * sizeof(To));
+  } else {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) store(to + i, load(from + i));
+    if (i == n) return;
+    From rest[LANES] = {};
+    To result[LANES];
+    std::memcpy(rest, from + i, (n - i) * sizeof(From));
+    store(result, load(rest));
+    std::memcpy(to + i, result, (n - i) * sizeof(To));
+  }
+}
 
 struct Buffer {
   std::unique_ptr<float[]> data;
