@@ -141,6 +141,24 @@ def test_each_field_changes_the_loss(recipe, changes):
     assert losses[0] != pytest.approx(losses[1], rel=1e-4)
 
 
+def test_maps_are_repeated_by_any_number_of_workers_and_after_resuming(recipe):
+    """Every draw of flip, RandAugment and crop depends on seed, epoch and position alone."""
+    data = ClassifyData.open(recipe)
+    plain, forked, resumed = (data.train_loader(recipe, workers=workers) for workers in (0, 2, 0))
+    for loader in (plain, forked):
+        loader.set_epoch(3)
+    batches = list(plain)
+    resumed.load_state_dict({"epoch": 3, "batches": 2})
+    try:
+        for again in (list(forked), [*batches[:2], *resumed]):
+            assert len(again) == len(batches) == 6
+            for first, second in zip(batches, again, strict=True):
+                for name in ("image", "map_scores", "map_classes", "box"):
+                    assert torch.equal(first[name], second[name])
+    finally:
+        forked.close()
+
+
 def test_ground_truth_alone_is_the_usual_loss(recipe):
     """Beside the smoothing, which is LV-ViT's."""
     truth = dict(ground_truth=1.0, ground_truth_mismatch=1.0)
