@@ -13,7 +13,8 @@ from rmt.training.resolve import validate
 PAGE, SCALING = page("docs/training.md"), page("docs/scaling.md")
 LAUNCHES = re.findall(r"^(?:.*\s)?(rmt train .*)$", SCALING, re.MULTILINE)
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-COMMANDS = [line.partition(" #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
+COMMANDS = [line.partition(" #")[0].strip() for line in LINES if line.strip()]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

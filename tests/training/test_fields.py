@@ -17,12 +17,14 @@ from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.build import load_initial_weights
 from rmt.tasks.classify.data import ClassifyData, class_weights
 from rmt.tasks.classify.module import ClassifyModule
+from rmt.training.network import build_network
 from rmt.training.schedules import CosineSchedule
 from rmt.training.trainer import build_trainer
 
 #: field -> a value that must make a difference to what `observe` sees
 CHANGES: dict[str, Any] = {
     "model": "rmt_tiny",
+    "model_args": "cpe=false",
     "weights": "finished",
     "image_size": 48,
     "epochs": 5,
@@ -94,7 +96,7 @@ def observe(recipe: ClassifyRecipe) -> dict[str, Any]:
     """Everything a run's outcome hangs on, as plain values: data, first batch, loss, optimiser, schedule, trainer."""
     recipe, data = resolved(recipe)
     seed_process(recipe.seed)
-    network = rmt.create_model(recipe.model, drop_path_rate=recipe.drop_path)
+    network = build_network(recipe)
     network.reset_classifier(len(data.classes))
     if recipe.weights:
         load_initial_weights(network, recipe.weights, data.classes, log=lambda line: None)
@@ -114,6 +116,7 @@ def observe(recipe: ClassifyRecipe) -> dict[str, Any]:
         "label": batch["label"],
         "test image": next(iter(data.eval_loader(recipe, data.test)))["image"],
         "preprocessing": task.preprocessing,
+        "parameters": [p.shape for p in network.parameters()],
         "weight": network.stem[0].weight.detach().clone(),
         "groups": [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups],
         "trainer": (trainer.max_epochs, trainer.accumulate_grad_batches, trainer.gradient_clip_val, trainer.precision),

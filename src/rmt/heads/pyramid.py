@@ -8,7 +8,8 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from rmt.errors import RMTError
-from rmt.model import RMT, create_model, load_official, resolve_checkpoint
+from rmt.model import RMT, create_model, resolve_checkpoint
+from rmt.model.checkpoints import load_state_dict
 from rmt.model.state_dicts import check_fit, read_state_dict, unwrap
 
 
@@ -58,7 +59,7 @@ class Pyramid(nn.Module):
         }
         if has_norms := any(key.startswith("extra_norms.") for key in state):
             check_fit(own, {key: value for key, value in state.items() if key in own}, name)
-        load_official(self.backbone, {k: v for k, v in state.items() if not k.startswith("extra_norms.")})
+        load_state_dict(self.backbone, {k: v for k, v in state.items() if not k.startswith("extra_norms.")}, name)
         if has_norms:
             for key, value in own.items():
                 value.copy_(state[key])

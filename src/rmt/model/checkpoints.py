@@ -54,9 +54,18 @@ def load_official(
         state, name = unwrap(source, use_ema), "the state dict"
     else:
         state, name = read_state_dict(source, use_ema), str(source)
+    return load_state_dict(model, state, name, new_head=new_head)
+
+
+def load_state_dict(model: nn.Module, state: Mapping[str, Tensor], name: str, *, new_head: bool = False) -> list[str]:
+    """As `load_official`, from the tensors of a file that is called `name` in messages."""
     if is_first_release(state) and getattr(getattr(model, "model", model), "phases", "none") != "none":
         keywords = ", ".join(f"{key}={value!r}" for key, value in FIRST_RELEASE.items())
-        raise RMTError(f"{name} is of the authors' first release: build its network by create_model(NAME, {keywords})")
+        options = ",".join(f"{key}={str(value).lower()}" for key, value in FIRST_RELEASE.items())
+        raise RMTError(
+            f"{name} is of the authors' first release: build its network by create_model(NAME, {keywords}), or"
+            f" train with --model-args {options}"
+        )
     return _load(model, from_official(state), name, new_head)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
+from rmt.recipes.model_args import parse_model_args
+
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Strategy = Literal["auto", "ddp", "fsdp"]
@@ -61,6 +63,9 @@ class Recipe:
     """Folder of the run, instead of `runs/NAME-TIMESTAMP`. It must be new or empty."""
     model: str = "rmt_tiny"
     """Name of the network (`rmt info` lists them); `auto`: see the recipe's description."""
+    model_args: str = ""
+    """More keywords of the network, as `key=value,...` or JSON: phases=none,decomposed=[true,true,true,false]. Those of
+    the RMT networks are the arguments of `rmt.model.RMT`."""
     weights: str = ""
     """Weights to start from: a `.safetensors` or `.pth` file, ours or the authors', or a run folder. The head is loaded
     too if its kind, sizes and classes are the same, otherwise only the backbone. Empty: train from scratch."""
@@ -138,6 +143,10 @@ class Recipe:
             elif isinstance(value, int | float):
                 limits = [limit for limit in getattr(hint, "__metadata__", ()) if isinstance(limit, Limit)]
                 found += [f"--{option(name)} {limit.text.format(value)}" for limit in limits if not limit.allows(value)]
+        try:
+            parse_model_args(self.model_args)
+        except ValueError as error:
+            found.append(f"--model-args {error}")
         if self.strategy == "fsdp" and self.precision == "fp16":
             found.append("--strategy fsdp does not support --precision fp16: take bf16 or fp32")
         if self.compile and self.strategy == "fsdp":

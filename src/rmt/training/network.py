@@ -10,8 +10,10 @@ from torch import nn
 
 from rmt.errors import RMTError
 from rmt.model import MAX_DROP_PATH, describe_weights, resolve_checkpoint
+from rmt.model.networks import architecture_arguments, check_network, compare_arguments, create_network
 from rmt.model.rmt import RMT
 from rmt.model.variants import check_name
+from rmt.recipes.model_args import format_model_args, parse_model_args
 from rmt.recipes.recipe import Recipe
 from rmt.training.distributed.processes import world_size
 from rmt.training.distributed.sync_batchnorm import convert_sync_batchnorm
@@ -24,35 +26,61 @@ R = TypeVar("R", bound=Recipe)
 
 
 def resolve_network(recipe: R) -> R:
-    """Returns the recipe with the name of its network filled in, and a drop path of "auto": see `MAX_DROP_PATH`.
+    """Returns the recipe with `model`, `model_args` and `drop_path` filled in.
 
-    Raises RMTError as `resolve_model` does.
+    - model: for "auto" that of the weights; without weights rmt_tiny on a GPU, and rmt_pico on a CPU, where rmt_tiny
+      takes hours;
+    - model_args: with a model of "auto", also those of the weights; what the recipe gives takes precedence;
+    - drop_path: for "auto" that of the paper, see `MAX_DROP_PATH`; 0 for networks that are not the paper's.
+
+    Raises RMTError for an unknown name or keyword, and for weights that do not say which network they are for.
     """
-    model = resolve_model(recipe)
+    model, arguments = recipe.model, parse_model_args(recipe.model_args)
+    if model == "auto" and recipe.weights:
+        own = describe_weights(recipe.weights)
+        if own is None:
+            raise RMTError(f"{recipe.weights} does not say which network it is for: name it, e.g. --model rmt_tiny")
+        model, arguments = own["model"], architecture_arguments(own) | arguments
+    elif model == "auto":
+        model = "rmt_pico" if recipe.device == "cpu" else "rmt_tiny"
+    check_name(model)
+    try:
+        check_network(model, arguments)
+    except RMTError as error:
+        raise RMTError(f"--model-args: {error}") from error
+    text = recipe.model_args if arguments == parse_model_args(recipe.model_args) else format_model_args(arguments)
     drop_path = MAX_DROP_PATH.get(model, 0.0) if recipe.drop_path == "auto" else recipe.drop_path
-    return replace(recipe, model=model, drop_path=drop_path)
+    return replace(recipe, model=model, model_args=text, drop_path=drop_path)
 
 
-def resolve_model(recipe: Recipe) -> str:
-    """The name of the recipe's network; for "auto" that of the weights, or without weights one that suits the device.
+def build_network(recipe: Recipe) -> RMT:
+    """Returns the network of a resolved recipe, randomly initialised, with timm's number of classes."""
+    return create_network(recipe.model, parse_model_args(recipe.model_args) | {"drop_path_rate": recipe.drop_path})
 
-    That is rmt_tiny on a GPU, and rmt_pico on a CPU, where rmt_tiny takes hours. Raises RMTError for an unknown name,
-    and when the weights do not say which network they are for.
-    """
-    if recipe.model != "auto":
-        check_name(recipe.model)
-        return recipe.model
-    if not recipe.weights:
-        return "rmt_pico" if recipe.device == "cpu" else "rmt_tiny"
-    own = describe_weights(recipe.weights)
-    if own is None:
-        raise RMTError(f"{recipe.weights} does not say which network it is for: name it, e.g. --model rmt_tiny")
-    return str(own["model"])
+
+def require_same_network(recipe: Recipe, original: Recipe) -> None:
+    """Raises RMTError when a resumed recipe names another network than that of its checkpoint."""
+    if recipe.model != original.model:
+        raise RMTError(
+            f"--model {recipe.model}: the run has a checkpoint of {original.model}, which another network cannot load; "
+            "leave --model out, or start a new run"
+        )
+    if parse_model_args(recipe.model_args) != parse_model_args(original.model_args):
+        raise RMTError(
+            f"--model-args {recipe.model_args}: the run has a checkpoint of a network with "
+            f"{original.model_args or 'none'}; leave --model-args out, or start a new run"
+        )
 
 
 def other_classes(own: dict[str, Any], classes: Sequence[str]) -> bool:
     """Whether a file of ours names other classes than these: as many outputs would mean something else."""
     return bool(own["classes"]) and tuple(own["classes"]) != tuple(classes)
+
+
+def log_other_arguments(own: dict[str, Any] | None, network: RMT, log: Log) -> None:
+    """Logs the arguments in which the network of a file of ours differs from the one that loaded its weights."""
+    for key, (theirs, ours) in compare_arguments(own, network).items() if own else ():
+        log(f"the weights were trained in a network with {key}={theirs}; this one has {key}={ours}")
 
 
 def load_backbone_or_all(model: "Model", weights: str, classes: Sequence[str], log: Log) -> None:
@@ -67,9 +95,11 @@ def load_backbone_or_all(model: "Model", weights: str, classes: Sequence[str], l
         found, state = safetensors.torch.load_file(path), model.state_dict()
         if found.keys() == state.keys() and all(found[name].shape == value.shape for name, value in state.items()):
             model.load_state_dict(found)
+            log_other_arguments(own, model.pyramid.backbone, log)
             log(f"starting from the whole {model.head_name} in {path}")
             return
     fresh_norms = model.pyramid.load_backbone(path)
+    log_other_arguments(own, model.pyramid.backbone, log)
     log(f"starting from the backbone in {path}; the head{' and the pyramid norms are' if fresh_norms else ' is'} new")
 
 

@@ -21,7 +21,7 @@ from rmt.training.logging.display import Display
 from rmt.training.logging.history import History, NoHistory
 from rmt.training.machine import Machine
 from rmt.training.module import TrainingModule
-from rmt.training.network import configure_network
+from rmt.training.network import configure_network, require_same_network
 from rmt.training.profile import OptimiserMark, StepProfile
 from rmt.training.recorder import Recorder
 from rmt.training.resolve import resolve, resolve_machine, resolve_resumed, validate
@@ -73,11 +73,8 @@ def resume(folder: RunFolder, task: Task, recipe: Recipe | None = None, *, accep
             console.print(f"warning: {complaint}", markup=False)
         original = folder.read_recipe() if state is None else from_dict(state["rmt"]["recipe"])
         recipe = resolve_resumed(replace(recipe, output=str(folder.path)), original, machine)
-        if state is not None and recipe.model != original.model:
-            raise RMTError(
-                f"--model {recipe.model}: the run has a checkpoint of {original.model}, which another network cannot "
-                "load; leave --model out, or start a new run"
-            )
+        if state is not None:
+            require_same_network(recipe, original)
         changed = changes(resolve_machine(original, machine), recipe)
         listed = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in IRRELEVANT)
         if listed and not accept_changes:

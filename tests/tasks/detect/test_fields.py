@@ -45,6 +45,7 @@ REFUSED = {
 #: of the run, alike for all heads
 CHANGES: dict[str, Any] = {
     "model": "rmt_tiny",
+    "model_args": "cpe=false",
     "weights": "a classifier",
     "head": "cascade_mask_rcnn",
     "masks": False,

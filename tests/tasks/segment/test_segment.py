@@ -118,6 +118,7 @@ def observe(recipe: SegmentRecipe) -> dict[str, Any]:
 
 CHANGES: dict[str, Any] = {
     "model": "rmt_tiny",
+    "model_args": "cpe=false",
     "classes": "other.txt",
     "zero_is_ignored": True,
     "head": "upernet",

@@ -6,16 +6,15 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-from torch import nn
 
 from rmt.errors import RMTError
-from rmt.model import create_model, describe_weights, load_checkpoint
+from rmt.model import RMT, describe_weights, load_checkpoint
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData, class_weights
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.classify.token_labelling.module import TokenLabelModule
 from rmt.training.batch import require_images, world_size
-from rmt.training.network import other_classes
+from rmt.training.network import build_network, log_other_arguments, other_classes
 from rmt.training.task import Log
 
 
@@ -68,7 +67,7 @@ def default_epochs(updates_per_epoch: int, *, from_scratch: bool) -> int:
 
 def build(recipe: ClassifyRecipe, data: ClassifyData, *, fresh: bool, log: Log) -> ClassifyModule:
     """See `Task.build`."""
-    model = create_model(recipe.model, drop_path_rate=recipe.drop_path)
+    model = build_network(recipe)
     model.reset_classifier(len(data.classes))
     if recipe.weights and fresh:
         load_initial_weights(model, recipe.weights, data.classes, log=log)
@@ -77,15 +76,16 @@ def build(recipe: ClassifyRecipe, data: ClassifyData, *, fresh: bool, log: Log) 
     return kind(model, recipe, data, class_weights=weights)
 
 
-def load_initial_weights(model: nn.Module, weights: str, classes: Sequence[str], log: Log) -> None:
+def load_initial_weights(model: RMT, weights: str, classes: Sequence[str], log: Log) -> None:
     """Loads the weights a run starts from. Replaces and logs a classifier for other classes, randomly initialised.
 
     Raises RMTError when the file is for another network.
     """
     kept = load_checkpoint(model, weights, new_head=True)
+    log_other_arguments(describe_weights(weights), model, log)
     own = _classifier(weights)
     if not kept and own is not None and other_classes(own, classes):  # as many, whose rows mean nothing here
-        model.reset_classifier(len(classes))  # type: ignore[operator]
+        model.reset_classifier(len(classes))
         kept = ["classifier"]
     if kept:
         log(f"new classifier for {len(classes)} classes (the weights file has other classes or none)")

@@ -10,7 +10,7 @@ from rmt.recipes import DetectRecipe
 from rmt.tasks.detect.data import DetectData
 from rmt.tasks.detect.module import DetectModule
 from rmt.training.batch import require_images, world_size
-from rmt.training.network import load_backbone_or_all
+from rmt.training.network import build_network, load_backbone_or_all
 from rmt.training.task import Log
 
 _UPDATES = 2000  # of a run whose recipe leaves its epochs open
@@ -45,8 +45,7 @@ def build(recipe: DetectRecipe, data: DetectData, *, fresh: bool, log: Log) -> D
 
 
 def build_detector(recipe: DetectRecipe, num_classes: int) -> RetinaNet | MaskRCNN:
-    """Returns the detector that the recipe describes. Its drop path must be resolved."""
-    assert recipe.drop_path != "auto"
+    """Returns the detector that the recipe, a resolved one, describes."""
     options: dict[str, Any] = {"fpn_channels": recipe.fpn_channels}
     if recipe.head == "retinanet":
         options |= {"convs": recipe.head_convs, "octave_base": recipe.anchor_scale}
@@ -63,10 +62,4 @@ def build_detector(recipe: DetectRecipe, num_classes: int) -> RetinaNet | MaskRC
         }
     if recipe.head == "cascade_mask_rcnn":
         options |= {"box_convs": recipe.head_convs, "box_conv_width": recipe.head_width}
-    return detector(
-        recipe.head,
-        recipe.model,
-        num_classes,
-        drop_path_rate=recipe.drop_path,
-        **options,
-    )
+    return detector(recipe.head, build_network(recipe), num_classes, **options)

@@ -8,12 +8,11 @@ import torch
 from rmt.data.segmentation.dataset import count_pixels
 from rmt.heads import segmenter
 from rmt.heads.segmentation.losses import SegmentationLoss, median_frequency_weights
-from rmt.model import create_model
 from rmt.recipes import SegmentRecipe
 from rmt.tasks.segment.data import SegmentData
 from rmt.tasks.segment.module import SegmentModule
 from rmt.training.batch import require_images
-from rmt.training.network import load_backbone_or_all
+from rmt.training.network import build_network, load_backbone_or_all
 from rmt.training.task import Log
 
 
@@ -35,8 +34,7 @@ def head_args(recipe: SegmentRecipe) -> dict[str, Any]:
 
 def build(recipe: SegmentRecipe, data: SegmentData, *, fresh: bool, log: Log) -> SegmentModule:
     """See `Task.build`."""
-    backbone = create_model(recipe.model, drop_path_rate=recipe.drop_path)
-    model = segmenter(recipe.head, backbone, len(data.classes), head_args=head_args(recipe))
+    model = segmenter(recipe.head, build_network(recipe), len(data.classes), head_args=head_args(recipe))
     model.aux_weight = recipe.aux_weight
     if recipe.weights and fresh:
         load_backbone_or_all(model, recipe.weights, data.classes, log)

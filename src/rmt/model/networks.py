@@ -1,0 +1,103 @@
+"""Networks built from a name and keywords that a user or a file gives, with one-line errors for what does not fit."""
+
+import difflib
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import torch
+
+from rmt.errors import RMTError
+from rmt.model.rmt import RMT
+from rmt.model.state_dicts import one_line
+from rmt.model.variants import ARCHITECTURES, build, check_name
+
+PARAMETERS = inspect.signature(RMT).parameters
+"""The keywords of the networks."""
+BUILD_ERRORS = (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError, LookupError, AttributeError)
+"""What constructors raise for arguments that describe no network."""
+_NOT_ARCHITECTURE = {"num_classes", "in_chans", "drop_path_rate"}
+_OF_THE_HEAD = {"head_hidden_dim", "head_norm", "aux_head", "global_pool", "drop_rate"}
+
+
+def create_network(name: str, arguments: Mapping[str, Any]) -> RMT:
+    """Network `name` with these keywords, randomly initialised.
+
+    It does not go through `timm.create_model`, whose other keywords (`checkpoint_path`, `pretrained_cfg`, …) open files
+    and which ignores a value of None.
+
+    Raises:
+        RMTError: no such network or keyword, or values that describe no network.
+    """
+    check_name(name)
+    _check_keywords(name, arguments)
+    try:
+        return build(name, **arguments)
+    except BUILD_ERRORS as error:
+        raise RMTError(f"the arguments of {name} do not describe a network: {one_line(error)}") from error
+
+
+def check_network(name: str, arguments: Mapping[str, Any]) -> None:
+    """Raise RMTError unless `create_network` builds this and it takes images; needs no memory."""
+    with torch.device("meta"), torch.no_grad():
+        network = create_network(name, arguments).eval()
+        try:
+            network(torch.empty(1, network.in_chans, 64, 64))
+        except BUILD_ERRORS as error:
+            raise RMTError(f"the arguments of {name} describe a network that cannot run: {one_line(error)}") from error
+
+
+def architecture_arguments(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords in a model file that describe the network: without classes, image channels and drop path."""
+    return {
+        key: value
+        for key, value in metadata["model_args"].items()
+        if key not in _NOT_ARCHITECTURE and (key, value) != ("global_pool", "avg")
+    }
+
+
+def compare_arguments(metadata: Mapping[str, Any], network: RMT) -> dict[str, tuple[Any, Any]]:
+    """The arguments in which the network of a model file differs from `network`: name -> (file's, network's).
+
+    Weights of equal shapes load in spite of them. Arguments of the head are left out.
+    """
+    theirs = ARCHITECTURES[metadata["model"]] | metadata["model_args"]
+    ours = ARCHITECTURES[network.pretrained_cfg["architecture"]] | network.model_args
+    differences = {}
+    for key, parameter in PARAMETERS.items():
+        pair = theirs.get(key, parameter.default), ours.get(key, parameter.default)
+        if key not in _NOT_ARCHITECTURE | _OF_THE_HEAD and json.dumps(pair[0]) != json.dumps(pair[1]):
+            differences[key] = pair
+    return differences
+
+
+def _check_keywords(name: str, arguments: Mapping[str, Any]) -> None:
+    """Compare names, types and numbers of entries with those of the named network's own arguments."""
+    depths = arguments.get("depths", ARCHITECTURES[name].get("depths"))
+    stages = len(depths) if isinstance(depths, list | tuple) else 4
+    for key, value in arguments.items():
+        if key not in PARAMETERS:
+            near = difflib.get_close_matches(key, PARAMETERS, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(PARAMETERS)}"
+            raise RMTError(f"{name} has no argument {key[:40]!r}: {hint}")
+        default = PARAMETERS[key].default
+        if value is None and type(None) in get_args(PARAMETERS[key].annotation):
+            continue
+        if not isinstance(default, tuple):
+            _check_type(name, key, value, default)
+            continue
+        if not isinstance(value, list | tuple) or len(value) != stages:
+            raise RMTError(f"{key} of {name} needs a list of {stages} entries, one per stage, and is {str(value)[:40]}")
+        for entry in value:
+            _check_type(name, key, entry, default[0])
+
+
+def _check_type(name: str, key: str, value: Any, default: Any) -> None:
+    """Compare the type of a value with that of the default, where there is one; integers are numbers, too."""
+    for kind, text in ((bool, "true or false"), ((int, float), "a number"), (str, "a word"), (tuple, "a list")):
+        if isinstance(default, kind):
+            given = (list, tuple) if kind is tuple else kind
+            if not isinstance(value, given) or (isinstance(value, bool) and kind is not bool):
+                raise RMTError(f"{key} of {name} needs {text}, and is {str(value)[:40]!r}")
+            return
