@@ -61,6 +61,7 @@ CHANGES: dict[str, Any] = {
 }
 #: field -> where its effect is tested instead
 ELSEWHERE = {
+    "frozen_stages": "training/test_layers.py",
     "name": "training/test_run_folder.py",
     "output": "training/test_run_folder.py",
     "data": "training/test_train.py",

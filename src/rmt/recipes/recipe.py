@@ -83,6 +83,12 @@ class Recipe:
     """Reference batch of the linear scaling rule: peak LR = lr x effective batch / lr_base_batch; 0: no scaling."""
     weight_decay: NonNegativeFloat = 0.05
     """AdamW's weight decay."""
+    layer_decay: PositiveFraction = 1.0
+    """Layer-wise LR decay: each layer's LR is this times that of the layer above; everything on top of the backbone
+    counts as one layer. 1: none."""
+    frozen_stages: NonNegative = 0
+    """Stages of the backbone, from the stem on, whose weights and statistics stay as they are at the start: 1 is the
+    stem and the first stage; 0: none."""
     clip_grad: NonNegativeFloat = 0.0
     """Clip gradients to this norm; 0: no clipping."""
     drop_path: Annotated[float | Literal["auto"], BELOW_1] = 0.0

@@ -17,6 +17,7 @@ from rmt.recipes.model_args import format_model_args, parse_model_args
 from rmt.recipes.recipe import Recipe
 from rmt.training.distributed.processes import world_size
 from rmt.training.distributed.sync_batchnorm import convert_sync_batchnorm
+from rmt.training.layers import freeze_stages
 from rmt.training.task import Log
 
 if TYPE_CHECKING:  # classification has no use for detectors and what they import
@@ -116,3 +117,5 @@ def configure_network(model: nn.Module, recipe: Recipe, device: torch.device) ->
         if recipe.compile:  # its parts, so that whoever calls them gains: a task may go past the network's `forward`
             for part in (backbone.stem, *backbone.stages):
                 part.compile(dynamic=False)
+    if recipe.frozen_stages:
+        freeze_stages(model, recipe.frozen_stages)

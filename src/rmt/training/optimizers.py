@@ -4,6 +4,7 @@ import torch
 from timm.optim import create_optimizer_v2
 
 from rmt.recipes import ClassifyRecipe, DetectRecipe, SegmentRecipe
+from rmt.training.layers import layer_scales
 
 
 def build_optimizer(model: torch.nn.Module, recipe: ClassifyRecipe, lr: float) -> torch.optim.Optimizer:
@@ -24,19 +25,27 @@ def build_optimizer(model: torch.nn.Module, recipe: ClassifyRecipe, lr: float) -
 
 
 def build_adamw(model: torch.nn.Module, recipe: DetectRecipe | SegmentRecipe, lr: float) -> torch.optim.AdamW:
-    """AdamW for detectors and segmenters: weight decay for all parameters, or for all but those of norms."""
-    decay_norms = recipe.decay_norms
+    """AdamW for detectors and segmenters: weight decay for all parameters, or for all but those of norms.
+
+    With `layer_decay` < 1 each layer of the backbone has the rate of the one above it times the factor.
+    """
     norms = {
         id(parameter)
         for module in model.modules()
         if isinstance(module, _NORMS)
         for parameter in module.parameters(recurse=False)
     }
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    scales = layer_scales(model, recipe.layer_decay) if recipe.layer_decay < 1 else {}
+    members: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            decays = recipe.decay_norms or id(parameter) not in norms
+            members.setdefault((decays, scales.get(id(parameter), 1.0)), []).append(parameter)
+    groups = [
+        {"params": parameters, "lr": lr * scale} | ({} if decays else {"weight_decay": 0.0})
+        for (decays, scale), parameters in sorted(members.items(), reverse=True, key=lambda item: item[0])
+    ]
     # With fp16 the fused kernel would undo the loss scaling, which Lightning does not allow together with clipping.
-    groups: list[dict] = [{"params": [p for p in trained if decay_norms or id(p) not in norms]}]
-    if not decay_norms:
-        groups.append({"params": [p for p in trained if id(p) in norms], "weight_decay": 0.0})
     return torch.optim.AdamW(groups, lr=lr, weight_decay=recipe.weight_decay, fused=recipe.precision != "fp16")
 
 

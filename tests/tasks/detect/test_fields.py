@@ -72,12 +72,14 @@ CHANGES: dict[str, Any] = {
     "decay_norms": True,
     "clip_grad": 1.0,
     "drop_path": 0.5,
+    "layer_decay": 0.5,
     "ema_decay": 0.5,
     "precision": "bf16",
     "seed": 1,
 }
 #: field -> where its effect is tested instead
 ELSEWHERE = {
+    "frozen_stages": "training/test_layers.py",
     "name": "training/test_run_folder.py",
     "output": "training/test_run_folder.py",
     "data": "tasks/detect/test_detect.py",

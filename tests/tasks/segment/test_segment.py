@@ -153,12 +153,14 @@ CHANGES: dict[str, Any] = {
     "distortion": 0.0,
     "sliding": True,
     "drop_path": 0.5,
+    "layer_decay": 0.5,
     "ema_decay": 0.5,
     "precision": "bf16",
     "seed": 1,
 }
 #: field -> where its effect is tested instead
 ELSEWHERE = {
+    "frozen_stages": "training/test_layers.py",
     "name": "training/test_run_folder.py",
     "output": "training/test_run_folder.py",
     "data": "below",
