@@ -1,9 +1,11 @@
 """What a segmenter's open fields are filled with."""
 
 import pytest
+from helpers.segment_data import make_segments
 
+from rmt.data.segmentation.dataset import open_segmentation
 from rmt.recipes import SegmentRecipe
-from rmt.tasks.segment.defaults import segment_defaults
+from rmt.tasks.segment.defaults import median_size, segment_defaults
 
 
 def defaults(size=(480, 360), **changes) -> dict:
@@ -36,3 +38,13 @@ def test_a_large_network_on_a_gpu_is_trained_as_in_the_paper():
     assert (chosen["crop_size"], chosen["short_side"], chosen["long_side"]) == (512, 512, 2048)
     assert (chosen["min_ratio"], chosen["max_ratio"], chosen["head_width"]) == (0.5, 2.0, 0)
     assert (chosen["lr"], chosen["weight_decay"]) == (2e-4, 0.01)
+
+
+def test_the_median_size_is_that_of_the_files(tmp_path):
+    train = open_segmentation(str(make_segments(tmp_path, train=3, val=1, height=40, width=72)))[0]
+    assert median_size(train) == (72, 40)
+    train.masks[0].write_bytes(b"nothing")
+    assert median_size(train) == (72, 40)
+    for path in train.masks:
+        path.write_bytes(b"nothing")
+    assert median_size(train) == (512, 512)

@@ -6,7 +6,30 @@ scratch on the street scenes of CamVid (367 images of 480 × 360 pixels, 11 clas
 
 from typing import Any
 
+import numpy as np
+
+from rmt.data.images import BadImage, open_safely
+from rmt.data.segmentation.dataset import SegmentationSet
+
+_READ = 20  # masks of which the size is read
 _NARROW = 256  # channels of the last stage up to which a network counts as small
+
+
+def median_size(pairs: SegmentationSet) -> tuple[int, int]:
+    """The median width and the median height of at most 20 of the masks, evenly spread.
+
+    Returns (512, 512) if none of these can be read.
+    """
+    sizes = []
+    for index in np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), _READ)).astype(int)).tolist():
+        path = pairs.masks[index]
+        try:
+            with open_safely(path, str(path)) as mask:
+                sizes.append(mask.size)
+        except BadImage:
+            continue
+    width, height = np.median(sizes, axis=0).astype(int).tolist() if sizes else (512, 512)
+    return width, height
 
 
 def segment_defaults(size: tuple[int, int], *, channels: int, device: str, from_weights: bool) -> dict[str, Any]:
