@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from rmt.training.evaluator import MetricColumns
 
-_WIDTHS = (9, 10, 12, 10, 9, 9, 9, 8)
+_WIDTHS = (9, 10, 9, 9, 9, 9, 9, 8)
 _EMA = 4  # the column of the EMA weights
 SILENCE = 30.0  # seconds without a line after which a log file gets one
 SHORT = 60.0  # remaining seconds below which no estimate is printed
@@ -44,7 +44,18 @@ class Display:
         self._clock = clock
         self._said = clock()  # when the last line was printed
         self._estimated = False
-        self._widths = (max(_WIDTHS[0], 2 * len(f"{iterations:,}") + 1), *_WIDTHS[1:])
+        self._headings = (
+            "iteration" if iterations else "epoch",
+            "train loss",
+            f"val {metric_columns.second_label}",
+            f"val {metric_columns.label}",
+            f"EMA {metric_columns.label}",
+            "LR",
+            "images/s",
+            "time",
+        )
+        widths = [max(width, len(heading)) for width, heading in zip(_WIDTHS, self._headings, strict=True)]
+        self._widths = (max(widths[0], 2 * len(f"{iterations:,}") + 1), *widths[1:])
         self._began = clock()
         self._behind = done
         self._bar = Progress(
@@ -59,9 +70,7 @@ class Display:
         self._task = self._bar.add_task("starting", total=steps, completed=done % steps if steps else 0, facts="")
 
     def start(self) -> None:
-        label, second = self.metric_columns.label, self.metric_columns.second_label
-        unit = "iteration" if self.iterations else "epoch"
-        self._row(unit, "train loss", f"val {second}", f"val {label}", f"EMA {label}", "LR", "images/s", "time")
+        self._row(*self._headings)
         self._began = self._clock()
         self._bar.start()
 
