@@ -91,7 +91,8 @@ def segment(
 
 def _classes(bands: Iterable[Tensor]) -> Tensor:
     """Classes of bands of logits (K, hᵢ, w): uint8 (Σ hᵢ, w) on the CPU."""
-    return torch.cat([band.argmax(0).to(torch.uint8).cpu() for band in bands])
+    # Not argmax, which takes four times as long on a CPU over the first of three dimensions.
+    return torch.cat([band.max(0).indices.to(torch.uint8).cpu() for band in bands])
 
 
 def _forward(
