@@ -58,6 +58,7 @@ COLUMNS = {
     "data": 1.0,
     "tasks": 1.0,
     "inference": 1.45,
+    "check": 2.4,
     "commands": 2.7,
     "ops": 2.4,
     "model": 2.4,

@@ -14,7 +14,7 @@ from rmt.atomic import disk_error
 from rmt.errors import RMTError
 from rmt.extras import missing_extra
 
-COMMANDS = ("train", "evaluate", "predict", "info", "convert", "recipes", "token-labels", "shard", "bench")
+COMMANDS = ("train", "evaluate", "predict", "info", "convert", "check", "recipes", "token-labels", "shard", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def _dispatch(args: list[str]) -> int:
 
     runs = {name: importlib.import_module(f"rmt.commands.{name.replace('-', '_')}").run for name in COMMANDS}
     purpose = f"RMT {__version__}: train, evaluate and use Retentive Networks for vision."
-    description = f"{purpose}\n\nFirst steps: rmt train quickstart"
+    description = f"{purpose}\n\nFirst steps: rmt train quickstart; with data of your own: rmt check FOLDER"
     code = tyro.extras.subcommand_cli_from_dict(
         runs, prog="rmt", description=description, args=args or ["--help"], config=(tyro.conf.OmitArgPrefixes,)
     )

@@ -1,7 +1,7 @@
 """Open the image sets that the value of `--data` names."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -76,6 +76,33 @@ def open_evaluation_split(
 def open_train(data: str) -> ImageSet:
     """Every training image of `data`, including those that `open_splits` holds out for validation."""
     return _open_auto(_parts(data)["train"])
+
+
+def open_parts(data: str) -> dict[Split, Callable[[], ImageSet]]:
+    """A function for each split that opens it; shards are streamed, so that only those that are used are converted."""
+
+    def opener(part: _Source) -> Callable[[], ImageSet]:
+        return lambda: _open(part, None if isinstance(part, Path) else BUFFER)
+
+    parts = dict(_parts(data, needs_train=False))
+    if parts.get("val") is not None and parts.get("val") == parts.get("test"):
+        del parts["test"]
+    return {split: opener(part) for split, part in parts.items()}
+
+
+def describe_parts(data: str) -> str:
+    """The layout of `data` in words."""
+    parts = _parts(data, needs_train=False)
+    part = next(iter(parts.values()))
+    if not isinstance(part, Path):
+        kind = "tars" if part[0].name.endswith(".tar") else "parquet shards"
+        layout = f"{sum(len(shards) for shards in set(parts.values()) if not isinstance(shards, Path)):,} {kind}"
+    elif part.is_file():
+        layout = f"{part.name} and images"
+    else:
+        layout = "class folders"
+    same = parts.get("val") is not None and parts.get("val") == parts.get("test")
+    return layout + (", whose test part serves for validation" if same else "")
 
 
 def require_split(data: str, split: Split, present: Collection[Split]) -> None:

@@ -105,11 +105,14 @@ class DetectionSet:
             raise BadImage(self.name(index), sizes)
         return image
 
+    def objects_of(self, index: int) -> np.ndarray:
+        """(n,) int64: the positions in the table of the objects of image number `index`, without crowd regions."""
+        numbers = self._objects_of(int(self.indices[index]))
+        return numbers[~self.table.crowd[numbers]]
+
     def objects(self, index: int) -> Objects:
         """The objects of image number `index`, for training: boxes clipped to the image, no crowd regions."""
-        position = int(self.indices[index])
-        numbers = self._objects_of(position)
-        numbers = numbers[~self.table.crowd[numbers]]
+        position, numbers = int(self.indices[index]), self.objects_of(index)
         height, width = self.table.sizes[position].tolist()
         corners = self.table.boxes[numbers].copy()  # (n, 4): x, y, width, height
         corners[:, 2:] += corners[:, :2]

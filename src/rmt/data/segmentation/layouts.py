@@ -43,7 +43,7 @@ def segmentation_layout(data: str, classes: str = "", *, zero_is_ignored: bool =
         raise RMTError(f"{data}: {'a file, not a folder' if root.exists() else 'no such folder'}")
     class_file = _class_file(root, classes)
     class_list = ClassList.read(class_file, zero_is_ignored)
-    if siblings := _siblings(root):
+    if siblings := mask_siblings(root):
         name = ", ".join(f"{images.name}/ and {masks.name}/" for images, masks in siblings.values())
         return SegmentationLayout(name, class_list, class_file, siblings, True)
     images, masks = _first_folder(root, IMAGES, "images"), _first_folder(root, MASKS, "masks")
@@ -78,7 +78,7 @@ def _split_folders(images: Path, masks: Path, split: Split) -> tuple[Path, Path]
     return (images / name, masks / name) if name else None
 
 
-def _siblings(root: Path) -> dict[Split, tuple[Path, Path]]:
+def mask_siblings(root: Path) -> dict[Split, tuple[Path, Path]]:
     """`train/` with `trainannot/` beside it, and so on."""
     found: dict[Split, tuple[Path, Path]] = {}
     for split in SPLITS:
