@@ -133,14 +133,33 @@ def test_masks_and_their_values(tmp_path, capsys):
     assert f"next: rmt train finetune-segment --data {root}\n" in out
 
 
+def test_masks_of_0_and_255_are_pointed_at(tmp_path, capsys):
+    root = make_segments(tmp_path / "scenes", train=3, val=2)
+    for file in root.glob("masks/*/*.png"):
+        mask = np.asarray(Image.open(file))
+        Image.fromarray(np.where(mask == 1, 255, 0).astype(np.uint8)).save(file)
+    (root / "classes.txt").write_text("background\nobject\n")
+    code, out, _ = run(capsys, root)
+    assert code == 0 and "have the value 255, which is ignored, and none is object" in out
+    assert "if 255 means object, save the masks with 1 instead" in out
+
+
 def test_faults_of_boxes_are_listed(tmp_path, capsys):
     made = sets.splits()
     root = sets.make_yolo(tmp_path / "objects", made, polygons=True)
     (root / f"labels/train/{made['train'][0].stem}.txt").write_text("0 0.5 0.5 0 0.1\n1 40 30 10 10\n")
     code, out, _ = run(capsys, root)
-    assert code == 0 and "1 × box of zero or negative size, skipped" in out and "not shares from 0 to 1, skipped" in out
+    assert code == 0 and "1 × box of zero or negative size, skipped" in out and "(are they pixels?), skipped" in out
     assert "without an object are left out of training → --empty-images" in out
     assert out.rstrip().splitlines()[-2].endswith(f"--data {root}")  # polygons: masks can be trained
+
+
+def test_why_no_object_is_left_is_said(tmp_path, capsys):
+    root = sets.make_yolo(tmp_path / "objects", sets.splits())
+    for file in root.glob("labels/*/*.txt"):
+        file.write_text("0 40 30 10 10\n")
+    code, out, _ = run(capsys, root)
+    assert code == 1 and "no image shows an object (5 × line whose numbers are not shares from 0 to 1 (are" in out
 
 
 def test_a_broken_annotation_file_is_an_error_of_detection(tmp_path, capsys):

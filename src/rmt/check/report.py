@@ -1,6 +1,7 @@
 """What a look at data found, as text and as JSON: facts per split, problems with their remedies, what to run next."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal
@@ -204,6 +205,8 @@ def _mask_findings(opened: OpenedData, scans: dict[Split, Scan]) -> list[Finding
         classes = opened.splits[split].classes
         if classes.colours:
             continue
+        if finding := _ignored_finding(split, classes.names, scan):
+            found.append(finding)
         known = {*classes.values, *classes.void, 255, *([0] if classes.zero_is_ignored else [])}
         unknown = {value: pixels for value, pixels in scan.values.items() if value not in known}
         if unknown:
@@ -214,6 +217,17 @@ def _mask_findings(opened: OpenedData, scans: dict[Split, Scan]) -> list[Finding
             remedy = "name the classes in the list, or ignore a value by a line such as " + f"void {min(unknown)}"
             found.append(Finding("warning", f"{split}: mask values of no class: {preview(shares)}", remedy))
     return found
+
+
+def _ignored_finding(split: str, names: Sequence[str], scan: Scan) -> Finding | None:
+    """For masks of 0 and 255 under two classes, and the like: a class is absent, and 255 is ignored."""
+    counts = [] if scan.shown is None else scan.shown.tolist()
+    absent = [name for name, count in zip(names, counts, strict=False) if not count]
+    if not absent or not scan.values[255]:
+        return None
+    share = 100 * scan.values[255] / sum(scan.values.values())
+    text = f"{split}: {share:.2g} % of the pixels have the value 255, which is ignored, and none is {preview(absent)}"
+    return Finding("warning", text, f"if 255 means {absent[0]}, save the masks with {names.index(absent[0])} instead")
 
 
 def _box_findings(splits: dict[str, dict[str, Any]]) -> list[Finding]:

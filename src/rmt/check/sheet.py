@@ -5,19 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from rmt.check.opened import OpenedData, TaskName
 from rmt.check.scan import chosen
 from rmt.data.images import BadImage
 from rmt.data.split_names import Split
 from rmt.inference.drawing.boxes import draw_boxes, labelled_boxes
+from rmt.inference.drawing.fonts import load_font
 from rmt.inference.drawing.masks import draw_segmentation
 from rmt.inference.drawing.palette import palette
 
 COLUMNS, ROWS = 4, 3
 _CELL = 360  # width of a picture on the sheet, and its largest height
-_CAPTION, _GAP, _TEXT = 44, 12, 15
+_CAPTION, _GAP, _TEXT = 44, 12, 14
 _INK, _MUTED, _PAPER = (31, 41, 51), (123, 135, 148), (255, 255, 255)
 _MOST_ENLARGED = 6
 _MOST_CLASSES = 40  # in the legend
@@ -97,7 +98,8 @@ def _draw(task: TaskName, images: Any, index: int) -> tuple[Image.Image, str]:
     if images.with_masks:
         masks = [images.table.segmentation(number) for number in images.objects_of(index)]
     drawn = labelled_boxes(objects.boxes, objects.labels, masks, images.classes)
-    return draw_boxes(photo, drawn, min_long_side=2 * _CELL), f"{len(objects.labels)} objects"
+    caption = "1 object" if len(drawn) == 1 else f"{len(drawn)} objects"
+    return draw_boxes(photo, drawn, min_long_side=2 * _CELL), caption
 
 
 def _cell(picture: Image.Image, label: str, name: str) -> Image.Image:
@@ -108,7 +110,7 @@ def _cell(picture: Image.Image, label: str, name: str) -> Image.Image:
     resized = picture.resize(size, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
     cell = Image.new("RGB", (_CELL, resized.height + _CAPTION), _PAPER)
     cell.paste(resized, ((_CELL - resized.width) // 2, 0))
-    draw, font = ImageDraw.Draw(cell), ImageFont.load_default(_TEXT)
+    draw, font = ImageDraw.Draw(cell), load_font(_TEXT)
     draw.text((2, resized.height + 4), _fitted(label, font), fill=_INK, font=font)
     draw.text((2, resized.height + 23), _fitted(name, font), fill=_MUTED, font=font)
     return cell
@@ -130,7 +132,7 @@ def _legend(opened: OpenedData, width: int) -> Image.Image:
         return Image.new("RGB", (width, 0), _PAPER)
     names: Sequence[str] = next(iter(opened.splits.values())).classes.names
     colours = [tuple(colour) for colour in palette(len(names)).tolist()][:_MOST_CLASSES]
-    font, cell, line = ImageFont.load_default(_TEXT), 180, 26
+    font, cell, line = load_font(_TEXT), 180, 26
     columns = max(1, (width - 2 * _GAP) // cell)
     legend = Image.new("RGB", (width, -(-len(colours) // columns) * line + _GAP), _PAPER)
     draw = ImageDraw.Draw(legend)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from rmt.data.detection import rle
-from rmt.data.detection.table import ObjectTable
+from rmt.data.detection.table import UNUSED, ObjectTable
 from rmt.data.images import BadImage, read_image
 from rmt.data.sets import class_indices, hold_out_mask, preview
 from rmt.errors import RMTError
@@ -169,7 +169,9 @@ class DetectionSet:
         image_of = np.repeat(np.arange(len(self.table.files)), np.diff(self.table.starts))  # of each object
         full = np.isin(self.indices, image_of[learnable])
         if not full.any():
-            raise RMTError(f"{self.table.problems.source}: no image shows an object")
+            kinds = [f"{count:,} × {kind}" for kind, count in self.skipped.items() if kind != UNUSED]
+            reasons = f" ({'; '.join(kinds)})" if kinds else ""
+            raise RMTError(f"{self.table.problems.source}: no image shows an object{reasons}")
         dropped = self.dropped + Counter({EMPTY: int((~full).sum())})  # + drops zeros
         return replace(self, indices=self.indices[full], dropped=dropped)
 

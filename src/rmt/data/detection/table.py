@@ -26,7 +26,8 @@ NO_CATEGORY = "annotation of a category that is not listed"
 OVER_EDGE = "box that reaches over the edge (clipped)"
 UNUSED = "category that no image has"
 DIFFICULT = "object marked difficult (not trained on, not counted in evaluation)"
-_KEPT = (OVER_EDGE, UNUSED, DIFFICULT)
+NO_LABELS = "image without a label file (has no object)"
+_KEPT = (OVER_EDGE, UNUSED, DIFFICULT, NO_LABELS)
 _ROUNDING = 1.0
 """Boxes may reach this many pixels beyond the image without being reported: COCO's own do, by rounding."""
 

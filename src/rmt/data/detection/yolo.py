@@ -13,7 +13,7 @@ from typing import Any
 
 from rmt.data.detection.dataset import Source
 from rmt.data.detection.files import files_below, has_files, read_lines, subfolder
-from rmt.data.detection.table import NO_CATEGORY, Problems, pack
+from rmt.data.detection.table import NO_CATEGORY, NO_LABELS, Problems, pack
 from rmt.data.detection.yolo_yaml import read_dataset_file
 from rmt.data.images import EXTENSIONS, BadImage, read_size
 from rmt.data.split_names import Split, split_folders
@@ -21,10 +21,9 @@ from rmt.errors import RMTError
 
 CLASS_LISTS = ("classes.txt", "obj.names", "labels.txt", "classes.names", "_darknet.labels")
 BAD_LINE = "line that is neither CLASS CX CY W H nor a polygon"
-IN_PIXELS = "line whose numbers are not shares from 0 to 1"
+IN_PIXELS = "line whose numbers are not shares from 0 to 1 (are they pixels?)"
 BAD_LABELS = "label file that cannot be read"
 BAD_SIZE = "image whose size cannot be read"
-NO_LABELS = "image without a label file (has no object)"
 MAX_BYTES = 16 * 2**20
 """Largest label file that is read."""
 _SLACK = 0.5

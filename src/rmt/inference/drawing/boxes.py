@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from rmt.data.detection.rle import decode
+from rmt.inference.drawing.fonts import load_font
 from rmt.inference.drawing.palette import line_colour
 
 MIN_SCORE = 0.5
@@ -65,7 +66,7 @@ def draw_boxes(photo: Image.Image, objects: Sequence[LabelledBox], min_long_side
     boxes = [tuple(value * scale for value in item.box) for item in objects]
     for item, box in zip(reversed(objects), reversed(boxes), strict=True):
         _draw_box(draw, box, line_colour(item.colour), line)
-    font = ImageFont.load_default(max(13.0, max(size) / 52))
+    font = load_font(max(13.0, max(size) / 52))
     taken: list[tuple[float, float, float, float]] = []
     for item, box in zip(objects, boxes, strict=True):
         if item.text:

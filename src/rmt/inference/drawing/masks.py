@@ -1,8 +1,9 @@
 """Class maps of segmentation drawn over a photograph, with a legend, and as a palette picture."""
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
 
+from rmt.inference.drawing.fonts import load_font
 from rmt.inference.drawing.palette import palette
 
 _OPACITY = 0.58
@@ -47,7 +48,7 @@ def with_legend(picture: Image.Image, labels: np.ndarray, classes: tuple[str, ..
     """Returns the picture with its classes listed below, the largest first, with their shares of the pixels."""
     entries = [(name, f"{100 * s:.1f} %") for name, s in class_shares(labels, classes).items() if s >= _MIN_SHARE]
     size = max(14, round(picture.width / 42))
-    font = ImageFont.load_default(size)
+    font = load_font(size)
     longest = max((font.getlength(f"{name}  {share}") for name, share in entries), default=0)
     cell = round(2.2 * size + longest + 1.2 * size)
     columns = max(1, (picture.width - size) // cell)

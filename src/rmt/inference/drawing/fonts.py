@@ -1,0 +1,18 @@
+"""The font of all drawings."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from PIL import ImageFont
+
+
+@cache
+def load_font(size: float) -> Any:
+    """matplotlib's DejaVu Sans, which has the letters of most alphabets; Pillow's own lacks even umlauts."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        return ImageFont.load_default(size)
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(path), size) if path.is_file() else ImageFont.load_default(size)
