@@ -1,9 +1,10 @@
-"""The recipes of the paper's detectors on COCO (Sec. 4.2, Tables 2 to 4)."""
+"""The recipes of the paper's detectors on COCO (Sec. 4.2, Tables 2 to 4, and 6)."""
 
 from dataclasses import replace
 from textwrap import fill
 
 from rmt.recipes.detect import DetectRecipe, Head
+from rmt.recipes.published import PUBLISHED
 from rmt.recipes.recipe import named
 
 _TITLES = {
@@ -12,22 +13,13 @@ _TITLES = {
     "cascade_mask_rcnn": "Cascade Mask R-CNN",
 }
 
-#: (head, size, schedule): published AP of boxes, and of masks; None where the paper has no such row.
-_ROWS: dict[tuple[Head, str, str], str | None] = {
-    ("retinanet", "tiny", "1x"): "45.1 box AP",
-    ("retinanet", "small", "1x"): "47.8 box AP",
-    ("retinanet", "base", "1x"): "49.1 box AP",
-    ("retinanet", "large", "1x"): "49.4 box AP",
-    ("mask_rcnn", "tiny", "1x"): "47.1 box AP, 42.6 mask AP",
-    ("mask_rcnn", "small", "1x"): "49.0 box AP, 43.9 mask AP",
-    ("mask_rcnn", "base", "1x"): "51.1 box AP, 45.5 mask AP",
-    ("mask_rcnn", "large", "1x"): "51.6 box AP, 45.9 mask AP",
-    ("mask_rcnn", "small", "3x"): "50.7 box AP, 44.9 mask AP",
-    ("mask_rcnn", "base", "3x"): "52.2 box AP, 46.1 mask AP",
-    ("mask_rcnn", "large", "3x"): None,
-    ("cascade_mask_rcnn", "small", "3x"): "53.2 box AP, 46.1 mask AP",
-    ("cascade_mask_rcnn", "base", "3x"): "54.5 box AP, 47.2 mask AP",
-}
+#: The rows of the tables, and Mask R-CNN 3x with RMT-L, of which the configuration alone is released.
+_ROWS: list[tuple[Head, str, str]] = [
+    *(("retinanet", size, "1x") for size in ("tiny", "small", "base", "large")),
+    *(("mask_rcnn", size, "1x") for size in ("tiny", "small", "base", "large", "swin-tiny", "swin-small")),
+    *(("mask_rcnn", size, "3x") for size in ("small", "base", "large")),
+    *(("cascade_mask_rcnn", size, "3x") for size in ("small", "base")),
+]
 
 
 def _recipe(head: Head, size: str, schedule: str) -> DetectRecipe:
@@ -38,7 +30,7 @@ def _recipe(head: Head, size: str, schedule: str) -> DetectRecipe:
     recipe = DetectRecipe(
         name=f"coco-{head.replace('_', '-')}-{size}-{schedule}",
         head=head,
-        model=f"rmt_{size}",
+        model=f"rmt_{size.replace('-', '_')}",
         drop_path="auto",
         effective_batch=16,
         devices="auto",
@@ -56,23 +48,31 @@ def _recipe(head: Head, size: str, schedule: str) -> DetectRecipe:
     return recipe
 
 
-def _row(head: Head, size: str, schedule: str, published: str | None):
+def _row(head: Head, size: str, schedule: str):
     recipe, long = _recipe(head, size, schedule), schedule == "3x"
     released = "2e-4" if size == "large" or (size == "base" and long) else "4e-4"
+    published = PUBLISHED.get(recipe.name)
     cost = (
         f"Cost: not measured here; {recipe.epochs} epochs of the 117,266 images of train2017 that show objects, at a "
         f"short side of {'480 to 800' if long else '800'} px; 16 images per update: 2 per GPU on "
         "eight GPUs; fewer GPUs accumulate gradients."
     )
+    if published and published.parameters:
+        cost += f" The paper counts {published.describe_cost()}."
+    figures = f"{published.describe_scores()} ({published.table})" if published else ""
     accuracy = (
-        f"Accuracy: none measured here. Published: {published or 'nothing, though the configuration is released'}. The "
+        f"Accuracy: none measured here. Published: {figures or 'nothing, though the configuration is released'}. The "
         f"rate falls after epochs {' and '.join(map(str, recipe.lr_steps))}. AdamW at 1e-4 for 16 images is the "
-        f"paper's; the released configurations say {released} for another total batch."
+        "paper's"
     )
+    if size.startswith("swin"):
+        accuracy += "; it has none for this network: Swin's design with MaSA, as in Table 6."
+    else:
+        accuracy += f"; the released configurations say {released} for another total batch."
     title = f"{_TITLES[head]} with {recipe.model} on COCO, {'3x with multi-scale training' if long else '1x'}."
     command = f"Command: rmt train {recipe.name} --data COCO [--weights CLASSIFIER]"
     return recipe.name, named(recipe, "\n".join([title, "", fill(cost, 116), fill(accuracy, 116), command, ""]))
 
 
 #: The recipes by name.
-COCO = dict(_row(*row, published) for row, published in _ROWS.items())
+COCO = dict(_row(*row) for row in _ROWS)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from textwrap import fill
 
 from rmt.recipes.classify import ClassifyRecipe
+from rmt.recipes.published import PUBLISHED
 from rmt.recipes.recipe import named
 
 #: DeiT's recipe with repeated augmentation, for images of 224².
@@ -56,42 +57,37 @@ _TOKEN_LABELLED = replace(
     mix_token=1.0,
 )
 
-#: name: (title, published accuracy)
-_ROWS = {
-    "tiny": ("RMT-T on ImageNet-1k: 14.3 M parameters, 2.5 G multiply-adds (the paper's count)", "82.4"),
-    "small": ("RMT-S on ImageNet-1k: 27.0 M parameters, 4.5 G multiply-adds (the paper's count)", "84.1"),
-    "base": ("RMT-B on ImageNet-1k: 54.2 M parameters, 9.7 G multiply-adds (the paper's count)", "85.0"),
-    "large": ("RMT-L on ImageNet-1k: 95.5 M parameters, 18.2 G multiply-adds (the paper's count)", "85.5"),
-    "deit-small": (
-        "RMT-DeiT-S on ImageNet-1k: DeiT-S with MaSA for its attention, about 22 M parameters (Table 6)",
-        "81.7",
-    ),
-    "swin-tiny": (
-        "RMT-Swin-T on ImageNet-1k: Swin-T with MaSA for its attention, about 29 M parameters (Table 6)",
-        "83.6",
-    ),
-    "swin-small": (
-        "RMT-Swin-S on ImageNet-1k: Swin-S with MaSA for its attention, about 50 M parameters (Table 6)",
-        "84.5",
-    ),
-    "small-tl": ("RMT-S* on ImageNet-1k: RMT-S trained with token labels, 27.5 M parameters", "84.8"),
-    "base-tl": ("RMT-B* on ImageNet-1k: RMT-B trained with token labels, 54.7 M parameters", "85.6"),
-    "large-tl": ("RMT-L* on ImageNet-1k: RMT-L trained with token labels, 96.1 M parameters", "86.1"),
+#: size: what is trained
+_TITLES = {
+    "tiny": "RMT-T",
+    "small": "RMT-S",
+    "base": "RMT-B",
+    "large": "RMT-L",
+    "deit-small": "RMT-DeiT-S: DeiT-S with MaSA for its attention (Table 6)",
+    "swin-tiny": "RMT-Swin-T: Swin-T with MaSA for its attention (Table 6)",
+    "swin-small": "RMT-Swin-S: Swin-S with MaSA for its attention (Table 6)",
+    "small-tl": "RMT-S*: RMT-S trained with token labels, 27.5 M parameters",
+    "base-tl": "RMT-B*: RMT-B trained with token labels, 54.7 M parameters",
+    "large-tl": "RMT-L*: RMT-L trained with token labels, 96.1 M parameters",
 }
 _LAST = {"small": "last epoch 83.95 % in the authors' log, whose best is 84.10 % at epoch 261"}
 
 
-def _row(size: str, title: str, top1: str):
+def _row(size: str):
     tokens, name = size.endswith("-tl"), f"imagenet-{size}"
     recipe = replace(
         _TOKEN_LABELLED if tokens else _SUPERVISED,
         name=name,
         model=f"rmt_{size.replace('-', '_')}",
     )
+    published = PUBLISHED[name]
+    network, *what = _TITLES[size].split(": ")
+    if published.parameters:
+        what.append(f"{published.describe_cost()} (the paper's count)")
     cost = f"Cost: {recipe.epochs} epochs{' and one pass of the teacher' if tokens else ''}; GPU-hours not measured."
     last = _LAST.get(size, "last epoch not published")
-    accuracy = f"Accuracy: published {top1} % top-1 (best epoch); {last}."
-    lines = [f"{title}.", "", fill(f"{cost} {accuracy}", 116)]
+    accuracy = f"Accuracy: published {published.describe_scores()} (best epoch, {published.table}); {last}."
+    lines = [f"{network} on ImageNet-1k: {', '.join(what)}.", "", fill(f"{cost} {accuracy}", 116)]
     if tokens:
         lines.append("First: rmt token-labels --import label_top5_train_nfnet --data IMAGENET --out MAPS")
         lines.append("(the maps that LV-ViT published), or --teacher TIMM_NAME instead of --import (one's own teacher)")
@@ -100,4 +96,4 @@ def _row(size: str, title: str, top1: str):
 
 
 #: The recipes by name.
-IMAGENET = {f"imagenet-{size}": _row(size, *row) for size, row in _ROWS.items()}
+IMAGENET = {f"imagenet-{size}": _row(size) for size in _TITLES}

@@ -15,6 +15,7 @@ from rmt.model import read_metadata
 from rmt.training.batch import effective_batch, world_size
 from rmt.training.logging.display import duration
 from rmt.training.module import TrainingModule
+from rmt.training.published import compare_with_published, published_lines, published_rows
 from rmt.training.run_folder import RunFolder
 from rmt.training.task import FinishedRun
 
@@ -48,7 +49,12 @@ def common_metrics(
     images = epochs * module.updates_per_epoch * effective_batch(recipe)
     best_by, bad = module.metric_columns.best, progress.bad_images
     parts = {"train and val": bad | unreadable} if split == "val" else {"train and val": bad, split: unreadable}
-    return {
+    evaluated = getattr(data, split)
+    held_out = 0 if evaluated is data.val else len(data.val)  # of the training images, with --selection
+    published = compare_with_published(
+        recipe, classes=len(data.classes), train=len(data.train) + held_out, val=len(evaluated)
+    )
+    return ({"published": published} if published else {}) | {
         "recipe": recipe.name,
         "seed": recipe.seed,
         "model": recipe.model,
@@ -118,7 +124,7 @@ def summary_lines(
     more_lines: Sequence[str] = (),
     note: str = "",
 ) -> list[str]:
-    """Returns the closing lines of a run: a table of the final scores, what was skipped, and where the files are.
+    """Returns the closing lines of a run: a table of final and published scores, what was skipped, where the files are.
 
     Args:
         metrics: the content of `metrics.json`.
@@ -132,9 +138,10 @@ def summary_lines(
     for name, entry in final_rows(metrics):
         scores = [(key, entry[split][key]) for _, split, key in columns]
         rows.append((name, *(f"{score:.4f}" if key == "loss" else f"{score:.2f} %" for key, score in scores)))
-    rows += more_rows
+    rows += [*more_rows, *published_rows(metrics, columns)]
     chosen = f"best was chosen on {metrics['best_chosen_on']}{note}"
-    return ["", *text_table(rows), chosen, *more_lines, *closing_lines(metrics, folder)]
+    lines = [*published_lines(metrics), chosen, *more_lines, *closing_lines(metrics, folder)]
+    return ["", *text_table(rows), *lines]
 
 
 def closing_lines(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
