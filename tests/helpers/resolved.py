@@ -9,9 +9,9 @@ from rmt.training.machine import Machine
 from rmt.training.resolve import resolve
 
 
-def resolved(recipe: Recipe) -> tuple[Any, Any]:
+def resolved(recipe: Recipe, log: Callable[[str], None] = lambda line: None) -> tuple[Any, Any]:
     """The resolved recipe and its data."""
-    return resolve(recipe, Machine.detect(recipe), task_named(recipe.task))
+    return resolve(recipe, Machine.detect(recipe), task_named(recipe.task), log=log)
 
 
 def built(recipe: Recipe, log: Callable[[str], None] = lambda line: None) -> Any:

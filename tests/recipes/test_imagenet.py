@@ -8,6 +8,7 @@ from helpers.pictures import make_folder
 
 from rmt.model import MAX_DROP_PATH, create_model
 from rmt.recipes import IMAGENET
+from rmt.tasks.classify.build import resolve_schedule
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.training.batch import peak_lr, resolve_ema_decay
@@ -81,7 +82,7 @@ def test_every_row_of_the_table_has_a_recipe():
 
 @pytest.mark.parametrize("name", ROWS)
 def test_the_numbers_are_the_paper_s(name):
-    recipe = IMAGENET[name]()
+    recipe = resolve_schedule(IMAGENET[name]())
     model, drop_path, published = ROWS[name]
     expected = TOKENS if name.endswith("-tl") else PAPER
     assert {key: getattr(recipe, key) for key in expected} == expected
@@ -98,7 +99,7 @@ def test_the_numbers_are_the_paper_s(name):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_each_builds_with_its_optimiser_and_schedule(name):
-    recipe = resolve_network(IMAGENET[name]())
+    recipe = resolve_schedule(resolve_network(IMAGENET[name]()))
     network = create_model(recipe.model, drop_path_rate=recipe.drop_path, device="meta")
     optimizer = build_optimizer(network, recipe, peak_lr(replace(recipe, devices=8)))
     schedule = CosineSchedule(optimizer, recipe, 1251)  # ⌊1,281,167 / 256⌋·256 images in batches of 1,024

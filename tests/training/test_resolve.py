@@ -31,15 +31,22 @@ def open_recipe(tmp_path, monkeypatch):
     rmt.save_checkpoint(rmt.create_model("rmt_test"), weights, preprocessing={"size": [32, 32]})
     common = dict(OPEN, model="auto", weights=str(weights), output=str(tmp_path / "run"))
 
+    monkeypatch.setattr("rmt.training.resolve._MINUTES", {"cpu": 0.0})  # training/test_plan.py has plans
+    small = dict(crop_size=32, long_side=64, short_side=64, min_ratio=1.0, max_ratio=1.0, head_width=8)
+    small |= dict(lr=1e-3, weight_decay=0.1, warmup_iterations=1)
+    monkeypatch.setattr("rmt.tasks.segment.build.segment_defaults", lambda *a, small=small, **k: small)
+    monkeypatch.setattr("rmt.tasks.segment.build._ITERATIONS", 2)
+    small = dict(short_side=64, long_side=96, train_short_sides=(48, 64), anchor_scale=4.0, lr=0.0, clip_grad=1.0)
+    small |= dict(fpn_channels=8, head_convs=1, head_width=8, box_width=16, rois_per_image=16, proposals=32)
+    monkeypatch.setattr("rmt.tasks.detect.build.detect_defaults", lambda *a, **k: small | dict(warmup_iterations=2))
+
     def make(task: str) -> Recipe:
         if task == "classify":
-            fields = dict(stream="auto", image_size=0, epochs=0, lr=0.0, layer_decay=0.0, early_stopping=1)
-            return tiny_recipe(**common, **fields, batch_size=100, accumulate=1, warmup_epochs=0.0)
+            return tiny_recipe(**ClassifyRecipe.open_values | common, early_stopping=1, accumulate=1)
         if task == "detect":
-            return detect_recipe(**common, epochs=0, lr_steps=(), early_stopping=1, lr=0.0)
-        data = make_segments(tmp_path / "segments")
-        fields = dict(head_width=8, batch_size=4, crop_size=32, workers=0, iterations=2, validate_every=2)
-        return SegmentRecipe(name="s", data=str(data), **common, **fields)
+            return replace(detect_recipe(), **DetectRecipe.open_values | common, early_stopping=1)
+        data = make_segments(tmp_path / "segments", train=4)
+        return SegmentRecipe(name="s", data=str(data), workers=0, **SegmentRecipe.open_values | common)
 
     return make
 
@@ -69,7 +76,7 @@ def test_one_recipe_runs_and_nothing_in_it_is_open(tmp_path, open_recipe, monkey
     assert from_dict(read_metadata(folder / "best.safetensors")["recipe"]) == ran
     assert not any(isinstance(value, Recipe) for value in vars(modules[-1].data).values())
     assert checked == [recipe, ran]  # before anything is done, and once everything is known
-    capped = {"classify": (24, 1), "detect": (2, 2), "segment": (4, 1)}[task]
+    capped = {"classify": (24, 1), "detect": (4, 2), "segment": (4, 1)}[task]
     assert (ran.batch_size, ran.accumulate) == capped
 
 

@@ -1,7 +1,12 @@
 """`rmt train RECIPE [--field value]…` and `rmt train --resume RUN`."""
 
+import os
 import sys
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +14,11 @@ from rmt.commands.recipe_choice import choose_recipe
 from rmt.commands.recipes import recipe_lines
 from rmt.errors import RMTError
 from rmt.recipes import Recipe
+from rmt.recipes.recipe import AUTO
 
 _USAGE = """usage: rmt train RECIPE [--field value]…      (rmt train RECIPE --help lists the fields)
        rmt train --resume RUN [--field value]… [--accept-changes]
+       rmt train --resume RUN --minutes N          train it for N more minutes
 
 Trains a network as a recipe says and leaves a run folder: weights, metrics, report.png.
 RECIPE is a name below, or FILE.py:NAME for one of your own.
@@ -27,13 +34,14 @@ def main(args: list[str]) -> int:
     """Reads the options, whose defaults are the recipe's, and trains."""
     import tyro
 
+    started = time.monotonic()
     if not args or args[0] in ("-h", "--help"):
         print(_USAGE)
         for line in recipe_lines():
             print(f"  {line}")
         return 0
     if args[0].startswith("--resume"):
-        return _resume(args)
+        return _resume(args, started)
     if args[0].startswith("-"):
         print(f"rmt train: the recipe comes first, before {args[0]}\n\n{_USAGE}", file=sys.stderr)
         return 2
@@ -41,13 +49,33 @@ def main(args: list[str]) -> int:
     chosen = tyro.cli(type(recipe), default=recipe, args=args[1:], prog=f"rmt train {args[0]}", description=description)
     if problems := chosen.problems():  # refused before torch is imported, which takes a while
         raise RMTError("; ".join(problems))
-    from rmt.tasks import train
+    with announce_slow_import(f"rmt train {args[0]}: loading PyTorch …"):
+        from rmt.tasks import task_named, train
 
-    train(chosen)
+        task_named(chosen.task)
+    train(chosen, started=started)
     return 0
 
 
-def _resume(args: list[str]) -> int:
+@contextmanager
+def announce_slow_import(line: str) -> Iterator[None]:
+    """Prints the line if the body, which imports torch, takes more than two seconds, as on a busy machine."""
+    timer = threading.Timer(2.0, print, [line], {"flush": True})
+    timer.daemon = True
+    if is_first_process(os.environ):
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def is_first_process(env: Mapping[str, str]) -> bool:
+    """Whether this is the process of a run that prints, from what its launcher set; without importing torch."""
+    return env.get("RANK", env.get("SLURM_PROCID", "0")) == "0"
+
+
+def _resume(args: list[str], started: float) -> int:
     """Continues a run, with the recipe in its folder; fields given on the command line are changes to it."""
     import tyro
 
@@ -63,16 +91,22 @@ def _resume(args: list[str]) -> int:
 
         task_named(folder.task)
     recipe = folder.read_recipe()
+    planned = recipe.minutes
+    recipe = replace(recipe, minutes=0.0)  # on the command line they are minutes more
     parsed: Any = tyro.cli(
         _resumption(type(recipe)),
         default=_resumption(type(recipe))(resume=run, recipe=recipe),
         args=args,
         prog="rmt train",
-        description="Continue a run exactly where its last checkpoint was saved.",
+        description="Continue a run exactly where its last checkpoint was saved, or for more --minutes.",
     )
     from rmt.tasks import resume
 
-    resume(Path(parsed.resume), parsed.recipe, accept_changes=parsed.accept_changes)
+    minutes = parsed.recipe.minutes
+    if minutes == AUTO or minutes < 0:
+        raise RMTError(f"--minutes must be a number of minutes to continue the run for, not {minutes}")
+    recipe = replace(parsed.recipe, minutes=planned)
+    resume(Path(parsed.resume), recipe, accept_changes=parsed.accept_changes, minutes=minutes, started=started)
     return 0
 
 

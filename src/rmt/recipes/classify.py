@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from rmt.recipes.recipe import (
+    AUTO,
+    AutoFloat,
+    AutoNonNegative,
+    AutoPositiveFloat,
     Fraction,
     NonNegative,
     NonNegativeFloat,
@@ -22,10 +26,11 @@ class ClassifyRecipe(Recipe):
     task: ClassVar[str] = "classify"
     open_values: ClassVar[dict[str, Any]] = {
         **Recipe.open_values,
-        "stream": "auto",
-        "metric": "auto",
+        **dict.fromkeys(("stream", "metric", "epoch_repeats", "warmup_epochs", "cooldown_epochs"), "auto"),
         **dict.fromkeys(("image_size", "epochs", "lr", "layer_decay"), 0),
     }
+
+    inherited: ClassVar[tuple[str, ...]] = ("image_size",)
 
     data: str = "sample"
     """An image folder, a folder or address (https://…, s3://…) of parquet shards or WebDataset tars, or `sample` (the
@@ -39,17 +44,21 @@ class ClassifyRecipe(Recipe):
     """Side in pixels of the square input images; 0: as for the weights, otherwise 224, and 96 for rmt_pico."""
 
     epochs: NonNegative = 300
-    """Epochs; 0: as many as suit the number of images."""
+    """Epochs; 0: as many as suit the number of images, or fit `minutes`."""
+    epoch_repeats: AutoPositiveFloat = 1.0
+    """Passes over the training images in an epoch, after which the network is evaluated: 0.5 uses half of the images,
+    and the next epoch the others. `auto`: 1, or what `minutes` allow."""
     lr: NonNegativeFloat = 1e-3
     """Peak learning rate for an effective batch of `lr_base_batch` images; 0: 5e-4 with weights, 2e-3 without."""
     min_lr: NonNegativeFloat = 1e-5
     """Final learning rate of the cosine schedule, not scaled with the batch."""
-    warmup_epochs: NonNegativeFloat = 5.0
-    """Epochs of linear warm-up, which count as part of `epochs`."""
+    warmup_epochs: AutoFloat = 5.0
+    """Epochs of linear warm-up, which count as part of `epochs`; `auto`: a tenth of them, at most 5."""
     warmup_lr: NonNegativeFloat = 1e-6
     """Learning rate at the start of the warm-up, not scaled with the batch."""
-    cooldown_epochs: NonNegative = 0
-    """Last epochs at the minimum learning rate, which count as part of `epochs`."""
+    cooldown_epochs: AutoNonNegative = 0
+    """Last epochs at the minimum learning rate, which count as part of `epochs`; `auto`: a thirtieth of them, at most
+    10."""
     weight_decay: NonNegativeFloat = 0.05
     """Weight decay of AdamW; norms, biases and layer scales have none."""
     layer_decay: float = 1.0
@@ -120,12 +129,12 @@ class ClassifyRecipe(Recipe):
         found = super().problems()
         if 0 < self.lr < self.min_lr:
             found.append(f"--min-lr {self.min_lr:g} is above the peak --lr {self.lr:g}")
-        if 0 < self.epochs < self.warmup_epochs:
+        if self.warmup_epochs != AUTO and 0 < self.epochs < self.warmup_epochs:
             found.append(
                 f"--warmup-epochs {self.warmup_epochs:g} is longer than the whole run of --epochs {self.epochs}: "
-                f"take 0 to {self.epochs}"
+                f"take 0 to {self.epochs}, or auto"
             )
-        if 0 < self.epochs <= self.cooldown_epochs:
+        if self.cooldown_epochs != AUTO and 0 < self.epochs <= self.cooldown_epochs:
             found.append(f"--cooldown-epochs {self.cooldown_epochs} leaves none of the {self.epochs} epochs")
         if self.image_size and self.image_size < 32:
             found.append(f"--image-size must be at least 32, not {self.image_size}")
@@ -152,6 +161,6 @@ class ClassifyRecipe(Recipe):
             )
         if not self.ground_truth:
             found += check_unused(self, "without --ground-truth", "ground_truth_mismatch")
-        if (self.mixup or self.cutmix) and self.batch_size % 2:
+        if (self.mixup or self.cutmix) and self.batch_size != AUTO and self.batch_size % 2:
             found.append(f"--batch-size must be even with Mixup or CutMix, and is {self.batch_size}")
         return found

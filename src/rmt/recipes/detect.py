@@ -3,7 +3,20 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from rmt.recipes.recipe import Fraction, NonNegative, NonNegativeFloat, Pixels, Positive, Recipe, check_unused
+from rmt.recipes.recipe import (
+    AUTO,
+    AutoFloat,
+    AutoInts,
+    AutoNonNegative,
+    AutoPixels,
+    AutoPositive,
+    AutoPositiveFloat,
+    Fraction,
+    NonNegative,
+    NonNegativeFloat,
+    Recipe,
+    check_unused,
+)
 
 Head = Literal["retinanet", "mask_rcnn", "cascade_mask_rcnn"]
 
@@ -13,7 +26,18 @@ class DetectRecipe(Recipe):
     """Detection and instance segmentation: the common fields, data, detector, augmentation and schedule."""
 
     task: ClassVar[str] = "detect"
-    open_values: ClassVar[dict[str, Any]] = {**Recipe.open_values, "epochs": 0, "metric": "auto"}
+    open_values: ClassVar[dict[str, Any]] = {
+        **Recipe.open_values,
+        "epochs": 0,
+        **dict.fromkeys(("fpn_channels", "head_convs", "head_width", "box_width", "rois_per_image", "proposals"), AUTO),
+        **dict.fromkeys(("anchor_scale", "short_side", "long_side", "train_short_sides", "epoch_repeats"), AUTO),
+        **dict.fromkeys(("lr", "lr_steps", "warmup_iterations", "metric"), AUTO),
+    }
+
+    inherited: ClassVar[tuple[str, ...]] = (
+        *("fpn_channels", "head_convs", "head_width", "box_width", "rois_per_image", "proposals", "anchor_scale"),
+        *("short_side", "long_side", "train_short_sides"),
+    )
 
     data: str = ""
     """Folder of images and annotations: COCO as downloaded (`annotations/instances_train….json`) or as Roboflow exports
@@ -35,26 +59,26 @@ class DetectRecipe(Recipe):
     """Detector on top of the backbone."""
     masks: bool = True
     """Train instance masks; without them mask_rcnn is Faster R-CNN, and cascade_mask_rcnn Cascade R-CNN."""
-    fpn_channels: Positive = 256
+    fpn_channels: AutoPositive = 256
     """Channels of the feature pyramid network (FPN)."""
-    head_convs: NonNegative = 4
+    head_convs: AutoNonNegative = 4
     """3x3 convolutions in each branch of RetinaNet's head, in the mask head, and in the box heads of the cascade."""
-    head_width: Positive = 256
+    head_width: AutoPositive = 256
     """Channels of the convolutions in the mask head and in the box heads of the cascade."""
-    box_width: Positive = 1024
+    box_width: AutoPositive = 1024
     """Width of the fully connected layers of the box heads."""
-    rois_per_image: Positive = 512
+    rois_per_image: AutoPositive = 512
     """Proposals per image that a box head is trained on."""
-    proposals: Positive = 1000
+    proposals: AutoPositive = 1000
     """Proposals per image that the RPN keeps in training; in evaluation at most 1000."""
-    anchor_scale: NonNegativeFloat = 8.0
+    anchor_scale: AutoFloat = 8.0
     """Side of the smallest anchors, in strides: 8 for the RPN, 4 for RetinaNet."""
 
-    short_side: Pixels = 800
+    short_side: AutoPixels = 800
     """Short side in pixels that images are resized to in evaluation."""
-    long_side: Pixels = 1333
+    long_side: AutoPixels = 1333
     """Largest long side in pixels, in training and evaluation."""
-    train_short_sides: tuple[int, ...] = (800,)
+    train_short_sides: AutoInts = (800,)
     """Short sides to choose from in training: one for 1x, several for multi-scale training."""
     random_crop: bool = False
     """Crop half of the training images, as in 3x+MS: to 384 to 600 pixels, from a short side of 400 to 600."""
@@ -73,17 +97,20 @@ class DetectRecipe(Recipe):
     """Probability of each change of brightness, contrast, saturation and hue."""
 
     epochs: NonNegative = 12
-    """Epochs; 0: as many as make about 2,000 weight updates."""
-    batch_size: Positive = 2
-    """Images per step on one device."""
-    lr: NonNegativeFloat = 1e-4
+    """Epochs; 0: as many as make about 2,000 weight updates, or fit `minutes`."""
+    epoch_repeats: AutoPositiveFloat = 1.0
+    """Passes over the training images in an epoch, after which the detector is evaluated: 0.5 uses half of the images,
+    and the next epoch the others. `auto`: 1, or what `minutes` allow."""
+    batch_size: AutoPositive = 2
+    """Images per step on one device; `auto`: 4."""
+    lr: AutoFloat = 1e-4
     """Peak learning rate for an effective batch of `lr_base_batch` images."""
     lr_base_batch: NonNegative = 16
     """The peak learning rate is lr x effective batch / lr_base_batch; 0: it is `lr`."""
-    lr_steps: tuple[int, ...] = (8, 11)
-    """Epochs after which the learning rate is divided by 10."""
-    warmup_iterations: NonNegative = 500
-    """Weight updates of linear warm-up."""
+    lr_steps: AutoInts = (8, 11)
+    """Epochs after which the learning rate is divided by 10; `auto`: two thirds and eleven twelfths of `epochs`."""
+    warmup_iterations: AutoNonNegative = 500
+    """Weight updates of linear warm-up; `auto`: a tenth of the run, at most 200."""
     metric: Literal["auto", "box_ap", "box_ap50", "mask_ap", "mask_ap50"] = "box_ap"
     """Metric that the best weights are selected by, and early stopping watches; `auto`: box_ap."""
     warmup_factor: Fraction = 0.001
@@ -103,9 +130,9 @@ class DetectRecipe(Recipe):
             found.append("--val-images goes with --val-annotations")
         if self.val_annotations:
             found += check_unused(self, "where the data have a validation part", "holdout")
-        if not self.train_short_sides or min(self.train_short_sides) < 32:
+        if self.train_short_sides != AUTO and min(self.train_short_sides, default=0) < 32:
             found.append(f"--train-short-sides must be at least 32, not {self.train_short_sides}")
-        if any(epoch < 1 for epoch in self.lr_steps):
+        if self.lr_steps != AUTO and any(epoch < 1 for epoch in self.lr_steps):
             found.append(f"--lr-steps must be at least 1, not {self.lr_steps}")
         if not 0 < self.min_scale <= self.max_scale:
             found.append(f"--min-scale {self.min_scale:g} must be positive and at most --max-scale {self.max_scale:g}")

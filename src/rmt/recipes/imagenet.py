@@ -11,7 +11,7 @@ from textwrap import fill
 
 from rmt.recipes.classify import ClassifyRecipe
 from rmt.recipes.published import PUBLISHED
-from rmt.recipes.recipe import named
+from rmt.recipes.recipe import AUTO, named
 
 #: DeiT's recipe with repeated augmentation, for images of 224².
 _SUPERVISED = ClassifyRecipe(
@@ -25,7 +25,7 @@ _SUPERVISED = ClassifyRecipe(
     lr=1e-3,
     lr_base_batch=1024,
     min_lr=1e-5,
-    warmup_epochs=5,
+    warmup_epochs=AUTO,  # 5 of 300 epochs
     warmup_lr=1e-6,
     weight_decay=0.05,
     drop_path="auto",
@@ -48,7 +48,7 @@ _SUPERVISED = ClassifyRecipe(
 _TOKEN_LABELLED = replace(
     _SUPERVISED,
     epochs=310,
-    cooldown_epochs=10,
+    cooldown_epochs=AUTO,  # 10 of 310 epochs
     interpolation="random",
     mixup=0.0,
     cutmix=0.0,

@@ -7,8 +7,8 @@ makes another recipe.
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from rmt.recipes.model_args import parse_model_args
 
@@ -36,6 +36,23 @@ Fraction = Annotated[float, Limit(lambda value: 0 <= value <= 1, "must lie in [0
 BELOW_1 = Limit(lambda value: 0 <= value < 1, "must lie in [0, 1), not {:g}")
 PositiveFraction = Annotated[float, Limit(lambda value: 0 < value <= 1, "must lie in (0, 1], not {:g}")]
 
+AUTO: Any = "auto"
+"""The value of a field that is chosen when the recipe is resolved."""
+if TYPE_CHECKING:  # the types in a resolved recipe, where no field is "auto" any more
+    AutoPositive = int
+    AutoNonNegative = int
+    AutoPixels = int
+    AutoFloat = float
+    AutoPositiveFloat = float
+    AutoInts = tuple[int, ...]
+else:
+    AutoPositive = Annotated[int | Literal["auto"], AT_LEAST_1]
+    AutoNonNegative = Annotated[int | Literal["auto"], NOT_NEGATIVE]
+    AutoFloat = Annotated[float | Literal["auto"], NOT_NEGATIVE]
+    AutoPixels = Annotated[int | Literal["auto"], Limit(lambda value: value >= 32, "must be at least 32, not {}")]
+    AutoPositiveFloat = Annotated[float | Literal["auto"], Limit(lambda value: value > 0, "must be positive, not {}")]
+    AutoInts = tuple[int, ...] | Literal["auto"]
+
 #: The recipe class of each task. A class that sets `task` registers itself when it is defined.
 _CLASSES: dict[str, type["Recipe"]] = {}
 
@@ -46,10 +63,13 @@ class Recipe:
 
     task: ClassVar[str]
     open_values: ClassVar[dict[str, Any]] = {
-        **dict.fromkeys(("model", "drop_path", "ema_decay", "device", "devices", "strategy", "precision"), "auto"),
+        **dict.fromkeys(("model", "minutes", "batch_size", "clip_grad", "drop_path", "ema_decay"), "auto"),
+        **dict.fromkeys(("device", "devices", "strategy", "precision"), "auto"),
         "nodes": 0,
     }
     """Values that mean "decide when the recipe is resolved"."""
+    inherited: ClassVar[tuple[str, ...]] = ()
+    """Fields that, if open, are those of the run that `weights` come from, if it was of the same kind."""
 
     def __init_subclass__(cls) -> None:
         if "task" in cls.__dict__:
@@ -70,8 +90,11 @@ class Recipe:
     """Weights to start from: a `.safetensors` or `.pth` file, ours or the authors', or a run folder. The head is loaded
     too if its kind, sizes and classes are the same, otherwise only the backbone. Empty: train from scratch."""
 
-    batch_size: Positive = 128
-    """Images per step on one device."""
+    minutes: AutoFloat = 0.0
+    """Plan the run to take this many minutes in all: what the recipe leaves open is chosen to fit them, by the data and
+    the measured speed of this machine. 0: no plan; `auto`: 15 on a CPU, 60 on a GPU."""
+    batch_size: AutoPositive = 128
+    """Images per step on one device; `auto`: chosen for the task."""
     accumulate: Positive = 1
     """Gradient accumulation: steps per weight update; the effective batch grows by this factor."""
     effective_batch: NonNegative = 0
@@ -89,14 +112,19 @@ class Recipe:
     frozen_stages: NonNegative = 0
     """Stages of the backbone, from the stem on, whose weights and statistics stay as they are at the start: 1 is the
     stem and the first stage; 0: none."""
-    clip_grad: NonNegativeFloat = 0.0
-    """Clip gradients to this norm; 0: no clipping."""
+    clip_grad: AutoFloat = 0.0
+    """Clip gradients to this norm; 0: no clipping; `auto`: 5 for small detectors, 1 for others, otherwise 0."""
     drop_path: Annotated[float | Literal["auto"], BELOW_1] = 0.0
     """Stochastic depth rate of the last block; the rates grow linearly from 0. `auto`: that of the network in the paper
     (RMT-T 0.1, S 0.15, B 0.4, L 0.5, RMT-DeiT-S 0.1, RMT-Swin-T 0.2, -S 0.3), and 0 for every other network."""
     ema_decay: Annotated[float | Literal["auto"], BELOW_1] = 0.0
     """Decay per weight update of the exponential moving average (EMA) of the weights; 0: no average; `auto`:
     0.99996^(effective batch / 512)."""
+    restart_update: NonNegative = 0
+    """Weight update from which the learning rate falls by a cosine from `restart_lr` to the end of the run, instead of
+    the schedule before; 0: no restart. `rmt train --resume RUN --minutes N` sets both."""
+    restart_lr: NonNegativeFloat = 0.0
+    """See `restart_update`."""
     early_stopping: NonNegative = 0
     """Stop after this many evaluations without a better score; 0: never."""
 
@@ -137,7 +165,15 @@ class Recipe:
 
     def open_fields(self) -> list[str]:
         """The fields that this recipe leaves open."""
-        return [name for name, value in self.open_values.items() if getattr(self, name) == value]
+        return [name for name in self.open_values if self.is_open(name)]
+
+    def is_open(self, name: str) -> bool:
+        """Whether the recipe leaves this field open."""
+        return name in self.open_values and getattr(self, name) == self.open_values[name]
+
+    def fill_open(self: "R", **values: Any) -> "R":
+        """Returns the recipe with these values in the fields that it leaves open. The other fields are kept."""
+        return replace(self, **{name: value for name, value in values.items() if self.is_open(name)})
 
     def problems(self) -> list[str]:
         """One line for each impossible value; empty when the recipe can run."""
@@ -196,9 +232,9 @@ def named(recipe: R, description: str) -> Callable[[], R]:
 
 
 def check_unused(recipe: Recipe, why: str, *names: str) -> list[str]:
-    """A line for each of these fields, which have no effect in this recipe, that is not at its default."""
+    """A line for each of these fields, which have no effect in this recipe, that is neither open nor at its default."""
     defaults = {field.name: field.default for field in fields(recipe)}
-    wrong = [name for name in names if getattr(recipe, name) != defaults[name]]
+    wrong = [name for name in names if getattr(recipe, name) != defaults[name] and not recipe.is_open(name)]
     return [f"--{option(name)} has no effect {why}: leave it at {defaults[name]}" for name in wrong]
 
 

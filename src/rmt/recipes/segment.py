@@ -4,11 +4,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from rmt.recipes.recipe import (
+    AUTO,
+    AutoFloat,
+    AutoNonNegative,
+    AutoPixels,
+    AutoPositive,
+    AutoPositiveFloat,
     Fraction,
     NonNegative,
     NonNegativeFloat,
-    Pixels,
-    Positive,
     PositiveFraction,
     Recipe,
     check_unused,
@@ -21,7 +25,20 @@ class SegmentRecipe(Recipe):
     """Semantic segmentation: the common fields, data, head, schedule and augmentation."""
 
     task: ClassVar[str] = "segment"
-    open_values: ClassVar[dict[str, Any]] = {**Recipe.open_values, "metric": "auto"}
+    open_values: ClassVar[dict[str, Any]] = {
+        **Recipe.open_values,
+        **dict.fromkeys(("crop_size", "long_side", "short_side", "min_ratio", "max_ratio", "head_width"), AUTO),
+        **dict.fromkeys(("iterations", "validate_every", "warmup_iterations", "lr", "weight_decay", "metric"), AUTO),
+    }
+
+    inherited: ClassVar[tuple[str, ...]] = (
+        "head_width",
+        "crop_size",
+        "long_side",
+        "short_side",
+        "min_ratio",
+        "max_ratio",
+    )
 
     data: str = ""
     """ADE20K as downloaded (a folder with `images/{training,validation}` and `annotations/…`), or a folder of your own
@@ -36,7 +53,7 @@ class SegmentRecipe(Recipe):
 
     head: Literal["semantic_fpn", "upernet"] = "semantic_fpn"
     """Head on top of the backbone."""
-    head_width: NonNegative = 0
+    head_width: AutoNonNegative = 0
     """Channels of the head; 0: 128 for Semantic FPN (whose feature pyramid has twice as many), 512 for UPerNet (whose
     auxiliary head has half as many)."""
     aux_weight: NonNegativeFloat = 0.4
@@ -50,16 +67,16 @@ class SegmentRecipe(Recipe):
     class_weights: bool = False
     """Weight the cross-entropy of each class by median frequency / its frequency in the training masks."""
 
-    batch_size: Positive = 16
-    """Crops per step on one device."""
-    iterations: Positive = 80_000
-    """Weight updates."""
-    validate_every: Positive = 8_000
-    """Weight updates between two evaluations; must divide `iterations`."""
+    batch_size: AutoPositive = 16
+    """Crops per step on one device; `auto`: 8."""
+    iterations: AutoPositive = 80_000
+    """Weight updates; `auto`: 4,000, or as many as fit `minutes`."""
+    validate_every: AutoPositive = 8_000
+    """Weight updates between two evaluations; must divide `iterations`. `auto`: about an eighth of them."""
     metric: Literal["auto", "miou", "macc", "aacc"] = "miou"
     """Metric that the best weights are selected by, and early stopping watches: mean IoU, mean accuracy of the classes,
     accuracy of the pixels; `auto`: miou."""
-    lr: NonNegativeFloat = 1e-4
+    lr: AutoFloat = 1e-4
     """Peak learning rate for an effective batch of `lr_base_batch` images."""
     lr_base_batch: NonNegative = 16
     """The peak learning rate is lr x effective batch / lr_base_batch; 0: it is `lr`."""
@@ -67,24 +84,24 @@ class SegmentRecipe(Recipe):
     """Final learning rate, not scaled with the batch."""
     poly_power: NonNegativeFloat = 1.0
     """The learning rate is proportional to (1 - iteration / iterations) to this power."""
-    warmup_iterations: NonNegative = 0
-    """Iterations of linear warm-up, which count as part of `iterations`."""
+    warmup_iterations: AutoNonNegative = 0
+    """Iterations of linear warm-up, which count as part of `iterations`; `auto`: a twentieth of them, at most 200."""
     warmup_start: Fraction = 1e-6
     """Factor of the learning rate at the start of the warm-up."""
-    weight_decay: NonNegativeFloat = 1e-4
+    weight_decay: AutoFloat = 1e-4
     """AdamW's weight decay."""
     decay_norms: bool = True
     """Weight decay for the weights and biases of norms, too."""
 
-    crop_size: Pixels = 512
+    crop_size: AutoPixels = 512
     """Side in pixels of the training crops, and of the windows of `sliding`."""
-    long_side: NonNegative = 2048
+    long_side: AutoNonNegative = 2048
     """Images are resized to fit into long_side x short_side (or upright), keeping their aspect ratio; 0: never."""
-    short_side: NonNegative = 512
+    short_side: AutoNonNegative = 512
     """See `long_side`."""
-    min_ratio: float = 0.5
+    min_ratio: AutoPositiveFloat = 0.5
     """In training, long_side and short_side are multiplied by a random factor from min_ratio to max_ratio."""
-    max_ratio: float = 2.0
+    max_ratio: AutoPositiveFloat = 2.0
     """See `min_ratio`."""
     max_class_share: PositiveFraction = 0.75
     """Largest part of a crop that one class may fill; up to ten crops are tried. 1: any crop."""
@@ -108,26 +125,28 @@ class SegmentRecipe(Recipe):
         found = super().problems()
         if self.head == "semantic_fpn":
             found += check_unused(self, "with --head semantic_fpn", "aux_weight")
-        if self.validate_every > 0 and self.iterations > 0 and self.iterations % self.validate_every:
+        known = self.iterations != AUTO and self.iterations > 0
+        if known and self.validate_every != AUTO and self.validate_every > 0 and self.iterations % self.validate_every:
             most = min(self.validate_every, self.iterations)
             fitting = next(count for count in range(most, 0, -1) if self.iterations % count == 0)
             found.append(
                 f"--validate-every {self.validate_every} does not divide --iterations {self.iterations}: take {fitting}"
             )
-        if self.warmup_iterations >= self.iterations > 0:
+        if known and self.warmup_iterations != AUTO and self.warmup_iterations >= self.iterations:
             found.append(
                 f"--warmup-iterations {self.warmup_iterations} leaves none of --iterations {self.iterations}: "
-                f"take {self.iterations // 10} or so"
+                f"take {self.iterations // 10} or so, or auto"
             )
-        if 0 < self.lr < self.min_lr:
+        if self.lr != AUTO and 0 < self.lr < self.min_lr:
             found.append(f"--min-lr {self.min_lr:g} is above the peak --lr {self.lr:g}")
         for name in ("long_side", "short_side"):
-            if 0 < getattr(self, name) < 32:
+            if getattr(self, name) != AUTO and 0 < getattr(self, name) < 32:
                 found.append(f"--{option(name)} must be at least 32, or 0 to leave sizes; it is {getattr(self, name)}")
-        if not self.long_side and not self.short_side and (self.min_ratio, self.max_ratio) != (1, 1):
+        ratios = {self.min_ratio, self.max_ratio} - {AUTO}
+        if not self.long_side and not self.short_side and ratios - {1}:
             found.append("--min-ratio and --max-ratio must be 1 where images are not resized (--long-side 0)")
-        if bool(self.long_side) != bool(self.short_side):
+        if AUTO not in (self.long_side, self.short_side) and bool(self.long_side) != bool(self.short_side):
             found.append("--long-side and --short-side are 0 together, or neither is")
-        if not 0 < self.min_ratio <= self.max_ratio:
+        if AUTO not in (self.min_ratio, self.max_ratio) and not 0 < self.min_ratio <= self.max_ratio:
             found.append(f"--min-ratio {self.min_ratio:g} must be positive and at most --max-ratio {self.max_ratio:g}")
         return found

@@ -47,23 +47,38 @@ def task_of_checkpoint(path: str | Path) -> tuple[str, Task]:
     return name, task_named(name)
 
 
-def train(recipe: Recipe) -> TrainResult:
+def train(recipe: Recipe, *, started: float | None = None) -> TrainResult:
     """Trains as the recipe says, in a new run folder.
+
+    Args:
+        recipe: what to run.
+        started: `time.monotonic()` when the run began, from which the recipe's `minutes` count; None: now.
 
     Raises RMTError for a mistake of the user, and TrainingStopped on Ctrl-C or SIGTERM, after the state was saved.
     """
-    return trainer.train(recipe, task_named(recipe.task))
+    return trainer.train(recipe, task_named(recipe.task), started=started)
 
 
-def resume(run: Path | str, recipe: Recipe | None = None, *, accept_changes: bool = False) -> TrainResult:
+def resume(
+    run: Path | str,
+    recipe: Recipe | None = None,
+    *,
+    accept_changes: bool = False,
+    minutes: float = 0.0,
+    started: float | None = None,
+) -> TrainResult:
     """Continues an interrupted run exactly where its last checkpoint was saved.
 
     Args:
         run: the run's folder.
         recipe: replaces the one in the folder. Fields that it leaves open keep the values of the run so far.
         accept_changes: continue although `recipe` differs in something that changes the result.
+        minutes: train a finished or stopped run for so many more minutes, with a learning rate that falls once more;
+            0: go on as the run would have.
+        started: see `train`.
 
     Raises RMTError that names the changed fields when they are not accepted; otherwise raises as `train` does.
     """
     folder = RunFolder.open(Path(run))
-    return trainer.resume(folder, task_named(folder.task), recipe, accept_changes=accept_changes)
+    task = task_named(folder.task)
+    return trainer.resume(folder, task, recipe, accept_changes=accept_changes, minutes=minutes, started=started)

@@ -6,6 +6,7 @@ from typing import TypeVar
 from rmt.errors import RMTError
 from rmt.recipes.recipe import Recipe
 
+_LARGEST = 32  # images per step, when the recipe leaves them open and says an effective batch
 R = TypeVar("R", bound=Recipe)
 
 
@@ -48,6 +49,9 @@ def share_batch(recipe: R) -> R:
             f"--effective-batch {recipe.effective_batch} cannot be divided evenly among {devices} devices: take a "
             "number of devices that divides it, another effective batch, or 0 to leave it to --batch-size"
         )
+    if recipe.is_open("batch_size"):
+        divisors = [size for size in range(1, min(share, _LARGEST) + 1) if share % size == 0]
+        recipe = replace(recipe, batch_size=max(divisors))
     batch = min(recipe.batch_size, share)
     accumulate = recipe.accumulate if recipe.accumulate > 1 else share // batch
     if batch * accumulate != share:

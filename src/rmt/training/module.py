@@ -22,6 +22,7 @@ from rmt.training.distributed.fsdp import FSDPStrategy, apply_fsdp, full_model, 
 from rmt.training.evaluator import Evaluator, MetricColumns
 from rmt.training.nonfinite import MAX_CONSECUTIVE, NonFiniteLoss, save_buffers, zero_loss
 from rmt.training.progress import Progress
+from rmt.training.schedules import UpdateSchedule, restarted
 
 
 class TrainingData(Protocol):
@@ -243,8 +244,19 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         optimizer = self.build_optimizer()
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.build_schedule(optimizer), "interval": "step"},
+            "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"},
         }
+
+    def _schedule(self, optimizer: torch.optim.Optimizer) -> Any:
+        recipe = self.recipe
+        if not recipe.restart_update:
+            return self.build_schedule(optimizer)
+        total, end = self.epochs * self.updates_per_epoch, getattr(recipe, "min_lr", 0.0)
+
+        def factor(update: int) -> float:
+            return restarted(update, recipe.restart_update, total, recipe.restart_lr, end) / self.lr if self.lr else 0.0
+
+        return UpdateSchedule(optimizer, factor)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         scheduler.step_update(self.global_step)

@@ -14,7 +14,7 @@ from rmt.model.networks import architecture_arguments, check_network, compare_ar
 from rmt.model.rmt import RMT
 from rmt.model.variants import check_name
 from rmt.recipes.model_args import format_model_args, parse_model_args
-from rmt.recipes.recipe import Recipe
+from rmt.recipes.recipe import Recipe, from_dict, option
 from rmt.training.distributed.processes import world_size
 from rmt.training.distributed.sync_batchnorm import convert_sync_batchnorm
 from rmt.training.layers import freeze_stages
@@ -57,6 +57,46 @@ def resolve_network(recipe: R) -> R:
 def build_network(recipe: Recipe) -> RMT:
     """Returns the network of a resolved recipe, randomly initialised, with timm's number of classes."""
     return create_network(recipe.model, parse_model_args(recipe.model_args) | {"drop_path_rate": recipe.drop_path})
+
+
+#: The networks that a plan chooses from when the recipe names none and has no weights, the best first.
+NETWORKS = ("rmt_tiny", "rmt_pico")
+_MACS_PER_PIXEL = {"rmt_pico": 4.9, "rmt_tiny": 52.6, "rmt_small": 95.3, "rmt_base": 207.0, "rmt_large": 388.0}  # 1,000
+
+
+def relative_work(model: str) -> float:
+    """Computation of a network for one pixel, relative to others; that of rmt_small for other names."""
+    return _MACS_PER_PIXEL.get(model.removesuffix("_tl"), _MACS_PER_PIXEL["rmt_small"])
+
+
+def inherit_options(recipe: R, log: Log) -> R:
+    """Returns the recipe with the sizes of the run that its weights come from, where it leaves them open.
+
+    Only for weights of the same task, and of the same head; a line names the fields.
+    """
+    own = describe_weights(recipe.weights) if recipe.weights else None
+    values = (own or {}).get("recipe")
+    if not isinstance(values, dict) or values.get("task") != recipe.task:
+        return recipe
+    kind = ("head", "masks")
+    if any(values.get(name, getattr(recipe, name, None)) != getattr(recipe, name, None) for name in kind):
+        return recipe
+    try:
+        before = from_dict(values)
+    except (ValueError, TypeError):  # of another version
+        return recipe
+    found = {name: getattr(before, name) for name in recipe.inherited if recipe.is_open(name)}
+    found = {name: value for name, value in found.items() if not before.is_open(name)}
+    if found:
+        log(f"as in {recipe.weights}: " + ", ".join(f"{option(name)} {value}" for name, value in found.items()))
+    return recipe.fill_open(**found)
+
+
+def feature_channels(recipe: Recipe) -> tuple[int, ...]:
+    """The channels of the stages of a recipe's network, which must be known."""
+    with torch.device("meta"):
+        network = create_network(recipe.model, parse_model_args(recipe.model_args))
+    return tuple(stage["num_chs"] for stage in network.feature_info)
 
 
 def require_same_network(recipe: Recipe, original: Recipe) -> None:

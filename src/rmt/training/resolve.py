@@ -5,17 +5,22 @@ the weights that the run starts from, and by the data. The resolved recipe is th
 checkpoints, the weight files and the LightningModule all hold it.
 """
 
+import time
 from dataclasses import replace
 from typing import Any, cast
 
 from rmt.device import choose_precision
 from rmt.errors import RMTError
-from rmt.recipes.recipe import Precision, Recipe
+from rmt.recipes.recipe import AUTO, Precision, Recipe
 from rmt.training.batch import resolve_ema_decay, share_batch
 from rmt.training.machine import Machine
 from rmt.training.module import RecipeT
-from rmt.training.network import resolve_network
-from rmt.training.task import Task
+from rmt.training.network import inherit_options, resolve_network
+from rmt.training.plan import Planner, needs_plan
+from rmt.training.task import Log, Task
+
+_MINUTES = {"cpu": 15.0}
+_GPU_MINUTES = 60.0
 
 
 def validate(recipe: Recipe) -> None:
@@ -24,16 +29,34 @@ def validate(recipe: Recipe) -> None:
         raise RMTError("; ".join(problems))
 
 
-def resolve(recipe: RecipeT, machine: Machine, task: Task[RecipeT, Any, Any]) -> tuple[RecipeT, Any]:
+def resolve(
+    recipe: RecipeT,
+    machine: Machine,
+    task: Task[RecipeT, Any, Any],
+    *,
+    started: float | None = None,
+    log: Log = lambda line: None,
+) -> tuple[RecipeT, Any]:
     """Returns the recipe that runs, and its data, opened.
 
-    The machine's part comes first, then the task's, which depends on the data. Raises RMTError for whatever is wrong
-    with machine, weights or data, and for values that are impossible together once they are all known.
+    The machine's part comes first, then the plan for the recipe's minutes, if there are any, then the task's part,
+    which depends on the data. Raises RMTError for whatever is wrong with machine, weights or data, and for values that
+    are impossible together once they are all known.
+
+    Args:
+        recipe, machine, task: what to run, where, and how.
+        started: `time.monotonic()` when the run began, from which its minutes count; None: now.
+        log: prints the lines of the plan.
     """
-    recipe = resolve_machine(recipe, machine)
-    recipe = resolve_network(recipe)  # before the data are read, which may take a while
+    started = time.monotonic() if started is None else started
+    recipe = inherit_options(resolve_machine(recipe, machine), log)
+    planned = needs_plan(recipe, task)
+    if not planned or recipe.model != AUTO or recipe.weights or recipe.model_args:
+        recipe = resolve_network(recipe)  # before the data are read, which may take a while
     data = task.open_data(recipe)
-    recipe = resolve_ema_decay(task.resolve(recipe, data))
+    if planned:
+        recipe = Planner(recipe, data, task, machine.torch_device, started, time.monotonic).plan(log)
+    recipe = resolve_ema_decay(task.resolve(resolve_network(recipe), data))
     validate(recipe)
     assert not recipe.open_fields()
     return recipe, data
@@ -53,6 +76,7 @@ def resolve_machine(recipe: RecipeT, machine: Machine) -> RecipeT:
             nodes=recipe.nodes or machine.nodes,
             strategy="ddp" if recipe.strategy == "auto" else recipe.strategy,
             precision=cast(Precision, precision),
+            minutes=_MINUTES.get(machine.device, _GPU_MINUTES) if recipe.is_open("minutes") else recipe.minutes,
         )
     )
 

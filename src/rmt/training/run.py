@@ -2,6 +2,7 @@
 
 import functools
 import json
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rmt.training.checkpoints.io import load_newest_state
 from rmt.training.checkpoints.weights import WeightFiles
 from rmt.training.distributed import processes
 from rmt.training.distributed.launch import process_group
+from rmt.training.extend import LENGTH_FIELDS, extend
 from rmt.training.logging.display import Display
 from rmt.training.logging.history import History, NoHistory
 from rmt.training.machine import Machine
@@ -49,19 +51,29 @@ class TrainResult:
     metrics: dict[str, Any]
 
 
-def train(recipe: Recipe, task: Task) -> TrainResult:
+def train(recipe: Recipe, task: Task, *, started: float | None = None) -> TrainResult:
     """Trains as the recipe says, in a new run folder. See `rmt.train`."""
+    started = time.monotonic() if started is None else started
     validate(recipe)
     machine = Machine.detect(recipe)
     with process_group(machine):
         # Before the data are read, which may take a while.
         processes.broadcast_from_main(lambda: RunFolder.require_empty(recipe))
-        module, run = _fit(recipe, machine, task, _console())
+        module, run = _fit(recipe, machine, task, _console(), started=started)
     return _finish(module, run, task)
 
 
-def resume(folder: RunFolder, task: Task, recipe: Recipe | None = None, *, accept_changes: bool = False) -> TrainResult:
-    """Continues an interrupted run exactly where its last checkpoint was saved. See `rmt.tasks.resume`."""
+def resume(
+    folder: RunFolder,
+    task: Task,
+    recipe: Recipe | None = None,
+    *,
+    accept_changes: bool = False,
+    minutes: float = 0.0,
+    started: float | None = None,
+) -> TrainResult:
+    """Continues a run exactly where its last checkpoint was saved, or for more minutes. See `rmt.tasks.resume`."""
+    started = time.monotonic() if started is None else started
     recipe = recipe or folder.read_recipe()
     validate(recipe)
     machine = Machine.detect(recipe)
@@ -76,20 +88,23 @@ def resume(folder: RunFolder, task: Task, recipe: Recipe | None = None, *, accep
         if state is not None:
             require_same_network(recipe, original)
         changed = changes(resolve_machine(original, machine), recipe)
-        listed = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in IRRELEVANT)
+        # An extension that was interrupted before its first checkpoint: the folder's recipe is newer.
+        extended = state is not None and 0 < recipe.restart_update == int(state["global_step"])
+        ignored = IRRELEVANT | (LENGTH_FIELDS if extended else set())
+        listed = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in ignored)
         if listed and not accept_changes:
             raise RMTError(
                 f"the recipe differs from that of {folder.path}: {listed}; pass --accept-changes to resume anyway"
             )
         if listed:
             console.print(f"recipe changed: {listed}", markup=False)
-        elif folder.metrics_json.exists():
+        elif folder.metrics_json.exists() and not minutes:
             metrics = json.loads(folder.metrics_json.read_text(encoding="utf-8"))
             console.print("\n".join(["this run is complete", *task.summary(metrics, folder)]), markup=False)
             return TrainResult(folder.path, metrics)
         if state is None:
             console.print("no checkpoint was saved yet: starting from the beginning", markup=False)
-        module, run = _fit(recipe, machine, task, console, folder, state)
+        module, run = _fit(recipe, machine, task, console, folder, state, started=started, minutes=minutes)
     return _finish(module, run, task)
 
 
@@ -100,11 +115,24 @@ def _fit(
     console: Console,
     folder: RunFolder | None = None,
     state: dict[str, Any] | None = None,
+    *,
+    started: float,
+    minutes: float = 0.0,
 ) -> tuple[TrainingModule, FinishedRun]:
-    """Resolves the recipe, builds everything and trains, from `state` (a checkpoint) if given; in every process."""
+    """Resolves the recipe, builds everything and trains; in every process.
+
+    Args:
+        recipe, machine, task, console: what to run, where, and where to print.
+        folder, state: of a resumed run; without a checkpoint it starts from the beginning.
+        started: `time.monotonic()` when the command began.
+        minutes: extend the run by so many.
+    """
     filter_library_warnings()
     log = functools.partial(console.print, markup=False)
-    recipe, data = resolve(recipe, machine, task)
+    recipe, data = resolve(recipe, machine, task, started=started, log=log)
+    if minutes:
+        place: dict[str, Any] = dict(device=machine.torch_device, started=started, clock=time.monotonic, log=log)
+        recipe = extend(recipe, data, task, state, minutes, **place)
     seed_process(recipe.seed)
     module = task.build(recipe, data, fresh=state is None, log=log)
     configure_network(module.model, recipe, machine.torch_device)
@@ -113,6 +141,8 @@ def _fit(
         folder = RunFolder(processes.broadcast_from_main(lambda: RunFolder.create(recipe).path))
     elif processes.is_main_process():
         folder.remove_temporary_files()
+        if minutes:  # an extended run is complete when its metrics are written anew
+            folder.metrics_json.unlink(missing_ok=True)
         folder.write_recipe(recipe)
     files = WeightFiles(folder.path, module.model, data.classes, module.preprocessing, recipe, module.file_facts())
     step = 0 if state is None else int(state["global_step"])
@@ -126,6 +156,9 @@ def _fit(
         done=step * recipe.accumulate,
         iterations=module.iterations,
         ema=module.ema is not None,
+        planned_end=started + 60 * (minutes or recipe.minutes)
+        if minutes or (recipe.minutes and state is None)
+        else None,
         console=console,
     )
     profile = StepProfile(display.print_line)

@@ -28,6 +28,12 @@ def step(update: int, milestones: Sequence[int], gamma: float = 0.1) -> float:
     return gamma ** sum(update >= milestone for milestone in milestones)
 
 
+def restarted(update: int, start: int, total: int, lr: float, end: float) -> float:
+    """A cosine from `lr` at update `start` to `end` at update `total`; `lr` before."""
+    done = min(max(update - start, 0) / max(total - start, 1), 1)
+    return end + (lr - end) * (1 + math.cos(math.pi * done)) / 2
+
+
 class StatelessSchedule:
     """A schedule without state: the recipe and the number of updates determine the learning rate."""
 
@@ -50,7 +56,7 @@ class UpdateSchedule(StatelessSchedule):
     def step_update(self, update: int) -> None:
         """Sets the rates of the next update, updates 0…update−1 being done."""
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * self.factor(update)
+            group["lr"] = peak * self.factor(update) * group.get("lr_scale", 1.0)  # timm's layer decay
 
 
 class CosineSchedule(StatelessSchedule, CosineLRScheduler):

@@ -4,7 +4,7 @@ The trainer knows no task by name: `train` and `resume` of `rmt.training.run` ar
 is `rmt.tasks.TASKS`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -32,6 +32,47 @@ class FinishedRun:
     console: Console
 
 
+@dataclass(frozen=True)
+class Candidate(Generic[RecipeT]):
+    """A choice of network and sizes that `rmt.training.plan` may take.
+
+    Attributes:
+        recipe: with network, sizes and batch filled in; the length and what depends on it may be open.
+        label: network and sizes in words.
+        work: computation for one image, relative to the other candidates.
+        images: training images, counted as often as they are shown, that this choice needs to be worth it.
+    """
+
+    recipe: RecipeT
+    label: str
+    work: float
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planning(Generic[RecipeT, DataT]):
+    """What a task provides for planning a run by time. All are pure functions.
+
+    Attributes:
+        fields: what a plan chooses; a recipe that leaves none of them open needs no plan.
+        candidates: (recipe, data); the choices for what the recipe leaves open, from the best to the cheapest.
+        set_length: (recipe, data, updates, evaluations); fills in the length, as far as the recipe leaves it open.
+        length: (resolved recipe, data); its weight updates and evaluations.
+        extend: (resolved recipe, evaluations); the recipe with a length of so many evaluations.
+        length_is_open: (recipe); whether the length is to be chosen.
+        final_images: (recipe, data, networks); images that are evaluated after the last epoch, counted for each
+            network, when `networks` (raw and EMA) are evaluated in validation.
+    """
+
+    fields: tuple[str, ...]
+    candidates: Callable[[RecipeT, DataT], Sequence[Candidate[RecipeT]]]
+    set_length: Callable[[RecipeT, DataT, int, int], RecipeT]
+    length: Callable[[RecipeT, DataT], tuple[int, int]]
+    extend: Callable[[RecipeT, int], RecipeT]
+    length_is_open: Callable[[RecipeT], bool]
+    final_images: Callable[[RecipeT, DataT, int], int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task(Generic[RecipeT, DataT, ModuleT]):
     """The functions that one task provides. Each raises RMTError for a mistake of the user.
@@ -47,6 +88,7 @@ class Task(Generic[RecipeT, DataT, ModuleT]):
         evaluate: (checkpoint, data, *, device, precision, workers); scores a checkpoint, JSON values. More keywords are
             the task's own, each an option of `rmt evaluate`.
         describe: what `evaluate` returned, as lines of text. Keywords, again, are options of `rmt evaluate`.
+        planning: how to plan a run by time; None: the task's recipes leave nothing open.
         bulky: keys of `evaluate`'s result that are too large for the terminal.
     """
 
@@ -57,4 +99,5 @@ class Task(Generic[RecipeT, DataT, ModuleT]):
     summary: Callable[[dict[str, Any], RunFolder], list[str]]
     evaluate: Callable[..., dict[str, Any]]
     describe: Callable[..., list[str]]
+    planning: Planning[RecipeT, DataT] | None = None
     bulky: tuple[str, ...] = ()

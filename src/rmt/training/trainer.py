@@ -69,6 +69,7 @@ def _distributed_options(recipe: Recipe) -> dict[str, Any]:
 
 _IRRELEVANT_WARNINGS = (
     r".*does not have many workers which may be a bottleneck.*",  # `--workers` is the user's choice
+    r"This DataLoader will create \d+ worker processes in total.*",  # the same
     r".*Found \d+ module\(s\) in eval mode at the start of training.*",  # the EMA copy
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*GPU available but not used.*",  # `--device` is the user's choice

@@ -27,13 +27,16 @@ def test_colours_are_learned_from_scratch(tmp_path):
 
 def test_what_the_recipe_leaves_open_is_chosen_to_suit():
     scratch, from_weights = (
-        resolved(replace(finetune(), data=photos(), device="cpu", weights=w))[0] for w in ("", str(finished_run()))
+        resolved(replace(finetune(), data=photos(), device="cpu", weights=w, minutes=0.0))[0]
+        for w in ("", str(finished_run()))
     )
     assert (scratch.model, scratch.image_size, scratch.lr, scratch.layer_decay) == ("rmt_pico", 96, 2e-3, 1.0)
     assert (from_weights.model, from_weights.image_size) == ("rmt_test", 32)
     assert (from_weights.lr, from_weights.layer_decay) == (5e-4, 0.75)
     assert (scratch.batch_size, scratch.epochs, from_weights.epochs) == (24, 200, 200)
-    assert resolved(replace(finetune(), data=photos(), device="cpu", epochs=3))[0] == replace(scratch, epochs=3)
+    assert resolved(replace(finetune(), data=photos(), device="cpu", epochs=3, minutes=0.0))[0] == replace(
+        scratch, epochs=3, warmup_epochs=0.3
+    )
 
 
 def test_the_number_of_epochs_follows_the_amount_of_data():

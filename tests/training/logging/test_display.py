@@ -46,11 +46,13 @@ def test_a_log_file_gets_the_table_and_no_bar():
     assert "\x1b" not in text
 
 
-def watched(seconds_per_step, *, terminal=False, epochs=2, steps=6, ema=True, iterations=0):
+def watched(seconds_per_step, *, terminal=False, epochs=2, steps=6, ema=True, iterations=0, planned_end=None):
     """What a run prints whose steps take that long, and then an epoch's line."""
     stream, now = io.StringIO(), [0.0]
     console = Console(file=stream, force_terminal=terminal, width=150)
-    shape = dict(epochs=epochs, steps=steps, metric_columns=MEASURE, iterations=iterations, ema=ema)
+    shape = dict(
+        epochs=epochs, steps=steps, metric_columns=MEASURE, iterations=iterations, ema=ema, planned_end=planned_end
+    )
     display = Display(**shape, console=console, clock=lambda: now[0])
     display.start()
     for batch in range(steps):
@@ -78,6 +80,15 @@ def test_the_first_epoch_tells_how_long_the_run_will_take():
     assert watched(16)[-1] == "about 1:36 left; shorten it with fewer --epochs or --early-stopping N"
     assert "fewer --iterations" in watched(16, iterations=12)[-1]
     assert "left" not in watched(4)[-1]  # 24 s need no warning
+
+
+def test_a_planned_run_tells_early_how_fast_it_is_and_whether_it_is_late():
+    _, first, *_, row, late = watched(16, planned_end=120.0)
+    assert first.startswith("epoch 1/2, step 1/6  loss 1.234")
+    assert row.split()[0] == "1/2"
+    assert late.startswith("slower than planned: about 1:36 left instead of 0:24, by the same schedule; to end sooner")
+    assert watched(16, planned_end=190.0)[-1].split()[0] == "1/2"  # in time
+    assert len(watched(4, planned_end=48.0)) == 3
 
 
 def test_without_averaged_weights_there_is_no_column_for_them():

@@ -17,6 +17,10 @@ from rmt.training.batch import require_images, world_size
 from rmt.training.network import build_network, log_other_arguments, other_classes
 from rmt.training.task import Log
 
+_BATCH = 32
+_MAX_WARMUP = 5.0  # epochs
+_MAX_COOLDOWN = 10
+
 
 def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
     """Fills in what depends on the weights to start from, and on the data. See `Task.resolve`.
@@ -24,18 +28,20 @@ def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
     - metric: macro recall if the classes are unbalanced, else top-1;
     - image_size: that of the weights, if they are a classifier's of ours; else 224, and 96 for rmt_pico;
     - lr and layer_decay: 5e-4 and 0.75 to fine-tune trained weights, 2e-3 and 1 to train from scratch;
-    - batch_size: at most the training images of one device (an even number, for Mixup, which mixes pairs);
-    - epochs: see `default_epochs`.
+    - batch_size: 32, but at most the training images of one device (an even number, for Mixup, which mixes pairs);
+    - epochs: see `default_epochs`; a tenth of them, at most 5, for the warm-up.
     """
     if recipe.balanced_sampling and data.stream == "yes":
         raise RMTError("--balanced-sampling needs all images at hand: take --stream no, or --class-weights instead")
     own = _classifier(recipe.weights)
     size = own["preprocessing"]["size"][0] if own else 96 if recipe.model == "rmt_pico" else 224
+    recipe = recipe.fill_open(batch_size=_BATCH, clip_grad=0.0)
     batch = min(recipe.batch_size, len(data.train) // world_size(recipe))
     recipe = replace(
         recipe,
         stream=data.stream,
         metric=default_metric(data.train.labels) if recipe.metric == "auto" else recipe.metric,
+        epoch_repeats=1.0 if recipe.is_open("epoch_repeats") else recipe.epoch_repeats,
         image_size=recipe.image_size or int(size),
         lr=recipe.lr or (5e-4 if recipe.weights else 2e-3),
         layer_decay=recipe.layer_decay or (0.75 if recipe.weights else 1.0),
@@ -43,7 +49,17 @@ def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
     )
     require_images(recipe, len(data.train))
     updates = data.batches_per_epoch(recipe) // recipe.accumulate
-    return replace(recipe, epochs=recipe.epochs or default_epochs(updates, from_scratch=not recipe.weights))
+    recipe = replace(recipe, epochs=recipe.epochs or default_epochs(updates, from_scratch=not recipe.weights))
+    return resolve_schedule(recipe)
+
+
+def resolve_schedule(recipe: ClassifyRecipe) -> ClassifyRecipe:
+    """Returns the recipe with warm-up and cool-down filled in, where it leaves them open.
+
+    They are a tenth of the epochs, at most 5, and a thirtieth of them, at most 10.
+    """
+    warmup, cooldown = min(recipe.epochs / 10, _MAX_WARMUP), min(recipe.epochs // 30, _MAX_COOLDOWN)
+    return recipe.fill_open(warmup_epochs=warmup, cooldown_epochs=cooldown)
 
 
 def default_metric(labels: np.ndarray) -> Literal["top1", "macro_recall"]:

@@ -80,11 +80,18 @@ class ClassifyData:
         }
 
     def batches_per_epoch(self, recipe: ClassifyRecipe) -> int:
-        """Whole weight updates only: less than one effective batch is skipped in an epoch, another part each time."""
-        batches = len(self.train_loader(recipe, world_size=processes_of(recipe), workers=0))
-        return batches - batches % recipe.accumulate
+        """Whole weight updates only: less than one effective batch is skipped in a pass, another part each time."""
+        batches = len(self._train_loader(recipe, world_size=processes_of(recipe), workers=0))
+        if recipe.epoch_repeats == 1:
+            return batches - batches % recipe.accumulate
+        return max(round(batches * recipe.epoch_repeats / recipe.accumulate), 1) * recipe.accumulate
 
     def train_loader(self, recipe: ClassifyRecipe, **options: Any) -> ImageLoader:
+        """Shuffled and augmented. Where an epoch is not one pass over the images, the passes follow without a gap."""
+        steps = 0 if recipe.epoch_repeats == 1 else self.batches_per_epoch(recipe)
+        return self._train_loader(recipe, steps_per_epoch=steps, **options)
+
+    def _train_loader(self, recipe: ClassifyRecipe, **options: Any) -> ImageLoader:
         preprocessing = self.preprocessing(recipe)
         transform = train_transform(
             recipe.image_size,

@@ -12,6 +12,7 @@ from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import ClassifyEvaluator, describe, evaluate_checkpoint
 from rmt.tasks.classify.mistakes import CONFIDENT, count_confident, surest_mistakes
 from rmt.tasks.classify.module import ClassifyModule
+from rmt.tasks.classify.plan import PLANNING
 from rmt.tasks.finish import finish as finish_run
 from rmt.training.results import summary_lines
 from rmt.training.run_folder import RunFolder
@@ -80,5 +81,6 @@ TASK = Task(
     summary=summary,
     evaluate=evaluate_checkpoint,
     describe=describe,
+    planning=PLANNING,
     bulky=("confusion",),
 )

@@ -1,19 +1,23 @@
 """A detection recipe resolved, and its detector and module built."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from rmt.heads import detector
 from rmt.heads.detection import MaskRCNN, RetinaNet
 from rmt.recipes import DetectRecipe
+from rmt.recipes.recipe import AUTO
 from rmt.tasks.detect.data import DetectData
+from rmt.tasks.detect.defaults import ObjectStatistics, detect_defaults
 from rmt.tasks.detect.module import DetectModule
 from rmt.training.batch import require_images, world_size
-from rmt.training.network import build_network, load_backbone_or_all
+from rmt.training.network import build_network, feature_channels, load_backbone_or_all
 from rmt.training.task import Log
 
 _UPDATES = 2000  # of a run whose recipe leaves its epochs open
+_MAX_WARMUP = 0.1  # of the updates
+_BATCH = 4
 _PRE_NMS, _TEST_PROPOSALS = 2000, 1000
 
 
@@ -21,17 +25,47 @@ def resolve(recipe: DetectRecipe, data: DetectData) -> DetectRecipe:
     """Fills in what depends on the data. See `Task.resolve`.
 
     - metric: the box AP;
-    - batch_size: at most the training images of one device;
+    - network sizes, image sizes, learning rate: see `detect_defaults`;
+    - batch_size: 4, but at most the training images of one device;
     - epochs: as many as make about 2,000 updates, at least 12; with lr_steps at 8/12 and 11/12 of them, as in 1x.
     """
-    if recipe.metric == "auto":
-        recipe = replace(recipe, metric="box_ap")
+    recipe = fill_defaults(recipe, data).fill_open(epoch_repeats=1.0, metric="box_ap")
+    if not recipe.epochs and not recipe.lr_steps:
+        recipe = replace(recipe, lr_steps=AUTO)
     recipe = replace(recipe, batch_size=max(min(recipe.batch_size, len(data.train) // world_size(recipe)), 1))
     require_images(recipe, len(data.train))
-    if recipe.epochs:
-        return recipe
-    epochs = max(math.ceil(_UPDATES / (data.batches_per_epoch(recipe) // recipe.accumulate)), 12)
-    return replace(recipe, epochs=epochs, lr_steps=recipe.lr_steps or (round(epochs * 8 / 12), round(epochs * 11 / 12)))
+    updates = data.batches_per_epoch(recipe) // recipe.accumulate
+    epochs = recipe.epochs or max(math.ceil(_UPDATES / updates), 12)
+    steps = sorted({max(round(epochs * part / 12), 1) for part in (8, 11)})
+    defaults = _defaults(recipe, data)
+    warmup = min(int(epochs * updates * _MAX_WARMUP), defaults["warmup_iterations"])
+    return replace(recipe, epochs=epochs).fill_open(lr_steps=tuple(steps), warmup_iterations=warmup)
+
+
+def fill_defaults(recipe: DetectRecipe, data: DetectData, short_side: int = 0) -> DetectRecipe:
+    """Returns the recipe with all but its length and warm-up filled in, see `detect_defaults`.
+
+    The network must be known. `short_side`: of the images, if it is open, instead of the default.
+    """
+    unused: set[str] = set()
+    if recipe.head == "retinanet":
+        unused = {"head_width", "box_width", "rois_per_image", "proposals"}
+    elif recipe.head == "mask_rcnn" and not recipe.masks:
+        unused = {"head_convs", "head_width"}
+    values = _defaults(recipe, data, short_side) | dict(batch_size=_BATCH)
+    values |= {field.name: field.default for field in fields(DetectRecipe) if field.name in unused}
+    return recipe.fill_open(**{key: value for key, value in values.items() if key != "warmup_iterations"})
+
+
+def _defaults(recipe: DetectRecipe, data: DetectData, short_side: int = 0) -> dict[str, Any]:
+    return detect_defaults(
+        ObjectStatistics.of(data.train),
+        head=recipe.head,
+        channels=feature_channels(recipe)[-1],
+        device=recipe.device,
+        from_weights=bool(recipe.weights),
+        short=short_side if recipe.is_open("short_side") else recipe.short_side,
+    )
 
 
 def build(recipe: DetectRecipe, data: DetectData, *, fresh: bool, log: Log) -> DetectModule:

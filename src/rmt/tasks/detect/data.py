@@ -61,11 +61,18 @@ class DetectData:
         return {"size": [recipe.short_side, recipe.long_side], "category_ids": self.train.category_ids}
 
     def batches_per_epoch(self, recipe: DetectRecipe) -> int:
-        """Whole weight updates only: less than one effective batch is skipped in an epoch, another part each time."""
-        batches = len(self.train_loader(recipe, world_size=processes_of(recipe), workers=0))
-        return batches - batches % recipe.accumulate
+        """Whole weight updates only: less than one effective batch is skipped in a pass, another part each time."""
+        batches = len(self._train_loader(recipe, world_size=processes_of(recipe), workers=0))
+        if recipe.epoch_repeats == 1:
+            return batches - batches % recipe.accumulate
+        return max(round(batches * recipe.epoch_repeats / recipe.accumulate), 1) * recipe.accumulate
 
     def train_loader(self, recipe: DetectRecipe, **options: Any) -> BatchLoader:
+        """Shuffled and augmented. Where an epoch is not one pass over the images, the passes follow without a gap."""
+        steps = 0 if recipe.epoch_repeats == 1 else self.batches_per_epoch(recipe)
+        return self._train_loader(recipe, steps_per_epoch=steps, **options)
+
+    def _train_loader(self, recipe: DetectRecipe, **options: Any) -> BatchLoader:
         """Shuffled and augmented; a batch holds either upright or wide images."""
         pipeline = train_augmentation(
             recipe.train_short_sides,

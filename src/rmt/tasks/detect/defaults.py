@@ -52,7 +52,7 @@ class ObjectStatistics:
 
 
 def detect_defaults(
-    objects: ObjectStatistics, *, head: str, channels: int, device: str, from_weights: bool
+    objects: ObjectStatistics, *, head: str, channels: int, device: str, from_weights: bool, short: int = 0
 ) -> dict[str, Any]:
     """Values for the fields of a `DetectRecipe` that are open.
 
@@ -62,9 +62,10 @@ def detect_defaults(
         channels: channels of the last stage of the network.
         device: "cpu", "cuda" or "mps".
         from_weights: whether training starts from weights.
+        short: the short side of the images in pixels; 0: see `short_side`.
     """
     cpu, small = device == "cpu", channels <= _NARROW
-    short = short_side(objects, cpu=cpu)
+    short = short or short_side(objects, cpu=cpu)
     sides = tuple(multiple_of_32(short * factor) for factor in ((5 / 6, 1, 7 / 6) if cpu else (3 / 4, 7 / 8, 1)))
     aspect = max(objects.long_side / objects.short_side, 4 / 3)
     fpn = max(channels // 4, 32) if cpu or small else 256

@@ -8,6 +8,7 @@ from rmt.tasks.detect.build import build, resolve
 from rmt.tasks.detect.data import DetectData
 from rmt.tasks.detect.evaluate import DetectEvaluator, describe, evaluate_checkpoint
 from rmt.tasks.detect.module import DetectModule
+from rmt.tasks.detect.plan import PLANNING
 from rmt.tasks.detect.threshold import best_threshold
 from rmt.tasks.finish import finish as finish_run
 from rmt.training.results import summary_lines
@@ -63,5 +64,6 @@ TASK = Task(
     summary=summary,
     evaluate=evaluate_checkpoint,
     describe=describe,
+    planning=PLANNING,
     bulky=("results",),
 )

@@ -9,6 +9,7 @@ from rmt.tasks.segment.data import SegmentData
 from rmt.tasks.segment.evaluate import SegmentEvaluator, describe, evaluate_checkpoint, segmentation_results
 from rmt.tasks.segment.inference import WAYS, choose_inference
 from rmt.tasks.segment.module import COLUMNS, SegmentModule
+from rmt.tasks.segment.plan import PLANNING
 from rmt.training.results import summary_lines
 from rmt.training.run_folder import RunFolder
 from rmt.training.task import FinishedRun, Task
@@ -52,5 +53,6 @@ TASK = Task(
     summary=summary,
     evaluate=evaluate_checkpoint,
     describe=describe,
+    planning=PLANNING,
     bulky=("confusion",),
 )

@@ -16,6 +16,8 @@ from rmt.training.evaluator import MetricColumns
 _WIDTHS = (9, 10, 9, 9, 9, 9, 9, 8)
 _EMA = 4  # the column of the EMA weights
 SILENCE = 30.0  # seconds without a line after which a log file gets one
+FIRST_SILENCE = 5.0  # the same before the first line of progress of a planned run
+DELAY = 1.25  # how many times longer than planned the rest of a run must take to be mentioned
 SHORT = 60.0  # remaining seconds below which no estimate is printed
 
 
@@ -23,7 +25,7 @@ class Display:
     """Shows bar and table of `epochs` with `steps` batches each; a resumed run has done `done` batches already.
 
     With `iterations` the run is counted in them instead of epochs. Without `ema` the table has no
-    column for EMA weights.
+    column for EMA weights. `planned_end` is the value of `clock()` by which a planned run should end.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Display:
         done: int = 0,
         iterations: int = 0,
         ema: bool = True,
+        planned_end: float | None = None,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -42,7 +45,9 @@ class Display:
         self.epochs, self.steps, self.done, self.iterations = epochs, steps, done, iterations
         self.metric_columns, self.ema = metric_columns, ema
         self._clock = clock
+        self._planned_end = planned_end
         self._said = clock()  # when the last line was printed
+        self._silence = SILENCE if planned_end is None else FIRST_SILENCE
         self._estimated = False
         self._headings = (
             "iteration" if iterations else "epoch",
@@ -90,7 +95,8 @@ class Display:
         facts = f"loss {loss:.3f}  LR {lr:.2e}  {images_per_s:,.0f} images/s  {duration(self.time_left())} left"
         at = f"{part} {epoch + 1}/{self.epochs}"
         self._bar.update(self._task, description=at, completed=batch + 1, facts=facts)
-        if not self.console.is_terminal and self._clock() - self._said >= SILENCE:
+        if not self.console.is_terminal and self._clock() - self._said >= self._silence:
+            self._silence = SILENCE
             self.print_line(f"{at}, step {batch + 1:,}/{self.steps:,}  {facts}")
 
     def evaluating(self) -> None:
@@ -123,6 +129,9 @@ class Display:
             duration(seconds),
             *(["*"] if best else []),
         )
+        if self._planned_end is not None:
+            self._warn_of_delay()
+            return
         if not self._estimated and (left := self.time_left()) >= SHORT:
             shorter = "--iterations" if self.iterations else "--epochs"
             self.print_line(f"about {duration(left)} left; shorten it with fewer {shorter} or --early-stopping N")
@@ -133,6 +142,17 @@ class Display:
         if value is None:
             return "–"
         return f"{value:.4f}" if self.metric_columns.second == "loss" else f"{value:.2f} %"
+
+    def _warn_of_delay(self) -> None:
+        """Says once when a planned run will take much longer than planned."""
+        assert self._planned_end is not None
+        planned, left = max(self._planned_end - self._clock(), 0.0), self.time_left()
+        if not self._estimated and left >= SHORT and left > DELAY * planned:
+            self.print_line(
+                f"slower than planned: about {duration(left)} left instead of {duration(planned)}, by the same "
+                "schedule; to end sooner: Ctrl-C, then rmt train --resume RUN --minutes N"
+            )
+            self._estimated = True
 
     def _row(self, *cells: str) -> None:
         """A line of the table: cells for each of `_WIDTHS`, and a mark behind them."""

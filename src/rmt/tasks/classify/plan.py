@@ -1,0 +1,73 @@
+"""Planning a classification run by time: networks and image sizes to choose from."""
+
+import statistics
+from dataclasses import replace
+
+import numpy as np
+
+from rmt.data.images import BadImage
+from rmt.recipes import ClassifyRecipe
+from rmt.tasks.classify.data import ClassifyData
+from rmt.tasks.epochs import epochs_are_open, extend, length, set_epochs
+from rmt.training.batch import world_size
+from rmt.training.network import NETWORKS, relative_work
+from rmt.training.task import Candidate, Planning
+
+SIDES = (224, 192, 160, 128, 96, 64, 48, 32)
+_SAMPLED = 8  # images whose size is looked at
+_BATCH = {"cpu": 32}
+
+
+def candidates(recipe: ClassifyRecipe, data: ClassifyData) -> list[Candidate[ClassifyRecipe]]:
+    """See `Planning.candidates`: the larger network before the larger image."""
+    native = typical_side(data)
+    sides = [recipe.image_size] if recipe.image_size else [s for s in SIDES if s <= 1.15 * native] or [SIDES[-1]]
+    names = NETWORKS if recipe.is_open("model") else (recipe.model,)
+    batch = min(_BATCH.get(recipe.device, 64), max(len(data.train) // world_size(recipe), 1))
+    found = []
+    for name in names:
+        for side in sides:
+            chosen = replace(recipe.fill_open(model=name, batch_size=batch), image_size=side)
+            images = wanted_images(len(data.train), from_scratch=not recipe.weights, network=name)
+            found.append(Candidate(chosen, f"{name} at {side}²", relative_work(name) * side**2, images))
+    return found
+
+
+def wanted_images(images: int, *, from_scratch: bool, network: str) -> int:
+    """How many images, repeats included, a network should see to be worth its time.
+
+    From scratch at least 30 passes and 48,000, from trained weights 10 and 16,000, but never more than 500,000; larger
+    networks than rmt_pico need four times as many from scratch.
+    """
+    passes, least = (30, 48_000) if from_scratch else (10, 16_000)
+    factor = 4 if from_scratch and network != "rmt_pico" else 1
+    return factor * min(max(passes * images, least), 500_000)
+
+
+def typical_side(data: ClassifyData) -> int:
+    """The median of the short sides of a few training images; 224 when none of them can be read."""
+    images = data.train
+    spread = len(images) if data.stream == "no" else _SAMPLED  # where shards are fetched, those of one shard
+    sides = []
+    for index in np.linspace(0, min(spread, len(images)) - 1, min(_SAMPLED, len(images))).astype(int):
+        try:
+            sides.append(min(images.load(int(index)).size))
+        except BadImage:
+            continue
+    return int(statistics.median(sides)) if sides else SIDES[0]
+
+
+def final_images(recipe: ClassifyRecipe, data: ClassifyData, networks: int) -> int:
+    """The test images, by the last weights and the best ones."""
+    return len(data.test) * (networks + 1)
+
+
+PLANNING = Planning(
+    fields=("model", "image_size", "epochs"),
+    candidates=candidates,
+    set_length=set_epochs,
+    length=length,
+    extend=extend,
+    length_is_open=epochs_are_open,
+    final_images=final_images,
+)

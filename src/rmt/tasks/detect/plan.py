@@ -1,0 +1,53 @@
+"""Planning a detection run by time: networks and image sizes to choose from."""
+
+from rmt.recipes import DetectRecipe
+from rmt.tasks.detect.build import fill_defaults
+from rmt.tasks.detect.data import DetectData
+from rmt.tasks.detect.defaults import multiple_of_32
+from rmt.tasks.epochs import epochs_are_open, extend, length, set_epochs
+from rmt.training.batch import world_size
+from rmt.training.network import NETWORKS, relative_work
+from rmt.training.task import Candidate, Planning
+
+SCALES = (1.0, 0.75, 0.5)  # of the short side that suits the objects
+
+
+def candidates(recipe: DetectRecipe, data: DetectData) -> list[Candidate[DetectRecipe]]:
+    """See `Planning.candidates`: the larger network before the larger image."""
+    recipe = recipe.fill_open(batch_size=max(min(4, len(data.train) // world_size(recipe)), 1))
+    found = []
+    for name in NETWORKS if recipe.is_open("model") else (recipe.model,):
+        best = fill_defaults(recipe.fill_open(model=name), data)
+        shorts = [
+            multiple_of_32(best.short_side * scale) for scale in SCALES if scale == 1 or recipe.is_open("short_side")
+        ]
+        for short in sorted(set(shorts), reverse=True):
+            chosen = fill_defaults(recipe.fill_open(model=name), data, short)
+            label = f"{name}, short side {chosen.short_side} px, pyramid of {chosen.fpn_channels} channels"
+            wanted = wanted_images(len(data.train), network=name, from_scratch=not recipe.weights)
+            work = relative_work(name) * chosen.short_side**2
+            found.append(Candidate(chosen, label, work, wanted))
+    return found
+
+
+def wanted_images(images: int, *, network: str, from_scratch: bool) -> int:
+    """How many images, repeats included, a detector should see: 10 passes and 2,800, four times as many from scratch
+    with a larger network than rmt_pico; never more than 100,000."""
+    factor = 4 if from_scratch and network != "rmt_pico" else 1
+    return factor * min(max(10 * images, 2_800), 100_000)
+
+
+def final_images(recipe: DetectRecipe, data: DetectData, networks: int) -> int:
+    """The validation images, by the best weights."""
+    return len(data.val)
+
+
+PLANNING = Planning(
+    fields=("model", "short_side", "fpn_channels", "box_width", "rois_per_image", "proposals", "epochs"),
+    candidates=candidates,
+    set_length=set_epochs,
+    length=length,
+    extend=extend,
+    length_is_open=epochs_are_open,
+    final_images=final_images,
+)

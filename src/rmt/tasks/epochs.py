@@ -1,0 +1,43 @@
+"""The length of a run in epochs, for planning it by time. An epoch is what lies between two evaluations."""
+
+from dataclasses import replace
+from typing import TypeVar
+
+from rmt.recipes import ClassifyRecipe, DetectRecipe
+from rmt.training.batch import effective_batch
+from rmt.training.module import TrainingData
+
+MIN_EPOCHS = 4  # so that the curves show something, and `best` is a choice
+
+RecipeT = TypeVar("RecipeT", ClassifyRecipe, DetectRecipe)
+
+
+def set_epochs(recipe: RecipeT, data: TrainingData, updates: int, evaluations: int) -> RecipeT:
+    """Returns the recipe with epochs that make about so many updates, if it leaves them open, see `Planning`.
+
+    There are at most `evaluations` epochs; an epoch is one pass over the images if that is often enough.
+    """
+    if recipe.epochs:
+        return recipe.fill_open(epoch_repeats=1.0)
+    passes = updates / max(len(data.train) // effective_batch(recipe), 1)
+    if not recipe.is_open("epoch_repeats"):
+        return replace(recipe, epochs=max(int(passes / recipe.epoch_repeats), 1))
+    epochs = min(evaluations, max(int(passes), MIN_EPOCHS))
+    if epochs == int(passes) >= 10:
+        return replace(recipe, epochs=epochs, epoch_repeats=1.0)
+    return replace(recipe, epochs=epochs, epoch_repeats=float(f"{passes / epochs:.3g}"))
+
+
+def epochs_are_open(recipe: RecipeT) -> bool:
+    """See `Planning.length_is_open`."""
+    return not recipe.epochs
+
+
+def extend(recipe: RecipeT, evaluations: int) -> RecipeT:
+    """See `Planning.extend`."""
+    return replace(recipe, epochs=evaluations)
+
+
+def length(recipe: RecipeT, data: TrainingData) -> tuple[int, int]:
+    """See `Planning.length`."""
+    return recipe.epochs * (data.batches_per_epoch(recipe) // recipe.accumulate), recipe.epochs

@@ -1,0 +1,199 @@
+"""A run is planned before its first step: what is chosen, what is kept, and how right the estimate is."""
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+from helpers.detect_runs import data as coco
+from helpers.resolved import resolved
+from helpers.runs import assert_same_run, photos
+from helpers.segment_data import make_segments
+
+import rmt
+from rmt.errors import RMTError
+from rmt.recipes import RECIPES, Recipe, finetune, finetune_detect, finetune_segment, from_dict
+from rmt.tasks import resume
+from rmt.tasks.classify.build import resolve_schedule
+from rmt.tasks.classify.module import ClassifyModule
+from rmt.tasks.detect.module import DetectModule
+from rmt.tasks.segment.module import SegmentModule
+from rmt.training.checkpoints.callback import StateCheckpoint
+from rmt.training.evaluator import Evaluator
+from rmt.training.machine import Machine
+from rmt.training.measure import Timing
+from rmt.training.plan import Planner
+from rmt.training.resolve import resolve_machine
+
+STEP, IMAGE, REPORT = 3.0, 0.05, 5.0  # seconds on the fake clock
+
+
+class FakeClock:
+    """A clock that only the work of a run moves: steps, evaluated images, the report."""
+
+    def __init__(self) -> None:
+        self.now, self.load = 1000.0, 1.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds * self.load
+
+
+@pytest.fixture
+def clock(monkeypatch) -> FakeClock:
+    clock, update = FakeClock(), Evaluator.update
+
+    def timed_update(self, network, batch):
+        clock.advance(IMAGE * len(batch["index"]))
+        return update(self, network, batch)
+
+    for task in ("classify", "detect", "segment"):
+        monkeypatch.setattr(f"rmt.tasks.{task}.report.draw_report", lambda *args: clock.advance(REPORT))
+    for kind in (ClassifyModule, DetectModule, SegmentModule):
+
+        def timed_loss(self, batch, loss=kind.batch_loss):
+            clock.advance(STEP)
+            return loss(self, batch)
+
+        monkeypatch.setattr(kind, "batch_loss", timed_loss)
+    monkeypatch.setattr(Evaluator, "update", timed_update)
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
+
+
+def recipe_in(run) -> Recipe:
+    return from_dict(json.loads((run / "recipe.json").read_text()))
+
+
+def recipe_of(task: str, folder) -> Recipe:
+    """A recipe that leaves open all but the network, and small heads."""
+    common = dict(model="rmt_test", device="cpu", workers=0, minutes=1.0, checkpoint_minutes=0.0)
+    if task == "classify":
+        return replace(finetune(), data=photos(), batch_size=8, **common)
+    if task == "detect":
+        small = dict(fpn_channels=8, head_convs=1, head_width=8, box_width=16, rois_per_image=16, proposals=32)
+        return replace(finetune_detect(), data=str(coco()), short_side=64, long_side=96, **small, **common)
+    data = folder if (folder / "images").exists() else make_segments(folder)
+    return replace(finetune_segment(), data=str(data), crop_size=32, head_width=8, **common)
+
+
+@pytest.mark.parametrize("task", ["classify", "detect", "segment"])
+def test_the_run_takes_the_minutes(task, tmp_path, clock, capsys):
+    recipe = replace(recipe_of(task, tmp_path / "data"), output=str(tmp_path / "run"))
+    rmt.train(recipe)
+    assert 0.75 * 60 <= clock() - 1000 <= 60 * 1.02
+    said = capsys.readouterr().out
+    lines = said[said.index("plan for 1 minutes on cpu") :].splitlines()
+    assert [line.split()[0] for line in lines[:5]] == ["plan", "network", "why", "time", "better"]
+    assert f"measured {STEP:.2f} s a step" in lines[2]
+
+
+@pytest.mark.parametrize("load", [0.5, 2.0])
+def test_a_machine_under_load_gets_a_shorter_run(load, tmp_path, clock):
+    """The plan goes by wall time, so what slows the steps is part of it."""
+    clock.load = load
+    rmt.train(replace(recipe_of("classify", tmp_path), output=str(tmp_path / "run")))
+    assert 0.75 * 60 <= clock() - 1000 <= 60 * 1.02
+
+
+@pytest.mark.parametrize("task", ["classify", "detect", "segment"])
+def test_what_is_chosen_stands_in_the_recipe_and_what_is_given_is_kept(task, tmp_path, clock):
+    recipe = recipe_of(task, tmp_path / "data")
+    ran, _ = resolved(recipe)
+    assert ran.open_fields() == [] and ran.minutes == 1
+    given = {name: value for name, value in recipe.as_dict().items() if name not in recipe.open_fields()}
+    assert {name: ran.as_dict()[name] for name in given} == given
+    again, _ = resolved(ran)  # nothing is open: no plan
+    assert again == ran
+    if task != "segment":
+        assert resolved(replace(recipe, epochs=2))[0].epochs == 2
+    else:
+        assert resolved(replace(recipe, iterations=6))[0].iterations == 6
+
+
+def test_an_interrupted_planned_run_ends_as_an_uninterrupted_one_and_never_plans_again(tmp_path, clock, monkeypatch):
+    recipe = replace(recipe_of("classify", tmp_path), minutes=1.0, ema_decay=0.5)
+
+    class Killed(BaseException):
+        pass
+
+    save, calls = StateCheckpoint._save, []
+
+    def fatal(self, trainer):
+        save(self, trainer)
+        calls.append(0)
+        if len(calls) == 2:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StateCheckpoint, "_save", fatal)
+        with pytest.raises(Killed):
+            rmt.train(replace(recipe, output=str(tmp_path / "killed")))
+    monkeypatch.setattr(Planner, "plan", None)
+    whole = rmt.train(replace(recipe_in(tmp_path / "killed"), output=str(tmp_path / "whole"))).folder
+    resume(tmp_path / "killed")
+    assert_same_run(tmp_path / "killed", whole)
+
+
+#: seconds of a step of 32 images by rmt_pico at 32², and of an evaluated image; a machine for `plan_with`
+FAST, SLOW = Timing(0.01, 0.0005), Timing(30.0, 0.5)
+
+
+def plan_with(timing: Timing, monkeypatch, **changes):
+    """The recipe and the printed lines of a plan, on a machine whose steps take seconds in proportion to `timing`."""
+
+    def measured(module, device, clock):
+        name, side = module.recipe.model, module.recipe.image_size
+        work = {"rmt_pico": 1.0, "rmt_tiny": 10.7}[name] * side**2 / 32**2
+        return timing.scaled(work, module.recipe.batch_size / 32)
+
+    monkeypatch.setattr("rmt.training.plan.measure", measured)
+    lines: list[str] = []
+    recipe = replace(finetune(), data=photos(), device="cpu", workers=0, **changes)
+    return resolved(recipe, lines.append)[0], lines
+
+
+def test_the_best_choice_that_sees_enough_images_is_taken(monkeypatch):
+    few, _ = plan_with(FAST, monkeypatch, minutes=3.0)
+    many, _ = plan_with(FAST, monkeypatch, minutes=60.0)
+    assert (few.model, many.model) == ("rmt_pico", "rmt_tiny")
+    assert plan_with(FAST, monkeypatch, minutes=60.0, model="rmt_pico")[0].model == "rmt_pico"
+
+
+def test_too_little_time_shortens_the_epochs_and_says_so(monkeypatch):
+    recipe, lines = plan_with(Timing(8.0, 0.01), monkeypatch, minutes=1.0, batch_size=8)
+    assert recipe.epochs * recipe.epoch_repeats < 8 and recipe.epoch_repeats < 2
+    assert "the cheapest choice, which sees only" in lines[-3]
+
+
+def test_minutes_that_only_suffice_for_the_evaluation_are_refused(monkeypatch):
+    with pytest.raises(RMTError, match=r"--minutes 0.5 is too short: .*; take --minutes \d+ or more") as refused:
+        plan_with(Timing(1.0, 5.0), monkeypatch, minutes=0.5)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_given_length_that_takes_longer_is_kept_and_said(monkeypatch):
+    recipe, lines = plan_with(SLOW, monkeypatch, minutes=1.0, epochs=50)
+    assert recipe.epochs == 50
+    assert "longer than the minutes, since its length is given" in lines[-3]
+
+
+@pytest.mark.parametrize(("device", "minutes"), [("cpu", 15), ("cuda", 60)])
+def test_the_default_is_fifteen_minutes_on_a_cpu_and_sixty_on_a_gpu(device, minutes):
+    for make in (finetune, finetune_detect, finetune_segment):
+        assert resolve_machine(make(), Machine(device, 1, 1)).minutes == minutes
+    for name, make in RECIPES.items():
+        if not name.startswith("finetune"):
+            assert make().minutes == 0, name
+
+
+@pytest.mark.parametrize("name", [name for name, make in RECIPES.items() if hasattr(make(), "epochs")])
+def test_two_epochs_are_two_epochs(name):
+    recipe = replace(RECIPES[name](), epochs=2)
+    assert recipe.problems() == []
+    if recipe.task == "classify":
+        short = resolve_schedule(recipe)
+        assert short.problems() == [] and short.warmup_epochs < 2
+        assert "is longer than the whole run" in replace(recipe, warmup_epochs=3.0).problems()[0]
