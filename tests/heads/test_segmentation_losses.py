@@ -79,3 +79,5 @@ def test_a_perfect_prediction_has_no_loss(batch):
 def test_median_frequency_weights():
     weights = median_frequency_weights(torch.tensor([100, 10, 1000, 0]))
     assert weights.tolist() == pytest.approx([1.0, 10.0, 0.1, 0.0])
+    softer = median_frequency_weights(torch.tensor([100, 10, 1000, 0]), power=0.5)
+    assert softer.tolist() == pytest.approx([1.0, 10**0.5, 0.1**0.5, 0.0])

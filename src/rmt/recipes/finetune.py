@@ -90,6 +90,7 @@ def finetune_segment() -> SegmentRecipe:
         name="finetune-segment",
         dice_weight=1.0,
         class_weights=True,
+        class_weight_power=0.5,
         sliding=True,
         choose_inference=True,
         model=AUTO,

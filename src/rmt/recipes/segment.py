@@ -66,6 +66,8 @@ class SegmentRecipe(Recipe):
     """Weight of the Dice loss, which is added to the cross-entropy and counts every class alike; 0: none."""
     class_weights: bool = False
     """Weight the cross-entropy of each class by median frequency / its frequency in the training masks."""
+    class_weight_power: NonNegativeFloat = 1.0
+    """With class_weights: exponent of the weights. A smaller one predicts rare classes less often; 0.5: square root."""
 
     batch_size: AutoPositive = 16
     """Crops per step on one device; `auto`: 8."""

@@ -164,6 +164,7 @@ ELSEWHERE = {
     "name": "training/test_run_folder.py",
     "output": "training/test_run_folder.py",
     "data": "below",
+    "class_weight_power": "below",
     "choose_inference": "tasks/segment/test_inference.py",
     "holdout": "data/segmentation/test_dataset.py",
     "weights": "below",
@@ -403,3 +404,11 @@ def test_two_processes_judge_each_image_once(tmp_path, strategy):
     # judged by two processes after the last part, and by one at the end
     (row,) = (row for row in rows(tmp_path / "run")[-1:] if row["kind"] == "epoch")
     assert last["val"]["miou"] == pytest.approx(float(row["val_miou"]), abs=1e-3)
+
+
+def test_the_power_softens_the_weights_of_the_classes():
+    full, root = (
+        built(tiny(class_weights=True, class_weight_power=power)).criterion.class_weights for power in (1, 0.5)
+    )
+    torch.testing.assert_close(root, full.sqrt())
+    assert full.min() < 0.5 * root.min()

@@ -68,10 +68,11 @@ def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return (occurs * (1 - scores)).sum() / occurs.sum().clamp(min=1)
 
 
-def median_frequency_weights(pixels: Tensor) -> Tensor:
-    """Weights (K,) float32 from the numbers of pixels (K,) of the classes: the median of the numbers over each one.
+def median_frequency_weights(pixels: Tensor, power: float = 1.0) -> Tensor:
+    """Weights (K,) float32 from the numbers of pixels (K,) of the classes: (median of the numbers / each one)^power.
 
     Classes without pixels are left out of the median and have the weight 0 (no pixel has it).
     """
     counts = pixels.double()
-    return torch.where(counts > 0, counts[counts > 0].median() / counts.clamp(min=1), 0.0).float()
+    weights = (counts[counts > 0].median() / counts.clamp(min=1)) ** power
+    return torch.where(counts > 0, weights, 0.0).float()

@@ -82,5 +82,5 @@ def build_loss(recipe: SegmentRecipe, data: SegmentData) -> SegmentationLoss:
     """The loss that the recipe describes; with `class_weights` the training masks are read once."""
     weights = None
     if recipe.class_weights:
-        weights = median_frequency_weights(torch.from_numpy(count_pixels(data.train)))
+        weights = median_frequency_weights(torch.from_numpy(count_pixels(data.train)), recipe.class_weight_power)
     return SegmentationLoss(focal_gamma=recipe.focal_gamma, dice_weight=recipe.dice_weight, class_weights=weights)
