@@ -15,7 +15,7 @@ from rmt.model import RMT, create_model, list_models
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 # The named networks with fewer blocks: folding is the same in every block.
-SHALLOW = {4: (1, 1, 2, 1), 1: (2,)}
+SHALLOW = {4: (1, 1, 2, 1), 2: (1, 2), 1: (2,)}
 
 
 def fill_network(model: nn.Module) -> nn.Module:
@@ -93,6 +93,16 @@ def test_nothing_foldable_is_left_and_nothing_is_trainable():
     assert not left, left
     assert not any(p.requires_grad for p in deployed.parameters())
     assert not deployed.training
+
+
+@torch.no_grad()
+def test_a_norm_behind_a_pooling_is_kept():
+    model = fill_network(rmt.create_model("rmt_nano"))
+    model.stem[5].weight.mul_(-1)  # a negative scale does not commute with a maximum
+    x = torch.randn(2, 3, 32, 32)
+    deployed = rmt.deploy(model)
+    assert [isinstance(layer, nn.BatchNorm2d) for layer in deployed.stem].count(True) == 2
+    assert relative_error(deployed(x), model(x)) < TOLERANCE[torch.float32]
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ MACS = {  # of the released networks, counted with norms and other elementwise w
     "rmt_swin_tiny": 4.7e9,
     "rmt_swin_small": 9.1e9,
 }
-STRIDES = {name: [4, 8, 16, 32] for name in list_models()} | {"rmt_deit_small": [16]}
+STRIDES = {name: [4, 8, 16, 32] for name in list_models()} | {"rmt_nano": [4, 8], "rmt_deit_small": [16]}
 SHALLOW = {name: (1,) * len(strides) for name, strides in STRIDES.items()}
 
 
@@ -67,6 +67,18 @@ def test_parameters_and_macs_of_the_gate():
 
 def test_pico_has_about_a_million_parameters():
     assert parameters(create_model("rmt_pico", device="meta", num_classes=10)) == pytest.approx(1e6, rel=0.01)
+
+
+def test_size_of_nano():
+    """Term by term: the stem sees every pixel, stage 1 has 8×8 tokens, stage 2 4×4."""
+    model = create_model("rmt_nano", device="meta", num_classes=10)
+    conv = {"stem": 9 * (3 * 16 + 16 * 32) * 32**2 + 9 * 32 * 64 * 16**2, "downsample": 9 * 64 * 128 * 4**2}
+    products = sum(tokens * (4 + 2 * 2) * dim**2 for dim, tokens in ((64, 64), (128, 16)))
+    depthwise = sum(tokens * dim * (9 + 25 + 2 * 9) for dim, tokens in ((64, 64), (128, 16)))
+    attention = sum(2 * 2 * side * side**2 * dim for dim, side in ((64, 8), (128, 4)))  # rows, columns; q·kᵀ, ·v
+    head = 16 * 128 * 256 + 256 * 10
+    assert parameters(model) == 310_730
+    assert count_macs(model, 32, 32) == sum(conv.values()) + products + depthwise + attention + head
 
 
 @pytest.mark.parametrize("name", MACS)
@@ -204,7 +216,9 @@ class TestContract:
         ):
             assert isinstance(model.get_submodule(key), nn.Conv2d | nn.Linear)
         config = timm.data.resolve_model_data_config(model)
-        assert config["input_size"] == ((3, 32, 32) if name.startswith(("rmt_pico", "rmt_test")) else (3, 224, 224))
+        assert config["input_size"] == (
+            (3, 32, 32) if name.startswith(("rmt_nano", "rmt_pico", "rmt_test")) else (3, 224, 224)
+        )
         assert config["interpolation"] == "bicubic"
 
     def test_layer_groups_cover_every_block(self, name):
@@ -247,6 +261,7 @@ KEYWORDS = [
     ),
     ("decomposed", dict(decomposed=(False,) * 4), lambda m: m.stages[0].blocks[0].attn.decomposed, False),
     ("aux_head", dict(aux_head=True), lambda m: m.aux_head.out_features, 1000),
+    ("pool_stem", dict(pool_stem=True), lambda m: type(m.stem).__name__, "PoolStem"),
     ("head_hidden_dim", dict(head_hidden_dim=48), lambda m: m.head_hidden_size, 48),
     ("dtype", dict(dtype=torch.bfloat16), lambda m: m.head.fc.weight.dtype, torch.bfloat16),
     ("device", dict(device="meta"), lambda m: m.head.fc.weight.device.type, "meta"),

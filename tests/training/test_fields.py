@@ -37,6 +37,7 @@ CHANGES: dict[str, Any] = {
     "epoch_repeats": 2.0,
     "warmup_lr": 1e-5,
     "cooldown_epochs": 1,
+    "optimizer": "muon",
     "weight_decay": 0.1,
     "layer_decay": 0.5,
     "clip_grad": 1.0,

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rmt.errors import RMTError
 from rmt.model import create_model
 from rmt.recipes import quickstart
 from rmt.training.batch import effective_batch, peak_lr
@@ -61,3 +62,34 @@ def test_the_schedule_is_a_linear_warm_up_and_a_cosine_by_update():
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-9)
     schedule.step_update(50)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-5)
+
+
+def test_muon_orthogonalises_matrices_and_leaves_the_rest_to_adamw():
+    """The first update of a matrix is 0.2·√(longer side)·U·Vᵀ of its gradient, about; that of a norm is its sign."""
+    torch.manual_seed(0)
+    model = create_model("rmt_nano", num_classes=5)
+    optimizer = build_optimizer(model, replace(quickstart(), optimizer="muon", weight_decay=0.0), lr=1e-3)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    for name, p in model.named_parameters():
+        update = (p.detach() - before[name]) / -1e-3
+        if p.ndim > 1 and p.shape[1] > 1:
+            values = torch.linalg.svdvals(update.flatten(1)) / (0.2 * max(update.flatten(1).shape) ** 0.5)
+            assert values.quantile(0.1) > 0.6, name  # of the gradient: a tenth of the largest in a square matrix
+            assert values.max() < 1.3, name
+        else:
+            assert torch.equal(update.sign(), p.grad.sign()), name
+            assert update.std() < 0.1 + update.abs().mean() * 1.2, name
+
+
+def test_muon_needs_a_timm_that_has_it(monkeypatch):
+    monkeypatch.setattr("rmt.training.optimizers.list_optimizers", lambda name: [])
+    with pytest.raises(RMTError, match="--optimizer muon needs a newer timm"):
+        build_optimizer(create_model("rmt_test"), replace(quickstart(), optimizer="muon"), lr=1e-3)
+
+
+def test_muon_does_not_divide_matrices():
+    (problem,) = replace(quickstart(), optimizer="muon", strategy="fsdp").problems()
+    assert "--optimizer muon does not work with --strategy fsdp" in problem

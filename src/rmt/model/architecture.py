@@ -109,7 +109,9 @@ def _from_shapes(ours: Mapping[str, Tensor]) -> dict[str, Any]:
         conv_downsample="stages.1.downsample.0.weight" in ours,
         aux_head="aux_head.weight" in ours,
     )
-    if not conv_stem:
+    if conv_stem:
+        found |= dict(pool_stem="stem.10.weight" not in ours)
+    else:
         found |= dict(patch_size=ours["stem.proj.weight"].shape[-1], patch_norm="stem.norm.weight" in ours)
     if len(blocks) == 1:
         del found["conv_downsample"]

@@ -211,7 +211,8 @@ def _fold_batch_norm(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d) -> None
 
 def _fold_batch_norms(layers: nn.Sequential) -> None:
     for i, norm in enumerate(layers):
-        if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
+        # A norm behind a pooling is kept: with a negative scale the maximum would become a minimum.
+        if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) and isinstance(layers[i - 1], nn.Conv2d):
             _fold_batch_norm(layers[i - 1], norm)  # type: ignore[arg-type]
             layers[i] = nn.Identity()
 

@@ -3,6 +3,7 @@
 | name | paper | parameters | MACs at 224² | maximum drop path in the paper's training |
 |---|---|---|---|---|
 | rmt_pico | – (ours, for small images and tests) | 1.3 M | 0.005 G at 32² | 0 |
+| rmt_nano | – (ours, for images of 28 to 64 pixels) | 0.6 M | 0.017 G at 32² | 0 |
 | rmt_test | – (for tests of anything that trains a network) | 0.04 M | 0.0003 G at 32² | 0 |
 | rmt_tiny | RMT-T | 14,334,216 | 2.64 G | 0.1 |
 | rmt_small | RMT-S | 26,967,240 | 4.78 G | 0.15 |
@@ -45,6 +46,18 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         num_heads=(2, 4, 4, 6),
         mlp_ratios=(3, 3, 3, 3),
         decay_ranges=(NARROW, NARROW, NARROW, NARROW),
+        head_hidden_dim=256,
+    ),
+    # Where images are small, tokens of 4×4 pixels are large: half of the work is convolutions of all pixels.
+    "rmt_nano": dict(
+        depths=(1, 1),
+        dims=(64, 128),
+        num_heads=(4, 8),
+        mlp_ratios=(2, 2),
+        decomposed=(True, True),
+        decay_ranges=(NARROW, NARROW),
+        layer_scales=(None, None),
+        pool_stem=True,
         head_hidden_dim=256,
     ),
     # One narrow block per stage, for tests of training runs.
@@ -94,6 +107,7 @@ ARCHITECTURES |= {
 
 MAX_DROP_PATH = {
     "rmt_pico": 0.0,
+    "rmt_nano": 0.0,
     "rmt_test": 0.0,
     "rmt_tiny": 0.1,
     "rmt_small": 0.15,
@@ -119,13 +133,14 @@ PAPER_TOP1 = {
 
 
 def _cfg(name: str) -> dict[str, Any]:
-    pico = name.startswith(("rmt_pico", "rmt_test"))
+    small = name.startswith(("rmt_nano", "rmt_pico", "rmt_test"))
+    pool_size = (4, 4) if name == "rmt_nano" else (1, 1) if small else (14, 14) if name == "rmt_deit_small" else (7, 7)
     return dict(
         num_classes=1000,
-        input_size=(3, 32, 32) if pico else (3, 224, 224),
+        input_size=(3, 32, 32) if small else (3, 224, 224),
         min_input_size=(3, 32, 32),
-        pool_size=(1, 1) if pico else (14, 14) if name == "rmt_deit_small" else (7, 7),
-        crop_pct=1.0 if pico else 0.875,
+        pool_size=pool_size,
+        crop_pct=1.0 if small else 0.875,
         interpolation="bicubic",
         mean=IMAGENET_DEFAULT_MEAN,
         std=IMAGENET_DEFAULT_STD,

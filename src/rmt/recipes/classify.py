@@ -59,8 +59,11 @@ class ClassifyRecipe(Recipe):
     cooldown_epochs: AutoNonNegative = 0
     """Last epochs at the minimum learning rate, which count as part of `epochs`; `auto`: a thirtieth of them, at most
     10."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Optimizer; `muon` orthogonalises the updates of the matrices and uses AdamW for the other weights: better than
+    AdamW alone in short trainings from scratch."""
     weight_decay: NonNegativeFloat = 0.05
-    """Weight decay of AdamW; norms, biases and layer scales have none."""
+    """Weight decay of the optimizer; norms, biases and layer scales have none."""
     layer_decay: float = 1.0
     """Layer-wise LR decay: each layer's LR is this times that of the layer above. 1: none; 0: 0.75 with weights, else
     1."""
@@ -140,6 +143,8 @@ class ClassifyRecipe(Recipe):
             found.append(f"--image-size must be at least 32, not {self.image_size}")
         if not 0 <= self.layer_decay <= 1:
             found.append(f"--layer-decay must lie in (0, 1], or be 0 to be chosen; it is {self.layer_decay:g}")
+        if self.optimizer == "muon" and self.strategy == "fsdp":
+            found.append("--optimizer muon does not work with --strategy fsdp, which divides the matrices: take ddp")
         if self.sync_batchnorm and self.freeze_batchnorm:
             found.append(
                 "--sync-batchnorm and --freeze-batchnorm cannot be combined: frozen statistics are never updated"

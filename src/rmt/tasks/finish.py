@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from rmt.data.loader import BatchLoader
 from rmt.inference.runtime import TorchRuntime
+from rmt.model import read_metadata
 from rmt.training.evaluator import Evaluator, evaluate
 from rmt.training.module import TrainingModule
 from rmt.training.results import common_metrics, final_networks, write
@@ -24,6 +25,8 @@ def finish(
 ) -> dict[str, Any]:
     """Evaluates the final weights in one pass over the images; see `Task.finish`.
 
+    Where the best weights are those of the last epoch, they are evaluated once.
+
     Args:
         module, run: the run, after training.
         evaluators: by the name of the weights ("raw", "ema", "best"): all of them unless given. Weights without an
@@ -38,9 +41,14 @@ def finish(
     """
     networks = final_networks(module, run)
     evaluators = evaluators or {name: module.build_evaluator() for name in networks}
+    best = read_metadata(run.folder.best)["metrics"]
+    same = best["weights"] if best["epoch"] == module.progress.evaluations and best["weights"] in evaluators else ""
+    evaluators = {name: evaluator for name, evaluator in evaluators.items() if name != same}
     runtimes = {name: TorchRuntime(networks[name], run.device, run.precision) for name in evaluators}
     evaluate(evaluators, runtimes, loader or module.data.val_loader(module.recipe), run.device)
     scores = module.progress.val | {name: evaluator.compute() for name, evaluator in evaluators.items()}
+    if same:
+        scores[same], evaluators[same] = scores["best"], evaluators["best"]
     metrics = common_metrics(module, run, scores, split=split, unreadable=evaluators["best"].unreadable)
     metrics["best"] |= more_about_best(evaluators["best"])
     metrics |= more_metrics(evaluators)

@@ -29,7 +29,7 @@ class ClassifyData:
     """The images of one run.
 
     Attributes:
-        train: the training images.
+        train: the training images. They and the others are kept in memory after decoding, unless streamed.
         val: the images that each epoch is evaluated on and `best` is chosen on: held out of train, or, where the recipe
             holds none out, the test images themselves.
         test: the images that are read once more, at the end.
@@ -62,6 +62,10 @@ class ClassifyData:
         if maps is not None and not maps.available.all():
             train, skipped = _with_maps(train, maps, skipped)
             maps = LabelMaps(recipe.token_labels, train, verify=False)
+        if stream == "no":
+            limit, separate = CACHE_BYTES // max(1, recipe.workers), val is not test
+            train, test = CachedSet(train, limit), CachedSet(test, limit)
+            val = CachedSet(val, limit) if separate else test
         return cls(train, val, test, skipped, stream, maps)
 
     @property
@@ -106,7 +110,7 @@ class ClassifyData:
             crop_padding=recipe.crop_padding,
         )
         return ImageLoader(
-            self._cached(self.train, recipe),
+            self.train,
             transform
             if self.maps is None
             else TokenLabelTransform(transform, self.maps, swap_axes=recipe.swap_map_axes),
@@ -125,16 +129,12 @@ class ClassifyData:
     def eval_loader(self, recipe: ClassifyRecipe, images: ImageSet, **options: Any) -> ImageLoader:
         """`images`, each once and in order, preprocessed as for evaluation."""
         return ImageLoader(
-            self._cached(images, recipe),
+            images,
             eval_transform(**self.preprocessing(recipe)),
             batch_size=recipe.batch_size * _EVAL_BATCH,
             shuffle=False,
             **{"workers": recipe.workers, **options},
         )
-
-    def _cached(self, images: ImageSet, recipe: ClassifyRecipe) -> ImageSet:
-        """The set with decoded images kept in memory; streamed images, which do not fit the disk, as they are."""
-        return images if self.stream == "yes" else CachedSet(images, CACHE_BYTES // max(1, recipe.workers))
 
 
 def _with_maps(train: ImageSet, maps: LabelMaps, skipped: SkipReport) -> tuple[ImageSet, SkipReport]:
