@@ -9,9 +9,10 @@ from rmt.recipes.segment import SegmentRecipe
 def finetune() -> ClassifyRecipe:
     """Your own image folder (`train/CLASS/*.jpg` and `val/…`, or one folder of classes), from weights or from scratch.
 
-    Network and image size are those of the weights; without weights rmt_tiny at 224² on a GPU, rmt_pico at 96² on a
-    CPU. For other classes than those of the weights the classifier is new. The number of epochs makes about 500 updates
-    with weights and 1,500 without, but is at least 30; learning rate and layer decay depend on the weights, too.
+    Network and image size are those of the weights; without weights they are chosen, with the number of epochs, so that
+    the run takes --minutes (15 on a CPU, 60 on a GPU), and printed before the first step. With --minutes 0 they are
+    rmt_tiny at 224² on a GPU, rmt_pico at 96² on a CPU, and epochs of about 500 updates with weights and 1,500 without,
+    but at least 30. For other classes than those of the weights the classifier is new.
 
     Cost: depends on the photos; 300 at 32² from the quickstart's weights are about 2 s per epoch on a CPU. Accuracy:
     not stated; training from scratch takes hundreds of photos per class. A run whose accuracy stays at that of guessing
@@ -46,10 +47,11 @@ def finetune_detect() -> DetectRecipe:
 
     Mask R-CNN from the weights of a classifier, or of a detector, which is loaded whole if sizes and classes are the
     same. Use `--no-masks` for data with boxes only. Without `--val-annotations` a fifth of the images is held out.
-    Network: that of the weights; without weights rmt_tiny on a GPU and rmt_pico on a CPU. As many epochs as make about
-    2,000 updates, the rate divided by 10 after two thirds and after eleven twelfths of them.
+    Network, image size, widths and number of epochs are chosen so that the run takes --minutes (15 on a CPU, 60 on a
+    GPU), and printed before the first step; weights bring their network. The rate is divided by 10 after two thirds and
+    after eleven twelfths of the epochs. With --minutes 0 they make about 2,000 updates.
 
-    Cost: depends on the images: 2,000 updates of 4. Accuracy: not stated; it depends on the data and the weights.
+    Cost: --minutes. Accuracy: not stated; it depends on the data and the weights.
     Command: rmt train finetune-detect --data FOLDER [--weights FILE]
     """
     return DetectRecipe(
@@ -80,10 +82,12 @@ def finetune_detect() -> DetectRecipe:
 def finetune_segment() -> SegmentRecipe:
     """Your own images and masks (`images`, `masks`, `classes.txt`), by Semantic FPN, from weights or from scratch.
 
-    The network is that of the weights; without weights rmt_tiny on a GPU, rmt_pico on a CPU. Weights are those of
-    a classifier (ours or the authors'), or of a segmenter, which is loaded whole if head and classes are the same.
+    Network, image and crop size, width of the head and number of iterations are chosen so that the run takes --minutes
+    (15 on a CPU, 60 on a GPU), and printed before the first step; with --minutes 0 there are 4,000 iterations. Weights
+    are those of a classifier (ours or the authors'), or of a segmenter, which is loaded whole if head and classes are
+    the same.
 
-    Cost: depends on the photos and on --crop-size; docs/segmentation.md has measured runs. Accuracy: not stated.
+    Cost: --minutes; docs/segmentation.md has measured runs. Accuracy: not stated.
     Command: rmt train finetune-segment --data FOLDER [--weights FILE]
     """
     return SegmentRecipe(

@@ -16,7 +16,7 @@ Clock = Callable[[], float]
 
 MIN_STEPS = 3  # that are counted, unless they take longer than LIMIT
 ENOUGH = 2.0  # seconds of steps after which no more are measured
-LIMIT = 6.0  # seconds after which the step in progress is the last one, in training
+LIMIT = 6.0  # seconds after which the step in progress is the last one, but for the second one, in training
 EVALUATION_LIMIT = 3.0  # the same in evaluation
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -111,7 +111,8 @@ def _time(
         now = clock()
         measured.append((now - last, size(batch)))
         last = now
-        if now - began >= limit or (len(measured) > MIN_STEPS and now - began >= ENOUGH):
+        # The second one at least: the first one's seconds say little on a busy machine.
+        if len(measured) > 1 and (now - began >= limit or (len(measured) > MIN_STEPS and now - began >= ENOUGH)):
             break
     counted = measured[1:] or measured
     return sum(seconds for seconds, _ in counted), sum(count for _, count in counted)
