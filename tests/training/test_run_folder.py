@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -55,3 +57,33 @@ def test_what_a_kill_inside_a_save_left_is_removed(tmp_path):
         (folder.path / name).touch()
     folder.remove_temporary_files()
     assert sorted(file.name for file in folder.path.iterdir()) == [".keep", "recipe.json"]
+
+
+LOCKS = """
+import sys, time
+from pathlib import Path
+from rmt.training.run_folder import RunFolder
+
+with RunFolder(Path(sys.argv[1])).lock():
+    print("locked", flush=True)
+    if sys.argv[2] == "fork" and os.fork() == 0:
+        time.sleep(5)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks of the system's")
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    folder = RunFolder(tmp_path)
+    with folder.lock(), folder.lock():  # again inside
+        pass
+    other = subprocess.Popen(
+        [sys.executable, "-c", "import os" + LOCKS, str(tmp_path), "fork"], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "locked\n"
+    with pytest.raises(RMTError, match=f"another process is training in {tmp_path}"), folder.lock():
+        pass
+    other.kill()  # its child lives on and does not hold the lock
+    other.wait()
+    with folder.lock():
+        assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,10 @@
 """Trains a recipe into a run folder, and resumes an interrupted run."""
 
+import contextlib
 import functools
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,7 +79,7 @@ def resume(
     recipe = recipe or folder.read_recipe()
     validate(recipe)
     machine = Machine.detect(recipe)
-    with process_group(machine):
+    with process_group(machine), _lock(folder):
         console = _console()
         with processes.main_process_first():
             state, complaint = load_newest_state(folder.state)
@@ -183,7 +185,7 @@ def _fit(
     module.print_line = display.print_line
     log("\n".join(_introduction(module, folder)))
     try:
-        with checkpoint.handle_signals():
+        with _lock(folder), checkpoint.handle_signals():
             trainer.fit(module, ckpt_path=None if state is None else str(folder.state), weights_only=True)
         module.gather_full_networks()
     except Interrupted as stop:
@@ -200,6 +202,13 @@ def _finish(module: TrainingModule, run: FinishedRun, task: Task) -> TrainResult
     metrics = task.finish(module, run)
     run.console.print("\n".join(task.summary(metrics, run.folder)), markup=False)
     return TrainResult(run.folder.path, metrics)
+
+
+@contextlib.contextmanager
+def _lock(folder: RunFolder) -> Iterator[None]:
+    """Keeps other runs out of the folder; see `RunFolder.lock`. The main process holds the lock for all."""
+    with folder.lock() if processes.is_main_process() else contextlib.nullcontext():
+        yield
 
 
 def _console() -> Console:

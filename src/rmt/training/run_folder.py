@@ -1,7 +1,10 @@
 """A run's folder: `runs/RECIPE-TIMESTAMP/`, and the names of the files in it."""
 
+import contextlib
 import json
+import os
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,25 @@ from rmt.atomic import write_text
 from rmt.errors import RMTError
 from rmt.output_folder import create_folder, require_empty, unused_path
 from rmt.recipes.recipe import Recipe, from_dict
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_locked: dict[Path, int] = {}
+"""The run folders that this process has locked, and the handles of the locks."""
+
+
+def _close_handles() -> None:
+    """Closes them in a process forked from this one, such as a data worker, which would otherwise hold the locks on."""
+    for handle in _locked.values():
+        os.close(handle)
+    _locked.clear()
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_close_handles)
 
 
 class RunFolder:
@@ -56,6 +78,30 @@ class RunFolder:
         if not folder.recipe.is_file():
             raise RMTError(f"{path} is no run of `rmt train`: there is no recipe.json in it")
         return folder
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Context manager that keeps other processes from training in this folder. It may be entered again inside.
+
+        The lock is the operating system's, so that it ends with this process. Raises RMTError when another process
+        holds it. Where the file system has no locks, nothing is locked.
+        """
+        if fcntl is None or self.path in _locked:
+            yield
+            return
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RMTError(f"another process is training in {self.path}: wait for it, or stop it first") from None
+            except OSError:  # no locks on this file system
+                pass
+            _locked[self.path] = handle
+            yield
+        finally:
+            _locked.pop(self.path, None)
+            os.close(handle)
 
     def remove_temporary_files(self) -> None:
         """Removes the unfinished files that a kill inside a save left behind (`.best.safetensors.…`)."""
