@@ -1,6 +1,7 @@
 """Model files and interrupted runs that the commit 4ccfdac wrote keep loading, resuming and answering."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rmt.tasks import resume
 EARLIER = Path(__file__).parents[1] / "data" / "earlier"
 EXPECTED = json.loads((EARLIER / "expected.json").read_text())
 TASKS = ("classify", "detect", "segment")
+BEFORE_BATCHNORM = re.compile(r"(stem\.\d+|downsample\.0)\.bias$")
 
 
 @pytest.fixture
@@ -36,8 +38,10 @@ def test_an_interrupted_run_goes_on(folder, task):
     expected = load_file(EARLIER / f"{task}-last.safetensors")
     state = load_file(Path(task) / "last.safetensors")
     assert state.keys() == expected.keys()
-    for name, value in expected.items():  # another processor rounds otherwise
-        assert (state[name] - value).abs().max() < 2e-4, name
+    for name, value in expected.items():  # another processor, or memory format, rounds otherwise
+        # The gradient of a bias before a BatchNorm is zero but for rounding, which Adam turns into whole steps.
+        free = BEFORE_BATCHNORM.search(name)
+        assert (state[name] - value).abs().max() < (1e-3 if free else 2e-4), name
     assert finished.metrics["last"]["epoch"] == EXPECTED[task]["last"]["epoch"]
     columns = (EARLIER / task / "metrics.csv").read_text().splitlines()[0]
     assert (Path(task) / "metrics.csv").read_text().splitlines()[0] == columns
