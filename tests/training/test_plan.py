@@ -146,7 +146,7 @@ def plan_with(timing: Timing, monkeypatch, **changes):
 
     def measured(module, device, clock):
         name, side = module.recipe.model, module.recipe.image_size
-        work = {"rmt_pico": 1.0, "rmt_tiny": 10.7}[name] * side**2 / 32**2
+        work = {"rmt_pico": 1.0, "rmt_nano": 3.2, "rmt_tiny": 10.7}[name] * side**2 / 32**2
         return timing.scaled(work, module.recipe.batch_size / 32)
 
     monkeypatch.setattr("rmt.training.plan.measure", measured)
@@ -158,7 +158,7 @@ def plan_with(timing: Timing, monkeypatch, **changes):
 def test_the_best_choice_that_sees_enough_images_is_taken(monkeypatch):
     few, _ = plan_with(FAST, monkeypatch, minutes=3.0)
     many, _ = plan_with(FAST, monkeypatch, minutes=60.0)
-    assert (few.model, many.model) == ("rmt_pico", "rmt_tiny")
+    assert (few.model, many.model) == ("rmt_nano", "rmt_tiny")
     assert plan_with(FAST, monkeypatch, minutes=60.0, model="rmt_pico")[0].model == "rmt_pico"
 
 

@@ -8,6 +8,7 @@ from rmt.recipes.recipe import (
     AutoFloat,
     AutoNonNegative,
     AutoPositiveFloat,
+    AutoPositiveFraction,
     Fraction,
     NonNegative,
     NonNegativeFloat,
@@ -27,6 +28,7 @@ class ClassifyRecipe(Recipe):
     open_values: ClassVar[dict[str, Any]] = {
         **Recipe.open_values,
         **dict.fromkeys(("stream", "metric", "epoch_repeats", "warmup_epochs", "cooldown_epochs"), "auto"),
+        **dict.fromkeys(("optimizer", "crop_padding", "randaugment", "crop_pct"), "auto"),
         **dict.fromkeys(("image_size", "epochs", "lr", "layer_decay"), 0),
     }
 
@@ -41,7 +43,8 @@ class ClassifyRecipe(Recipe):
     stream_buffer: Positive = 50_000
     """Images of the shuffle buffer when shards are streamed; it consists of whole shards."""
     image_size: NonNegative = 224
-    """Side in pixels of the square input images; 0: as for the weights, otherwise 224, and 96 for rmt_pico."""
+    """Side in pixels of the square input images; 0: as for the weights, otherwise 224, 96 for rmt_pico and 32 for
+    rmt_nano."""
 
     epochs: NonNegative = 300
     """Epochs; 0: as many as suit the number of images, or fit `minutes`."""
@@ -59,9 +62,9 @@ class ClassifyRecipe(Recipe):
     cooldown_epochs: AutoNonNegative = 0
     """Last epochs at the minimum learning rate, which count as part of `epochs`; `auto`: a thirtieth of them, at most
     10."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["auto", "adamw", "muon"] = "adamw"
     """Optimizer; `muon` orthogonalises the updates of the matrices and uses AdamW for the other weights: better than
-    AdamW alone in short trainings from scratch."""
+    AdamW alone in short trainings from scratch. `auto`: muon for rmt_nano from scratch, otherwise adamw."""
     weight_decay: NonNegativeFloat = 0.05
     """Weight decay of the optimizer; norms, biases and layer scales have none."""
     layer_decay: float = 1.0
@@ -82,21 +85,23 @@ class ClassifyRecipe(Recipe):
     """Pad smaller images with black to this side, in training and evaluation; 0: resize them instead."""
     min_crop: PositiveFraction = 0.08
     """Smallest area of a random crop, as a fraction of the image; not used with `crop_padding`."""
-    crop_padding: NonNegative = 0
+    crop_padding: AutoNonNegative = 0
     """Resize the image to `image_size`, add a black border of this many pixels, and crop a random square of
-    `image_size`; for small images, 4 at 32. 0: random resized crops, see `min_crop`."""
+    `image_size`; for small images, 4 at 32. 0: random resized crops, see `min_crop`. `auto`: an eighth of the side for
+    rmt_nano from scratch, otherwise 0."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip."""
     randaugment: str = "rand-m9-mstd0.5-inc1"
-    """RandAugment, as timm writes it; empty: none."""
+    """RandAugment, as timm writes it; empty: none. `auto`: none for rmt_nano from scratch, otherwise a mild one."""
     random_erasing: Fraction = 0.25
     """Probability that a rectangle of an image is replaced by noise."""
     repeated_augmentation: bool = False
     """Repeated augmentation: a third of the images per epoch, each in three views."""
     interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
     """Interpolation of the training images; `random`: bilinear or bicubic, and bicubic in evaluation."""
-    crop_pct: PositiveFraction = 0.875
-    """Side of the centre crop in evaluation, as a fraction of the resized image."""
+    crop_pct: AutoPositiveFraction = 0.875
+    """Side of the centre crop in evaluation, as a fraction of the resized image; `auto`: 1 for rmt_nano from scratch,
+    otherwise 0.875."""
 
     mixup: NonNegativeFloat = 0.8
     """Mixup: parameter of the beta distribution; 0: none."""
@@ -156,7 +161,7 @@ class ClassifyRecipe(Recipe):
             found += [
                 f"--{option(name)} must be off with --token-labels: {why}"
                 for name, why in off.items()
-                if getattr(self, name)
+                if getattr(self, name) and not self.is_open(name)
             ]
             if self.randaugment.startswith("augmix"):
                 found.append("--randaugment augmix blends images, which a label map cannot follow: take rand-… instead")

@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # the types in a resolved recipe, where no field is "auto" an
     AutoPixels = int
     AutoFloat = float
     AutoPositiveFloat = float
+    AutoPositiveFraction = float
     AutoInts = tuple[int, ...]
 else:
     AutoPositive = Annotated[int | Literal["auto"], AT_LEAST_1]
@@ -51,6 +52,7 @@ else:
     AutoFloat = Annotated[float | Literal["auto"], NOT_NEGATIVE]
     AutoPixels = Annotated[int | Literal["auto"], Limit(lambda value: value >= 32, "must be at least 32, not {}")]
     AutoPositiveFloat = Annotated[float | Literal["auto"], Limit(lambda value: value > 0, "must be positive, not {}")]
+    AutoPositiveFraction = Annotated[float | Literal["auto"], *PositiveFraction.__metadata__]
     AutoInts = tuple[int, ...] | Literal["auto"]
 
 #: The recipe class of each task. A class that sets `task` registers itself when it is defined.

@@ -61,7 +61,14 @@ def build_network(recipe: Recipe) -> RMT:
 
 #: The networks that a plan chooses from when the recipe names none and has no weights, the best first.
 NETWORKS = ("rmt_tiny", "rmt_pico")
-_MACS_PER_PIXEL = {"rmt_pico": 4.9, "rmt_tiny": 52.6, "rmt_small": 95.3, "rmt_base": 207.0, "rmt_large": 388.0}  # 1,000
+_MACS_PER_PIXEL = {  # in thousands
+    "rmt_pico": 4.9,
+    "rmt_nano": 15.9,
+    "rmt_tiny": 52.6,
+    "rmt_small": 95.3,
+    "rmt_base": 207.0,
+    "rmt_large": 388.0,
+}
 
 
 def relative_work(model: str) -> float:

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from helpers.resolved import resolved
+from helpers.runs import photos
 
 from rmt.recipes import finetune
 from rmt.tasks.classify.small_images import LARGEST_SIDE, small_image_settings
@@ -15,3 +17,17 @@ def test_settings_are_fields_of_the_recipe_and_possible_together(side: int):
     assert not recipe.problems()
     assert settings["crop_padding"] == side / 8
     assert settings["batch_size"] % 2 == 0  # Mixup mixes pairs, where a user turns it on
+
+
+def test_a_recipe_from_scratch_takes_them_where_it_leaves_fields_open():
+    recipe = replace(finetune(), data=photos(), model="rmt_nano", device="cpu", workers=0, minutes=0.0)
+    ran, _ = resolved(recipe)
+    settings = small_image_settings(32) | {"batch_size": ran.batch_size}  # at most the training images
+    assert ran.image_size == 32
+    assert {name: getattr(ran, name) for name in settings} == settings
+    given = dict(optimizer="adamw", crop_padding=2, randaugment="rand-m1", crop_pct=0.5, lr=0.001)
+    ran, _ = resolved(replace(recipe, **given))
+    assert {name: getattr(ran, name) for name in given} == given
+    other, _ = resolved(replace(recipe, model="rmt_pico"))
+    assert (other.optimizer, other.crop_padding, other.crop_pct) == ("adamw", 0, 0.875)
+    assert other.randaugment == "rand-m5-mstd0.5-inc1"

@@ -12,12 +12,14 @@ from rmt.model import RMT, describe_weights, load_checkpoint
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData, class_weights
 from rmt.tasks.classify.module import ClassifyModule
+from rmt.tasks.classify.small_images import small_image_settings
 from rmt.tasks.classify.token_labelling.module import TokenLabelModule
 from rmt.training.batch import require_images, world_size
 from rmt.training.network import build_network, log_other_arguments, other_classes
 from rmt.training.task import Log
 
-_BATCH = 32
+_OTHERWISE = dict(optimizer="adamw", batch_size=32, crop_padding=0, randaugment="rand-m5-mstd0.5-inc1", crop_pct=0.875)
+_SIDES = {"rmt_pico": 96, "rmt_nano": 32}  # others: 224
 _MAX_WARMUP = 5.0  # epochs
 _MAX_COOLDOWN = 10
 
@@ -26,7 +28,8 @@ def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
     """Fills in what depends on the weights to start from, and on the data. See `Task.resolve`.
 
     - metric: macro recall if the classes are unbalanced, else top-1;
-    - image_size: that of the weights, if they are a classifier's of ours; else 224, and 96 for rmt_pico;
+    - image_size: that of the weights, if they are a classifier's of ours; else 224, 96 for rmt_pico, 32 for rmt_nano;
+    - optimizer and augmentation: AdamW and mild RandAugment; `small_image_settings` for rmt_nano from scratch;
     - lr and layer_decay: 5e-4 and 0.75 to fine-tune trained weights, 2e-3 and 1 to train from scratch;
     - batch_size: 32, but at most the training images of one device (an even number, for Mixup, which mixes pairs);
     - epochs: see `default_epochs`; a tenth of them, at most 5, for the warm-up.
@@ -34,15 +37,17 @@ def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
     if recipe.balanced_sampling and data.stream == "yes":
         raise RMTError("--balanced-sampling needs all images at hand: take --stream no, or --class-weights instead")
     own = _classifier(recipe.weights)
-    size = own["preprocessing"]["size"][0] if own else 96 if recipe.model == "rmt_pico" else 224
-    recipe = recipe.fill_open(batch_size=_BATCH, clip_grad=0.0)
+    size = recipe.image_size or (own["preprocessing"]["size"][0] if own else _SIDES.get(recipe.model, 224))
+    if recipe.model == "rmt_nano" and not recipe.weights:
+        recipe = recipe.fill_open(**small_image_settings(size))
+    recipe = recipe.fill_open(**_OTHERWISE, clip_grad=0.0)
     batch = min(recipe.batch_size, len(data.train) // world_size(recipe))
     recipe = replace(
         recipe,
         stream=data.stream,
         metric=default_metric(data.train.labels) if recipe.metric == "auto" else recipe.metric,
         epoch_repeats=1.0 if recipe.is_open("epoch_repeats") else recipe.epoch_repeats,
-        image_size=recipe.image_size or int(size),
+        image_size=int(size),
         lr=recipe.lr or (5e-4 if recipe.weights else 2e-3),
         layer_decay=recipe.layer_decay or (0.75 if recipe.weights else 1.0),
         batch_size=batch - batch % 2 if batch > 1 and (recipe.mixup or recipe.cutmix) else batch,

@@ -8,6 +8,7 @@ import numpy as np
 from rmt.data.images import BadImage
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData
+from rmt.tasks.classify.small_images import LARGEST_SIDE, small_image_settings
 from rmt.tasks.epochs import epochs_are_open, extend, length, set_epochs
 from rmt.training.batch import world_size
 from rmt.training.network import NETWORKS, relative_work
@@ -22,12 +23,17 @@ def candidates(recipe: ClassifyRecipe, data: ClassifyData) -> list[Candidate[Cla
     """See `Planning.candidates`: the larger network before the larger image."""
     native = typical_side(data)
     sides = [recipe.image_size] if recipe.image_size else [s for s in SIDES if s <= 1.15 * native] or [SIDES[-1]]
-    names = NETWORKS if recipe.is_open("model") else (recipe.model,)
+    names: tuple[str, ...] = NETWORKS if recipe.is_open("model") else (recipe.model,)
+    if recipe.is_open("model") and recipe.device == "cpu" and sides[0] <= LARGEST_SIDE and not recipe.weights:
+        names = tuple("rmt_nano" if name == "rmt_pico" else name for name in names)
     batch = min(_BATCH.get(recipe.device, 64), max(len(data.train) // world_size(recipe), 1))
     found = []
     for name in names:
         for side in sides:
-            chosen = replace(recipe.fill_open(model=name, batch_size=batch), image_size=side)
+            chosen = replace(recipe.fill_open(model=name), image_size=side)
+            if name == "rmt_nano" and not recipe.weights:
+                chosen = chosen.fill_open(**small_image_settings(side))
+            chosen = chosen.fill_open(batch_size=batch)
             images = wanted_images(len(data.train), from_scratch=not recipe.weights, network=name)
             found.append(Candidate(chosen, f"{name} at {side}²", relative_work(name) * side**2, images))
     return found
@@ -37,10 +43,12 @@ def wanted_images(images: int, *, from_scratch: bool, network: str) -> int:
     """How many images, repeats included, a network should see to be worth its time.
 
     From scratch at least 30 passes and 48,000, from trained weights 10 and 16,000, but never more than 500,000; larger
-    networks than rmt_pico need four times as many from scratch.
+    networks than rmt_pico need four times as many from scratch, rmt_nano by Muon a sixth.
     """
     passes, least = (30, 48_000) if from_scratch else (10, 16_000)
-    factor = 4 if from_scratch and network != "rmt_pico" else 1
+    if from_scratch and network == "rmt_nano":
+        passes = 5
+    factor = 4 if from_scratch and network not in ("rmt_nano", "rmt_pico") else 1
     return factor * min(max(passes * images, least), 500_000)
 
 

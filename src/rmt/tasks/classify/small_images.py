@@ -15,8 +15,8 @@ def small_image_settings(side: int) -> dict[str, Any]:
     return {
         "optimizer": "muon",
         "lr": 0.012,
-        "min_lr": 0.0,
         "batch_size": 96,
         "crop_padding": max(1, side // 8),
         "randaugment": "",
+        "crop_pct": 1.0,
     }
