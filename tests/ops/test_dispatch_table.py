@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rmt.errors import RMTError
 from rmt.ops import MaSAConfig, use_backend
 from rmt.ops.call import KNOWS_EXPORT, Call, tracing
+from rmt.ops.cpu import backend as cpu
 from rmt.ops.dispatch import MAX_SCORES, choose
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds")
@@ -27,9 +28,13 @@ TABLE = """
 | depthwise  | cuda   | float64 | any  | plain  | plain  | plain   | plain  |
 | depthwise  | cuda   | any     | any  | triton | triton | triton  | plain  |
 | depthwise  | any    | any     | any  | plain  | plain  | plain   | plain  |
+| layer_norm | cpu    | float64 | any  | plain  | plain  | plain   | plain  |
+| layer_norm | cpu    | any     | no   | native | plain  | plain   | plain  |
 | layer_norm | cuda   | float64 | any  | plain  | plain  | plain   | plain  |
 | layer_norm | cuda   | any     | any  | triton | plain  | plain   | plain  |
 | layer_norm | any    | any     | any  | plain  | plain  | plain   | plain  |
+| linear     | cpu    | float64 | any  | plain  | plain  | plain   | plain  |
+| linear     | cpu    | any     | no   | native | plain  | plain   | plain  |
 | linear     | cuda   | float64 | any  | plain  | plain  | plain   | plain  |
 | linear     | cuda   | any     | no   | plain  | plain  | plain   | plain  |
 | linear     | cuda   | any     | yes  | triton | plain  | plain   | plain  |
@@ -54,6 +59,12 @@ def call(op="attention", device="cpu", dtype=torch.float32, grad=False, traced="
 
 def rows() -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in TABLE.strip().splitlines()[1:]]
+
+
+@pytest.fixture(autouse=True)
+def fast_linear_layers(monkeypatch):
+    """The table is that of a processor on which oneDNN's linear layers are the faster ones, see `cpu/linear.py`."""
+    monkeypatch.setattr(cpu, "slower_than_pytorch", lambda dtype: None)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -96,6 +107,15 @@ SPECIAL = {
     "triton: autocast": (
         call("depthwise", "cuda", dtypes=(torch.float32, torch.float32, torch.bfloat16)),
         "triton",
+    ),
+    "native: channels of a LayerNorm that fill no vector": (call("layer_norm", shape=(1, 8, 8, 24)), "plain"),
+    "native: autocast changes a LayerNorm's dtype": (
+        call("layer_norm", dtypes=(torch.float32, torch.bfloat16)),
+        "plain",
+    ),
+    "native: autocast changes a linear layer's dtype": (
+        call("linear", dtypes=(torch.bfloat16, torch.float32, torch.bfloat16)),
+        "plain",
     ),
     "triton: no scale and shift": (call("layer_norm", "cuda", affine=False), "triton"),
     "triton: no scale and shift, gradients": (call("layer_norm", "cuda", grad=True, affine=False), "plain"),

@@ -22,7 +22,7 @@ from timm.layers import LayerScale
 from torch import Tensor, nn
 
 from rmt.model.rmt import RMT, Block, FeedForward, Head, ManhattanSelfAttention, PatchMerging, gated
-from rmt.ops import SpatialPrior, depthwise_conv, fuses_gelu, layer_norm
+from rmt.ops import SpatialPrior, add_layer_norm, depthwise_conv, fuses_gelu, layer_norm, linear
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -68,7 +68,7 @@ def _fold_network(network: RMT, tolerance: float, spread: float | None) -> None:
 
 
 class DeployedAttention(nn.Module):
-    """ManhattanSelfAttention with one linear for q, k, v, gate and half-split rotary pairs, added to a residual."""
+    """ManhattanSelfAttention with one linear for q, k, v, gate and half-split rotary pairs."""
 
     def __init__(self, attn: ManhattanSelfAttention) -> None:
         super().__init__()
@@ -88,15 +88,15 @@ class DeployedAttention(nn.Module):
 
     prior = ManhattanSelfAttention.prior
 
-    def forward(self, x: Tensor, prior: SpatialPrior, residual: Tensor) -> Tensor:
-        qkv = self.qkv(x)
+    def forward(self, x: Tensor, prior: SpatialPrior) -> Tensor:
+        qkv = linear(x, self.qkv.weight, self.qkv.bias)
         q, k, v, *gate = qkv.unflatten(-1, (-1, self.num_heads, self.head_dim)).unbind(-3)  # (B, h, w, n, d)
         out = self.attend(q, k, v, prior, self.config).flatten(-2)
         if self.gate_norm is not None:
             out = gated(out, gate[0].flatten(-2), self.gate_norm)
         if self.lce is not None:
             out = depthwise_conv(v.flatten(-2), self.lce, plus=out)
-        return _add_linear(residual, out, self.proj)
+        return linear(out, self.proj.weight, self.proj.bias)
 
 
 class DeployedFeedForward(nn.Module):
@@ -109,8 +109,8 @@ class DeployedFeedForward(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         if self.dwconv is not None and fuses_gelu(x, self.dwconv):
-            # The bias is added in the kernel: PyTorch's linear would first copy it for each token.
-            x = depthwise_conv(F.linear(x, self.fc1.weight), self.dwconv, gelu=True, shift=self.fc1.bias)
+            # The bias is added in the kernel.
+            x = depthwise_conv(linear(x, self.fc1.weight), self.dwconv, gelu=True, shift=self.fc1.bias)
         elif self.dwconv is not None:
             x = depthwise_conv(self.fc1(x), self.dwconv, gelu=True)
         else:
@@ -135,8 +135,8 @@ class DeployedBlock(nn.Module):
     def forward(self, x: Tensor, prior: SpatialPrior) -> Tensor:
         if self.cpe is not None:
             x = depthwise_conv(x, self.cpe)
-        x = self.attn(layer_norm(x, eps=self.eps[0]), prior, residual=x)
-        return self.mlp(layer_norm(x, eps=self.eps[1]), residual=x)
+        x, normalised = add_layer_norm(x, self.attn(layer_norm(x, eps=self.eps[0]), prior), eps=self.eps[1])
+        return self.mlp(normalised, residual=x)
 
 
 def _add_linear(residual: Tensor, x: Tensor, linear: nn.Linear) -> Tensor:

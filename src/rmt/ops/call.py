@@ -19,7 +19,7 @@ class Call(NamedTuple):
     Attributes:
         op: the operation.
         device: type of the input's device.
-        dtypes: of the input and, for a depthwise convolution, of its weight and its result.
+        dtypes: of the input; except for attention, also of the weight (if there is one) and of the result.
         shape: of the input, channels last; (B, h, w, n, d) for attention.
         needs_grad: whether gradients are going to be computed.
         tracing: see `tracing`.

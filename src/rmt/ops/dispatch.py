@@ -6,8 +6,8 @@ Float64 is served by the last column. The kernels serve float32, bfloat16 and fl
 |---|---|---|---|---|
 | `manhattan_attention` | `masa.manhattan_attention` | `native` | `triton` | `blockwise` (many scores), `plain` |
 | `depthwise_conv` | `masa.depthwise_conv` | `native` | `triton` | `plain` |
-| `LayerNorm`, `layer_norm` | `torch.nn`'s | PyTorch's | `triton` | PyTorch's |
-| `Linear` | `torch.nn`'s | PyTorch's | `torch/linear.py`, in training | PyTorch's |
+| `LayerNorm`, `layer_norm`, `add_layer_norm` | `torch.nn`'s | `native`, for inference | `triton` | PyTorch's |
+| `Linear`, `linear` | `torch.nn`'s | `native` (oneDNN), for inference | `torch/linear.py`, in training | PyTorch's |
 
 `plain` is the reference implementation. A backend's `unusable(call)` returns why it cannot serve a call, or None.
 Exported programs use `plain` only.
@@ -17,6 +17,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from types import ModuleType
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -129,7 +130,7 @@ def depthwise_conv(
     """As `masa.depthwise_conv`, to 1e-5 in float32 (relative to the largest value).
 
     Our kernels add in the same pass and read views without a copy; on a CPU their backward pass is several times faster
-    than PyTorch's. Under autocast on an NVIDIA GPU a tensor that is added keeps its precision.
+    than PyTorch's. Under autocast a tensor that is added keeps its precision.
     """
     call = _depthwise_call(x, conv)
     backend = choose(call)
@@ -154,17 +155,34 @@ def _depthwise_call(x: Tensor, conv: nn.Conv2d) -> Call:
 
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-6) -> Tensor:
     """LayerNorm of x (…, C) over the last dimension, with scale and shift (C,) or without both."""
-    if _kernel_backend(x.device.type) == "triton":  # checked first: building a Call costs some microseconds per layer
-        grad, affine = needs_grad(x, weight, bias), weight is not None
-        if choose(Call("layer_norm", x.device.type, (x.dtype,), x.shape, grad, tracing(x), affine=affine)) == "triton":
-            return triton.layer_norm(x, weight, bias, eps, result_dtype(x))
+    backend = _layer_norm_backend(x, weight, bias)
+    if backend == "triton":
+        return triton.layer_norm(x, weight, bias, eps, result_dtype(x))
+    if backend == "native":
+        return cpu.layer_norm(x, weight, bias, eps)
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+
+def add_layer_norm(x: Tensor, y: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """x + y and its LayerNorm without scale and shift, (…, C) each; on a CPU in one pass."""
+    if x.dtype == y.dtype and not needs_grad(y) and _layer_norm_backend(x, None, None) == "native":
+        return cpu.add_layer_norm(x, y, eps)
+    x = x + y
+    return x, layer_norm(x, eps=eps)
+
+
+def _layer_norm_backend(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> str:
+    device = x.device.type
+    if _kernel_backend(device) not in _KERNEL_BACKENDS:  # checked first: building a Call costs some microseconds
+        return "plain"
+    grad, affine = needs_grad(x, weight, bias), weight is not None
+    return choose(Call("layer_norm", device, (x.dtype, result_dtype(x)), x.shape, grad, tracing(x), affine=affine))
 
 
 class LayerNorm(nn.LayerNorm):
     """`nn.LayerNorm` over the channels, (…, C) to (…, C).
 
-    Under autocast on an NVIDIA GPU it computes in float32 as PyTorch's does, but reads its input and writes autocast's
+    Under autocast by our kernels it computes in float32 as PyTorch's does, but reads its input and writes autocast's
     dtype without float32 copies of them; PyTorch's keeps that of the input for the backward pass.
     """
 
@@ -172,13 +190,27 @@ class LayerNorm(nn.LayerNorm):
         return layer_norm(x, self.weight, self.bias, self.eps)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x·Wᵀ + b: x (…, C), weight (C', C), bias (C',) or None."""
+    backend = _linear_backend(x, weight, bias)
+    if backend == "triton":
+        return linear_fast_bias_gradient(x, weight, cast(Tensor, bias), result_dtype(x))
+    if backend == "native":
+        return cpu.linear(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+def _linear_backend(x: Tensor, weight: Tensor, bias: Tensor | None) -> str:
+    device = x.device.type
+    backend = _kernel_backend(device)
+    grad = needs_grad(x, weight, bias)
+    if backend not in _KERNEL_BACKENDS or (backend == "triton" and not needs_grad(bias)):
+        return "plain"
+    return choose(Call("linear", device, (x.dtype, weight.dtype, result_dtype(x)), x.shape, grad, tracing(x)))
+
+
 class Linear(nn.Linear):
-    """`nn.Linear`, (…, C) to (…, C'); in training on an NVIDIA GPU with a faster gradient of the bias."""
+    """`nn.Linear`, (…, C) to (…, C'): for inference on a CPU and in training on an NVIDIA GPU by a faster function."""
 
     def forward(self, x: Tensor) -> Tensor:
-        device = x.device.type
-        if not needs_grad(self.bias) or _kernel_backend(device) != "triton":
-            return super().forward(x)
-        if choose(Call("linear", device, (x.dtype,), x.shape, True, tracing(x))) == "triton":
-            return linear_fast_bias_gradient(x, self.weight, self.bias, result_dtype(x))
-        return super().forward(x)
+        return linear(x, self.weight, self.bias)

@@ -1,1 +1,1 @@
-"""C++ kernels for attention and depthwise convolutions on a CPU, compiled at first use (`build.py`)."""
+"""C++ kernels for attention, depthwise convolutions and LayerNorm on a CPU, compiled at first use (`build.py`)."""

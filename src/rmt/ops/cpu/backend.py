@@ -11,8 +11,10 @@ from rmt.ops.call import Call
 from rmt.ops.cpu.attention import manhattan_attention
 from rmt.ops.cpu.build import ELEMENTS, unavailable_reason
 from rmt.ops.cpu.depthwise import depthwise_conv
+from rmt.ops.cpu.linear import linear, slower_than_pytorch
+from rmt.ops.cpu.norm import add_layer_norm, layer_norm
 
-__all__ = ["depthwise_conv", "manhattan_attention", "unusable"]
+__all__ = ["add_layer_norm", "depthwise_conv", "layer_norm", "linear", "manhattan_attention", "unusable"]
 
 
 def unusable(call: Call) -> str | None:
@@ -32,9 +34,19 @@ def unusable(call: Call) -> str | None:
         if call.shape[-1] % 16:
             return "the channels are not a multiple of 16"
         return _unavailable_reason("depthwise.cpp", call.dtypes[-1], f"KERNEL={call.kernel_size}")
-    return f"it has no {call.op}"
+    if call.tracing != "eager":
+        return "PyTorch's compiler fuses it with its neighbours"
+    if call.needs_grad:
+        return f"its {call.op} has no gradient"
+    if len(set(call.dtypes)) > 1:
+        return f"its {call.op} has one dtype for all tensors"
+    if call.op == "linear":
+        return slower_than_pytorch(call.dtypes[0])
+    if call.shape[-1] % 16:
+        return "the channels are not a multiple of 16"
+    return _unavailable_reason("norm.cpp", call.dtypes[0])
 
 
 @torch.compiler.assume_constant_result
-def _unavailable_reason(source: str, dtype: torch.dtype, define: str) -> str | None:
+def _unavailable_reason(source: str, dtype: torch.dtype, define: str | None = None) -> str | None:
     return unavailable_reason(source, dtype, define)

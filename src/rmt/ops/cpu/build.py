@@ -19,7 +19,7 @@ import torch
 from rmt.cache import cache_folder, private_folder, require_private
 from rmt.errors import RMTError
 
-SOURCES = ("planes.cpp", "line.h", "products.h", "vectors.h", "depthwise.cpp")
+SOURCES = ("planes.cpp", "line.h", "products.h", "lanes.h", "vectors.h", "depthwise.cpp", "norm.cpp")
 # No -ffast-math: the compiler could then assume that there are no NaNs, and hide that a training run has diverged.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 COMPILE_TIMEOUT = 120  # seconds
@@ -38,7 +38,7 @@ _warned = False
 
 
 @functools.cache
-def unavailable_reason(source: str, dtype: torch.dtype, define: str) -> str | None:
+def unavailable_reason(source: str, dtype: torch.dtype, define: str | None = None) -> str | None:
     """Return why these kernels cannot be used, or None.
 
     Problems that the user can fix (the cache folder, a failing compiler) are logged, once for all kernels.
@@ -57,8 +57,8 @@ def unavailable_reason(source: str, dtype: torch.dtype, define: str) -> str | No
 
 
 @functools.cache
-def load(source: str, dtype: torch.dtype, define: str) -> ctypes.CDLL:
-    """Load the kernels of one source file for one dtype, with one macro defined, from the cache folder (`rmt.cache`).
+def load(source: str, dtype: torch.dtype, define: str | None = None) -> ctypes.CDLL:
+    """Load the kernels of one source file for one dtype, with one more macro, from the cache folder (`rmt.cache`).
 
     If they are not there, they are compiled, which takes some 3 s. Raises Unavailable.
     """
@@ -69,7 +69,7 @@ def load(source: str, dtype: torch.dtype, define: str) -> ctypes.CDLL:
     try:
         sources = [(here / name).read_bytes() for name in SOURCES]
         folder = private_folder(cache_folder() / "kernels")
-        defines = (define, f"ELEMENT={ELEMENTS[dtype]}")
+        defines = (*filter(None, [define]), f"ELEMENT={ELEMENTS[dtype]}")
         library = folder / "-".join([Path(source).stem, *defines, f"{_fingerprint(sources, compiler)}.so"])
         if not library.exists():
             _compile(compiler, here / source, defines, library)

@@ -40,17 +40,25 @@ struct Rows {
   float* at(int64_t y, int64_t v) { return data + ((y + K) % K * vectors + v) * pitch; }
 
   void read(int64_t b, int64_t y) {
-    if (y < 0 || y >= p.height) {
+    if (y < 0 || y >= p.height)
       std::memset(at(y, 0), 0, vectors * pitch * sizeof(float));
-      return;
-    }
+    else if (p.gelu)
+      p.shift ? read_row<true, true>(b, y) : read_row<false, true>(b, y);
+    else
+      p.shift ? read_row<true, false>(b, y) : read_row<false, false>(b, y);
+  }
+
+  template <bool SHIFT, bool GELU>
+  void read_row(int64_t b, int64_t y) {
     const element* from = p.x + b * p.x_image + y * p.width * p.x_token + channel;
+    const float* shift = p.shift + channel;
     float* to = at(y, 0) + R * LANES;
+    const int64_t n = vectors, step = pitch;  // the compiler cannot know that stores to `to` leave them alone
     for (int64_t x = 0; x < p.width; x++, from += p.x_token, to += LANES)
-      for (int64_t v = 0; v < vectors; v++) {
+      for (int64_t v = 0; v < n; v++) {
         vec value = load(from + v * LANES);
-        if (p.shift) value += load(p.shift + channel + v * LANES);
-        store(to + v * pitch, p.gelu ? gelu(value) : value);
+        if (SHIFT) value += load(shift + v * LANES);
+        store(to + v * step, GELU ? gelu<element>(value) : value);
       }
   }
 
@@ -64,9 +72,14 @@ struct Rows {
         for (int i = 0; i < GROUP; i++) acc[i] = vec{};
         for (int ky = 0; ky < K; ky++) {
           const float* in = at(y + ky - R, v) + x0 * LANES;
-          for (int kx = 0; kx < K; kx++) {
-            const vec w = load(p.weight + (ky * K + kx) * p.channels + c);
-            for (int i = 0; i < GROUP; i++) acc[i] += w * load(in + (i + kx) * LANES);
+          vec w[K];
+          for (int kx = 0; kx < K; kx++) w[kx] = load(p.weight + (ky * K + kx) * p.channels + c);
+#pragma GCC unroll 16
+          for (int i = 0; i < GROUP + K - 1; i++) {
+            const vec value = load(in + i * LANES);
+#pragma GCC unroll 8
+            for (int kx = 0; kx < K; kx++)
+              if (i >= kx && i - kx < GROUP) acc[i - kx] += w[kx] * value;
           }
         }
         const vec bias = p.bias ? load(p.bias + c) : vec{};  // after the taps, so that their sum is rounded without it

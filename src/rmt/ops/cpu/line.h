@@ -20,7 +20,8 @@ struct Span {  // tokens in memory, `step` elements apart
 template <typename Factor, typename T>
 static void gather_rows(Span<T> from, int64_t length, float* rows) {
   constexpr int64_t WORDS = ROW_WORDS<Factor>;
-  if (STRIDE > D || length % QUERIES) std::memset(rows, 0, round_up(length, QUERIES) * WORDS * 4);
+  if (STRIDE > D) std::memset(rows, 0, length * WORDS * 4);
+  std::memset(rows + length * WORDS, 0, (round_up(length, QUERIES) - length) * WORDS * 4);
   for (int64_t j = 0; j < length; j++) copy(from[j], (Factor*)(rows + j * WORDS), D);
 }
 
@@ -34,7 +35,7 @@ static void gather_summands(Span<T> from, int64_t length, float* rows) {
       for (int c = 0; c < D; c += LANES) {
         shorts pair[2] = {};
         for (int t = 0; t < 2 && j + t < length; t++) std::memcpy(&pair[t], from[j + t] + c, std::min(LANES, D - c) * 2);
-        const uvec low = __builtin_convertvector(pair[0], uvec), high = __builtin_convertvector(pair[1], uvec);
+        const uvec low = widen(pair[0]), high = widen(pair[1]);
         store(rows + c, (vec)(low | high << 16));
       }
   }
@@ -69,7 +70,7 @@ class Line {
   float log_gamma = 0;
   int64_t radius = 0;
   Buffer distance, bias_rows, q, k, v, kt, vt, s, ds, dout, dq, dk, dv, result, zeros;
-  const float* bias[QUERIES];
+  const float *bias[QUERIES], *query[QUERIES];
   int64_t begin, end;  // the keys that a group of queries sees
 
   void set_bias(int64_t i) {
@@ -95,10 +96,9 @@ class Line {
     const int64_t rows = round_up(length, QUERIES) * STRIDE;  // floats; twice as many as factors of 16 bits need
     distance.reserve(2 * middle + LANES);
     if (width) bias_rows.reserve(QUERIES * (padded + LANES));
-    for (Buffer* buffer : {&q, &v}) buffer->reserve(rows);
-    kt.reserve(D * padded), s.reserve(QUERIES * padded), result.reserve(QUERIES * STRIDE);
+    v.reserve(rows), kt.reserve(D * padded), s.reserve(QUERIES * padded), result.reserve(QUERIES * STRIDE);
     if (!backward) return;
-    for (Buffer* buffer : {&k, &dout, &dq, &dk, &dv}) buffer->reserve(rows);
+    for (Buffer* buffer : {&q, &k, &dout, &dq, &dk, &dv}) buffer->reserve(rows);
     vt.reserve(D * padded), ds.reserve(QUERIES * padded), zeros.reserve(padded);
     std::memset(zeros, 0, padded * 4);
   }
@@ -114,8 +114,12 @@ class Line {
   // to[i] = Σ_j softmax_j(q_i·k_j + bias_ij)·v_j, to base 2, for the groups of queries from `first` to `last`.
   template <typename Value, typename Result>
   void forward(Span<Factor> q_from, Span<Factor> k_from, Span<Value> v_from, Span<Result> to, int64_t first, int64_t last) {
-    gather_rows<Factor>(q_from, length, q);
-    gather_summands<Factor>(v_from, length, v);
+    const float* values = v;
+    int64_t values_step = STRIDE;
+    if constexpr (std::is_same_v<Value, float> && D % LANES == 0) // whole vectors, read where they are
+      values = v_from.data, values_step = v_from.step;
+    else
+      gather_summands<Factor>(v_from, length, v);
     gather_columns<Factor>(k_from, length, kt);
     for (int64_t i = first * QUERIES; i < std::min(length, last * QUERIES); i += QUERIES) {
       alignas(64) float shift[LANES], keep[LANES];
@@ -123,24 +127,19 @@ class Line {
       set_bias(i);
       for (int r = 0; r < QUERIES; r++) top[r] = splat(-1e30f);
       store(shift, splat(-1e30f));
-      std::memset(result, 0, QUERIES * STRIDE * 4);
+      for (int r = 0; r < QUERIES; r++) query[r] = (const float*)q_from[std::min(i + r, length - 1)];
       for (int64_t from = begin; from < end; from += CHUNK) {
         const int64_t to = std::min(end, from + CHUNK);
-        scores<Factor>(q + i * ROW_WORDS<Factor>, kt, bias, s, padded, from, to, top);
+        scores<Factor>(query, kt, bias, s, padded, from, to, top);
         // Online softmax: a new maximum rescales the sums of earlier chunks.
         const vec largest = largest_across(top), kept = power_of_two<float>(load(shift) - largest);
         store(shift, largest), store(keep, kept);
         total = total * kept + exp2_and_sum<Factor>(s, padded, from, to, shift);
-        accumulate_values<Factor>(s, padded, v, from, to, keep, result);
+        accumulate_values<Factor>(s, padded, values, values_step, from, to, from == begin ? nullptr : keep, result);
       }
       store(keep, 1 / total);
-      for (int64_t r = 0; r < std::min<int64_t>(QUERIES, length - i); r++) {
-        for (int c = 0; c < STRIDE; c += LANES) {
-          float* out = result + r * STRIDE + c;
-          store(out, load(out) * keep[r]);
-        }
-        copy((float*)result + r * STRIDE, to[i + r], D);
-      }
+      for (int64_t r = 0; r < std::min<int64_t>(QUERIES, length - i); r++)
+        for (int c = 0; c < D; c += LANES) store_first(to[i + r] + c, load(result + r * STRIDE + c) * keep[r], D - c);
     }
   }
 
@@ -156,17 +155,20 @@ class Line {
     gather_columns<Factor>(v_from, length, vt);
     const int64_t bytes = round_up(length, QUERIES) * STRIDE * 4;
     for (float* gradient : {(float*)dq, (float*)dk, (float*)dv}) std::memset(gradient, 0, bytes);
-    alignas(64) float shift[LANES], factors[LANES], means[LANES], keep[QUERIES] = {};
-    const float* no_bias[QUERIES];
+    alignas(64) float shift[LANES], factors[LANES], means[LANES];
+    const float *no_bias[QUERIES], *upstream[QUERIES];
     for (int r = 0; r < QUERIES; r++) no_bias[r] = zeros;
     for (int64_t i = 0; i < length; i += QUERIES) {
       vec top[QUERIES], inner[QUERIES] = {};
       set_bias(i);
-      for (int r = 0; r < QUERIES; r++) top[r] = splat(-1e30f);
-      scores<Factor>(q + i * STRIDE, kt, bias, s, padded, begin, end, top);
+      for (int r = 0; r < QUERIES; r++) {
+        top[r] = splat(-1e30f);
+        query[r] = q + (i + r) * STRIDE, upstream[r] = dout + (i + r) * STRIDE;
+      }
+      scores<Factor>(query, kt, bias, s, padded, begin, end, top);
       store(shift, largest_across(top));
       store(factors, 1 / exp2_and_sum<Factor>(s, padded, begin, end, shift));
-      scores<Factor>(dout + i * STRIDE, vt, no_bias, ds, padded, begin, end, top);
+      scores<Factor>(upstream, vt, no_bias, ds, padded, begin, end, top);
       for (int r = 0; r < QUERIES; r++) {  // dS = P∘(dP − Σ P∘dP), the last over each query's keys
         float *p = s + r * padded, *dp = ds + r * padded;
         for (int64_t j = begin; j < end; j += LANES) {
@@ -180,7 +182,7 @@ class Line {
         float *p = s + r * padded, *dp = ds + r * padded;
         for (int64_t j = begin; j < end; j += LANES) store(dp + j, load(p + j) * (load(dp + j) - means[r]));
       }
-      accumulate_values<Factor>(ds, padded, k, begin, end, keep, dq + i * STRIDE);
+      accumulate_values<Factor>(ds, padded, k, STRIDE, begin, end, nullptr, dq + i * STRIDE);
       scatter(ds, padded, q + i * STRIDE, begin, end, dk);
       scatter(s, padded, dout + i * STRIDE, begin, end, dv);
     }

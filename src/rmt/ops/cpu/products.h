@@ -2,14 +2,13 @@
 
 #pragma once
 
-#include "vectors.h"
+#include "lanes.h"
 
 constexpr int D = HEAD_DIM;
-constexpr int QUERIES = LANES / 2;  // AVX-512 has 32 registers: 16 for 8 queries × 2 vectors of keys, the others for operands
+constexpr int QUERIES = ROWS;  // AVX-512 has 32 registers: 16 for 8 queries × 2 vectors of keys, the others for operands
 constexpr int TILE = 2 * LANES;
 constexpr int VECTORS = (D + LANES - 1) / LANES, STRIDE = VECTORS * LANES;  // a token's channels, padded with zeros
 
-static inline vec larger(vec a, vec b) { return a < b ? b : a; }
 static inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // The factors of a product lie in 32-bit words: one float each, or two bf16, neighbours along the summed dimension.
@@ -53,58 +52,6 @@ static inline vec power_of_two(vec x) {
   return x < splat(-100.0f) ? vec{} : p;
 }
 
-// ---- Transposition, and sums over the lanes of several vectors ----------------------------------------------------
-
-// a₀ b₀ a₁ b₁ …, in two vectors.
-static inline void interleave(vec a, vec b, vec& low, vec& high) {
-#if !defined(__clang__) && __GNUC__ < 12  // no __builtin_shufflevector
-  for (int i = 0; i < LANES / 2; i++) {
-    low[2 * i] = a[i], low[2 * i + 1] = b[i];
-    high[2 * i] = a[i + LANES / 2], high[2 * i + 1] = b[i + LANES / 2];
-  }
-#elif defined(__AVX512F__)
-  low = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  high = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-#else
-  low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-  high = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-#endif
-}
-
-static inline vec swap_halves(vec x) {
-  vec y;
-  for (int i = 0; i < LANES; i++) y[i] = x[(i + LANES / 2) % LANES];
-  return y;
-}
-
-// Rows of LANES words to columns: interleaving the two halves of a list of vectors log₂ LANES times transposes it.
-static inline void transpose(vec* rows) {
-  vec other[LANES];
-  for (int stage = 1; stage < LANES; stage *= 2) {
-    for (int i = 0; i < LANES / 2; i++) interleave(rows[i], rows[i + LANES / 2], other[2 * i], other[2 * i + 1]);
-    for (int i = 0; i < LANES; i++) rows[i] = other[i];
-  }
-}
-
-// Combine the lanes of each of QUERIES vectors, to lane i for vector i (and again from lane QUERIES on).
-template <typename Combine>
-static inline vec across(const vec* rows, Combine combine) {
-  vec x[QUERIES], low, high;
-  for (int i = 0; i < QUERIES; i++) x[i] = rows[i];
-  for (int n = QUERIES / 2; n; n /= 2)
-    for (int i = 0; i < n; i++) {
-      interleave(x[i], x[i + n], low, high);
-      x[i] = combine(low, high);
-    }
-  return combine(x[0], swap_halves(x[0]));
-}
-static inline vec sums_across(const vec* rows) {
-  return across(rows, [](vec a, vec b) { return a + b; });
-}
-static inline vec largest_across(const vec* rows) {
-  return across(rows, larger);
-}
-
 // ---- The products, for QUERIES rows at a time ---------------------------------------------------------------------
 
 // Transposed tokens lie in tiles: TILE tokens' first words, then their second ones, and so on.
@@ -113,7 +60,7 @@ static inline float* tile(float* columns, int64_t j) { return columns + j * TOKE
 
 // s[i][j…] = bias[i][j…] + a[i]·b[j…] for one tile, or its first half (VECS 1); columns from `end` on get −∞.
 template <typename Factor, int VECS>
-static inline void score_step(const float* a, const float* b, const float* const* bias, float* s, int64_t lds,
+static inline void score_step(const float* const* a, const float* b, const float* const* bias, float* s, int64_t lds,
                               int64_t j, int64_t end, vec* top) {
   vec acc[QUERIES][VECS];
   for (int i = 0; i < QUERIES; i++)
@@ -124,7 +71,7 @@ static inline void score_step(const float* a, const float* b, const float* const
     for (int u = 0; u < VECS; u++) x[u] = load(b + c * TILE + u * LANES);
     for (int i = 0; i < QUERIES; i++)
       for (int u = 0; u < VECS; u++)
-        acc[i][u] = multiply_add<Factor>(splat_word(a + i * ROW_WORDS<Factor> + c), x[u], acc[i][u]);
+        acc[i][u] = multiply_add<Factor>(splat_word(a[i] + c), x[u], acc[i][u]);
   }
   if (j + VECS * LANES > end) {
     ivec lane;
@@ -143,46 +90,47 @@ static inline void score_step(const float* a, const float* b, const float* const
 
 // The same for all columns from `begin`, a tile's first, to `end`; top[i] is raised to the largest per lane.
 template <typename Factor>
-static void scores(const float* a, float* columns, const float* const* bias, float* s, int64_t lds, int64_t begin,
+static void scores(const float* const* a, float* columns, const float* const* bias, float* s, int64_t lds, int64_t begin,
                    int64_t end, vec* top) {
   int64_t j = begin;
   for (; j + LANES < end; j += TILE) score_step<Factor, 2>(a, tile<Factor>(columns, j), bias, s, lds, j, end, top);
   if (j < end) score_step<Factor, 1>(a, tile<Factor>(columns, j), bias, s, lds, j, end, top);
 }
 
-// out[i] = out[i]·keep[i] + Σ_j s[i][j]·b[j], W vectors of channels at a time, j counting words. With one vector, two
-// words at a time: eight sums would wait for each other.
+// out[i] = out[i]·keep[i] + Σ_j s[i][j]·b[j], W vectors of channels at a time, j counting words; without `keep`, out[i] is
+// not read. With one vector, two words at a time: eight sums would wait for each other.
 template <typename Factor, int W>
-static inline void accumulate_step(const float* s, int64_t lds, const float* b, int64_t begin, int64_t end, const float* keep,
-                            float* out) {
+static inline void accumulate_step(const float* s, int64_t lds, const float* b, int64_t ldb, int64_t begin, int64_t end,
+                                   const float* keep, float* out) {
   constexpr int KEYS = W == 1 ? 2 : 1;
   vec acc[KEYS][QUERIES][W] = {};
   int64_t j = begin;
   for (; j + KEYS <= end; j += KEYS)
     for (int t = 0; t < KEYS; t++)
       for (int u = 0; u < W; u++) {
-        const vec x = load(b + (j + t) * STRIDE + u * LANES);
+        const vec x = load(b + (j + t) * ldb + u * LANES);
         for (int i = 0; i < QUERIES; i++)
           acc[t][i][u] = multiply_add<Factor>(splat_word(s + i * lds + j + t), x, acc[t][i][u]);
       }
   if (j < end)
     for (int i = 0; i < QUERIES; i++)
-      acc[0][i][0] = multiply_add<Factor>(splat_word(s + i * lds + j), load(b + j * STRIDE), acc[0][i][0]);
+      acc[0][i][0] = multiply_add<Factor>(splat_word(s + i * lds + j), load(b + j * ldb), acc[0][i][0]);
   for (int i = 0; i < QUERIES; i++)
     for (int u = 0; u < W; u++) {
       float* p = out + i * STRIDE + u * LANES;
-      store(p, load(p) * keep[i] + (KEYS == 2 ? acc[0][i][u] + acc[KEYS - 1][i][u] : acc[0][i][u]));
+      const vec sum = KEYS == 2 ? acc[0][i][u] + acc[KEYS - 1][i][u] : acc[0][i][u];
+      store(p, keep ? load(p) * keep[i] + sum : sum);
     }
 }
 
 // For the keys from `begin`, even, to `end`. With two factors per word, those of an odd last key are followed by zeros.
 template <typename Factor>
-static void accumulate_values(const float* s, int64_t lds, const float* b, int64_t begin, int64_t end, const float* keep,
-                float* out) {
+static void accumulate_values(const float* s, int64_t lds, const float* b, int64_t ldb, int64_t begin, int64_t end,
+                              const float* keep, float* out) {
   begin /= PER_WORD<Factor>, end = round_up(end, PER_WORD<Factor>) / PER_WORD<Factor>;
   int u = 0;
-  for (; u + 2 <= VECTORS; u += 2) accumulate_step<Factor, 2>(s, lds, b + u * LANES, begin, end, keep, out + u * LANES);
-  if (u < VECTORS) accumulate_step<Factor, 1>(s, lds, b + u * LANES, begin, end, keep, out + u * LANES);
+  for (; u + 2 <= VECTORS; u += 2) accumulate_step<Factor, 2>(s, lds, b + u * LANES, ldb, begin, end, keep, out + u * LANES);
+  if (u < VECTORS) accumulate_step<Factor, 1>(s, lds, b + u * LANES, ldb, begin, end, keep, out + u * LANES);
 }
 
 // b[j] += Σ_i s[i][j]·a[i], the transposed product of the backward pass.

@@ -1,0 +1,142 @@
+"""LayerNorm, the residual addition before it, and linear layers on a CPU, for inference; networks in 16 bits."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.networks import TINY
+
+import rmt
+from rmt.model import RMT
+from rmt.ops import LayerNorm, Linear, add_layer_norm, layer_norm, linear, use_backend
+from rmt.ops.cpu import linear as onednn
+from rmt.ops.dispatch import _layer_norm_backend, _linear_backend
+
+BOUND = {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}  # relative to the largest value
+SHAPES = [(2, 5, 7, 64), (3, 16), (1, 1, 19, 112)]
+every_dtype = pytest.mark.parametrize("dtype", BOUND, ids=str)
+
+
+def relative_error(found, expected):
+    return ((found.double() - expected).abs().max() / expected.abs().max()).item()
+
+
+@every_dtype
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@torch.no_grad()
+def test_layer_norm(shape, affine, dtype):
+    torch.manual_seed(0)
+    x = (3 * torch.randn(shape) + 5).to(dtype)
+    weight, bias = (torch.randn(shape[-1]).to(dtype) if affine else None for _ in range(2))
+    assert _layer_norm_backend(x, weight, bias) == "native"
+    found = layer_norm(x, weight, bias)
+    exact = F.layer_norm(x.double(), shape[-1:], *(t if t is None else t.double() for t in (weight, bias)), eps=1e-6)
+    assert found.dtype == dtype
+    assert relative_error(found, exact) < BOUND[dtype]
+
+
+@every_dtype
+@torch.no_grad()
+def test_layer_norm_of_a_sum(dtype):
+    """Both results, for views too: the norm is that of the sum before it is rounded, so at least as exact."""
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 5, 7, 2, 48).to(dtype).unbind(3)
+    total, found = add_layer_norm(x, y)
+    assert torch.equal(total, x + y)
+    assert relative_error(found, F.layer_norm(x.double() + y.double(), (48,), eps=1e-6)) < BOUND[dtype]
+
+
+@torch.no_grad()
+def test_layer_norm_of_a_small_spread_on_a_large_mean():
+    x = 1000 + torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    assert relative_error(layer_norm(x), F.layer_norm(x.double(), (64,), eps=1e-6)) < 1e-4
+
+
+@torch.no_grad()
+def test_nan_stays_in_its_token():
+    x = torch.randn(9, 32)
+    x[4, 3] = float("nan")
+    assert layer_norm(x).isnan().all(1).nonzero().flatten().tolist() == [4]
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@torch.no_grad()
+def test_layer_norm_does_not_depend_on_threads(threads):
+    x, before = torch.randn(37, 48), torch.get_num_threads()
+    one = layer_norm(x)
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(layer_norm(x), one)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_layer_norm_elsewhere():
+    """With gradients, for other widths, and where autocast changes the dtype, PyTorch's."""
+    x = torch.randn(3, 32, requires_grad=True)
+    assert _layer_norm_backend(x, None, None) == "plain"
+    norm = LayerNorm(32)
+    norm(x).square().sum().backward()
+    assert x.grad is not None and norm.weight.grad is not None
+    with torch.no_grad():
+        assert _layer_norm_backend(torch.randn(3, 20), None, None) == "plain"
+        with torch.autocast("cpu", torch.bfloat16):
+            assert _layer_norm_backend(x, None, None) == "plain"
+            assert add_layer_norm(x, x.bfloat16())[0].dtype == torch.float32
+            assert norm(x.bfloat16()).dtype == torch.bfloat16
+
+
+@every_dtype
+@torch.no_grad()
+def test_linear(dtype, monkeypatch):
+    monkeypatch.setattr(onednn, "_vendor", lambda: "AuthenticAMD")
+    onednn.slower_than_pytorch.cache_clear()
+    torch.manual_seed(0)
+    layer = Linear(48, 20).to(dtype)
+    x = torch.randn(2, 5, 7, 96).to(dtype)[..., ::2]  # a view
+    if onednn.slower_than_pytorch(dtype) is not None:
+        pytest.skip(f"oneDNN serves no {dtype} here")
+    assert _linear_backend(x, layer.weight, layer.bias) == "native"
+    exact = F.linear(x.double(), layer.weight.double(), layer.bias.double())
+    assert layer(x).shape == exact.shape
+    assert relative_error(layer(x), exact) < BOUND[dtype]
+    assert relative_error(linear(x, layer.weight), exact - layer.bias.double()) < BOUND[dtype]
+    with torch.enable_grad():
+        layer(x).sum().backward()
+    assert layer.weight.grad is not None
+    onednn.slower_than_pytorch.cache_clear()
+
+
+@pytest.mark.parametrize(("vendor", "words"), [("GenuineIntel", "MKL is not slower"), (None, "MKL is not slower")])
+def test_float32_is_left_to_mkl_elsewhere(vendor, words, monkeypatch):
+    monkeypatch.setattr(onednn, "_vendor", lambda: vendor)
+    assert words in onednn.slower_than_pytorch.__wrapped__(torch.float32)
+
+
+@pytest.mark.parametrize("deployed", [False, True], ids=["as trained", "deployed"])
+@torch.no_grad()
+def test_a_network_in_bfloat16(deployed):
+    """By the kernels as close to float32 as by PyTorch's operators."""
+    torch.manual_seed(0)
+    model, x = RMT(**TINY).eval(), torch.randn(2, 3, 96, 96)
+    expected = model(x).double()
+    half = (rmt.deploy(model) if deployed else model).to(torch.bfloat16)
+    errors = {}
+    for backend in (None, "plain"):
+        with use_backend(backend):
+            errors[backend] = relative_error(half(x.bfloat16()), expected)
+    assert errors[None] < max(1.5 * errors["plain"], 2e-2), errors
+
+
+def test_a_training_step_in_autocast():
+    """Gradients by the kernels in bfloat16 point where those of float32 do."""
+    torch.manual_seed(0)
+    model, x = RMT(**TINY), torch.randn(4, 3, 64, 64)
+    gradients = []
+    for enabled in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = F.cross_entropy(model(x).float(), torch.arange(4))
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert F.cosine_similarity(*gradients, dim=0) > 0.99
