@@ -218,3 +218,33 @@ def test_info_as_json(capsys):
 def test_info_at_another_size(capsys):
     main(["info", "rmt_pico", "--image-size", "70"])
     assert "at 70×70" in capsys.readouterr().out
+
+
+def test_info_of_a_recipe_counts_its_detector_or_segmenter(capsys):
+    assert main(["info", "coco-retinanet-small-1x"]) == 0
+    text = capsys.readouterr().out
+    assert "with its retinanet head: 35,6" in text and "at 800×1280" in text
+    assert "the paper: 36 M parameters, 244 G multiply-adds at 800×1280" in text
+    assert main(["info", "ade20k-semantic-fpn-tiny", "--image-size", "64", "96", "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert about["image_size"] == [64, 96] and about["stages"][0]["grid"] == [16, 24]
+    assert about["parameters_with_head"] > about["parameters"] and about["macs_with_head"] > about["macs"]
+    assert about["published"]["flops"] == 33.7
+    assert main(["info", "ablation-window"]) == 0
+    assert "window        none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["finetune"], "finetune takes the network of its --weights"),
+        (["rmt_pico", "--image-size", "64", "64", "3"], "give one number, or height and width"),
+        (["rmt_pico", "--image-size", "64", "16"], "at least 32 pixels a side"),
+        (["nothing"], "nor a recipe (`rmt recipes`)"),
+    ],
+    ids=str,
+)
+def test_what_info_cannot_describe_is_one_line(capsys, arguments, message):
+    assert main(["info", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1

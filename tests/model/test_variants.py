@@ -33,10 +33,8 @@ MACS = {  # of the released networks, counted with norms and other elementwise w
     "rmt_small": 4.80e9,
     "rmt_base": 10.41e9,
     "rmt_large": 19.55e9,
-    "rmt_deit_small": 4.6e9,
-    "rmt_swin_tiny": 4.7e9,
-    "rmt_swin_small": 9.1e9,
 }
+TABLE_10 = {"rmt_deit_small": 4.6e9, "rmt_swin_tiny": 4.7e9, "rmt_swin_small": 9.1e9}
 STRIDES = {name: [4, 8, 16, 32] for name in list_models()} | {"rmt_nano": [4, 8], "rmt_deit_small": [16]}
 SHALLOW = {name: (1,) * len(strides) for name, strides in STRIDES.items()}
 
@@ -82,9 +80,16 @@ def test_size_of_nano():
 
 
 @pytest.mark.parametrize("name", MACS)
-def test_macs_within_three_percent(name):
-    model = create_model(name, device="meta")
-    assert count_macs(model, 224, 224) == pytest.approx(MACS[name], rel=0.031)
+def test_macs_are_at_most_one_percent_below_those_of_the_released_networks(name):
+    count = count_macs(create_model(name, device="meta"), 224, 224)
+    assert 0.99 * MACS[name] <= count <= MACS[name]
+
+
+@pytest.mark.parametrize("name", TABLE_10)
+def test_macs_of_the_ablation_networks_are_at_most_3_1_percent_below_table_10(name):
+    """4.587 G where the table has 4.7 and 8.822 G where it has 9.1: see docs/paper-vs-code.md."""
+    count = count_macs(create_model(name, device="meta"), 224, 224)
+    assert 0.969 * TABLE_10[name] <= count <= TABLE_10[name]
 
 
 OUR_MACS = {  # of `count_macs`, in billions

@@ -10,7 +10,7 @@ from rmt.model import MAX_DROP_PATH, create_model
 from rmt.recipes import IMAGENET
 from rmt.tasks.classify.build import resolve_schedule
 from rmt.tasks.classify.data import ClassifyData
-from rmt.tasks.classify.module import ClassifyModule
+from rmt.tasks.classify.module import ClassifyModule, _build_mix
 from rmt.training.batch import peak_lr, resolve_ema_decay
 from rmt.training.network import resolve_network
 from rmt.training.optimizers import build_optimizer
@@ -129,3 +129,12 @@ def test_the_plain_rows_take_a_step_on_tiny_data(tmp_path):
     optimizer.step()
     assert torch.isfinite(loss)
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_mixup_and_cutmix_are_parameters_of_the_beta_distribution():
+    """The paper's text calls 0.8 and 1.0 probabilities; with DeiT's reading every batch is mixed, half by each."""
+    mix = _build_mix(IMAGENET["imagenet-tiny"](), 1000)
+    assert (mix.mixup_alpha, mix.cutmix_alpha, mix.mix_prob, mix.switch_prob) == (0.8, 1.0, 1.0, 0.5)
+    drawn = [mix._params_per_batch() for _ in range(200)]
+    cut = sum(use_cutmix for _, use_cutmix in drawn)
+    assert 60 < cut < 140 and all(weight != 1.0 for weight, _ in drawn)

@@ -1,32 +1,40 @@
-"""`rmt info [MODEL]`: list the networks, or describe one."""
+"""`rmt info [MODEL]`: list the networks, or describe one, with its detector or segmenter."""
 
 import json as json_module
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from rmt.errors import RMTError
+from rmt.recipes import RECIPES
+from rmt.recipes.published import DATASETS, PUBLISHED, Published
 
 
 def run(
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL]")] = "",
     *,
-    image_size: int = 0,
+    image_size: tuple[int, ...] = (),
     json: bool = False,
 ) -> None:
     """Describe a network: stages, parameters, multiply-adds and each head's decay. Without MODEL, list the networks.
 
     Args:
-        model: A network's name (`rmt_small`), a `.safetensors` file, or a run folder.
-        image_size: Side in pixels of the square image for which multiply-adds are counted; 0 is the network's own.
+        model: A network's name (`rmt_small`), a recipe's (`coco-mask-rcnn-small-1x`, for its detector), a
+            `.safetensors` file, or a run folder.
+        image_size: Size in pixels of the image for which multiply-adds are counted, one number for a square or height
+            and width; by default the network's own, and with a head 800 1280 for detectors, 512 2048 for segmenters.
         json: Print JSON instead of text.
     """
-    if image_size and image_size < 32:
-        raise RMTError(f"--image-size {image_size}: a network needs at least 32 pixels a side")
-    if image_size and not model:
+    size = image_size if any(image_size) else ()
+    if len(size) > 2:
+        raise RMTError(f"--image-size {' '.join(map(str, size))}: give one number, or height and width")
+    if size and min(size) < 32:
+        raise RMTError(f"--image-size {' '.join(map(str, size))}: a network needs at least 32 pixels a side")
+    if size and not model:
         raise RMTError("--image-size needs MODEL: it is the size for which multiply-adds are counted")
-    info: Any = _describe(model, image_size) if model else _networks()
+    info: Any = _describe(model, size) if model else _networks()
     if json:
         print(json_module.dumps(info, indent=2))
     else:
@@ -55,31 +63,81 @@ def _table(networks: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", "`rmt info NAME` shows stages, multiply-adds and each head's decay."])
 
 
-def _describe(model: str, image_size: int) -> dict[str, Any]:
-    """The network of this name or in this file, as JSON can represent it."""
+def _describe(model: str, size: tuple[int, ...]) -> dict[str, Any]:
+    """The network of this name, of this recipe or in this file, as JSON can represent it."""
     from rmt.model import create_model, list_models, load_model, read_metadata
     from rmt.model.cost import describe
 
     file_info: dict[str, Any] = {}
-    size: Any = image_size
+    whole: Any = None  # the detector or segmenter around the network
     if model in list_models():
         network: Any = create_model(model, device="meta")
+    elif model in RECIPES:
+        network, whole = _network_of_recipe(model)
+        published = PUBLISHED.get(model)
+        if published and published.describe_cost():
+            file_info = dict(published=asdict(published))
     elif not Path(model).exists():
-        raise RMTError(f"{model} is neither a file nor one of {', '.join(list_models())}")
+        raise RMTError(f"{model} is neither a file nor one of {', '.join(list_models())}, nor a recipe (`rmt recipes`)")
     else:
         metadata = read_metadata(model)
         file_info = {key: metadata[key] for key in ("task", "classes", "preprocessing", "metrics")}
         if metadata["task"] == "classify":
             network, _ = load_model(model)
-            size = size or metadata["preprocessing"].get("size")
+            own = metadata["preprocessing"].get("size")
+            size = size or ((own, own) if isinstance(own, int) else tuple(own or ()))
         else:
             from rmt.heads import load_model as load_with_head  # needs torchvision
 
             whole, _ = load_with_head(model)
             network = whole.pyramid.backbone
-            file_info |= dict(head=metadata["head"], parameters_with_head=sum(p.numel() for p in whole.parameters()))
-    size = size or network.pretrained_cfg["input_size"]
-    return describe(network, *((size, size) if isinstance(size, int) else size[-2:])) | file_info
+    height, width = (size * 2)[:2] if size else network.pretrained_cfg["input_size"][-2:]
+    info = describe(network, height, width) | file_info
+    if whole is None:
+        return info
+    return info | _with_head(whole, *((height, width) if size else _size_with_head(whole, network)))
+
+
+def _network_of_recipe(name: str) -> tuple[Any, Any]:
+    """The network of a recipe on the meta device, and the detector or segmenter that contains it, or None."""
+    import torch
+
+    from rmt.training.network import build_network, resolve_network
+
+    recipe: Any = RECIPES[name]()
+    if recipe.model == "auto":
+        raise RMTError(f"{name} takes the network of its --weights: name a network, or the file")
+    recipe = resolve_network(recipe)
+    with torch.device("meta"):
+        if recipe.task == "classify":
+            return build_network(recipe), None
+        from rmt.tasks.detect.build import build_detector
+        from rmt.tasks.segment.build import build_segmenter
+
+        build = build_detector if recipe.task == "detect" else build_segmenter
+        whole: Any = build(recipe, DATASETS[recipe.task].classes)
+    return whole.pyramid.backbone, whole
+
+
+def _size_with_head(whole: Any, network: Any) -> tuple[int, int]:
+    """The image size of the paper's table: Semantic FPN on RMT-T is counted at 512²."""
+    if whole.head_name not in ("semantic_fpn", "upernet"):
+        return 800, 1280
+    return (512, 512) if network.pretrained_cfg["architecture"] == "rmt_tiny" else (512, 2048)
+
+
+def _with_head(whole: Any, height: int, width: int) -> dict[str, Any]:
+    from rmt.heads.cost import count_macs
+
+    cost = count_macs(whole, height, width)
+    return dict(
+        head=whole.head_name,
+        image_size_with_head=[height, width],
+        classes_with_head=whole.num_classes,
+        parameters_with_head=sum(p.numel() for p in whole.parameters()),
+        macs_with_head=cost.macs,
+        layer_macs_with_head=cost.layer_macs,
+    )
 
 
 def _text(info: dict[str, Any]) -> str:
@@ -89,6 +147,12 @@ def _text(info: dict[str, Any]) -> str:
     lines = [f"{info['model']}: {cost} ({classes})"]
     if "head" in info:
         lines.append(f"with its {info['head']} head: {info['parameters_with_head']:,} parameters")
+        macs, layers = (f"{info[key] / 1e9:.1f} G" for key in ("macs_with_head", "layer_macs_with_head"))
+        whole_size = "×".join(map(str, info["image_size_with_head"]))
+        lines.append(f"with its head and {info['classes_with_head']} classes {macs} multiply-adds at {whole_size}")
+        lines.append(f"without the products of the attention {layers}, which is how the paper counts")
+    if published := info.get("published"):
+        lines.append(f"the paper: {Published(**published).describe_cost()}")
     lines += ["", "stage stride      grid blocks channels heads  attention     decay γ per head"]
     for i, stage in enumerate(info["stages"], start=1):
         grid = "×".join(map(str, stage["grid"]))

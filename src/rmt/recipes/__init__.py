@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from rmt.recipes.ablations import ABLATIONS
 from rmt.recipes.ade20k import ADE20K
 from rmt.recipes.classify import ClassifyRecipe
 from rmt.recipes.coco import COCO
@@ -17,6 +18,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "quickstart": quickstart,
     "finetune": finetune,
     **IMAGENET,
+    **ABLATIONS,
     "finetune-detect": finetune_detect,
     "demo-composites": demo_composites,
     "demo-trees": demo_trees,
@@ -27,6 +29,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 __all__ = [
+    "ABLATIONS",
     "ADE20K",
     "COCO",
     "IMAGENET",

@@ -13,7 +13,7 @@ from rmt.ops import decay_rates
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import Predictions
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.tasks.classify.report import draw_report, stage_decays
+from rmt.tasks.classify.report import _decay_grid, draw_report, stage_decays
 from rmt.tasks.classify.task import summary
 from rmt.training.checkpoints.weights import WeightFiles
 from rmt.training.logging.history import History
@@ -43,7 +43,7 @@ METRICS = {
 def draw(folder: Path, model: str, classes: int = 3) -> Image.Image:
     recipe = tiny_recipe(nodes=1)
     module = ClassifyModule(rmt.create_model("rmt_test", num_classes=3), recipe, ClassifyData.open(recipe))
-    history = History(folder / "metrics.csv", ClassifyModule.metric_columns)
+    history = History(folder / "metrics.csv", module.metric_columns)
     history.add("step", 1, lr=1e-3, train_loss=1.0)
     history.add("epoch", 1, lr=1e-3, train_loss=1.0, val_loss=1.0, val_top1=80.0, images_per_s=3.0)
     history.close()
@@ -84,3 +84,12 @@ def test_the_heads_drawn_are_the_network_s():
     assert [len(stage.rates) for stage in stages] == [4, 4, 8, 16]
     assert [stage.decomposed for stage in stages] == [True, True, False, False]
     assert stages[0].rates == decay_rates(4, (2, 6))
+
+
+def test_a_stage_without_decay_has_no_rates():
+    attention = ("masa", "window", "retention", "masa")
+    model = rmt.create_model("rmt_pico", device="meta", attention=attention)
+    assert [len(stage.rates) for stage in stage_decays(model, image_size=32)] == [2, 0, 0, 6]
+    plain = rmt.create_model("rmt_pico", device="meta", decay="none")
+    assert not any(stage.rates for stage in stage_decays(plain, image_size=32))
+    assert _decay_grid(stage_decays(plain, image_size=32)) == (1, 1)

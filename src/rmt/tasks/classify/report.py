@@ -51,7 +51,10 @@ def draw_report(
 
 @dataclass(frozen=True)
 class StageDecay:
-    """γ of each head of a stage, its grid (height, width) in tokens, and whether its attention is decomposed."""
+    """γ of each head of a stage, its grid (height, width) in tokens, and whether its attention is decomposed.
+
+    An attention without a decay of the Manhattan distance has no rates: `decay="none"`, or one in MaSA's place.
+    """
 
     rates: list[float]
     grid: tuple[int, int]
@@ -65,7 +68,8 @@ def stage_decays(model: nn.Module, image_size: int) -> list[StageDecay]:
     for stage, stride in zip(model.stages, strides, strict=True):  # type: ignore[arg-type]
         attention = next(m for m in stage.modules() if isinstance(m, ManhattanSelfAttention))
         side = -(-image_size // stride)
-        rates = decay_rates(attention.num_heads, attention.decay_range)
+        has_decay = type(attention) is ManhattanSelfAttention and attention.decay != "none"
+        rates = decay_rates(attention.num_heads, attention.decay_range) if has_decay else []
         stages.append(StageDecay(rates, (side, side), attention.decomposed))
     return stages
 
@@ -101,6 +105,7 @@ def _decays(figure: Any, stages: list[StageDecay], rows: int, columns: int) -> N
     blocks = figure.subfigures(1, len(stages), squeeze=False)[0]
     for number, (block, stage) in enumerate(zip(blocks, stages, strict=True), 1):
         form = "rows, then columns" if stage.decomposed else "all pairs"
+        form = form if stage.rates else "no decay"
         label = f"stage {number}: {stage.grid[0]}×{stage.grid[1]} tokens, {form}"
         block.suptitle(label, fontsize=9.5, color=plots.INK)
         axes = block.subplots(rows, columns, squeeze=False).ravel()
@@ -112,6 +117,6 @@ def _decays(figure: Any, stages: list[StageDecay], rows: int, columns: int) -> N
 
 def _decay_grid(stages: list[StageDecay]) -> tuple[int, int]:
     """(rows, columns) of panels in each stage's block: as many columns as the page has room for."""
-    heads = max(len(stage.rates) for stage in stages)
+    heads = max(1, *(len(stage.rates) for stage in stages))
     columns = min(heads, max(16 // len(stages), 1))
     return -(-heads // columns), columns

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from rmt.data.segmentation.dataset import count_pixels
-from rmt.heads import segmenter
+from rmt.heads import Segmenter, segmenter
 from rmt.heads.segmentation.losses import SegmentationLoss, median_frequency_weights
 from rmt.recipes import SegmentRecipe
 from rmt.tasks.segment.data import SegmentData
@@ -71,11 +71,17 @@ def head_args(recipe: SegmentRecipe) -> dict[str, Any]:
 
 def build(recipe: SegmentRecipe, data: SegmentData, *, fresh: bool, log: Log) -> SegmentModule:
     """See `Task.build`."""
-    model = segmenter(recipe.head, build_network(recipe), len(data.classes), head_args=head_args(recipe))
-    model.aux_weight = recipe.aux_weight
+    model = build_segmenter(recipe, len(data.classes))
     if recipe.weights and fresh:
         load_backbone_or_all(model, recipe.weights, data.classes, log)
     return SegmentModule(model, recipe, data, build_loss(recipe, data))
+
+
+def build_segmenter(recipe: SegmentRecipe, num_classes: int) -> Segmenter:
+    """Returns the segmenter that the recipe, a resolved one, describes."""
+    model = segmenter(recipe.head, build_network(recipe), num_classes, head_args=head_args(recipe))
+    model.aux_weight = recipe.aux_weight
+    return model
 
 
 def build_loss(recipe: SegmentRecipe, data: SegmentData) -> SegmentationLoss:
