@@ -324,7 +324,7 @@ def test_workers_outlive_stop_signals_and_end_with_close():
 def test_a_worker_can_be_started_afresh():
     """Where processes are spawned (macOS) rather than forked, all that a worker needs travels pickled."""
     transform = train_transform(32, auto_augment="rand-m9-mstd0.5-inc1", erase_prob=0.5)
-    made = ImageLoader(open_splits("sample").val, transform, batch_size=4, shuffle=True)._pool
+    made = ImageLoader(open_splits("sample").train, transform, batch_size=4, shuffle=True)._pool
     travelled = pickle.loads(pickle.dumps((made.dataset, made.collate_fn, made.worker_init_fn)))
     key = (0, np.arange(4), np.arange(4))
     assert same([travelled[0][key]], [made.dataset[key]])

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from rmt.data.splits import SAMPLE, open_splits
+from rmt.data.splits import SAMPLE, open_evaluation_split
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
@@ -27,9 +27,9 @@ def script() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(("split", "per_class"), [("train", 800), ("val", 200)])
+@pytest.mark.parametrize(("split", "per_class"), [("train", 800), ("test", 200)])
 def test_classes_are_balanced_and_images_readable(split: str, per_class: int):
-    sample = getattr(open_splits("sample"), split)
+    sample = open_evaluation_split("sample", split=split).images
     assert sample.classes[0] == "T-shirt/top"
     assert sample.classes[9] == "Ankle boot"
     assert np.bincount(sample.labels).tolist() == [per_class] * 10
@@ -47,7 +47,7 @@ def test_files_are_those_of_the_provenance_and_small():
 
 @needs_source
 def test_pixels_are_the_originals(script: ModuleType):
-    sample = open_splits("sample").val
+    sample = open_evaluation_split("sample").images
     images, labels = (script.read_idx(SOURCE / f"t10k-{what}-ubyte.gz") for what in ("images-idx3", "labels-idx1"))
     chosen = script.first_of_each_class(labels, 200)
     np.testing.assert_array_equal(sample.labels, labels[chosen])

@@ -10,7 +10,7 @@ from helpers.image_sets import ANT_OR_BEE, picture, row
 
 from rmt.data import splits
 from rmt.data.sets import ImageSet, skip_lines
-from rmt.data.splits import open_evaluation_split, open_splits
+from rmt.data.splits import open_evaluation_split, open_splits, open_test, present_splits
 from rmt.errors import RMTError
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData
@@ -22,7 +22,7 @@ def names(image_set: ImageSet) -> set[str]:
     return {image_set.name(i) for i in range(len(image_set))}
 
 
-@pytest.mark.parametrize("val", ["val", "validation", "valid", "dev", "test"])
+@pytest.mark.parametrize("val", ["val", "validation", "valid", "dev"])
 def test_folder_with_both_splits(make_folder: Make, val: str):
     root = make_folder({"train/ant": 3, "train/bee": 2, f"{val}/ant": 1, f"{val}/bee": 1})
     train, held, _ = open_splits(str(root))
@@ -34,6 +34,24 @@ def test_folder_with_both_splits(make_folder: Make, val: str):
 def test_val_is_preferred_to_test(make_folder: Make):
     root = make_folder({f"{split}/{name}": 1 for split in ("train", "val", "test") for name in ("ant", "bee")})
     assert all("/val/" in name for name in names(open_splits(str(root)).val))
+
+
+@pytest.mark.parametrize("name", ["test", "testing"])
+def test_images_to_test_are_not_those_to_validate(make_folder: Make, monkeypatch, name: str):
+    root = make_folder({"train/ant": 20, "train/bee": 10, f"{name}/ant": 2, f"{name}/bee": 1})
+    train, held, _ = open_splits(str(root), holdout=0.2)
+    assert (len(train), np.bincount(held.labels).tolist()) == (24, [4, 2])
+    assert present_splits(str(root)) == ("train", "test")
+    test = open_test(str(root), train)
+    assert len(test) == 3 and not names(test) & (names(train) | names(held))
+    images, part = open_evaluation_split(str(root))
+    assert (names(images), part) == (names(test), "test")
+    monkeypatch.setattr("rmt.data.splits.MOST_HELD_OUT", 3)
+    assert len(open_splits(str(root), holdout=0.2).val) == 3
+    assert len(open_splits(str(root), holdout=5).val) == 5
+    (root / name / "bee").rename(root / name / "wasp")
+    with pytest.raises(RMTError, match="train and test have different classes: bee only in train; wasp only in test"):
+        open_test(str(root), train)
 
 
 def test_a_split_can_be_named(make_folder: Make):
@@ -133,9 +151,10 @@ def test_shards_without_split_names_are_divided(tmp_path: Path):
 
 
 def test_sample_is_read_by_the_same_reader():
-    train, held, _ = open_splits("sample")
-    assert (len(train), len(held), len(open_evaluation_split("sample").images)) == (8000, 2000, 2000)
-    assert type(train).__name__ == "ShardSet"
+    train, held, _ = open_splits("sample", holdout=500)
+    test = open_test("sample", train)
+    assert (len(train), len(held), len(test), len(open_evaluation_split("sample").images)) == (7500, 500, 2000, 2000)
+    assert type(test).__name__ == "ShardSet"
 
 
 def test_mistakes(tmp_path: Path):

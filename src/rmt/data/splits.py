@@ -18,24 +18,27 @@ from rmt.errors import RMTError
 BUFFER = 50_000
 """Default number of images among which the training order of streamed shards is random."""
 
+MOST_HELD_OUT = 1000
+"""Images of a held-out fraction at most, for data with a test split: enough to choose the best weights by."""
+
 SAMPLE = Path(__file__).parent / "sample"
 
 S = TypeVar("S", Path, RemoteFile)
-P = TypeVar("P")
 _Source = Path | tuple[Path, ...] | tuple[RemoteFile, ...]  # a folder of class folders or a CSV file, or shards
 
 
 def open_splits(
-    data: str, *, holdout: float = 0.1, seed: int = 0, stream: str = "auto", buffer: int = BUFFER
+    data: str, *, holdout: int | float = 0.1, seed: int = 0, stream: str = "auto", buffer: int = BUFFER
 ) -> Splits[ImageSet]:
     """Open the training and the validation images of `data`.
 
     Args:
-        data: `"sample"` (the built-in sample; its test images are the split `val`), a folder with `train/CLASS/*` and
-            `val/CLASS/*`, a folder of class folders, a folder with a CSV file of labels (see `TableSet`), or a folder
-            of parquet shards (`train-*.parquet`, `data/train-*.parquet` or `train/*.parquet`, likewise for the other
-            split) or of WebDataset tars with such names, local or at an address.
-        holdout, seed: arguments of `hold_out` for data without a validation split; otherwise not used.
+        data: `"sample"` (the built-in sample), a folder with `train/CLASS/*` and `val/CLASS/*`, a folder of class
+            folders, a folder with a CSV file of labels (see `TableSet`), or a folder of parquet shards
+            (`train-*.parquet`, `data/train-*.parquet` or `train/*.parquet`, likewise for the other splits) or of
+            WebDataset tars with such names, local or at an address.
+        holdout, seed: amount and seed of `hold_out` for data without a validation split; otherwise not used. Where
+            there is a test split, which is for the end of a run, a fraction holds out `MOST_HELD_OUT` images at most.
         stream: "no" converts shards and maps them into memory as a whole, "yes" streams them (see `ShardSet`), "auto"
             streams them if the disk has no space for the whole.
         buffer: see `ShardOrder`.
@@ -51,22 +54,44 @@ def open_splits(
         return Splits(train, val, {"train": train.skipped, "val": val.skipped})
     if not holdout > 0:
         raise RMTError(f"{data}: no folder val/ inside, and no fraction of the training images to hold out instead")
-    return Splits(*hold_out(train, float(holdout), seed), {"train and val": train.skipped})
+    if "test" in parts and isinstance(holdout, float) and holdout * len(train) > MOST_HELD_OUT:
+        holdout = MOST_HELD_OUT
+    return Splits(*hold_out(train, holdout, seed), {"train and val": train.skipped})
+
+
+def present_splits(data: str) -> tuple[Split, ...]:
+    """The splits that `data` has. Raises `RMTError` if it cannot be used."""
+    return tuple(_parts(data))
+
+
+def open_test(
+    data: str, train: ImageSet, *, stream: str = "auto", buffer: int = BUFFER
+) -> FolderSet | TableSet | ShardSet:
+    """Open the test split of `data`. Arguments and errors are those of `open_splits`.
+
+    Args:
+        train: the training images, whose classes the test images must have.
+    """
+    parts = _parts(data)
+    test = _open(parts["test"], buffer if _streams(parts.values(), stream) else None)
+    _check_same_classes(data, set(train.classes), set(test.classes), "test")
+    return test
 
 
 def open_evaluation_split(
     data: str, held: HoldOut | None = None, split: Split | None = None
 ) -> EvaluationSplit[ImageSet]:
-    """The images that an evaluation uses: those of `split`, or by default the validation split if there is one.
+    """The images that an evaluation uses: those of `split`, or by default of the validation split, else the test split.
 
-    Otherwise those that a run held out, if `held` says how it divided `data`, or all images.
+    Without either those that a run held out, if `held` says how it divided `data`, or all images.
     """
     parts = _parts(data, needs_train=False)
     if split is not None:
         require_split(data, split, parts)
         return EvaluationSplit(_open_auto(parts[split]), split)
-    if "val" in parts:
-        return EvaluationSplit(_open_auto(parts["val"]), "val")
+    for name in ("val", "test"):
+        if name in parts:
+            return EvaluationSplit(_open_auto(parts[name]), name)
     whole = _open_auto(parts["train"])
     if held:
         return EvaluationSplit(hold_out(whole, held.fraction, held.seed)[1], "held out")
@@ -84,10 +109,7 @@ def open_parts(data: str) -> dict[Split, Callable[[], ImageSet]]:
     def opener(part: _Source) -> Callable[[], ImageSet]:
         return lambda: _open(part, None if isinstance(part, Path) else BUFFER)
 
-    parts = dict(_parts(data, needs_train=False))
-    if parts.get("val") is not None and parts.get("val") == parts.get("test"):
-        del parts["test"]
-    return {split: opener(part) for split, part in parts.items()}
+    return {split: opener(part) for split, part in _parts(data, needs_train=False).items()}
 
 
 def describe_parts(data: str) -> str:
@@ -96,13 +118,8 @@ def describe_parts(data: str) -> str:
     part = next(iter(parts.values()))
     if not isinstance(part, Path):
         kind = "tars" if part[0].name.endswith(".tar") else "parquet shards"
-        layout = f"{sum(len(shards) for shards in set(parts.values()) if not isinstance(shards, Path)):,} {kind}"
-    elif part.is_file():
-        layout = f"{part.name} and images"
-    else:
-        layout = "class folders"
-    same = parts.get("val") is not None and parts.get("val") == parts.get("test")
-    return layout + (", whose test part serves for validation" if same else "")
+        return f"{sum(len(shards) for shards in parts.values() if not isinstance(shards, Path)):,} {kind}"
+    return f"{part.name} and images" if part.is_file() else "class folders"
 
 
 def require_split(data: str, split: Split, present: Collection[Split]) -> None:
@@ -117,15 +134,12 @@ def resolve_stream(data: str, stream: str) -> Literal["yes", "no"]:
 
 
 def class_split_folders(root: Path) -> dict[Split, Path]:
-    """The folders of class folders of an image folder: `train`, and `val` and `test` if there are such.
-
-    Without a folder for validation the one for test is both.
-    """
+    """The folders of class folders of an image folder: `train`, and `val` and `test` if there are such."""
     present = class_folders(root)  # raises RMTError if there is no such folder, or nothing in it
     folders = {split: next((root / name for name in names if name in present), None) for split, names in NAMES.items()}
     found = {split: folder for split, folder in folders.items() if folder is not None}
     # A folder `test` among class folders is a class, unless there is `train` or an unmistakable name too.
-    return _with_val(found) if "train" in found or {"val", "validation"} & set(present) else {"train": root}
+    return found if "train" in found or {"val", "validation"} & set(present) else {"train": root}
 
 
 def _open(part: _Source, buffer: int | None) -> FolderSet | TableSet | ShardSet:
@@ -143,11 +157,6 @@ def _streams(parts: Collection[_Source], stream: str) -> bool:
         raise RMTError(f"--stream must be auto, yes or no, not {stream!r}")
     sets = [part for part in set(parts) if not isinstance(part, Path)]
     return bool(sets) and (stream == "yes" or (stream == "auto" and not fit_disk(sets)))
-
-
-def _with_val(parts: dict[Split, P]) -> dict[Split, P]:
-    """The parts, with the test part for validation too if there is no other."""
-    return parts | {"val": parts["test"]} if "test" in parts and "val" not in parts else parts
 
 
 def _parts(data: str, needs_train: bool = True) -> Mapping[Split, _Source]:
@@ -171,7 +180,7 @@ def _tables(root: Path) -> dict[Split, Path]:
     """The CSV files of the splits, unless the images are in class folders."""
     folders = split_folders(root)
     has_classes = "train" in folders and any(entry.is_dir() for entry in folders["train"].iterdir())
-    return {} if has_classes else _with_val(table_files(root))
+    return {} if has_classes else table_files(root)
 
 
 def _remote_shards(url: str) -> Mapping[Split, _Source]:
@@ -203,7 +212,7 @@ def _by_split(folders: Mapping[str, Sequence[S]]) -> dict[Split, tuple[S, ...]]:
         parts["train"] = tuple(named[""])
     for shards in parts.values():
         check_complete(shards)
-    return _with_val(parts)
+    return parts
 
 
 def _shards_among(files: Sequence[S]) -> list[S]:
@@ -212,7 +221,7 @@ def _shards_among(files: Sequence[S]) -> list[S]:
     return parquet or tars
 
 
-def _check_same_classes(data: str, train: set[str], val: set[str]) -> None:
-    only = {"train": train - val, "val": val - train}
-    if wrong := [f"{preview(sorted(names))} only in {split}" for split, names in only.items() if names]:
-        raise RMTError(f"{data}: train and val have different classes: {'; '.join(wrong)}")
+def _check_same_classes(data: str, train: set[str], other: set[str], split: Split = "val") -> None:
+    only = {"train": train - other, split: other - train}
+    if wrong := [f"{preview(sorted(names))} only in {part}" for part, names in only.items() if names]:
+        raise RMTError(f"{data}: train and {split} have different classes: {'; '.join(wrong)}")

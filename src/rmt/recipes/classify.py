@@ -72,10 +72,11 @@ class ClassifyRecipe(Recipe):
     1."""
 
     holdout: Fraction = 0.2
-    """Fraction of each class held out for validation when the data have no validation split."""
+    """Fraction of each class held out for validation when the data have no validation split; at most 1,000 images where
+    they have a test split, which is evaluated once, at the end."""
     selection: NonNegativeFloat = 0.0
     """Training images held out to select best on: a count, or a fraction below 1. 0: best is selected on the validation
-    images, and its score there is optimistic."""
+    images; without a test split its score there is optimistic."""
 
     metric: Literal["auto", "top1", "macro_recall"] = "top1"
     """Metric that the best weights are selected by, and early stopping watches: top-1 accuracy, or the mean of the

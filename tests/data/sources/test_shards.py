@@ -190,8 +190,8 @@ def watch(event, args):
             print("write:", *args, flush=True)
 sys.addaudithook(watch)
 from rmt.data.images import read_image
-from rmt.data.splits import open_splits
-sample = open_splits("sample").val
+from rmt.data.splits import open_evaluation_split
+sample = open_evaluation_split("sample").images
 print(len(sample), sample.load(5).size)
 """
 

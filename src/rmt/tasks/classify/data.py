@@ -10,7 +10,7 @@ from timm.models import get_pretrained_cfg
 from rmt.data.image_loader import ImageLoader
 from rmt.data.memory import CACHE_BYTES, CachedSet
 from rmt.data.sets import ImageSet, SkipReport, Subset, hold_out
-from rmt.data.splits import open_splits, resolve_stream
+from rmt.data.splits import open_splits, open_test, present_splits, resolve_stream
 from rmt.data.token_labels.label_maps import LabelMaps
 from rmt.data.token_labels.transforms import TokenLabelTransform
 from rmt.data.transforms import eval_transform, train_transform
@@ -30,9 +30,8 @@ class ClassifyData:
 
     Attributes:
         train: the training images. They and the others are kept in memory after decoding, unless streamed.
-        val: the images that each epoch is evaluated on and `best` is chosen on: held out of train, or, where the recipe
-            holds none out, the test images themselves.
-        test: the images that are read once more, at the end.
+        val: the images that each epoch is evaluated on and `best` is chosen on.
+        test: the images that are read at the end: those of the data's test split, else the validation images.
         skipped: the files that were skipped.
         stream: whether shards are streamed.
         maps: the label maps of the training images, with `token_labels`.
@@ -51,13 +50,7 @@ class ClassifyData:
         if not recipe.data:
             raise RMTError("--data is missing: a folder with one folder of images per class, e.g. --data photos")
         stream = broadcast_from_main(lambda: resolve_stream(recipe.data, recipe.stream))
-        train, test, skipped = open_splits(
-            recipe.data, holdout=recipe.holdout, seed=recipe.seed, stream=stream, buffer=recipe.stream_buffer
-        )
-        val = test
-        if recipe.selection:
-            amount = recipe.selection if recipe.selection < 1 else int(recipe.selection)
-            train, val = hold_out(train, amount, recipe.seed)
+        train, val, test, skipped = _open_images(recipe, stream)
         maps = LabelMaps(recipe.token_labels, train) if recipe.token_labels else None
         if maps is not None and not maps.available.all():
             train, skipped = _with_maps(train, maps, skipped)
@@ -144,6 +137,21 @@ def _with_maps(train: ImageSet, maps: LabelMaps, skipped: SkipReport) -> tuple[I
         raise RMTError(f"{maps.folder}: none of the {count:,} training images has a label map there")
     report = {**skipped, "train": {**skipped.get("train", {}), NO_LABEL_MAP: count}}
     return Subset(train, np.flatnonzero(maps.available)), report
+
+
+def _open_images(recipe: ClassifyRecipe, stream: str) -> tuple[ImageSet, ImageSet, ImageSet, SkipReport]:
+    """The images for training, for selecting the best weights, and for the end of the run; and what was skipped."""
+    data, present = recipe.data, present_splits(recipe.data)
+    streaming: dict[str, Any] = {"stream": stream, "buffer": recipe.stream_buffer}
+    amount = recipe.selection if recipe.selection < 1 else int(recipe.selection)
+    if "test" not in present:
+        train, val, skipped = open_splits(data, holdout=recipe.holdout, seed=recipe.seed, **streaming)
+        return (*hold_out(train, amount, recipe.seed), val, skipped) if amount else (train, val, val, skipped)
+    if amount and "val" in present:
+        raise RMTError(f"--selection must be 0, since {data} has images to validate and images to test")
+    train, val, skipped = open_splits(data, holdout=amount or recipe.holdout, seed=recipe.seed, **streaming)
+    test = open_test(data, train, **streaming)
+    return train, val, test, {**skipped, "test": test.skipped}
 
 
 def class_weights(labels: np.ndarray, num_classes: int) -> torch.Tensor:
