@@ -11,8 +11,9 @@ import pytest
 from rmt.extras import EXTRAS, missing_extra
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-MODULES = {"pillow": "PIL", "faster-coco-eval": "faster_coco_eval"}  # where a package is imported by another name
-WITH_TIMM = {"torchvision", "numpy", "PIL"}  # timm requires torchvision, which requires the others
+# Where a package is imported by another name.
+MODULES = {"pillow": "PIL", "pyyaml": "yaml", "faster-coco-eval": "faster_coco_eval"}
+WITH_TIMM = {"torchvision", "yaml", "numpy", "PIL"}  # timm requires the first two, and torchvision the others
 
 
 def modules(requirements: list[str]) -> set[str]:

@@ -15,6 +15,7 @@ EXTRAS = {
         "numpy",
         "pyarrow",
         "rich",
+        "yaml",
     },
     "detect": {"faster_coco_eval"},
 }
@@ -28,7 +29,7 @@ def missing_extra(what: str, error: ModuleNotFoundError) -> RMTError | None:
     module = (error.name or "").partition(".")[0]
     for extra, modules in EXTRAS.items():
         if module in modules:
-            package = module.replace("_", "-")
+            package = {"PIL": "pillow", "yaml": "pyyaml"}.get(module, module.replace("_", "-"))
             return RMTError(
                 f"{what} needs the package {package}: pip install '.[{extra}]' in a checkout, "
                 f"or pip install 'rmt-vision[{extra}]' where rmt is on the package index"

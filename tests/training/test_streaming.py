@@ -7,6 +7,7 @@ from helpers.pictures import make_folder
 from helpers.runs import assert_same_run, tiny_recipe
 
 import rmt
+from rmt.data.memory import CachedSet
 from rmt.data.sources.packing import pack
 from rmt.data.sources.shards import ShardSet
 from rmt.tasks import resume
@@ -26,8 +27,8 @@ def test_the_fields_choose_how_shards_are_read(shards):
     recipe = tiny_recipe(data=shards)
     mapped, streamed = (ClassifyData.open(tiny_recipe(data=shards, stream=how)) for how in ("auto", "yes"))
     assert (mapped.stream, streamed.stream) == ("no", "yes")
-    assert isinstance(streamed.train, ShardSet) and isinstance(mapped.train, ShardSet)
-    assert streamed.train.order is not None and mapped.train.order is None
+    assert isinstance(streamed.train, ShardSet) and isinstance(mapped.train, CachedSet)
+    assert streamed.train.order is not None and mapped.train.parent.order is None
     narrow = ClassifyData.open(tiny_recipe(data=shards, stream="yes", stream_buffer=5))
 
     def order(data):

@@ -13,19 +13,21 @@ RecipeT = TypeVar("RecipeT", ClassifyRecipe, DetectRecipe)
 
 
 def set_epochs(recipe: RecipeT, data: TrainingData, updates: int, evaluations: int) -> RecipeT:
-    """Returns the recipe with epochs that make about so many updates, if it leaves them open, see `Planning`.
+    """Returns the recipe with epochs that make at most so many updates, if it leaves them open, see `Planning`.
 
     There are at most `evaluations` epochs; an epoch is one pass over the images if that is often enough.
     """
     if recipe.epochs:
         return recipe.fill_open(epoch_repeats=1.0)
-    passes = updates / max(len(data.train) // effective_batch(recipe), 1)
+    updates_per_pass = max(len(data.train) // effective_batch(recipe), 1)
+    passes = updates / updates_per_pass
     if not recipe.is_open("epoch_repeats"):
         return replace(recipe, epochs=max(int(passes / recipe.epoch_repeats), 1))
-    epochs = min(evaluations, max(int(passes), MIN_EPOCHS))
+    epochs = min(evaluations, max(int(passes), MIN_EPOCHS), max(updates, 1))
     if epochs == int(passes) >= 10:
         return replace(recipe, epochs=epochs, epoch_repeats=1.0)
-    return replace(recipe, epochs=epochs, epoch_repeats=float(f"{passes / epochs:.3g}"))
+    repeats = max(updates // epochs, 1) / updates_per_pass
+    return replace(recipe, epochs=epochs, epoch_repeats=float(f"{repeats:.5g}"))
 
 
 def epochs_are_open(recipe: RecipeT) -> bool:
