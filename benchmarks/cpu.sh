@@ -13,6 +13,4 @@ $bench --models rmt_small --batches 1 --modes deploy --image-sizes 224 448 896 1
     --tolerances 0 1e-5 1e-3 1e-2 --rounds 2 --no-memory --output benchmarks/cpu-pixels.json
 $bench --models rmt_tiny rmt_small rmt_base $swin convnext_tiny caformer_s18 convformer_s36 davit_small mambaout_small \
     --modes eager deploy --rounds 5 --no-memory --output benchmarks/cpu-peers.json
-$bench --models rmt_small $swin --dtypes float32 autocast --modes eager deploy --rounds 3 --no-memory \
-    --output benchmarks/cpu-bfloat16.json
 for run in cpu-peers cpu-pixels; do python -m rmt.benchmark.plot benchmarks/$run.json; done

@@ -15,7 +15,7 @@ from rmt.model import list_models
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.mark.parametrize("script", ["cpu.sh", "gpu.sh"])
+@pytest.mark.parametrize("script", ["cpu.sh", "cpu-bf16.sh", "gpu.sh"])
 def test_every_command_is_one_the_benchmark_takes(script, tmp_path, monkeypatch):
     notes = tmp_path / "notes"
     for name in ("python", "python3"):

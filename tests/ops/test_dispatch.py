@@ -285,6 +285,19 @@ def test_depthwise_after_gelu(kernel, shape):
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_depthwise_after_gelu_with_its_residual(dtype):
+    """The network that is not deployed: GELU's output is added by the centre of the kernel."""
+    torch.manual_seed(0)
+    conv, x = torch.nn.Conv2d(32, 32, 3, padding=1, groups=32).to(dtype), (3 * torch.randn(2, 5, 7, 32)).to(dtype)
+    before = conv.weight.clone()
+    found = depthwise_conv(x, conv, gelu=True, residual=True)
+    assert torch.equal(conv.weight, before)
+    expected = masa.depthwise_conv(x.double(), conv.double(), gelu=True, residual=True)
+    assert (found - expected).abs().max() < (1e-5 if dtype == torch.float32 else 1e-2) * expected.abs().max()
+
+
 @torch.no_grad()
 def test_gelu_everywhere():
     conv = torch.nn.Conv2d(16, 16, 3, padding=1, groups=16)

@@ -134,7 +134,7 @@ def depthwise_conv(
     """
     call = _depthwise_call(x, conv)
     backend = choose(call)
-    if gelu and not call.needs_grad and (backend != "native" or residual or plus is not None):
+    if gelu and not call.needs_grad and (backend != "native" or plus is not None):
         # Computed here, so that x is freed before the convolution unless the caller keeps it.
         x, gelu, shift = F.gelu(x if shift is None else x + shift), False, None
     function = _DEPTHWISE[backend]
@@ -210,7 +210,7 @@ def _linear_backend(x: Tensor, weight: Tensor, bias: Tensor | None) -> str:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, (…, C) to (…, C'): for inference on a CPU and in training on an NVIDIA GPU by a faster function."""
+    """`nn.Linear`, (…, C) to (…, C'): for inference on some CPUs, in training on NVIDIA GPUs, by a faster function."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)

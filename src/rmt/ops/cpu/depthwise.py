@@ -19,7 +19,7 @@ def depthwise_conv(
 ) -> Tensor:
     """As `masa.depthwise_conv`; in autocast's dtype, or in that of a summand of higher precision.
 
-    For inference without summands, GELU is computed in the kernel, to 1e-6 in float32.
+    For inference without `plus`, GELU is computed in the kernel, to 1e-6 in float32.
     """
     dtype = result_dtype(x)
     for summand in (x if residual else None, plus):
@@ -28,8 +28,8 @@ def depthwise_conv(
     if residual and plus is not None:  # the kernel adds one tensor
         return plus + depthwise_conv(x, conv, residual=True, plus=None, gelu=gelu, shift=shift)
     weight, bias = conv.weight, conv.bias
-    if gelu and not residual and plus is None and not needs_grad(x, weight):
-        return _gelu_depthwise(x, shift, weight, bias)
+    if gelu and plus is None and not needs_grad(x, weight):
+        return _gelu_depthwise(x, shift, weight, bias, residual)
     x = x if shift is None else x + shift
     if gelu and plus is None and tracing(x) == "eager":
         return _GeluDepthwise.apply(x, weight, bias, residual)
@@ -60,14 +60,17 @@ def _(x, weight, bias, plus, residual):
 
 
 @torch.library.custom_op("rmt::gelu_depthwise", mutates_args=(), device_types="cpu")
-def _gelu_depthwise(x: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
-    out = torch.empty(x.shape, dtype=x.dtype)
-    _call("depthwise_forward", flat_tokens(x), None, _taps(weight), bias, out, weight.shape[-1], shift, gelu=True)
+def _gelu_depthwise(x: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor | None, residual: bool) -> Tensor:
+    out, taps = torch.empty(x.shape, dtype=x.dtype), _taps(weight)
+    if residual:  # GELU's output is nowhere in memory to be added: it is, by the centre of the kernel
+        taps = taps.clone()
+        taps[len(taps) // 2] += 1
+    _call("depthwise_forward", flat_tokens(x), None, taps, bias, out, weight.shape[-1], shift, gelu=True)
     return out
 
 
 @_gelu_depthwise.register_fake
-def _(x, shift, weight, bias):
+def _(x, shift, weight, bias, residual):
     return x.new_empty(x.shape)
 
 

@@ -1,4 +1,4 @@
-"""LayerNorm, the residual addition before it, and linear layers on a CPU, for inference; networks in 16 bits."""
+"""LayerNorm, the residual addition before it, and linear layers on a CPU; networks in 16 bits."""
 
 import pytest
 import torch
@@ -101,9 +101,6 @@ def test_linear(dtype, monkeypatch):
     assert layer(x).shape == exact.shape
     assert relative_error(layer(x), exact) < BOUND[dtype]
     assert relative_error(linear(x, layer.weight), exact - layer.bias.double()) < BOUND[dtype]
-    with torch.enable_grad():
-        layer(x).sum().backward()
-    assert layer.weight.grad is not None
     onednn.slower_than_pytorch.cache_clear()
 
 
