@@ -75,7 +75,8 @@ def test_bad_files_end_in_one_line_and_run_no_code(tmp_path, monkeypatch):
     ("change", "match"),
     [
         (dict(format=2), "format 2"),
-        (dict(model="resnet50"), "no network named"),
+        (dict(model="resnet5000"), "no network named"),
+        (dict(model="resnet50"), "does not fit"),
         (dict(model=None), "no valid `model`"),
         (dict(task="detect"), "task 'detect'"),
         (dict(model_args=dict(num_classes=10**12)), "out of bounds"),

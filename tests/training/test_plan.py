@@ -98,6 +98,13 @@ def test_a_machine_under_load_gets_a_shorter_run(load, tmp_path, clock):
     assert 0.75 * 60 <= clock() - 1000 <= 60 * 1.02
 
 
+@pytest.mark.parametrize("task", ["classify", "segment"])
+def test_a_network_of_timm_is_kept_and_the_rest_is_planned(task, tmp_path, clock):
+    given = dict(model="resnet10t", model_args="channels=[8,8,16,16],stem_width=8")
+    ran, _ = resolved(replace(recipe_of(task, tmp_path / "data"), **given))
+    assert ran.open_fields() == [] and {name: ran.as_dict()[name] for name in given} == given
+
+
 @pytest.mark.parametrize("task", ["classify", "detect", "segment"])
 def test_what_is_chosen_stands_in_the_recipe_and_what_is_given_is_kept(task, tmp_path, clock):
     recipe = recipe_of(task, tmp_path / "data")

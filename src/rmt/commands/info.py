@@ -21,8 +21,8 @@ def run(
     """Describe a network: stages, parameters, multiply-adds and each head's decay. Without MODEL, list the networks.
 
     Args:
-        model: A network's name (`rmt_small`), a recipe's (`coco-mask-rcnn-small-1x`, for its detector), a
-            `.safetensors` file, or a run folder.
+        model: A network's name (`rmt_small`, or timm's, e.g. `resnet50`), a recipe's (`coco-mask-rcnn-small-1x`, for
+            its detector), a `.safetensors` file, or a run folder.
         image_size: Size in pixels of the image for which multiply-adds are counted, one number for a square or height
             and width; by default the network's own, and with a head 800 1280 for detectors, 512 2048 for segmenters.
         json: Print JSON instead of text.
@@ -65,8 +65,12 @@ def _table(networks: list[dict[str, Any]]) -> str:
 
 def _describe(model: str, size: tuple[int, ...]) -> dict[str, Any]:
     """The network of this name, of this recipe or in this file, as JSON can represent it."""
+    import torch
+
     from rmt.model import create_model, list_models, load_model, read_metadata
     from rmt.model.cost import describe
+    from rmt.model.networks import create_network, suggest_names
+    from rmt.model.timm_networks import is_timm_network
 
     file_info: dict[str, Any] = {}
     whole: Any = None  # the detector or segmenter around the network
@@ -78,7 +82,10 @@ def _describe(model: str, size: tuple[int, ...]) -> dict[str, Any]:
         if published and published.describe_cost():
             file_info = dict(published=asdict(published))
     elif not Path(model).exists():
-        raise RMTError(f"{model} is neither a file nor one of {', '.join(list_models())}, nor a recipe (`rmt recipes`)")
+        if not is_timm_network(model):
+            raise RMTError(f"{model} is neither a file, a network nor a recipe (`rmt recipes`): {suggest_names(model)}")
+        with torch.device("meta"):
+            network = create_network(model, {"drop_path_rate": 0.0}, size[0] if len(set(size)) == 1 else None)
     else:
         metadata = read_metadata(model)
         file_info = {key: metadata[key] for key in ("task", "classes", "preprocessing", "metrics")}
@@ -153,7 +160,8 @@ def _text(info: dict[str, Any]) -> str:
         lines.append(f"without the products of the attention {layers}, which is how the paper counts")
     if published := info.get("published"):
         lines.append(f"the paper: {Published(**published).describe_cost()}")
-    lines += ["", "stage stride      grid blocks channels heads  attention     decay γ per head"]
+    if info["stages"]:
+        lines += ["", "stage stride      grid blocks channels heads  attention     decay γ per head"]
     for i, stage in enumerate(info["stages"], start=1):
         grid = "×".join(map(str, stage["grid"]))
         attention = "rows+cols" if stage["decomposed"] else "all pairs"

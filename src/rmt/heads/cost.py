@@ -35,7 +35,7 @@ def count_macs(model: RetinaNet | MaskRCNN | Segmenter, height: int, width: int)
     MMDetection does it. Elementwise operations, pooling and non-maximum suppression are not counted.
     """
     meta = copy.deepcopy(model).to("meta").eval()
-    image = torch.empty(1, meta.pyramid.backbone.in_chans, height, width, device="meta")
+    image = torch.empty(1, getattr(meta.pyramid.backbone, "in_chans", 3), height, width, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         if isinstance(meta, Segmenter):
             meta(image)

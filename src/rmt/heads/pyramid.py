@@ -2,15 +2,20 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import torch
+import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from rmt.errors import RMTError
 from rmt.model import RMT, create_model, resolve_checkpoint
 from rmt.model.checkpoints import load_state_dict
-from rmt.model.state_dicts import check_fit, read_state_dict, unwrap
+from rmt.model.networks import check_name, create_network
+from rmt.model.state_dicts import check_fit, one_line, read_state_dict, unwrap
+from rmt.model.timm_networks import BUILD_ERRORS, network_name, use_running_statistics
+from rmt.model.variants import ARCHITECTURES
 
 
 class Pyramid(nn.Module):
@@ -20,25 +25,63 @@ class Pyramid(nn.Module):
     authors' files are `backbone.extra_norms.I`.
 
     Args:
-        backbone: a network of `rmt.create_model`; its classifier is removed.
+        backbone: a network of `rmt.create_model`, or one of timm's with levels of these strides and
+            `forward_intermediates`; its classifier, and what else is above the last level, is removed.
         first: index of the first stage to return, from 0; RetinaNet uses 1 (stride 8).
         freeze_bn: the backbone's BatchNorms use their running statistics in training and do not update them.
     """
 
-    def __init__(self, backbone: RMT, first: int = 0, freeze_bn: bool = False) -> None:
+    def __init__(self, backbone: Any, first: int = 0, freeze_bn: bool = False) -> None:
         super().__init__()
-        if freeze_bn:
+        self.freezes_batchnorm = freeze_bn and not isinstance(backbone, RMT)  # ours remembers it itself
+        if freeze_bn and isinstance(backbone, RMT):
             backbone.freeze_batchnorm()
-        backbone.prune_intermediate_layers([len(backbone.stages) - 1])
+        levels = _levels(backbone)
+        backbone.prune_intermediate_layers([levels[-1]], prune_norm=True)
         self.backbone = backbone
-        self.indices = list(range(first, len(backbone.stages)))
+        self.indices = levels[first:]
         self.channels = [backbone.feature_info[i]["num_chs"] for i in self.indices]
         self.strides = [backbone.feature_info[i]["reduction"] for i in self.indices]
         self.norms = nn.ModuleList(LayerNorm2d(channels, eps=1e-5) for channels in self.channels)
+        self.train(self.training)
+        if not isinstance(backbone, RMT) and not next(backbone.parameters()).is_meta:
+            self._require_any_size()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.freezes_batchnorm:
+            use_running_statistics(self.backbone)
+        return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        height, width = x.shape[2:]
+        ours = isinstance(self.backbone, RMT)
+        if not ours:  # some of timm's networks need sides that the strides divide
+            x = F.pad(x, (0, -width % 32, 0, -height % 32))
         maps = self.backbone.forward_intermediates(x, indices=self.indices, intermediates_only=True)
+        if not ours:
+            maps = [m[..., : -(-height // s), : -(-width // s)] for m, s in zip(maps, self.strides, strict=True)]
         return [norm(m) for norm, m in zip(self.norms, maps, strict=True)]
+
+    def _require_any_size(self) -> None:
+        """Raise RMTError unless images of another shape than timm's lead to maps of these strides."""
+        height, width = 96, 160
+        training = self.training
+        try:
+            with torch.no_grad():
+                maps = self.eval()(next(self.parameters()).new_zeros(1, 3, height, width))
+            found = [tuple(m.shape[1:]) for m in maps]
+        except BUILD_ERRORS as error:
+            raise RMTError(
+                f"{network_name(self.backbone)} does not take images of any size, which a detector or segmenter needs: "
+                f"{one_line(error)}"
+            ) from error
+        wanted = [(c, height // s, width // s) for c, s in zip(self.channels, self.strides, strict=True)]
+        if found != wanted:
+            raise RMTError(
+                f"{network_name(self.backbone)} has no pyramid of strides 4, 8, 16, 32: its maps are {found}"
+            )
+        self.train(training)
 
     def load_backbone(self, source: str | Path | Mapping[str, Any]) -> list[str]:
         """Load the weights of a classifier, ours or the authors', or the backbone and norms of a detector or segmenter.
@@ -54,7 +97,7 @@ class Pyramid(nn.Module):
         state = unwrap(source) if isinstance(source, Mapping) else read_state_dict(resolve_checkpoint(source))
         own = {
             f"extra_norms.{stage}.{kind}": value
-            for stage, norm in zip(self.indices, self.norms, strict=True)
+            for stage, norm in zip(range(4 - len(self.norms), 4), self.norms, strict=True)
             for kind, value in norm.state_dict().items()
         }
         if has_norms := any(key.startswith("extra_norms.") for key in state):
@@ -69,13 +112,29 @@ class Pyramid(nn.Module):
 
 
 def build_pyramid(
-    backbone: str | RMT, *, drop_path_rate: float | None = None, first: int = 0, freeze_bn: bool = False, **kwargs: Any
+    backbone: Any, *, drop_path_rate: float | None = None, first: int = 0, freeze_bn: bool = False, **kwargs: Any
 ) -> Pyramid:
-    """Build a pyramid on a network, given as a module or by its name; `kwargs` are for `rmt.create_model`."""
+    """Build a pyramid on a network, given as a module or by its name; `kwargs` are its keywords."""
     if isinstance(backbone, str):
         if drop_path_rate is not None:
             kwargs["drop_path_rate"] = drop_path_rate
-        backbone = create_model(backbone, **kwargs)
-    if len(backbone.stages) != 4:
-        raise RMTError(f"a pyramid needs a network of four stages, this one has {len(backbone.stages)}")
+        check_name(backbone)
+        ours = backbone in ARCHITECTURES
+        backbone = create_model(backbone, **kwargs) if ours else create_network(backbone, kwargs)
     return Pyramid(backbone, first, freeze_bn)
+
+
+def _levels(backbone: Any) -> list[int]:
+    """The indices of the levels of strides 4, 8, 16, 32: of several of one stride the last. Raises RMTError."""
+    name = network_name(backbone)
+    strides = [info["reduction"] for info in getattr(backbone, "feature_info", [])]
+    if isinstance(backbone, RMT) and len(strides) != 4:
+        raise RMTError(f"a pyramid needs a network of four stages, this one has {len(strides)}")
+    if not {4, 8, 16, 32} <= set(strides):
+        found = ", ".join(map(str, sorted(set(strides)))) or "none"
+        raise RMTError(
+            f"{name} has no pyramid of strides 4, 8, 16, 32, which a detector or segmenter needs: it has {found}"
+        )
+    if not hasattr(backbone, "forward_intermediates") or not hasattr(backbone, "prune_intermediate_layers"):
+        raise RMTError(f"{name} does not return its levels (timm's forward_intermediates): take another network")
+    return [len(strides) - 1 - strides[::-1].index(stride) for stride in (4, 8, 16, 32)]

@@ -12,7 +12,8 @@ from rmt.data.transforms import eval_transform
 from rmt.errors import RMTError
 from rmt.inference.predictor import ImageLike, Predictor, checked_size
 from rmt.inference.results import ImageResult
-from rmt.model import load_model
+from rmt.model import RMT, load_model
+from rmt.model.timm_networks import resize
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class ClassifyPredictor(Predictor):
         predictor = super().load(path, device=device, precision=precision)
         if image_size:
             predictor.preprocessing["size"] = [checked_size(image_size)] * 2
+            if not isinstance(predictor.model, RMT):
+                resize(predictor.model, predictor.metadata["model"], image_size)
         return predictor
 
     def predict(  # type: ignore[override]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rmt.atomic import write_bytes
 from rmt.errors import RMTError
+from rmt.model.rmt import RMT
 from rmt.model.state_dicts import (
     CLASSIFIERS,
     FIRST_RELEASE,
@@ -29,6 +30,7 @@ from rmt.model.state_dicts import (
     read_state_dict,
     unwrap,
 )
+from rmt.model.timm_networks import load_timm_weights
 
 FORMAT = 1
 
@@ -59,6 +61,8 @@ def load_official(
 
 def load_state_dict(model: nn.Module, state: Mapping[str, Tensor], name: str, *, new_head: bool = False) -> list[str]:
     """As `load_official`, from the tensors of a file that is called `name` in messages."""
+    if not isinstance(getattr(model, "model", model), RMT):
+        return load_timm_weights(model, state, name, new_head=new_head)
     if is_first_release(state) and getattr(getattr(model, "model", model), "phases", "none") != "none":
         keywords = ", ".join(f"{key}={value!r}" for key, value in FIRST_RELEASE.items())
         options = ",".join(f"{key}={str(value).lower()}" for key, value in FIRST_RELEASE.items())
@@ -132,6 +136,8 @@ def model_arguments(model: nn.Module) -> dict[str, Any]:
 
     Classes and pooling may have been reset since, and a pretrained file may have set the number of input channels.
     """
+    if not isinstance(model, RMT):
+        return getattr(model, "model_args", {}) | {"num_classes": getattr(model, "num_classes", 0)}
     now = dict(num_classes=0, in_chans=3, global_pool="avg")
     return getattr(model, "model_args", {}) | {key: getattr(model, key, default) for key, default in now.items()}
 

@@ -18,7 +18,7 @@ def count_macs(model: RMT, height: int, width: int) -> int:
     device, where only shapes are computed.
     """
     meta = copy.deepcopy(model).to("meta").eval()
-    image = torch.empty(1, model.in_chans, height, width, device="meta")
+    image = torch.empty(1, getattr(model, "in_chans", 3), height, width, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         meta(image)
     return counter.get_total_flops() // 2
@@ -27,7 +27,8 @@ def count_macs(model: RMT, height: int, width: int) -> int:
 def describe(model: RMT, height: int, width: int) -> dict[str, Any]:
     """Stages, parameters, MACs and decay rates, as JSON values."""
     stages = []
-    for info, stage in zip(model.feature_info, cast(Iterable[Stage], model.stages), strict=False):
+    own = cast(Iterable[Stage], model.stages) if isinstance(model, RMT) else ()  # timm's networks have no such stages
+    for info, stage in zip(model.feature_info, own, strict=False):
         block = cast(Block, stage.blocks[0])
         attn = block.attn
         stages.append(

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from timm.layers import LayerScale
 from torch import Tensor, nn
 
+from rmt.errors import RMTError
 from rmt.model.rmt import RMT, Block, FeedForward, Head, ManhattanSelfAttention, PatchMerging, gated
 from rmt.ops import SpatialPrior, add_layer_norm, depthwise_conv, fuses_gelu, layer_norm, linear
 
@@ -41,6 +42,8 @@ def deploy(model: Network, *, tolerance: float = 0.0, spread: float | None = Non
         A network of the same class with the same methods, in eval mode. Its parameters have other names and shapes:
         save the trained network, not this one. Outputs agree to 1e-5 in float32 and 1e-10 in float64 (relative).
     """
+    if not any(isinstance(module, RMT) for module in model.modules()):
+        raise RMTError(f"deploy rewrites RMT networks, and this {type(model).__name__} contains none: use it as it is")
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for network in [module for module in model.modules() if isinstance(module, RMT)]:
         _fold_network(network, tolerance, spread)

@@ -6,31 +6,36 @@ import json
 from collections.abc import Mapping
 from typing import Any, get_args
 
+import timm
 import torch
+from torch import nn
 
 from rmt.errors import RMTError
 from rmt.model.rmt import RMT
 from rmt.model.state_dicts import one_line
-from rmt.model.variants import ARCHITECTURES, build, check_name
+from rmt.model.timm_networks import BUILD_ERRORS, create_timm_network, is_timm_network, size_arguments
+from rmt.model.variants import ARCHITECTURES, build, list_models
 
 PARAMETERS = inspect.signature(RMT).parameters
 """The keywords of the networks."""
-BUILD_ERRORS = (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError, LookupError, AttributeError)
-"""What constructors raise for arguments that describe no network."""
-_NOT_ARCHITECTURE = {"num_classes", "in_chans", "drop_path_rate"}
+_NOT_ARCHITECTURE = {"num_classes", "in_chans", "drop_path_rate", "img_size", "dynamic_img_size", "strict_img_size"}
 _OF_THE_HEAD = {"head_hidden_dim", "head_norm", "aux_head", "global_pool", "drop_rate"}
 
 
-def create_network(name: str, arguments: Mapping[str, Any]) -> RMT:
-    """Network `name` with these keywords, randomly initialised.
+def create_network(name: str, arguments: Mapping[str, Any], image_size: int | None = None) -> Any:
+    """Network `name`, ours or timm's, with these keywords, randomly initialised.
 
     It does not go through `timm.create_model`, whose other keywords (`checkpoint_path`, `pretrained_cfg`, …) open files
     and which ignores a value of None.
 
+    Args:
+        image_size: side of the images, for those of timm's networks that are built for one; None: images of any size.
     Raises:
         RMTError: no such network or keyword, or values that describe no network.
     """
     check_name(name)
+    if name not in ARCHITECTURES:
+        return create_timm_network(name, dict(arguments) | size_arguments(name, image_size))
     _check_keywords(name, arguments)
     try:
         return build(name, **arguments)
@@ -38,12 +43,28 @@ def create_network(name: str, arguments: Mapping[str, Any]) -> RMT:
         raise RMTError(f"the arguments of {name} do not describe a network: {one_line(error)}") from error
 
 
+def check_name(name: str) -> None:
+    """Raise RMTError, with the nearest names, for a network that neither we nor timm have."""
+    if name not in ARCHITECTURES and not is_timm_network(name):
+        raise RMTError(f"no network named {name[:60]!r}: {suggest_names(name)}")
+
+
+def suggest_names(name: str) -> str:
+    """The names of networks, ours and timm's, that resemble an unknown one, as a question; without any, all of ours."""
+    known = list(dict.fromkeys([*list_models(), *timm.list_models()]))
+    longer = [other for other in known if len(name) > 3 and other.startswith(name)]
+    near = list(dict.fromkeys([*longer[:2], *difflib.get_close_matches(name, known, n=3)]))[:3]
+    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(list_models())}, or of timm's"
+
+
 def check_network(name: str, arguments: Mapping[str, Any]) -> None:
-    """Raise RMTError unless `create_network` builds this and it takes images; needs no memory."""
+    """Raise RMTError unless `create_network` builds this and, if it is ours, takes images; needs no memory."""
     with torch.device("meta"), torch.no_grad():
-        network = create_network(name, arguments).eval()
+        network = create_network(name, arguments)
+        if name not in ARCHITECTURES:
+            return
         try:
-            network(torch.empty(1, network.in_chans, 64, 64))
+            network.eval()(torch.empty(1, network.in_chans, 64, 64))
         except BUILD_ERRORS as error:
             raise RMTError(f"the arguments of {name} describe a network that cannot run: {one_line(error)}") from error
 
@@ -57,11 +78,13 @@ def architecture_arguments(metadata: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def compare_arguments(metadata: Mapping[str, Any], network: RMT) -> dict[str, tuple[Any, Any]]:
+def compare_arguments(metadata: Mapping[str, Any], network: nn.Module) -> dict[str, tuple[Any, Any]]:
     """The arguments in which the network of a model file differs from `network`: name -> (file's, network's).
 
     Weights of equal shapes load in spite of them. Arguments of the head are left out.
     """
+    if metadata["model"] not in ARCHITECTURES or not isinstance(network, RMT):
+        return {}
     theirs = ARCHITECTURES[metadata["model"]] | metadata["model_args"]
     ours = ARCHITECTURES[network.pretrained_cfg["architecture"]] | network.model_args
     differences = {}

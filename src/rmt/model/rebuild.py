@@ -18,11 +18,16 @@ from rmt.model.checkpoints import (
     read_metadata,
     resolve_checkpoint,
 )
+from rmt.model.networks import check_name
 from rmt.model.rmt import RMT
 from rmt.model.state_dicts import HEAD, check_fit, from_official
-from rmt.model.variants import ARGUMENTS, build, check_name
+from rmt.model.timm_networks import create_timm_network
+from rmt.model.variants import ARCHITECTURES, ARGUMENTS, build
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
+
+MAX_BUFFERS = 2**27
+"""Numbers in the buffers of a network from a file: timm's networks compute some that the file does not contain."""
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[RMT, dict[str, Any]]:
@@ -30,7 +35,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[RM
 
     def build_classifier(metadata: dict[str, Any], names: Collection[str]) -> RMT:
         model = rebuild(metadata["model"], metadata["model_args"])
-        if not any(map(HEAD.match, names)):  # only a backbone, as `rmt convert` writes it for a detector's file
+        # Only a backbone, as `rmt convert` writes it for a detector's file.
+        if isinstance(model, RMT) and not any(map(HEAD.match, names)):
             model.prune_intermediate_layers([len(model.stages) - 1])
         return model
 
@@ -64,11 +70,17 @@ def load_model_file(
     with building_from(path):
         model = build(metadata, state.keys())
     check_fit(model.state_dict(), state, str(path))
-    load_meta_model(model, state)
+    if sum(buffer.numel() for buffer in model.buffers()) > MAX_BUFFERS:
+        raise RMTError(f"{path} describes a network that needs tables of more than {MAX_BUFFERS:,} entries")
+    if metadata["model"] in ARCHITECTURES:
+        load_meta_model(model, state)
+    else:  # timm's networks compute buffers that are not in the file
+        model = build(metadata, state.keys())
+        model.load_state_dict(state)
     return model.to(device).eval(), metadata
 
 
-def rebuild(name: str, arguments: Mapping[str, Any]) -> RMT:
+def rebuild(name: str, arguments: Mapping[str, Any]) -> Any:
     """Network `name`, randomly initialised, from what an untrusted model file says: its name and constructor keywords.
 
     It does not go through `timm.create_model`, whose other keywords (`checkpoint_path`, `pretrained_cfg`, …) open
@@ -78,7 +90,11 @@ def rebuild(name: str, arguments: Mapping[str, Any]) -> RMT:
         RMTError: no network of that name.
         ValueError: a keyword that is not `RMT`'s, or a number out of bounds.
     """
-    check_name(name)
+    if name not in ARCHITECTURES:
+        check_name(name)
+        if not 0 <= arguments.get("img_size", 224) <= 4096:  # some networks compute tables for it
+            raise ValueError("img_size is out of bounds")
+        return create_timm_network(name, checked_args(arguments))
     for key in arguments:
         if key not in ARGUMENTS:
             raise ValueError(f"model_args contains {key[:40]!r}, which is not an argument of the network")

@@ -84,13 +84,15 @@ class Recipe:
     output: str = ""
     """Folder of the run, instead of `runs/NAME-TIMESTAMP`. It must be new or empty."""
     model: str = "rmt_tiny"
-    """Name of the network (`rmt info` lists them); `auto`: see the recipe's description."""
+    """Name of the network: one of RMT's (`rmt info` lists them) or of timm's, e.g. resnet50; `auto`: see the recipe's
+    description."""
     model_args: str = ""
     """More keywords of the network, as `key=value,...` or JSON: phases=none,decomposed=[true,true,true,false]. Those of
     the RMT networks are the arguments of `rmt.model.RMT`."""
     weights: str = ""
-    """Weights to start from: a `.safetensors` or `.pth` file, ours or the authors', or a run folder. The head is loaded
-    too if its kind, sizes and classes are the same, otherwise only the backbone. Empty: train from scratch."""
+    """Weights to start from: a `.safetensors` or `.pth` file, ours, the authors' or timm's, or a run folder. The head
+    is loaded too if its kind, sizes and classes are the same, otherwise only the backbone. Empty: train from
+    scratch."""
 
     minutes: AutoFloat = 0.0
     """Plan the run to take this many minutes in all: what the recipe leaves open is chosen to fit them, by the data and

@@ -10,14 +10,14 @@ from torch import nn
 
 from rmt.errors import RMTError
 from rmt.model import MAX_DROP_PATH, describe_weights, resolve_checkpoint
-from rmt.model.networks import architecture_arguments, check_network, compare_arguments, create_network
+from rmt.model.networks import architecture_arguments, check_name, check_network, compare_arguments, create_network
 from rmt.model.rmt import RMT
-from rmt.model.variants import check_name
+from rmt.model.timm_networks import require_size, use_running_statistics
 from rmt.recipes.model_args import format_model_args, parse_model_args
 from rmt.recipes.recipe import Recipe, from_dict, option
 from rmt.training.distributed.processes import world_size
 from rmt.training.distributed.sync_batchnorm import convert_sync_batchnorm
-from rmt.training.layers import freeze_stages
+from rmt.training.layers import backbone_of, freeze_stages
 from rmt.training.task import Log
 
 if TYPE_CHECKING:  # classification has no use for detectors and what they import
@@ -54,9 +54,16 @@ def resolve_network(recipe: R) -> R:
     return replace(recipe, model=model, model_args=text, drop_path=drop_path)
 
 
-def build_network(recipe: Recipe) -> RMT:
-    """Returns the network of a resolved recipe, randomly initialised, with timm's number of classes."""
-    return create_network(recipe.model, parse_model_args(recipe.model_args) | {"drop_path_rate": recipe.drop_path})
+def build_network(recipe: Recipe, image_size: int | None = None) -> Any:
+    """Returns the network of a resolved recipe, randomly initialised, with timm's number of classes.
+
+    `image_size`: side of the images, for networks that are built for one; None: images of any size.
+    """
+    arguments = parse_model_args(recipe.model_args) | {"drop_path_rate": recipe.drop_path}
+    network = create_network(recipe.model, arguments, image_size)
+    if image_size and not isinstance(network, RMT):
+        require_size(network, recipe.model, image_size)
+    return network
 
 
 #: The networks that a plan chooses from when the recipe names none and has no weights, the best first.
@@ -125,7 +132,7 @@ def other_classes(own: dict[str, Any], classes: Sequence[str]) -> bool:
     return bool(own["classes"]) and tuple(own["classes"]) != tuple(classes)
 
 
-def log_other_arguments(own: dict[str, Any] | None, network: RMT, log: Log) -> None:
+def log_other_arguments(own: dict[str, Any] | None, network: nn.Module, log: Log) -> None:
     """Logs the arguments in which the network of a file of ours differs from the one that loaded its weights."""
     for key, (theirs, ours) in compare_arguments(own, network).items() if own else ():
         log(f"the weights were trained in a network with {key}={theirs}; this one has {key}={ours}")
@@ -158,11 +165,26 @@ def configure_network(model: nn.Module, recipe: Recipe, device: torch.device) ->
     """
     if recipe.sync_batchnorm and world_size() > 1:
         convert_sync_batchnorm(model, device)
-    for backbone in [module for module in model.modules() if isinstance(module, RMT)]:
+    backbone = backbone_of(model)
+    if isinstance(backbone, RMT):
         backbone.freeze_batchnorm(recipe.freeze_batchnorm)
         backbone.set_grad_checkpointing(recipe.grad_checkpointing)
         if recipe.compile:  # its parts, so that whoever calls them gains: a task may go past the network's `forward`
             for part in (backbone.stem, *backbone.stages):
                 part.compile(dynamic=False)
+    else:
+        _configure_timm_network(model, backbone, recipe)
     if recipe.frozen_stages:
         freeze_stages(model, recipe.frozen_stages)
+
+
+def _configure_timm_network(model: nn.Module, backbone: Any, recipe: Recipe) -> None:
+    if recipe.freeze_batchnorm:
+        use_running_statistics(backbone)  # Lightning keeps the mode of each module
+    if recipe.grad_checkpointing:
+        try:
+            backbone.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError) as error:
+            raise RMTError(f"--grad-checkpointing: {recipe.model} does not support it") from error
+    if recipe.compile:  # the pyramid calls other methods than the network's `forward`
+        (backbone if backbone is model else model.pyramid).compile(dynamic=False)  # type: ignore[union-attr]

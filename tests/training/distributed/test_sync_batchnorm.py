@@ -5,6 +5,7 @@ import copy
 import torch
 import torch.distributed as dist
 from helpers.together import run_together
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from rmt.training.distributed.sync_batchnorm import CPUSyncBatchNorm2d, convert_sync_batchnorm
@@ -15,7 +16,7 @@ SHARES = (slice(0, 3), slice(3, 4))  # unequal on purpose
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 2, 1), nn.BatchNorm2d(2)
+        nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), BatchNormAct2d(5), nn.Conv2d(5, 2, 1), nn.BatchNorm2d(2)
     ).double()
 
 

@@ -88,7 +88,7 @@ def default_epochs(updates_per_epoch: int, *, from_scratch: bool) -> int:
 
 def build(recipe: ClassifyRecipe, data: ClassifyData, *, fresh: bool, log: Log) -> ClassifyModule:
     """See `Task.build`."""
-    model = build_network(recipe)
+    model = build_network(recipe, recipe.image_size)
     model.reset_classifier(len(data.classes))
     if recipe.weights and fresh:
         load_initial_weights(model, recipe.weights, data.classes, log=log)

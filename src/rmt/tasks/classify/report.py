@@ -8,7 +8,7 @@ from torch import nn
 
 from rmt.data.images import BadImage
 from rmt.inference.runtime import TorchRuntime
-from rmt.model import ManhattanSelfAttention
+from rmt.model import RMT, ManhattanSelfAttention
 from rmt.ops import decay_rates
 from rmt.tasks.classify.evaluate import ClassifyEvaluator, Predictions
 from rmt.tasks.classify.module import ClassifyModule
@@ -30,8 +30,8 @@ def draw_report(
 ) -> None:
     """Draws the page. `evaluator`, with details on the test images, and `network` are of the best weights."""
     stages = stage_decays(network.model, module.recipe.image_size)
-    rows, columns = _decay_grid(stages)
-    page = ReportPage(module, run, metrics, [7.4, 1.0 + 1.35 * rows])
+    rows, columns = _decay_grid(stages) if stages else (0, 0)
+    page = ReportPage(module, run, metrics, [7.4, 1.0 + 1.35 * rows] if stages else [7.4])
     part = "validation" if metrics["test_is_val"] else "test"
     scores = [(name, f"{entry['test']['top1']:.2f} %") for name, entry in final_rows(metrics)]
     page.title(scores, f"{part} top-1 on {metrics['images']['test']:,} images")
@@ -45,7 +45,8 @@ def draw_report(
     left, right = page.rows[0].subfigures(1, 2, width_ratios=[1, 1.06])
     plots.plot_confusion(left.subplots(), evaluator.confusion_matrix(), module.data.classes)
     _samples(right, module, evaluator.predictions())
-    _decays(page.rows[1], stages, rows, columns)
+    if stages:
+        _decays(page.rows[1], stages, rows, columns)
     page.save()
 
 
@@ -62,10 +63,12 @@ class StageDecay:
 
 
 def stage_decays(model: nn.Module, image_size: int) -> list[StageDecay]:
-    """The decays of a network's stages, and their grids at that image size."""
+    """The decays of a network's stages, and their grids at that image size; none for the networks of timm."""
+    if not isinstance(model, RMT):
+        return []
     stages = []
-    strides = [info["reduction"] for info in model.feature_info]  # type: ignore[union-attr]
-    for stage, stride in zip(model.stages, strides, strict=True):  # type: ignore[arg-type]
+    strides = [info["reduction"] for info in model.feature_info]
+    for stage, stride in zip(model.stages, strides, strict=True):
         attention = next(m for m in stage.modules() if isinstance(m, ManhattanSelfAttention))
         side = -(-image_size // stride)
         has_decay = type(attention) is ManhattanSelfAttention and attention.decay != "none"

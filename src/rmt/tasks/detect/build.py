@@ -4,6 +4,8 @@ import math
 from dataclasses import fields, replace
 from typing import Any
 
+from timm.models import get_pretrained_cfg
+
 from rmt.heads import detector
 from rmt.heads.detection import MaskRCNN, RetinaNet
 from rmt.recipes import DetectRecipe
@@ -80,7 +82,9 @@ def build(recipe: DetectRecipe, data: DetectData, *, fresh: bool, log: Log) -> D
 
 def build_detector(recipe: DetectRecipe, num_classes: int) -> RetinaNet | MaskRCNN:
     """Returns the detector that the recipe, a resolved one, describes."""
+    network: Any = get_pretrained_cfg(recipe.model)
     options: dict[str, Any] = {"fpn_channels": recipe.fpn_channels}
+    options |= {"image_mean": tuple(network.mean), "image_std": tuple(network.std)}
     if recipe.head == "retinanet":
         options |= {"convs": recipe.head_convs, "octave_base": recipe.anchor_scale}
     else:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import timm.layers
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -34,6 +35,16 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
         return (out * self.weight[:, None, None] + self.bias[:, None, None]).to(dtype)
 
 
+class CPUSyncBatchNormAct2d(CPUSyncBatchNorm2d):
+    """The same for timm's BatchNorm that is followed by an activation."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
 class _AllReduce(torch.autograd.Function):
     """The sum over all processes. Its gradient is summed over them too: each one's loss depends on each one's input."""
 
@@ -54,8 +65,10 @@ _all_reduce = _AllReduce.apply
 def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     """`model` with every BatchNorm synchronised; parameters and buffers stay the same objects under the same names."""
     if device.type != "cpu":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return timm.layers.convert_sync_batchnorm(model)
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = CPUSyncBatchNorm2d
+        elif type(module) is timm.layers.BatchNormAct2d:
+            module.__class__ = CPUSyncBatchNormAct2d  # type: ignore[assignment]
     return model
