@@ -96,7 +96,7 @@ def views(indices: np.ndarray) -> list[int]:
 
 
 def test_mistakes():
-    with pytest.raises(RMTError, match="at least 256 training images, there are 255"):
+    with pytest.raises(RMTError, match="at least 256 training images, there are 255: add --no-repeated-augmentation"):
         EpochPlan(samples=255, batch_size=4, shuffle=True, repeats=3)
     with pytest.raises(RMTError, match="seed"):
         EpochPlan(samples=10, batch_size=4, shuffle=True, seed=-1)

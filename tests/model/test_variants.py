@@ -157,6 +157,15 @@ def test_a_size_to_build_for_is_refused_in_one_line():
         rmt.create_model("rmt_small", img_size=384)
 
 
+@pytest.mark.parametrize(
+    "wrong", [dict(decomposed=(True,) * 3), dict(decomposed=True), dict(depths=3), dict(decay_ranges=(4, 4))], ids=str
+)
+def test_an_argument_needs_one_entry_per_stage(wrong):
+    (key,) = wrong
+    with pytest.raises(rmt.RMTError, match=rf"^{key} needs 4 entries, one per stage, and is "):
+        rmt.create_model("rmt_test", **wrong)
+
+
 def test_the_least_that_a_training_step_takes():
     network = rmt.create_model("rmt_pico").train()
     assert network(torch.zeros(2, 3, 20, 20)).shape == network(torch.zeros(2, 3, 33, 20)).shape

@@ -65,6 +65,22 @@ def test_what_was_changed_is_said(name, changes, said):
     assert compare(name, **changes)["differs"] == said
 
 
+def test_another_network_has_no_published_scores():
+    for name, changes in (
+        ("imagenet-tiny", dict(model="rmt_small")),
+        ("imagenet-tiny", dict(model_args="decay=none")),
+        ("ablation-no-lce", dict(model_args="")),
+        ("coco-mask-rcnn-tiny-1x", dict(masks=False, weights="x")),
+        ("ade20k-upernet-small", dict(head="semantic_fpn", weights="x")),
+    ):
+        found = compare(name, **changes)
+        assert found["scores"] == {} and found["differs"]
+    assert compare("imagenet-tiny", drop_path=0.3)["scores"] == {"top1": 82.4}
+    found = lines("imagenet-tiny", "test", dict(top1=1.0, top5=2.0, loss=2.0), changes=dict(model="rmt_small"))
+    assert not any(line.startswith("published") for line in found)
+    assert any(line.startswith("not the published run: --model rmt_small instead of rmt_tiny") for line in found)
+
+
 def test_other_data_are_said():
     found = compare_with_published(as_run("imagenet-tiny", data="photos"), classes=10, train=100, val=2_000)
     assert found["differs"] == [

@@ -62,7 +62,8 @@ class EpochPlan:
         if self.shuffle and self.steps == 0:
             if self.repeats > 1 and self.samples < REPEAT_ROUND:
                 raise RMTError(
-                    f"repeated augmentation needs at least {REPEAT_ROUND} training images, there are {self.samples:,}"
+                    f"repeated augmentation needs at least {REPEAT_ROUND} training images, there are {self.samples:,}: "
+                    "add --no-repeated-augmentation"
                 )
             raise RMTError(
                 f"one step takes {self._step:,} images ({self.batch_size} × {self.world_size} processes), but there "

@@ -152,7 +152,8 @@ def _cfg(name: str) -> dict[str, Any]:
 default_cfgs = generate_default_cfgs({f"{name}.untrained": _cfg(name) for name in ARCHITECTURES})
 
 
-ARGUMENTS = frozenset(inspect.signature(RMT).parameters)
+_PARAMETERS = inspect.signature(RMT).parameters
+ARGUMENTS = frozenset(_PARAMETERS)
 """The keywords of `create_model` that describe the network; the others are timm's, about its weights and device."""
 
 
@@ -165,7 +166,7 @@ def build(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
     if pretrained:
         overlay, keywords = complete_pretrained_cfg(name, kwargs.get("pretrained_cfg"), overlay)
         kwargs = keywords | kwargs
-    stages = len(ARCHITECTURES[name].get("depths", range(4)))
+    stages = _check_stages(ARCHITECTURES[name] | kwargs)
     with torch.device(device or torch.get_default_device()):
         model = build_model_with_cfg(
             RMT,
@@ -178,6 +179,17 @@ def build(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
         )
     model.model_args = {key: value for key, value in kwargs.items() if key in ARGUMENTS}
     return model.to(dtype) if dtype is not None else model
+
+
+def _check_stages(arguments: dict[str, Any]) -> int:
+    """The number of stages. Raises RMTError for an argument that has not one entry per stage."""
+    depths = arguments.get("depths", _PARAMETERS["depths"].default)
+    stages = len(depths) if isinstance(depths, Sequence) else 4
+    for key, value in arguments.items():
+        per_stage = key in ARGUMENTS and isinstance(_PARAMETERS[key].default, tuple)
+        if per_stage and (not isinstance(value, Sequence) or len(value) != stages):
+            raise RMTError(f"{key} needs {stages} entries, one per stage, and is {str(value)[:40]}")
+    return stages
 
 
 def _register(name: str) -> None:

@@ -28,6 +28,9 @@ _NOT_COMPARED = {
     ),
 }
 
+#: Fields that define the network: a run with another one has no published scores.
+_NETWORK = ("model", "model_args", "head", "masks")
+
 
 def compare_with_published(recipe: Recipe, *, classes: int, train: int, val: int) -> dict[str, Any] | None:
     """Returns the row of the paper for a resolved recipe, as JSON values; None for a recipe without one.
@@ -36,7 +39,8 @@ def compare_with_published(recipe: Recipe, *, classes: int, train: int, val: int
         recipe: of the run; its name is that of a published row.
         classes, train, val: number of classes, of training images, and of the images that are evaluated.
     Returns:
-        `table`, `scores` in percent, `length` of the published run, and `differs`, what is different in this one.
+        `table`, `scores` in percent (empty for a run with another network), `length` of the published run, and
+        `differs`, what is different in this one.
     """
     row = PUBLISHED.get(recipe.name)
     if row is None or recipe.name not in RECIPES:
@@ -68,7 +72,8 @@ def compare_with_published(recipe: Recipe, *, classes: int, train: int, val: int
         differs.append("it starts without --weights of an ImageNet classifier")
     iterations = getattr(original, "iterations", 0)
     length = f"{iterations:,} iterations" if iterations else f"{original.epochs} epochs"  # type: ignore[attr-defined]
-    return {"table": row.table, "scores": row.scores, "length": length, "differs": differs}
+    same = all(getattr(recipe, name, None) == getattr(original, name, None) for name in _NETWORK)
+    return {"table": row.table, "scores": row.scores if same else {}, "length": length, "differs": differs}
 
 
 def published_rows(metrics: dict[str, Any], columns: Sequence[tuple[str, str, str]]) -> list[tuple[str, ...]]:
