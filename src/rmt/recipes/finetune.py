@@ -103,6 +103,7 @@ def finetune_segment() -> SegmentRecipe:
         model=AUTO,
         minutes=AUTO,
         drop_path=AUTO,
+        ema_decay=0.995,
         head="semantic_fpn",
         head_width=AUTO,
         batch_size=AUTO,
