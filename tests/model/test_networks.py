@@ -12,6 +12,7 @@ def test_lists_of_json_build_what_tuples_build():
     keywords = dict(depths=[1, 1, 2, 1], decay_ranges=[[2, 6]] * 4, layer_scales=[None, None, 1e-6, 1e-6], cpe=False)
     network = create_network("rmt_test", keywords | dict(phases="none", head_hidden_dim=None))
     assert [len(stage.blocks) for stage in network.stages] == [1, 1, 2, 1]
+    assert create_network("rmt_test", dict(attention=["window", "masa", "masa", "masa"], window_size=3)).num_classes
     assert network.phases == "none" and network.head.proj.__class__ is torch.nn.Identity
     assert network.stages[0].blocks[0].attn.decay_range == (2.0, 6.0)
     assert network.stages[2].blocks[1].ls1.gamma[0] == 1e-6 and network.stages[0].blocks[0].cpe is None
@@ -29,15 +30,23 @@ def test_lists_of_json_build_what_tuples_build():
         (dict(decomposed=[True, True, True, "yes"]), "decomposed of rmt_test needs true or false, and is 'yes'"),
         (dict(cpe="maybe"), "cpe of rmt_test needs true or false, and is 'maybe'"),
         (dict(cpe=1), "cpe of rmt_test needs true or false, and is '1'"),
-        (dict(patch_size=True), "patch_size of rmt_test needs a number, and is 'True'"),
-        (dict(decay_ranges=[2, 6, 2, 6]), "decay_ranges of rmt_test needs a list"),
+        (dict(patch_size=True), "patch_size of rmt_test needs a whole number above 0, and is 'True'"),
+        (dict(decay_ranges=[2, 6, 2, 6]), "decay_ranges of rmt_test needs a pair of numbers, and is '2'"),
+        (dict(decay_ranges=[[2]] * 4), "decay_ranges of rmt_test needs a pair of numbers"),
+        (dict(decay_ranges=[[-2, 6]] * 4), "decay_ranges of rmt_test needs a pair of numbers"),
+        (dict(decay_ranges=[[0, 0]] * 4), "that cannot run: decay_range=.0.0, 0.0.: both numbers must be above 0"),
+        (dict(num_heads=[0, 2, 2, 2]), "num_heads of rmt_test needs a whole number above 0, and is '0'"),
+        (dict(depths=[10**6, 1, 1, 1]), "do not describe a network: depths=.1000000, 1, 1, 1. is out of bounds"),
+        (dict(window_size="a"), "window_size of rmt_test needs a whole number above 0, and is 'a'"),
+        (dict(attention=["window", "masa"]), "attention of rmt_test needs a list of 4 entries, one per stage"),
+        (dict(attention=["window", 1, "masa", "masa"]), "attention of rmt_test needs a word, and is '1'"),
         (dict(phases="spiral"), "do not describe a network: phases='spiral' is not one of"),
         (dict(head_norm="batch2"), "do not describe a network: head_norm='batch2'"),
         (dict(num_heads=[3, 2, 2, 2]), "do not describe a network: dim=8 is not a multiple"),
-        (dict(depths=[1, 1]), "do not describe a network: zip"),
-        (dict(depths=[0, 1, 1, 1]), "describe a network that cannot run"),
-        (dict(depths=[1.5, 1, 1, 1]), "do not describe a network"),
-        (dict(layer_scales=["a", 1, 1, 1]), "do not describe a network"),
+        (dict(depths=[1, 1]), "dims needs 2 entries, one per stage"),
+        (dict(depths=[0, 1, 1, 1]), "depths of rmt_test needs a whole number above 0, and is '0'"),
+        (dict(depths=[1.5, 1, 1, 1]), "depths of rmt_test needs a whole number above 0"),
+        (dict(layer_scales=["a", 1, 1, 1]), "layer_scales of rmt_test needs a number"),
     ],
 )
 def test_what_describes_no_network_is_one_line(keywords, problem):

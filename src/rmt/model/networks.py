@@ -3,14 +3,16 @@
 import difflib
 import inspect
 import json
-from collections.abc import Mapping
-from typing import Any, get_args
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import timm
 import torch
 from torch import nn
 
 from rmt.errors import RMTError
+from rmt.model.checkpoints import checked_args
 from rmt.model.rmt import RMT
 from rmt.model.state_dicts import one_line
 from rmt.model.timm_networks import BUILD_ERRORS, create_timm_network, is_timm_network, size_arguments
@@ -38,7 +40,7 @@ def create_network(name: str, arguments: Mapping[str, Any], image_size: int | No
         return create_timm_network(name, dict(arguments) | size_arguments(name, image_size))
     _check_keywords(name, arguments)
     try:
-        return build(name, **arguments)
+        return build(name, **checked_args(arguments))
     except BUILD_ERRORS as error:
         raise RMTError(f"the arguments of {name} do not describe a network: {one_line(error)}") from error
 
@@ -96,7 +98,7 @@ def compare_arguments(metadata: Mapping[str, Any], network: nn.Module) -> dict[s
 
 
 def _check_keywords(name: str, arguments: Mapping[str, Any]) -> None:
-    """Compare names, types and numbers of entries with those of the named network's own arguments."""
+    """Compare names, types and numbers of entries with those of the network's constructor."""
     depths = arguments.get("depths", ARCHITECTURES[name].get("depths"))
     stages = len(depths) if isinstance(depths, list | tuple) else 4
     for key, value in arguments.items():
@@ -104,23 +106,34 @@ def _check_keywords(name: str, arguments: Mapping[str, Any]) -> None:
             near = difflib.get_close_matches(key, PARAMETERS, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(PARAMETERS)}"
             raise RMTError(f"{name} has no argument {key[:40]!r}: {hint}")
-        default = PARAMETERS[key].default
-        if value is None and type(None) in get_args(PARAMETERS[key].annotation):
-            continue
-        if not isinstance(default, tuple):
-            _check_type(name, key, value, default)
-            continue
-        if not isinstance(value, list | tuple) or len(value) != stages:
-            raise RMTError(f"{key} of {name} needs a list of {stages} entries, one per stage, and is {str(value)[:40]}")
-        for entry in value:
-            _check_type(name, key, entry, default[0])
+        kind = PARAMETERS[key].annotation
+        given = [value]
+        if Sequence in (get_origin(kind), *map(get_origin, get_args(kind))) and not isinstance(value, str):
+            if not isinstance(value, list | tuple) or len(value) != stages:
+                raise RMTError(
+                    f"{key} of {name} needs a list of {stages} entries, one per stage, and is {str(value)[:40]}"
+                )
+            given = list(value)
+            kind = get_args(next(k for k in (kind, *get_args(kind)) if get_origin(k) is Sequence))[0]
+        for entry in given:
+            if not _is(entry, kind) or (entry == 0 and kind is int and key != "num_classes"):
+                raise RMTError(f"{key} of {name} needs {_described(kind)}, and is {str(entry)[:40]!r}")
 
 
-def _check_type(name: str, key: str, value: Any, default: Any) -> None:
-    """Compare the type of a value with that of the default, where there is one; integers are numbers, too."""
-    for kind, text in ((bool, "true or false"), ((int, float), "a number"), (str, "a word"), (tuple, "a list")):
-        if isinstance(default, kind):
-            given = (list, tuple) if kind is tuple else kind
-            if not isinstance(value, given) or (isinstance(value, bool) and kind is not bool):
-                raise RMTError(f"{key} of {name} needs {text}, and is {str(value)[:40]!r}")
-            return
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value, as JSON has it, is of an annotated type. Integers are numbers, and numbers are not negative."""
+    if get_origin(kind) in (Union, UnionType):
+        return any(_is(value, each) for each in get_args(kind))
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        return isinstance(value, list | tuple) and len(value) == len(kinds) and all(map(_is, value, kinds))
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, str if get_origin(kind) is Literal else kind)  # the network names the words there are
+
+
+def _described(kind: Any) -> str:
+    if get_origin(kind) in (Union, UnionType):
+        return _described(get_args(kind)[0])
+    words = {bool: "true or false", int: "a whole number above 0", float: "a number, 0 or above"}
+    return words.get(kind, "a pair of numbers" if get_origin(kind) is tuple else "a word")

@@ -94,6 +94,8 @@ def decay_rates(num_heads: int, decay_range: tuple[float, float]) -> list[float]
     γ grows with i: the first head decays fastest, the last has the largest receptive field. With a = b all are equal.
     """
     a, b = decay_range
+    if min(a, b) <= 0:
+        raise ValueError(f"decay_range={decay_range}: both numbers must be above 0")
     return [1 - 2 ** (-a - (b - a) * i / num_heads) for i in range(num_heads)]
 
 
