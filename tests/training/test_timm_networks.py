@@ -19,8 +19,10 @@ from rmt.model.networks import create_network
 from rmt.recipes import SegmentRecipe
 from rmt.tasks import resume
 from rmt.tasks.classify.module import ClassifyModule
+from rmt.tasks.classify.token_labelling.module import TokenLabelModule
 from rmt.tasks.detect.module import DetectModule
 from rmt.training.layers import freeze_stages, layer_scales
+from rmt.training.network import build_network
 
 #: name -> arguments that make it small
 NETWORKS = {
@@ -191,3 +193,11 @@ def test_a_file_cannot_ask_for_large_tables(tmp_path, monkeypatch):
     monkeypatch.setattr("rmt.model.rebuild.MAX_BUFFERS", 10)
     with pytest.raises(rmt.RMTError, match="needs tables of more than 10 entries"):
         load_model(tmp_path / "swin.safetensors")
+
+
+def test_token_labels_are_refused(recipe):
+    ran, data = resolved(recipe("classify"))
+    network = build_network(ran, ran.image_size)
+    network.reset_classifier(len(data.classes))
+    with pytest.raises(rmt.RMTError, match="--token-labels needs a network with a head for tokens, which resnet10t is"):
+        TokenLabelModule(network, ran, data)
