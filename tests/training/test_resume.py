@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.kills import EACH_UPDATE, Killed, killed_at, run_until_killed
 from helpers.runs import assert_same_run, finished_run, rows, tiny_recipe
 
 import rmt
@@ -22,38 +23,11 @@ from rmt.training.checkpoints.io import AtomicCheckpointIO, previous, read_state
 from rmt.training.progress import Best
 from rmt.training.run_folder import RunFolder
 
-EACH_UPDATE = 1e-9  # checkpoint_minutes: save after every update
-
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
     finished_run()
     monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
-
-
-class Killed(BaseException):
-    """What stands for a kill inside this process."""
-
-
-def killed_at(monkeypatch, method, call, owner=ClassifyModule, after=False):
-    """Lets the n-th call of a method be the process's last."""
-    calls, original = [], getattr(owner, method)
-
-    def fatal(self, *args, **kwargs):
-        calls.append(0)
-        if len(calls) == call and not after:
-            raise Killed
-        result = original(self, *args, **kwargs)
-        if len(calls) == call:
-            raise Killed
-        return result
-
-    monkeypatch.setattr(owner, method, fatal)
-
-
-def run_until_killed(recipe):
-    with pytest.raises(Killed):
-        rmt.train(recipe)
 
 
 # A run has 3 epochs of 6 batches, 3 updates and 2 evaluation batches each.

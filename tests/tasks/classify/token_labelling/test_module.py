@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.kills import EACH_UPDATE, killed_at, run_until_killed
 from helpers.pictures import make_folder
-from helpers.runs import tiny_recipe
+from helpers.runs import assert_same_run, tiny_recipe
 
 import rmt
 from rmt.data.sources.folders import FolderSet
 from rmt.data.token_labels.label_maps import INDEX, LabelMapSpec, fingerprint, write_map_file
 from rmt.errors import RMTError
 from rmt.recipes import ClassifyRecipe
+from rmt.tasks import resume
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.token_labelling.module import TokenLabelModule
 from rmt.tasks.classify.token_labelling.targets import MixTokenBox, pool_maps, smooth
@@ -184,6 +186,17 @@ def test_cooldown_stays_at_the_minimum(recipe):
         return seen
 
     assert rates(cooled, 52) == pytest.approx(rates(replace(cooled, epochs=10, cooldown_epochs=0), 40) + 12 * [1e-5])
+
+
+def test_a_killed_run_ends_as_if_nothing_had_happened(recipe, tmp_path, monkeypatch):
+    recipe = replace(recipe, checkpoint_minutes=EACH_UPDATE)
+    monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
+    whole = rmt.train(replace(recipe, output=str(tmp_path / "whole"))).folder
+    with monkeypatch.context() as patch:
+        killed_at(patch, "training_step", 9)  # in the second epoch
+        run_until_killed(replace(recipe, output=str(tmp_path / "killed")))
+    resume(tmp_path / "killed")
+    assert_same_run(tmp_path / "killed", whole)
 
 
 def test_what_cannot_go_together_is_refused(recipe, tmp_path):
