@@ -60,13 +60,14 @@ def test_what_a_kill_inside_a_save_left_is_removed(tmp_path):
 
 
 LOCKS = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from rmt.training.run_folder import RunFolder
 
 with RunFolder(Path(sys.argv[1])).lock():
     print("locked", flush=True)
-    if sys.argv[2] == "fork" and os.fork() == 0:
+    if os.fork() == 0:
+        print("forked", flush=True)
         time.sleep(5)
     time.sleep(60)
 """
@@ -77,10 +78,8 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path):
     folder = RunFolder(tmp_path)
     with folder.lock(), folder.lock():  # again inside
         pass
-    other = subprocess.Popen(
-        [sys.executable, "-c", "import os" + LOCKS, str(tmp_path), "fork"], stdout=subprocess.PIPE, text=True
-    )
-    assert other.stdout.readline() == "locked\n"
+    other = subprocess.Popen([sys.executable, "-c", LOCKS, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert [other.stdout.readline(), other.stdout.readline()] == ["locked\n", "forked\n"]
     with pytest.raises(RMTError, match=f"another process is training in {tmp_path}"), folder.lock():
         pass
     other.kill()  # its child lives on and does not hold the lock

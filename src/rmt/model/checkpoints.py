@@ -30,7 +30,7 @@ from rmt.model.state_dicts import (
     read_state_dict,
     unwrap,
 )
-from rmt.model.timm_networks import load_timm_weights
+from rmt.model.timm_networks import BUILD_ERRORS, load_timm_weights
 
 FORMAT = 1
 
@@ -210,7 +210,9 @@ def building_from(path: Path) -> Iterator[None]:
     try:
         with torch.device("meta"):
             yield
-    except (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
+    except (RMTError, *BUILD_ERRORS) as error:
+        if isinstance(error, RMTError) and str(path) in str(error):
+            raise
         raise RMTError(f"{path} describes a network that cannot be built: {one_line(error)}") from error
 
 
