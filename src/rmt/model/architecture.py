@@ -18,7 +18,7 @@ from torch import Tensor
 from rmt.errors import RMTError
 from rmt.model.rmt import RMT
 from rmt.model.state_dicts import FIRST_RELEASE, from_official, is_first_release, sizes_of
-from rmt.model.variants import ARCHITECTURES, check_name, list_models
+from rmt.model.variants import ARCHITECTURES, check_own_name, list_models
 
 _DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(RMT).parameters.items()}
 
@@ -60,7 +60,7 @@ def read_architecture(state: Mapping[str, Tensor], path: Path, model: str = "") 
     same_stages = [name for name in differences if len(_keywords(name)["depths"]) == stages]
     equal = [name for name in same_stages if not differences[name].keys() - FIRST_RELEASE.keys()]
     if model:
-        check_name(model)
+        check_own_name(model)
         if model not in same_stages:
             raise RMTError(f"{path} does not fit the network {model}: the file has {stages} stages")
         if equal and model not in equal:

