@@ -21,7 +21,7 @@ def run(
     repeated; it continues where it stopped.
 
     Args:
-        folder: An image folder: `train/CLASS/*` and `val/CLASS/*`, or class folders.
+        folder: An image folder: `train/CLASS/*`, `val/CLASS/*` and `test/CLASS/*`, or class folders.
         output: The folder for the shards.
         shard_images: Images per shard; 2,000 of ImageNet's are about 220 MB.
         shuffle: Put the training images in a random order, instead of that of the folder.

@@ -180,6 +180,11 @@ def preview(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def split_line(split: str, images: int, counts: Mapping[str, int], what: str = "images per class") -> str:
+    """What a split consists of, for the start of a run: "val: 30 images; images per class: ant 10, bee 20"."""
+    return f"{split}: {images:,} images" + (f"; {what}: {listed(counts)}" if counts else "")
+
+
 def listed(counts: Mapping[str, int], first: int = 6, last: int = 2) -> str:
     """Names with their counts, the first and last few of many: "ant 12, bee 3, … (40 in all)"."""
     entries = [f"{name} {count:,}" for name, count in counts.items()]

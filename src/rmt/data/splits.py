@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -12,7 +11,7 @@ from rmt.data.sources.folders import FolderSet, class_folders
 from rmt.data.sources.remote import RemoteFile, is_url, list_folder
 from rmt.data.sources.shards import ShardSet, check_complete
 from rmt.data.sources.tables import TableSet, table_files
-from rmt.data.split_names import NAMES, Split, split_folders, split_of
+from rmt.data.split_names import Split, by_split, folder_names, split_folders, split_of
 from rmt.errors import RMTError
 
 BUFFER = 50_000
@@ -20,6 +19,9 @@ BUFFER = 50_000
 
 MOST_HELD_OUT = 1000
 """Images of a held-out fraction at most, for data with a test split: enough to choose the best weights by."""
+
+_PROBED = 20
+"""Class folders in which folders named like splits are looked for."""
 
 SAMPLE = Path(__file__).parent / "sample"
 
@@ -136,16 +138,41 @@ def resolve_stream(data: str, stream: str) -> Literal["yes", "no"]:
 def class_split_folders(root: Path) -> dict[Split, Path]:
     """The folders of class folders of an image folder: `train`, and `val` and `test` if there are such."""
     present = class_folders(root)  # raises RMTError if there is no such folder, or nothing in it
-    folders = {split: next((root / name for name in names if name in present), None) for split, names in NAMES.items()}
-    found = {split: folder for split, folder in folders.items() if folder is not None}
-    # A folder `test` among class folders is a class, unless there is `train` or an unmistakable name too.
-    return found if "train" in found or {"val", "validation"} & set(present) else {"train": root}
+    named = [name for name in present if split_of(name)]
+    if not named:
+        _refuse_splits_in_classes(root, present)
+    # Among class folders a folder `test` is a class, and one with images instead of folders is a class `train`. It is a
+    # split if all are named so, or if there is a folder whose name or content is unmistakable.
+    divided = any(split_of(name) == "train" and folder_names(root / name) for name in named)
+    if len(named) == len(present) or divided or {"val", "validation"} & {name.lower() for name in named}:
+        folders = split_folders(root, named)
+        # Test images are often published without labels.
+        return {split: folder for split, folder in folders.items() if split != "test" or folder_names(folder)}
+    return {"train": root}
+
+
+def unused_folders(data: str) -> list[str]:
+    """The folders beside those of the splits of an image folder that are not used; none for other data."""
+    parts = [] if is_url(data) else list(_local_parts(data).values())
+    root = Path(data).expanduser()
+    if not all(isinstance(part, Path) and part.is_dir() and part != root for part in parts) or data == "sample":
+        return []
+    used = {part.relative_to(root).parts[0] for part in parts if isinstance(part, Path)}
+    return [name for name in folder_names(root) if name not in used]
+
+
+def _refuse_splits_in_classes(root: Path, classes: Sequence[str]) -> None:
+    """Raises RMTError for CLASS/train and CLASS/test, which would be mixed."""
+    inside = [{split_of(name) for name in folder_names(root / name)} - {None} for name in classes[:_PROBED]]
+    if all("train" in splits and len(splits) > 1 for splits in inside):
+        example = f"{classes[0]}/{folder_names(root / classes[0])[0]}"
+        raise RMTError(f"{root}: the splits are inside the class folders ({example}); expected train/{classes[0]}")
 
 
 def _open(part: _Source, buffer: int | None) -> FolderSet | TableSet | ShardSet:
     if not isinstance(part, Path):
         return ShardSet(part, buffer=buffer)
-    return TableSet(part) if part.is_file() and part.suffix == ".csv" else FolderSet(part)
+    return TableSet(part) if part.is_file() and part.suffix.lower() == ".csv" else FolderSet(part)
 
 
 def _open_auto(part: _Source) -> FolderSet | TableSet | ShardSet:
@@ -165,21 +192,21 @@ def _parts(data: str, needs_train: bool = True) -> Mapping[Split, _Source]:
         raise RMTError("no data given; name an image folder, a folder of parquet shards, or sample")
     parts = _remote_shards(data) if is_url(data) else _local_parts(data)
     if needs_train and "train" not in parts:
-        raise RMTError(f"{data}: a validation split but no training split; expected a folder train/ beside it")
+        there = "validation" if "val" in parts else "test"
+        raise RMTError(f"{data}: a {there} split but no training split; expected a folder train/ beside it")
     return parts
 
 
 def _local_parts(data: str) -> Mapping[Split, _Source]:
     root = SAMPLE if data == "sample" else Path(data).expanduser()
-    names = ("", "data", *chain.from_iterable(NAMES.values()))
-    shards: Mapping[Split, _Source] = _by_split({name: sorted((root / name).glob("*")) for name in names})
+    names = ("", "data", *(name for name in folder_names(root) if split_of(name)))
+    shards: Mapping[Split, _Source] = _shards_by_split(root, {name: sorted((root / name).glob("*")) for name in names})
     return shards or dict((_tables(root) or class_split_folders(root)).items())
 
 
 def _tables(root: Path) -> dict[Split, Path]:
     """The CSV files of the splits, unless the images are in class folders."""
-    folders = split_folders(root)
-    has_classes = "train" in folders and any(entry.is_dir() for entry in folders["train"].iterdir())
+    has_classes = any(split_of(name) == "train" and folder_names(root / name) for name in folder_names(root))
     return {} if has_classes else table_files(root)
 
 
@@ -188,12 +215,12 @@ def _remote_shards(url: str) -> Mapping[Split, _Source]:
     for file in list_folder(url):
         inside = file.url.removeprefix(url.rstrip("/") + "/")
         folders.setdefault(inside.rpartition("/")[0], []).append(file)
-    if parts := _by_split(folders):
+    if parts := _shards_by_split(url, folders):
         return parts
     raise RMTError(f"{url}: no parquet shards and no tars there; other data can only be read from a folder")
 
 
-def _by_split(folders: Mapping[str, Sequence[S]]) -> dict[Split, tuple[S, ...]]:
+def _shards_by_split(where: Path | str, folders: Mapping[str, Sequence[S]]) -> dict[Split, tuple[S, ...]]:
     """The shards of each split, by their names or that of their folder; all are `train` if no name says otherwise.
 
     `folders` has the files in the folder of the data (""), and in its folders `data` and those named like a split.
@@ -204,10 +231,8 @@ def _by_split(folders: Mapping[str, Sequence[S]]) -> dict[Split, tuple[S, ...]]:
             word = folder if split_of(folder) else re.split(r"[-_.]", shard.name)[0]
             if split_of(word) or folder in ("", "data"):
                 named.setdefault(word if split_of(word) else "", []).append(shard)
-    parts: dict[Split, tuple[S, ...]] = {}
-    for split, names in NAMES.items():
-        if word := next((name for name in names if name in named), ""):
-            parts[split] = tuple(named[word])
+    words = by_split(named, where)
+    parts: dict[Split, tuple[S, ...]] = {split: tuple(named[word]) for split, word in words.items()}
     if not parts and "" in named:
         parts["train"] = tuple(named[""])
     for shards in parts.values():

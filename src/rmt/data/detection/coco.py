@@ -5,6 +5,7 @@ is wrong with single annotations is counted and named, see `table`.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from rmt.data.detection.dataset import DetectionSet, Source, open_set
 from rmt.data.detection.table import ObjectTable, Problems, pack
 from rmt.data.sets import preview
-from rmt.data.split_names import SPLITS, Split, split_folders
+from rmt.data.split_names import SPLITS, Split, split_folders, split_of
 from rmt.errors import RMTError
 
 ROBOFLOW = "_annotations.coco.json"
@@ -51,8 +52,9 @@ def coco_layout(root: Path) -> CocoFiles | None:
     annotations = root / "annotations"
     if not any(annotations.glob("*.json")):
         return None
-    found = {split: f"{annotations}/instances_{split}….json" for split in SPLITS if _instances(annotations, split)}
-    return CocoFiles("COCO", found or {"train": str(annotations)}, partial(find_split, root))
+    named = {split: found for split in SPLITS if (found := _instances(annotations, split))}
+    places = {split: ", ".join(map(str, found)) for split, found in named.items()}
+    return CocoFiles("COCO", places or {"train": str(annotations)}, partial(find_split, root))
 
 
 def open_coco(images: Path, annotations: Path, *, with_masks: bool) -> DetectionSet:
@@ -60,7 +62,7 @@ def open_coco(images: Path, annotations: Path, *, with_masks: bool) -> Detection
     return open_set(Source(images, annotations, read_coco(annotations)), with_masks=with_masks)
 
 
-def find_split(root: Path, split: str) -> tuple[Path, Path]:
+def find_split(root: Path, split: Split) -> tuple[Path, Path]:
     """(image folder, annotation file) of a split of a COCO folder: `train2017` and its `instances_train2017.json`.
 
     Raises `RMTError` if there is no such split, or several.
@@ -74,11 +76,28 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
     if len(found) != 1:
         what = f"several files ({preview([file.name for file in found])})" if found else "no file"
         raise RMTError(f"{folder}: {what} called instances_{split}….json; name one: --annotations FILE --images FOLDER")
-    return root / found[0].stem.removeprefix("instances_"), found[0]
+    return _image_folder(root, _part_name(found[0]), split), found[0]
 
 
-def _instances(folder: Path, split: str) -> list[Path]:
-    return sorted(folder.glob(f"instances_{split}*.json"))
+def _instances(folder: Path, split: Split) -> list[Path]:
+    """The annotation files of a split: `instances_train2017.json`, or CVAT's `instances_Train.json`; a single file of
+    CVAT's, `instances_default.json`, is undivided data."""
+    files = sorted(folder.glob("instances_*.json"))
+    if split == "train" and [_part_name(file) for file in files] == ["default"]:
+        return files
+    return [file for file in files if split_of(re.sub(r"[-_]?\d{4}$", "", _part_name(file))) == split]
+
+
+def _part_name(file: Path) -> str:
+    return file.stem.removeprefix("instances_")
+
+
+def _image_folder(root: Path, name: str, split: Split) -> Path:
+    """The folder of the images of an annotation file: `train2017`, `images/Train`, or `images`."""
+    images = root / "images"
+    of_split = [split_folders(place).get(split) for place in (root, images)]
+    candidates = [root / name, images / name, *of_split, images]
+    return next((folder for folder in candidates if folder is not None and folder.is_dir()), root / name)
 
 
 def read_coco(path: Path) -> ObjectTable:

@@ -88,10 +88,17 @@ class DetectionSet:
 
     def class_counts(self) -> dict[str, int]:
         """The number of objects of each class in these images, without crowd regions."""
-        numbers = np.concatenate([np.empty(0, np.int64), *(self._objects_of(i) for i in self.indices.tolist())])
-        numbers = numbers[~self.table.crowd[numbers]]
-        labels = class_indices(self.table.classes, self.classes)[self.table.labels[numbers]]
+        kept = self._object_images() >= 0
+        labels = class_indices(self.table.classes, self.classes)[self.table.labels[kept]]
         return dict(zip(self.classes, np.bincount(labels, minlength=len(self.classes)).tolist(), strict=True))
+
+    def class_images(self) -> dict[str, int]:
+        """The number of these images that show each class, not counting crowd regions."""
+        kept = self._object_images()
+        pairs = np.unique(np.stack([kept, self.table.labels])[:, kept >= 0], axis=1)  # (image, label), each once
+        counts = np.bincount(pairs[1], minlength=len(self.table.classes))
+        number = dict(zip(self.table.classes, counts.tolist(), strict=True))
+        return {name: number.get(name, 0) for name in self.classes}
 
     def name(self, index: int) -> str:
         return str(self.folder / str(self.table.files[self.indices[index]]))
@@ -165,15 +172,19 @@ class DetectionSet:
 
     def without_empty(self) -> "DetectionSet":
         """The images with at least one object, not counting crowd regions. Raises `RMTError` if there is none."""
-        learnable = self.usable & ~self.table.crowd
-        image_of = np.repeat(np.arange(len(self.table.files)), np.diff(self.table.starts))  # of each object
-        full = np.isin(self.indices, image_of[learnable])
+        full = np.isin(self.indices, self._object_images())
         if not full.any():
             kinds = [f"{count:,} × {kind}" for kind, count in self.skipped.items() if kind != UNUSED]
             reasons = f" ({'; '.join(kinds)})" if kinds else ""
             raise RMTError(f"{self.table.problems.source}: no image shows an object{reasons}")
         dropped = self.dropped + Counter({EMPTY: int((~full).sum())})  # + drops zeros
         return replace(self, indices=self.indices[full], dropped=dropped)
+
+    def _object_images(self) -> np.ndarray:
+        """(M,) int64: the table's position of the image of each object that is trained on; −1 for other objects."""
+        images = np.repeat(np.arange(len(self.table.files)), np.diff(self.table.starts))
+        kept = self.usable & ~self.table.crowd & np.isin(images, self.indices)
+        return np.where(kept, images, -1)
 
     def _objects_of(self, position: int) -> np.ndarray:
         """Positions of the usable objects of an image in the table."""

@@ -15,12 +15,12 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from rmt.data.detection.dataset import NO_FILE, Source
-from rmt.data.detection.files import files_below, has_files, images_by_stem, read_lines, subfolder
 from rmt.data.detection.table import DIFFICULT, NO_CATEGORY, Problems, pack
 from rmt.data.detection.xml_file import BadXml, read_xml
+from rmt.data.files import files_below, has_files, images_by_stem, read_lines, subfolder
 from rmt.data.images import BadImage, read_size
 from rmt.data.sets import preview
-from rmt.data.split_names import NAMES, SPLITS, Split, split_folders
+from rmt.data.split_names import SPLITS, Split, by_split, split_folders
 from rmt.errors import RMTError
 
 ANNOTATIONS = ("annotations", "annotation", "xml", "xmls", "labels")
@@ -227,14 +227,12 @@ def _part(root: Path) -> Part | None:
 def _lists(root: Path) -> dict[Split, Path]:
     """`ImageSets/Main/train.txt` and so on; `trainval.txt` is used for training if there is no `train.txt`."""
     for folder in (root / "ImageSets" / "Main", root / "ImageSets"):
-        found: dict[Split, Path] = {}
-        for split in SPLITS:
-            names = (*NAMES[split], "trainval") if split == "train" else NAMES[split]
-            path = next((folder / f"{name}.txt" for name in names if (folder / f"{name}.txt").is_file()), None)
-            if path is not None:
-                found[split] = path
+        files = {path.stem: path for path in sorted(folder.glob("*.[tT][xX][tT]"))}
+        found = {split: files[name] for split, name in by_split(files, folder).items()}
+        if "train" not in found:
+            found.update(("train", path) for name, path in files.items() if name.lower() == "trainval")
         if found:
-            return found
+            return {split: found[split] for split in SPLITS if split in found}
     return {}
 
 

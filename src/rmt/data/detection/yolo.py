@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from rmt.data.detection.dataset import Source
-from rmt.data.detection.files import files_below, has_files, read_lines, subfolder
 from rmt.data.detection.table import NO_CATEGORY, NO_LABELS, Problems, pack
 from rmt.data.detection.yolo_yaml import read_dataset_file
+from rmt.data.files import files_below, has_files, read_lines, subfolder
 from rmt.data.images import EXTENSIONS, BadImage, read_size
 from rmt.data.split_names import Split, split_folders
 from rmt.errors import RMTError
@@ -112,15 +112,19 @@ def yolo_layout(root: Path, dataset_file: Path | None = None) -> YoloFolder | No
 def label_file(image: Path) -> Path | None:
     """The label file of an image: in `labels/` in place of the last folder `images/` of its path, or beside it."""
     name = image.with_suffix(".txt")
-    places = [i for i, part in enumerate(name.parts[:-1]) if part == "images"]
-    swapped = Path(*name.parts[: places[-1]], "labels", *name.parts[places[-1] + 1 :]) if places else name
-    return next((path for path in (swapped, name) if path.is_file()), None)
+    places = [i for i, part in enumerate(name.parts[:-1]) if part.lower() == "images"]
+    swapped = (
+        [Path(*name.parts[: places[-1]], labels, *name.parts[places[-1] + 1 :]) for labels in ("labels", "Labels")]
+        if places
+        else []
+    )
+    return next((path for path in (*swapped, name) if path.is_file()), None)
 
 
 def _places(root: Path) -> dict[Split, list[Path]]:
     """The image folders of each split, without a `data.yaml`; of undivided data as "train"."""
-    images, labels = root / "images", root / "labels"
-    if images.is_dir() and labels.is_dir() and files_below(labels, (".txt",)):
+    images, labels = subfolder(root, ("images",)), subfolder(root, ("labels",))
+    if images and labels and files_below(labels, (".txt",)):
         return {split: [folder] for split, folder in split_folders(images).items()} or {"train": [images]}
     parts = {split: _image_folder(folder) for split, folder in split_folders(root).items()}
     if found := {split: [folder] for split, folder in parts.items() if folder}:
@@ -131,8 +135,9 @@ def _places(root: Path) -> dict[Split, list[Path]]:
 
 def _image_folder(root: Path) -> Path | None:
     """`root/images` with `root/labels`, or `root` itself if label files lie beside its images."""
-    if (root / "images").is_dir() and has_files(root / "labels", ".txt"):
-        return root / "images"
+    images, labels = subfolder(root, ("images",)), subfolder(root, ("labels",))
+    if images and labels and has_files(labels, ".txt"):
+        return images
     if has_files(root, ".txt"):
         names = files_below(root, EXTENSIONS, deep=False)
         if any((root / name).with_suffix(".txt").is_file() for name in names):

@@ -8,11 +8,12 @@ from typing import Any
 
 import yaml
 
-from rmt.data.split_names import NAMES, SPLITS, Split
+from rmt.data.split_names import NAMES, Split, by_split
 from rmt.errors import RMTError
 
 MAX_BYTES = 2**20
 MAX_CLASSES = 100_000
+_KEYS = {name for names in NAMES.values() for name in names}
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,9 @@ def _names(names: Any, path: Path) -> dict[int, str]:
 def _places(content: Mapping[str, Any], path: Path) -> dict[Split, list[Path]]:
     """The folders and lists of each split that exist. Raises `RMTError` for one that is named and does not."""
     found: dict[Split, list[Path]] = {}
-    for split in SPLITS:
-        value = next((content[name] for name in NAMES[split] if content.get(name)), None)
+    given = {str(key): value for key, value in content.items() if value and str(key).lower() in _KEYS}
+    for split, key in by_split(given, path).items():
+        value = given[key]
         entries = value if isinstance(value, list) else [value] if value else []
         if not all(isinstance(entry, str) for entry in entries):
             raise RMTError(f"{path}: {split} must be a folder of images, a list file, or several of them")

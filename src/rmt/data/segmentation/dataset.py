@@ -91,20 +91,19 @@ def open_segmentation(
             with `train` and `trainannot` (see `layouts`).
         classes: the class list, see `ClassList.read`; without it `classes.txt` or `objectInfo150.txt` of the folder.
         zero_is_ignored: see `ClassList`; `objectInfo150.txt` says so itself.
-        holdout: fraction of the pairs that is held out for validation if there are no splits.
+        holdout: fraction of the pairs that is held out for validation if there is no validation split.
         seed: of the random choice of these.
     Raises:
         RMTError: no such folder, no pair, no class list.
     """
     layout = segmentation_layout(data, classes, zero_is_ignored=zero_is_ignored)
-    if not layout.divided:
-        whole = open_pairs(layout, "train")
-        return Splits(*_hold_out(whole, holdout, seed, data), {"train and val": whole.skipped})
-    for split in ("train", "val"):
-        if split not in layout.splits:
-            there = ", ".join(str(images) for images, _ in layout.splits.values())
-            raise RMTError(f"{data}: no folder for {split} beside {there}; expected one of {', '.join(NAMES[split])}")
-    train, val = open_pairs(layout, "train"), open_pairs(layout, "val")
+    if "train" not in layout.splits:
+        there = ", ".join(str(images) for images, _ in layout.splits.values())
+        raise RMTError(f"{data}: no folder for train beside {there}; expected one of {', '.join(NAMES['train'])}")
+    train = open_pairs(layout, "train")
+    if "val" not in layout.splits:
+        return Splits(*_hold_out(train, holdout, seed, data), {"train and val": train.skipped})
+    val = open_pairs(layout, "val")
     return Splits(train, val, {"train": train.skipped, "val": val.skipped})
 
 
@@ -127,7 +126,9 @@ def open_segmentation_evaluation(
         return EvaluationSplit(open_pairs(layout, split), split)
     if "val" in layout.splits:
         return EvaluationSplit(open_pairs(layout, "val"), "val")
-    whole = open_pairs(layout, "train" if "train" in layout.splits else "test")
+    if "train" not in layout.splits:
+        return EvaluationSplit(open_pairs(layout, "test"), "test")
+    whole = open_pairs(layout, "train")
     if held:
         return EvaluationSplit(_hold_out(whole, held.fraction, held.seed, data)[1], "held out")
     return EvaluationSplit(whole, "all")

@@ -5,12 +5,14 @@ This is the one place that decides what a folder is: `images/` and `masks/` (wit
 are splits.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rmt.data.files import subfolder
 from rmt.data.segmentation.masks import ClassList
-from rmt.data.split_names import NAMES, SPLITS, Split
+from rmt.data.split_names import SPLITS, Split, by_split, folder_names, split_folders, split_of
 from rmt.errors import RMTError
 
 IMAGES = ("images", "img", "imgs")
@@ -22,13 +24,12 @@ CLASS_LISTS = ("classes.txt", "objectInfo150.txt", "class_dict.csv")
 
 @dataclass(frozen=True)
 class SegmentationLayout:
-    """Where the images and the masks of each split are; undivided data are "train" alone, and `divided` is False."""
+    """Where the images and the masks of each split are; undivided data are "train" alone."""
 
     name: str
     classes: ClassList
     class_file: Path
     splits: dict[Split, tuple[Path, Path]]
-    divided: bool
 
 
 def segmentation_layout(data: str, classes: str = "", *, zero_is_ignored: bool = False) -> SegmentationLayout:
@@ -44,13 +45,15 @@ def segmentation_layout(data: str, classes: str = "", *, zero_is_ignored: bool =
     class_file = _class_file(root, classes)
     class_list = ClassList.read(class_file, zero_is_ignored)
     if siblings := mask_siblings(root):
+        for split, folder in split_folders(root).items():
+            if split not in siblings and split != "test":
+                raise RMTError(f"{folder}: no folder with its masks beside it, such as {folder.name}{SIBLINGS[0]}")
         name = ", ".join(f"{images.name}/ and {masks.name}/" for images, masks in siblings.values())
-        return SegmentationLayout(name, class_list, class_file, siblings, True)
+        return SegmentationLayout(name, class_list, class_file, siblings)
     images, masks = _first_folder(root, IMAGES, "images"), _first_folder(root, MASKS, "masks")
-    parts = {split: _split_folders(images, masks, split) for split in SPLITS}
-    found = {split: folders for split, folders in parts.items() if folders}
+    found = _split_folders(images, masks)
     name = f"{images.name}/ and {masks.name}/"
-    return SegmentationLayout(name, class_list, class_file, found or {"train": (images, masks)}, bool(found))
+    return SegmentationLayout(name, class_list, class_file, found or {"train": (images, masks)})
 
 
 def _class_file(root: Path, classes: str) -> Path:
@@ -62,28 +65,32 @@ def _class_file(root: Path, classes: str) -> Path:
 
 
 def _first_folder(root: Path, names: Sequence[str], what: str) -> Path:
-    for name in names:
-        if (root / name).is_dir():
-            return root / name
-    raise RMTError(f"{root}: no folder with the {what}; expected one of {', '.join(names)}")
+    found = subfolder(root, names)
+    if found is None:
+        raise RMTError(f"{root}: no folder with the {what}; expected one of {', '.join(names)}")
+    return found
 
 
-def _split_folders(images: Path, masks: Path, split: Split) -> tuple[Path, Path] | None:
-    """The folders of the images and masks of a split; None if the images have no such folder."""
-    name = next((name for name in NAMES[split] if (images / name).is_dir()), None)
-    if name and not (masks / name).is_dir():
-        if split == "test":  # test images are often published without masks
-            return None
-        raise RMTError(f"{masks / name}: no such folder, where the masks of {images / name} should be")
-    return (images / name, masks / name) if name else None
+def _split_folders(images: Path, masks: Path) -> dict[Split, tuple[Path, Path]]:
+    """The folders of the images and the masks of each split."""
+    image_folders, mask_folders = split_folders(images), split_folders(masks)
+    for split in SPLITS:
+        if split in image_folders and split not in mask_folders and split != "test":
+            # test images are often published without masks
+            where = masks / image_folders[split].name
+            raise RMTError(f"{where}: no such folder, where the masks of {image_folders[split]} should be")
+        if split in mask_folders and split not in image_folders:
+            raise RMTError(f"{images}: no folder for {split}, whose masks are in {mask_folders[split]}")
+    return {split: (folder, mask_folders[split]) for split, folder in image_folders.items() if split in mask_folders}
 
 
 def mask_siblings(root: Path) -> dict[Split, tuple[Path, Path]]:
-    """`train/` with `trainannot/` beside it, and so on."""
-    found: dict[Split, tuple[Path, Path]] = {}
-    for split in SPLITS:
-        for name in NAMES[split]:
-            masks = next((root / f"{name}{end}" for end in SIBLINGS if (root / f"{name}{end}").is_dir()), None)
-            if masks is not None and (root / name).is_dir() and split not in found:
-                found[split] = (root / name, masks)
-    return found
+    """`train/` with `trainannot/` beside it, `train_images/` with `train_masks/`, and so on, in any case."""
+    present = {name.lower(): name for name in folder_names(root)}
+    pairs: dict[str, str] = {}  # images -> masks
+    for lower, name in present.items():
+        stem = re.sub(r"[-_ ]?(images|imgs|img)$", "", lower) if split_of(name) else ""
+        masks = next((present[stem + end] for end in SIBLINGS if stem and stem + end in present), None)
+        if masks is not None:
+            pairs[name] = masks
+    return {split: (root / name, root / pairs[name]) for split, name in by_split(pairs, root).items()}

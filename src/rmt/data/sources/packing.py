@@ -72,7 +72,7 @@ def pack(
     an interrupted call can be repeated. The file `index.json` lists the shards, for servers that list no folders.
 
     Args:
-        folder: `train/CLASS/*` and `val/CLASS/*`, or class folders.
+        folder: `train/CLASS/*`, `val/CLASS/*` and `test/CLASS/*`, or class folders.
         out: folder for the shards.
         shard_images: images per shard.
         shuffle: put the training images in a random order, which streaming needs.
@@ -85,9 +85,9 @@ def pack(
         raise RMTError("--shard-images must be at least 1, --workers and --seed at least 0")
     source, target = Path(folder).expanduser(), Path(out).expanduser()
     folders = class_split_folders(source)
-    sets = {split: FolderSet(folders[split]) for split in ("train", "val") if split in folders}
+    sets = {split: FolderSet(part) for split, part in folders.items()}
     if len({images.classes for images in sets.values()}) > 1:
-        raise RMTError(f"{source}: train and val have different classes")
+        raise RMTError(f"{source}: {', '.join(sets)} have different classes")
     sources = {split: _fingerprint(images) for split, images in sets.items()}
     _check_plan({"shard_images": shard_images, "shuffle": shuffle, "seed": seed, "sources": sources}, target)
     jobs: list[ShardJob] = []

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,13 +11,15 @@ from PIL import Image
 
 from rmt.data.images import EXTENSIONS, read_image
 from rmt.data.sets import preview
-from rmt.data.split_names import NAMES, SPLITS, Split
+from rmt.data.split_names import Split, by_split
 from rmt.errors import RMTError
 
 LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "target", "species", "breed", "diagnosis")
 IMAGE_FOLDERS = ("", "images", "image", "img", "imgs", "train_images", "train", "test_images", "test", "val", "valid")
 MAX_ROWS = 20_000_000
 MAX_CLASSES = 10_000
+_WHOLE = ("data", "annotations", "labels")
+"""Names of the file of undivided data; the last one is preferred."""
 _PROBE = 100  # rows from which the columns are found
 
 
@@ -74,10 +77,10 @@ def table_files(root: Path) -> dict[Split, Path]:
 
     Empty if `root` has no such file for training whose rows name images. Raises `RMTError` for one that cannot be read.
     """
-    names = {split: (*NAMES[split], *(f"{name}_labels" for name in NAMES[split])) for split in SPLITS}
-    names["train"] = (*names["train"], "labels", "annotations", "data")
-    candidates = {split: [root / f"{name}.csv" for name in names[split]] for split in SPLITS}
-    tables = {split: path for split, paths in candidates.items() if (path := next(filter(Path.is_file, paths), None))}
+    found = {_split_word(path.stem): path for path in sorted(root.glob("*.[cC][sS][vV]")) if path.is_file()}
+    tables = {split: found[word] for split, word in by_split(found, f"{root}: CSV files").items()}
+    if "train" not in tables:
+        tables.update(("train", path) for word in _WHOLE for name, path in found.items() if name.lower() == word)
     if "train" not in tables:
         return {}
     images = _image_files(root)
@@ -85,6 +88,10 @@ def table_files(root: Path) -> dict[Split, Path]:
         return {}
     # A test.csv usually has no labels: it lists the images of a competition's submission.
     return {split: path for split, path in tables.items() if split == "train" or _has_labels(path, images)}
+
+
+def _split_word(stem: str) -> str:
+    return re.sub(r"[-_ ](labels|annotations|metadata)$", "", stem, flags=re.IGNORECASE)
 
 
 def _has_labels(path: Path, images: dict[str, str]) -> bool:

@@ -1,6 +1,7 @@
 """Train, val and test images of a classification run, and their loaders."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -9,8 +10,8 @@ from timm.models import get_pretrained_cfg
 
 from rmt.data.image_loader import ImageLoader
 from rmt.data.memory import CACHE_BYTES, CachedSet
-from rmt.data.sets import ImageSet, SkipReport, Subset, hold_out
-from rmt.data.splits import open_splits, open_test, present_splits, resolve_stream
+from rmt.data.sets import ImageSet, SkipReport, Subset, hold_out, preview, split_line
+from rmt.data.splits import open_splits, open_test, present_splits, resolve_stream, unused_folders
 from rmt.data.token_labels.label_maps import LabelMaps
 from rmt.data.token_labels.transforms import TokenLabelTransform
 from rmt.data.transforms import eval_transform, train_transform
@@ -35,6 +36,7 @@ class ClassifyData:
         skipped: the files that were skipped.
         stream: whether shards are streamed.
         maps: the label maps of the training images, with `token_labels`.
+        origins: what `val` and `test` are, where the data have no split of that name.
     """
 
     train: ImageSet
@@ -43,6 +45,7 @@ class ClassifyData:
     skipped: SkipReport
     stream: Literal["yes", "no"]
     maps: LabelMaps | None = None
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, recipe: ClassifyRecipe) -> "ClassifyData":
@@ -50,7 +53,7 @@ class ClassifyData:
         if not recipe.data:
             raise RMTError("--data is missing: a folder with one folder of images per class, e.g. --data photos")
         stream = broadcast_from_main(lambda: resolve_stream(recipe.data, recipe.stream))
-        train, val, test, skipped = _open_images(recipe, stream)
+        train, val, test, skipped, origins = _open_images(recipe, stream)
         maps = LabelMaps(recipe.token_labels, train) if recipe.token_labels else None
         if maps is not None and not maps.available.all():
             train, skipped = _with_maps(train, maps, skipped)
@@ -59,7 +62,20 @@ class ClassifyData:
             limit, separate = CACHE_BYTES // max(1, recipe.workers), val is not test
             train, test = CachedSet(train, limit), CachedSet(test, limit)
             val = CachedSet(val, limit) if separate else test
-        return cls(train, val, test, skipped, stream, maps)
+        return cls(train, val, test, skipped, stream, maps, origins)
+
+    def describe(self, recipe: ClassifyRecipe) -> list[str]:
+        """What the run learns from: the images of each class in each split, and the folders that are not used."""
+        lines = []
+        for split, images in {"train": self.train, "val": self.val, "test": self.test}.items():
+            if split == "test" and self.test is self.val:
+                continue
+            origin = f" ({self.origins[split]})" if split in self.origins else ""
+            counts = np.bincount(images.labels, minlength=len(self.classes)).tolist()
+            lines.append(split_line(split + origin, len(images), dict(zip(self.classes, counts, strict=True))))
+        if unused := unused_folders(recipe.data):
+            lines.append(f"not used, since beside the splits and none itself: {preview(unused)}")
+        return lines
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -139,19 +155,26 @@ def _with_maps(train: ImageSet, maps: LabelMaps, skipped: SkipReport) -> tuple[I
     return Subset(train, np.flatnonzero(maps.available)), report
 
 
-def _open_images(recipe: ClassifyRecipe, stream: str) -> tuple[ImageSet, ImageSet, ImageSet, SkipReport]:
-    """The images for training, for selecting the best weights, and for the end of the run; and what was skipped."""
+def _open_images(
+    recipe: ClassifyRecipe, stream: str
+) -> tuple[ImageSet, ImageSet, ImageSet, SkipReport, Mapping[str, str]]:
+    """The images for training, for selecting the best weights, and for the end of the run; what was skipped; and where
+    images are from that are not of a split of that name."""
     data, present = recipe.data, present_splits(recipe.data)
     streaming: dict[str, Any] = {"stream": stream, "buffer": recipe.stream_buffer}
     amount = recipe.selection if recipe.selection < 1 else int(recipe.selection)
+    held_out = {"val": "held out of train"}
     if "test" not in present:
         train, val, skipped = open_splits(data, holdout=recipe.holdout, seed=recipe.seed, **streaming)
-        return (*hold_out(train, amount, recipe.seed), val, skipped) if amount else (train, val, val, skipped)
+        if not amount:
+            return train, val, val, skipped, {} if "val" in present else held_out
+        chosen_on = held_out | {"test": "the val split" if "val" in present else "held out of train"}
+        return (*hold_out(train, amount, recipe.seed), val, skipped, chosen_on)
     if amount and "val" in present:
         raise RMTError(f"--selection must be 0, since {data} has images to validate and images to test")
     train, val, skipped = open_splits(data, holdout=amount or recipe.holdout, seed=recipe.seed, **streaming)
     test = open_test(data, train, **streaming)
-    return train, val, test, {**skipped, "test": test.skipped}
+    return train, val, test, {**skipped, "test": test.skipped}, {} if "val" in present else held_out
 
 
 def class_weights(labels: np.ndarray, num_classes: int) -> torch.Tensor:

@@ -47,9 +47,9 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
 
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data
-        val = "" if data.val is data.test else f"{len(data.val):,} held out of train to choose best, "
         return [
-            f"{len(data.train):,} images to train on, {val}{len(data.test):,} to test, {len(data.classes)} classes",
+            f"{len(data.classes)} classes",
+            *data.describe(recipe),
             f"{recipe.epochs} epochs, {describe_batch(recipe)}, peak learning rate {self.lr:.2e}",
         ]
 

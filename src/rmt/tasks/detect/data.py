@@ -13,7 +13,7 @@ from rmt.data.detection.transforms import (
     train_augmentation,
 )
 from rmt.data.loader import BatchLoader
-from rmt.data.sets import SkipReport, listed
+from rmt.data.sets import SkipReport, listed, split_line
 from rmt.errors import RMTError
 from rmt.recipes import DetectRecipe
 from rmt.recipes.recipe import check_unused
@@ -46,11 +46,16 @@ class DetectData:
         return cls(*splits, layout)
 
     def describe(self) -> list[str]:
-        """What the run learns from: layout, classes with their numbers of objects, what was skipped."""
-        facts = [f"{self.layout.name} data", *self.layout.choices]
-        lines = ["; ".join(facts), f"classes: {listed(self.train.class_counts())}"]
-        notes = [*self.train.notes, *(self.val.notes if "val" in self.layout.splits else [])]
-        return [*lines, *notes]
+        """What the run learns from: layout, the objects and images of each class in each split, what was skipped."""
+        lines = ["; ".join([f"{self.layout.name} data", *self.layout.choices])]
+        divided = "val" not in self.layout.splits
+        for split, images in {"train": self.train, "val (held out of train)" if divided else "val": self.val}.items():
+            counts = images.class_counts()
+            lines.append(split_line(split, len(images), counts, "objects per class"))
+            lines.append(f"  images that show the class: {listed(images.class_images())}")
+        if "test" in self.layout.splits:
+            lines.append("test: not read by this run; rmt evaluate RUN --split test")
+        return [*lines, *self.train.notes, *([] if divided else self.val.notes)]
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data
         return [
-            f"{len(data.train):,} images to train on, {len(data.val):,} to evaluate on; classes: {len(data.classes)}",
+            f"{len(data.classes)} classes",
             *data.describe(),
             f"{recipe.epochs} epochs of {self.updates_per_epoch:,} updates, {describe_batch(recipe)}, "
             f"peak learning rate {self.lr:.2e}",
