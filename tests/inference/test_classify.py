@@ -39,6 +39,19 @@ def test_one_image_or_several_as_path_or_picture():
     assert predictor.predict([], top_k=1) == []
 
 
+def test_an_unreadable_image_costs_no_other_answer(tmp_path):
+    predictor = rmt.load(finished_run(), device="cpu")
+    good = sorted(Path(photos()).glob("val/*/*.png"))[:4]
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    mixed = [good[0], tmp_path / "a.png", good[1].read_bytes(), None, b"", Image.open(good[2]), good[3]]
+    answers = predictor.predict(mixed, batch_size=2)
+    wanted = predictor.predict(good)
+    assert [answers[i] for i in (0, 2, 5, 6)] == wanted
+    bad = {1: str(tmp_path / "a.png"), 3: "image 3", 4: "image 4"}
+    for i, name in bad.items():
+        assert isinstance(answers[i], BadImage) and answers[i].name == name
+
+
 def test_the_network_sees_what_the_evaluation_saw():
     predictor = rmt.load(finished_run(), device="cpu")
     result = evaluate_checkpoint(finished_run(), photos(), device="cpu", workers=0)

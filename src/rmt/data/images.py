@@ -1,4 +1,4 @@
-"""Read one image file safely: the result is an upright 8-bit RGB image, or a `BadImage` error.
+"""Read one image safely: the result is an upright 8-bit RGB image, or a `BadImage` error.
 
 - The header is read first; an image of more than `MAX_PIXELS` is refused before any pixel is decoded.
 - Only `FORMATS` are tried: Pillow has decoders that run a program (EPS) or have no use here.
@@ -73,20 +73,39 @@ class BadImage(RMTError):
         return f"{self.name}: {self.reason}"
 
 
-def read_image(source: Path | str | bytes, name: str | None = None) -> Image.Image:
-    """Decode an image file, or the bytes of one, to an upright 8-bit RGB image.
+def read_image(source: Path | str | bytes | Image.Image, name: str | None = None) -> Image.Image:
+    """Decode an image file, or the bytes of one, to an upright 8-bit RGB image; an opened image becomes the same.
 
     Args:
-        source: path or bytes of the file.
+        source: path or bytes of the file, or an image of Pillow's, which is not changed.
         name: what an error calls the image; the path by default.
     Raises:
         BadImage: the image cannot be used, for whatever reason.
     """
-    name = name or ("image" if isinstance(source, bytes) else str(source))
+    name = name or ("image" if isinstance(source, bytes | Image.Image) else str(source))
+    if isinstance(source, Image.Image):
+        return _convert(source, name)
     with open_safely(source, name) as image:
         with suppress(Exception):  # broken EXIF; after `load`, because PNG may have EXIF behind its pixels
             ImageOps.exif_transpose(image, in_place=True)
         return _to_rgb(image, name)
+
+
+def _convert(image: Image.Image, name: str) -> Image.Image:
+    """An image that Pillow has opened already, whose pixels may not have been decoded yet."""
+    try:
+        if image.width * image.height > MAX_PIXELS:
+            raise BadImage(name, _too_large(f"{image.width:,}×{image.height:,} pixels"))
+        if not image.width * image.height:
+            raise BadImage(name, "it has no pixels")
+        image.load()
+        with suppress(Exception):  # broken EXIF
+            image = ImageOps.exif_transpose(image) if image.getexif() else image
+        return _to_rgb(image, name)
+    except BadImage:
+        raise
+    except Exception as error:  # a closed file, or broken bytes
+        raise BadImage(name, f"cannot be decoded ({_one_line(error)})") from None
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from PIL import Image
 
 from rmt.data.transforms import eval_transform
 from rmt.errors import RMTError
-from rmt.inference.predictor import ImageLike, Predictor, checked_size
+from rmt.inference.inputs import ImageLike
+from rmt.inference.predictor import Predictor, checked_size
 from rmt.inference.results import ImageResult
 from rmt.model import RMT, load_model
 from rmt.model.timm_networks import resize
@@ -44,7 +45,8 @@ class ClassifyPredictor(Predictor):
     def predict(  # type: ignore[override]
         self, images: ImageLike | Sequence[ImageLike], top_k: int = 5, batch_size: int = 32
     ) -> list[list[Prediction]]:
-        """Returns the `top_k` likeliest classes of each image, likeliest first; see `Predictor.predict`.
+        """Returns the `top_k` likeliest classes of each image, likeliest first; see `Predictor.predict`, also
+        for images that cannot be read.
 
         Raises:
             RMTError: `top_k` is below 1.

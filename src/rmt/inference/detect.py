@@ -16,7 +16,8 @@ from rmt.errors import RMTError
 from rmt.heads import load_model
 from rmt.heads.detection.options import DetectorOptions
 from rmt.inference.drawing.boxes import MIN_SCORE, LabelledBox, draw_boxes, labelled_boxes
-from rmt.inference.predictor import ImageLike, Predictor, checked_size, open_image
+from rmt.inference.inputs import ImageLike, open_image
+from rmt.inference.predictor import Predictor, checked_size
 from rmt.inference.results import ImageResult
 from rmt.inference.runtime import Runtime
 

@@ -8,13 +8,12 @@ from typing import Any, ClassVar, Self
 from PIL import Image
 from torch import nn
 
-from rmt.data.images import read_image
+from rmt.data.images import BadImage
 from rmt.device import choose_device, choose_precision
 from rmt.errors import RMTError
+from rmt.inference.inputs import ImageLike, as_list, open_or_error
 from rmt.inference.results import ImageResult
 from rmt.inference.runtime import Runtime, TorchRuntime
-
-ImageLike = str | Path | Image.Image
 
 
 class Predictor(ABC):
@@ -79,27 +78,30 @@ class Predictor(ABC):
     def predict(
         self, images: ImageLike | Sequence[ImageLike], *, batch_size: int | None = None, **options: Any
     ) -> list[Any]:
-        """Returns one prediction per image.
+        """Returns one prediction per image, in order.
 
         Args:
-            images: one image or several, each a path or a PIL image.
+            images: one image or several: paths, bytes of files, PIL images, arrays or tensors, see `ImageLike`.
             batch_size: images that are read and run together; the class's own unless given.
             options: those of the subclass's `predict_batch`.
+        Returns:
+            a list. In the place of an image that cannot be read it has the `BadImage` error, whose message names it,
+            so that the predictions for the others are not lost.
         Raises:
-            BadImage: an RMTError, for an image that cannot be read.
+            BadImage: an RMTError, for one image alone that cannot be read.
         """
         batch_size = batch_size or self.batch_size
-        several = [images] if isinstance(images, ImageLike) else list(images)
+        several, alone = as_list(images)
         predictions: list[Any] = []
         for start in range(0, len(several), batch_size):
-            opened = [open_image(image) for image in several[start : start + batch_size]]
-            predictions += self.predict_batch(opened, **options)
+            part = several[start : start + batch_size]
+            opened = [open_or_error(image, "image" if alone else f"image {start + i}") for i, image in enumerate(part)]
+            if alone and isinstance(opened[0], BadImage):
+                raise opened[0]
+            readable = [image for image in opened if isinstance(image, Image.Image)]
+            found = iter(self.predict_batch(readable, **options) if readable else [])
+            predictions += [image if isinstance(image, BadImage) else next(found) for image in opened]
         return predictions
-
-
-def open_image(image: ImageLike) -> Image.Image:
-    """Returns the image as RGB. Raises BadImage, an RMTError, for a path that cannot be read as an image."""
-    return image.convert("RGB") if isinstance(image, Image.Image) else read_image(Path(image))
 
 
 def checked_size(image_size: int) -> int:

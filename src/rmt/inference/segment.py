@@ -13,7 +13,8 @@ from rmt.heads import load_model
 from rmt.heads.segmentation.sliding import InferenceOptions, segment
 from rmt.inference.drawing.masks import class_shares, segmentation_pictures
 from rmt.inference.drawing.palette import palette
-from rmt.inference.predictor import ImageLike, Predictor, open_image
+from rmt.inference.inputs import ImageLike, open_image
+from rmt.inference.predictor import Predictor
 from rmt.inference.results import ImageResult
 from rmt.inference.runtime import Runtime
 
@@ -61,10 +62,10 @@ class SegmentPredictor(Predictor):
         """Returns the class of each pixel, uint8 (height, width) of the image, on the CPU.
 
         Args:
-            image: a path or a PIL image.
+            image: a path, bytes of a file, a PIL image, an array or a tensor.
             inference: whole or sliding, flip and scales; as the network was evaluated in training unless given.
         Raises:
-            BadImage: an RMTError, for a path that cannot be read as an image.
+            BadImage: an RMTError, for an image that cannot be read.
         """
         photo = open_image(image)
         return segment(
