@@ -14,6 +14,8 @@ import rmt
 from rmt.heads import load_model as load_with_head
 from rmt.heads import save_model
 from rmt.model import RMT, create_model, load_checkpoint, load_model, load_official, read_metadata
+from rmt.model.rebuild import rebuild_from_weights
+from rmt.model.state_dicts import read_state_dict
 
 RMTError = rmt.RMTError
 
@@ -75,6 +77,61 @@ def test_the_authors_files(tmp_path, wrapping, prefix):
     for name, value in source.state_dict().items():
         if not name.startswith("head."):
             assert torch.equal(target.state_dict()[name], value), name
+
+
+WRAPPERS = ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module.", "model."]
+WRAPPERS += ["model._orig_mod.", "_fsdp_wrapped_module."]
+
+
+@pytest.mark.parametrize("names", [official, RMT.state_dict], ids=["theirs", "ours"])
+@pytest.mark.parametrize("prefix", WRAPPERS)
+def test_wrappers_names_make_no_difference_by_any_way_in(tmp_path, prefix, names):
+    """One classifier of 5 classes, read alike by each function that loads weights: none leaves the head random."""
+    source = pico()
+    state = {prefix + name: value for name, value in names(source).items()}
+    path = tmp_path / "wrapped.pth"
+    torch.save({"state_dict": state}, path)
+    overlay = dict(file=str(path))
+    direct, checkpoint = create_model("rmt_pico", num_classes=5), create_model("rmt_pico", num_classes=5)
+    load_official(direct, state)
+    load_checkpoint(checkpoint, path, new_head=True)
+    loaded = {
+        "dict": direct,
+        "file": checkpoint,
+        "timm": timm.create_model("rmt_pico", pretrained=True, pretrained_cfg_overlay=overlay),
+        "timm, dict": timm.create_model("rmt_pico", pretrained=True, pretrained_cfg_overlay=dict(state_dict=state)),
+        "convert": rebuild_from_weights(read_state_dict(path), path)[0],
+    }
+    for way, model in loaded.items():
+        for name, value in source.state_dict().items():
+            assert torch.equal(model.state_dict()[name], value), (way, name)
+    assert "state_dict" not in loaded["timm"].pretrained_cfg
+    features = timm.create_model("rmt_pico", pretrained=True, pretrained_cfg_overlay=overlay, features_only=True)
+    pyramid = rmt.heads.build_pyramid("rmt_pico")
+    pyramid.load_backbone(path)
+    for backbone in (features.model, pyramid.backbone):
+        assert torch.equal(backbone.stages[3].blocks[0].attn.q.weight, source.stages[3].blocks[0].attn.q.weight)
+
+
+def test_parts_inside_and_beside_the_network_are_told_apart(tmp_path):
+    source = pico()
+    inside = {name.replace("stages.1.", "stages.1._orig_mod."): v for name, v in source.state_dict().items()}
+    averaged = {"n_averaged": torch.tensor(3), **{f"module.{name}": v for name, v in source.state_dict().items()}}
+    lightning = {f"model.{name}": v for name, v in source.state_dict().items()} | {"loss.weight": torch.ones(5)}
+    for state in (inside, averaged, lightning):
+        assert load_official(model := pico(), state) == []
+        assert torch.equal(model.head.fc.bias, source.head.fc.bias)
+    with pytest.raises(RMTError, match="two tensors of one name"):
+        load_official(pico(), source.state_dict() | {f"module.{name}": v for name, v in source.state_dict().items()})
+
+
+@pytest.mark.parametrize("lost", ["head.fc.weight", "head.fc.bias", "head.proj.weight"])
+def test_a_head_that_is_not_whole_is_refused(tmp_path, lost):
+    state = {name: value for name, value in pico().state_dict().items() if name != lost}
+    safetensors.torch.save_file(state, tmp_path / "part.safetensors")
+    overlay = dict(file=str(tmp_path / "part.safetensors"))
+    with pytest.raises(RMTError, match=r"part\.safetensors (has no classifier|does not fit)"):
+        timm.create_model("rmt_pico", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=5)
 
 
 def test_averaged_weights_are_preferred_and_can_be_declined(tmp_path):

@@ -25,7 +25,10 @@ AUTHORS = "https://github.com/qhfan/RMT"
 def complete_pretrained_cfg(
     model_name: str, cfg: Any, overlay: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Complete `pretrained_cfg_overlay` by the numbers of classes and input channels of its file.
+    """Complete `pretrained_cfg_overlay` by the tensors of its file and their numbers of classes and input channels.
+
+    timm is given the tensors, not the path: its own reader knows other wrappings, and a classifier of another size than
+    announced would silently stay random.
 
     Returns:
         the overlay, and the keywords of the network that the file is for, where these are not the named network's.
@@ -43,6 +46,7 @@ def complete_pretrained_cfg(
             f"pretrained=True: no weights of {model_name} can be downloaded; the authors link theirs at {AUTHORS}. With"
             f" such a file: timm.create_model({model_name!r}, pretrained=True, pretrained_cfg_overlay=dict(file=PATH))"
         )
+    overlay["state_dict"] = state
     sizes = sizes_of(from_official(state))
     if "num_classes" in sizes:
         overlay["num_classes"] = sizes["num_classes"]
@@ -67,7 +71,7 @@ def filter_state_dict(
     if headless:  # timm removes the head after loading, so its values do not matter
         state = {key: value for key, value in state.items() if not HEAD.match(key)}
         state |= {key: value for key, value in own.items() if HEAD.match(key)}
-    elif model.num_classes and "head.fc.weight" not in state:
+    elif model.num_classes and not all(key in state for key in own if key.startswith("head.fc.")):
         raise RMTError(f"{name} has no classifier; pass features_only=True or num_classes=0")
     first_conv = "stem.0.weight" if "stem.0.weight" in own else "stem.proj.weight"
     adapted = {key for key in [*own, *state] if CLASSIFIERS.match(key)} | {first_conv}  # timm adapts these afterwards

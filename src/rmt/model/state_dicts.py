@@ -40,6 +40,8 @@ _NOT_THE_BACKBONE = re.compile(r"layers\.\d+\.Relpos\.|extra_norms\.\d+\.")
 FIRST_RELEASE: dict[str, Any] = dict(phases="none", ffn_conv=False, head_hidden_dim=0, head_norm="batch")
 """The keywords of `create_model` for the networks that the authors published first, until June 2024."""
 HEAD = re.compile(r"(head|aux_head)\.")
+# Names that PyTorch inserts for a module inside: torch.compile, FSDP, activation checkpointing.
+_INSERTED = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _OUR_PYRAMID = re.compile(r"(?:backbone\.)?pyramid\.(?:(backbone)|norms\.(\d+))\.")
 CLASSIFIERS = re.compile(r"(head\.fc|aux_head)\.")
 
@@ -47,9 +49,10 @@ CLASSIFIERS = re.compile(r"(head\.fc|aux_head)\.")
 def read_state_dict(path: str | Path, use_ema: bool = True) -> dict[str, Tensor]:
     """Read the tensors of a `.safetensors` or PyTorch file to the CPU, under the file's own names without wrapping.
 
-    Wrapping means an outer key `model`, `state_dict`, `model_ema` or `state_dict_ema`, and a prefix `module.` or
-    `backbone.` of each name. From a detector or segmenter, the authors' or ours, only the backbone and the norms of
-    its feature pyramid are taken.
+    Wrapping means an outer key `model`, `state_dict`, `model_ema` or `state_dict_ema`; the names that DDP, FSDP and
+    torch.compile insert, such as `module._orig_mod.`; the prefix `model.` of a LightningModule, whose other tensors are
+    left out; and the prefix `backbone.`. From a detector or segmenter, the authors' or ours, only the backbone and the
+    norms of its feature pyramid are taken.
 
     Args:
         use_ema: prefer the averaged weights if the file has both.
@@ -79,13 +82,29 @@ def unwrap(content: Any, use_ema: bool = True, name: str = "the checkpoint") -> 
         content = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping):
         raise RMTError(f"{name} contains a {type(content).__name__}, not a dict of tensors")
-    state = {str(key).removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
+    state = _without_wrappers({str(key): value for key, value in content.items() if isinstance(value, Tensor)}, name)
     if any(_OUR_PYRAMID.match(key) for key in state):
         state = _pyramid_of_ours(state)
     elif any(key.startswith("backbone.") for key in state):
         state = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
     if not state:
         raise RMTError(f"{name} contains no tensors")
+    return state
+
+
+def _without_wrappers(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Without the names that wrappers put around a network. Raises RMTError if two tensors then have one name."""
+    pairs = [(_INSERTED.sub("", key), value) for key, value in state.items()]
+    while True:
+        if any(key.startswith("module.") for key, _ in pairs):  # beside it, AveragedModel has its counter
+            pairs = [(key.removeprefix("module."), value) for key, value in pairs if key != "n_averaged"]
+        elif any(key.startswith("model.") for key, _ in pairs):
+            pairs = [(key.removeprefix("model."), value) for key, value in pairs if key.startswith("model.")]
+        else:
+            break
+    state = dict(pairs)
+    if len(state) < len(pairs):
+        raise RMTError(f"{name} contains two tensors of one name but for the prefixes of wrappers")
     return state
 
 

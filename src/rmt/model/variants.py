@@ -173,10 +173,16 @@ def build(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
             name,
             pretrained,
             pretrained_cfg_overlay=overlay,
-            pretrained_filter_fn=functools.partial(filter_state_dict, headless=bool(kwargs.get("features_only"))),
+            pretrained_filter_fn=functools.partial(
+                filter_state_dict,
+                headless=bool(kwargs.get("features_only")),
+                name=str(overlay.get("file") or "the state dict"),
+            ),
             feature_cfg=dict(out_indices=tuple(range(stages)), feature_cls="getter"),
             **ARCHITECTURES[name] | kwargs,
         )
+    if pretrained:  # the tensors are in the network now
+        getattr(model, "model", model).pretrained_cfg.pop("state_dict", None)
     model.model_args = {key: value for key, value in kwargs.items() if key in ARGUMENTS}
     return model.to(dtype) if dtype is not None else model
 
