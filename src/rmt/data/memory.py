@@ -1,5 +1,7 @@
 """Decoded images kept in memory: decoding a small JPEG takes longer than augmenting it."""
 
+import time
+
 from PIL import Image
 
 from rmt.data.sets import ImageSet
@@ -14,6 +16,9 @@ class CachedSet:
     """The images of `parent`, each decoded once and then kept, until `limit` bytes are used; later ones are not kept.
 
     Each process has images of its own; a copy for another process begins empty.
+
+    Attributes:
+        decoding_seconds: what loading the images of `parent` has taken in this process.
     """
 
     def __init__(self, parent: ImageSet, limit: int = CACHE_BYTES):
@@ -23,6 +28,7 @@ class CachedSet:
         self.labels = parent.labels
         self._images: dict[int, Image.Image] = {}
         self._room = limit
+        self.decoding_seconds = 0.0
 
     def __len__(self) -> int:
         return len(self.parent)
@@ -33,13 +39,20 @@ class CachedSet:
     def load(self, index: int) -> Image.Image:
         image = self._images.get(index)
         if image is None:
+            began = time.monotonic()
             image = self.parent.load(index)
+            self.decoding_seconds += time.monotonic() - began
             size = 4 * image.width * image.height + _OBJECT_BYTES  # Pillow uses 4 bytes for an RGB pixel
             if size <= self._room:
                 image.readonly = 1  # methods that change an image change a copy then
                 self._images[index] = image
                 self._room -= size
         return image
+
+    def kept_share(self) -> float:
+        """The share of the images that there is memory for, judged by those that this process has loaded."""
+        expected = (self.limit - self._room) / max(len(self._images), 1) * len(self)
+        return min(self.limit / expected, 1.0) if expected else 0.0
 
     def name(self, index: int) -> str:
         return self.parent.name(index)

@@ -66,7 +66,7 @@ class Recipe:
     task: ClassVar[str]
     open_values: ClassVar[dict[str, Any]] = {
         **dict.fromkeys(("model", "minutes", "batch_size", "clip_grad", "drop_path", "ema_decay"), "auto"),
-        **dict.fromkeys(("device", "devices", "strategy", "precision"), "auto"),
+        **dict.fromkeys(("device", "devices", "strategy", "precision", "workers"), "auto"),
         "nodes": 0,
     }
     """Values that mean "decide when the recipe is resolved"."""
@@ -151,8 +151,9 @@ class Recipe:
     """Keep only the inputs of the blocks for the backward pass and recompute the rest: less memory, more time."""
     compile: bool = False
     """Compile the stages of the network (torch.compile, static shapes); the first steps take minutes."""
-    workers: NonNegative = 2
-    """Processes that load images; 0: the training process does. The result does not depend on it."""
+    workers: AutoNonNegative = 2
+    """Processes that load images; 0: the training process does; `auto`: one for each core of this machine beside those
+    that train, at most 2 for training on a CPU and 8 for each GPU. The result does not depend on it."""
     on_nan: OnNan = "stop"
     """What to do when the loss is not finite: `stop` the run and name the layer and the images, or `skip` that
     batch and count it."""

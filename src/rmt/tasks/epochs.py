@@ -8,6 +8,7 @@ from rmt.training.batch import effective_batch
 from rmt.training.module import TrainingData
 
 MIN_EPOCHS = 4  # so that the curves show something, and `best` is a choice
+_UNUSED = 0.02  # of the updates, at most, for the sake of epochs that are whole passes
 
 RecipeT = TypeVar("RecipeT", ClassifyRecipe, DetectRecipe)
 
@@ -24,10 +25,19 @@ def set_epochs(recipe: RecipeT, data: TrainingData, updates: int, evaluations: i
     if not recipe.is_open("epoch_repeats"):
         return replace(recipe, epochs=max(int(passes / recipe.epoch_repeats), 1))
     epochs = min(evaluations, max(int(passes), MIN_EPOCHS), max(updates, 1))
-    if epochs == int(passes) >= 10:
+    if epochs == int(passes) >= (1 - _UNUSED) * passes:
         return replace(recipe, epochs=epochs, epoch_repeats=1.0)
+    epochs = even_parts(updates, epochs)
     repeats = max(updates // epochs, 1) / updates_per_pass
     return replace(recipe, epochs=epochs, epoch_repeats=float(f"{repeats:.5g}"))
+
+
+def even_parts(updates: int, most: int) -> int:
+    """The number of equal parts, from half of `most` to `most`, that leaves few updates over: a fiftieth, or the least.
+
+    Of several such numbers the largest.
+    """
+    return min(range(most, (most - 1) // 2, -1), key=lambda parts: max(updates % parts, updates // 50))
 
 
 def epochs_are_open(recipe: RecipeT) -> bool:

@@ -1,13 +1,15 @@
 """Measures how long a training step and an evaluation take, with the network, the loader and the batches of a run."""
 
 import contextlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
 from typing import Any, cast
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
 
+from rmt.data.loader import BatchLoader
+from rmt.data.memory import CachedSet
 from rmt.training.distributed import processes
 from rmt.training.evaluator import Evaluator
 from rmt.training.module import TrainingModule
@@ -15,9 +17,10 @@ from rmt.training.module import TrainingModule
 Clock = Callable[[], float]
 
 MIN_STEPS = 3  # that are counted, unless they take longer than LIMIT
-ENOUGH = 2.0  # seconds of steps after which no more are measured
+ENOUGH = 3.0  # seconds of steps after which no more are measured
 LIMIT = 6.0  # seconds after which the step in progress is the last one, but for the second one, in training
 EVALUATION_LIMIT = 3.0  # the same in evaluation
+CONSTANT_SHARE = 0.5  # of a step's seconds, before a second choice is measured
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -28,14 +31,43 @@ class Timing:
     Attributes:
         step: one batch on every device: loading, forward, backward, update.
         image: the evaluation of one validation image on one device, by every network that is evaluated (raw, EMA).
+        decoding: reading an image for the first time, if it is kept in memory then, and if the training process does
+            that itself. Not part of the others.
     """
 
     step: float
     image: float
+    decoding: float = 0.0
 
-    def scaled(self, factor: float, batches: float = 1.0) -> "Timing":
-        """The expected seconds of a network and image size of `factor` times the work, and `batches` as large ones."""
-        return Timing(self.step * factor * batches, self.image * factor)
+
+@dataclass(frozen=True)
+class Measured:
+    """A timing, and the work of an image and the images of a step that it is of."""
+
+    work: float
+    batch: int
+    timing: Timing
+
+
+def predict(measured: Sequence[Measured], work: float, batch: int) -> Timing:
+    """The expected seconds of steps of `batch` images with that work, from measured ones; see `_line`."""
+    steps = [(known.work * known.batch, known.timing.step) for known in measured]
+    image = _line([(known.work, known.timing.image) for known in measured], work)
+    return Timing(_line(steps, work * batch), image, max(known.timing.decoding for known in measured))
+
+
+def _line(points: Sequence[tuple[float, float]], x: float) -> float:
+    """The value at `x` of the line through the two nearest of `points`, (work, seconds).
+
+    Small networks spend much of their time on what does not grow with the images: the calls of many small operations.
+    Of a single point, half of the seconds are taken to be constant. The line never falls, and never rises more than in
+    proportion, whatever was measured on a busy machine.
+    """
+    (near, seconds), *others = sorted(points, key=lambda point: abs(point[0] - x))
+    proportional = seconds / near
+    other = next((point for point in others if point[0] != near), None)
+    slope = CONSTANT_SHARE * proportional if other is None else (other[1] - seconds) / (other[0] - near)
+    return seconds + min(max(slope, 0.0), proportional) * (x - near)
 
 
 def measure(module: TrainingModule, device: torch.device, clock: Clock) -> Timing:
@@ -45,12 +77,15 @@ def measure(module: TrainingModule, device: torch.device, clock: Clock) -> Timin
     """
     shard = dict(rank=processes.rank(), world_size=processes.world_size())
     module.to(device)
-    local = Timing(_training_step(module, device, clock, shard), _evaluated_image(module, device, clock, shard))
-    every = processes.all_gather(local)
-    return Timing(max(timing.step for timing in every), max(timing.image for timing in every))
+    step, decoding = _training_step(module, device, clock, shard)
+    every = processes.all_gather(Timing(step, _evaluated_image(module, device, clock, shard), decoding))
+    return Timing(*(max(values) for values in zip(*map(astuple, every), strict=True)))
 
 
-def _training_step(module: TrainingModule, device: torch.device, clock: Clock, shard: dict[str, int]) -> float:
+def _training_step(
+    module: TrainingModule, device: torch.device, clock: Clock, shard: dict[str, int]
+) -> tuple[float, float]:
+    """`step` and `decoding` of `Timing`."""
     recipe = module.recipe
     optimizer = module.build_optimizer()
     for group in optimizer.param_groups:
@@ -70,8 +105,8 @@ def _training_step(module: TrainingModule, device: torch.device, clock: Clock, s
         loss.item()  # as the run does; on a GPU it waits for the step
 
     with contextlib.closing(module.data.train_loader(recipe, **shard)) as loader:
-        seconds, steps = _time(loader, step, LIMIT, clock, lambda batch: 1)
-    return seconds / steps
+        seconds, steps, images, decoding = _time(loader, step, LIMIT, clock)
+    return seconds / steps, decoding / max(images, 1)
 
 
 @torch.inference_mode()
@@ -89,33 +124,38 @@ def _evaluated_image(module: TrainingModule, device: torch.device, clock: Clock,
             torch.cuda.synchronize(device)
 
     with contextlib.closing(module.data.val_loader(module.recipe, **shard)) as loader:
-        seconds, images = _time(loader, evaluate, EVALUATION_LIMIT, clock, lambda batch: len(batch["index"]))
+        seconds, _, images, _ = _time(loader, evaluate, EVALUATION_LIMIT, clock)
     return seconds / max(images, 1)
 
 
 def _time(
-    batches: Iterable[dict[str, Any]],
-    work: Callable[[dict[str, Any]], None],
-    limit: float,
-    clock: Clock,
-    size: Callable[[dict[str, Any]], int],
-) -> tuple[float, int]:
-    """Seconds for some batches, loading included, and their total size.
+    loader: BatchLoader, work: Callable[[dict[str, Any]], None], limit: float, clock: Clock
+) -> tuple[float, int, int, float]:
+    """Seconds for some batches, number of batches and images, and seconds of decoding images that are kept from then.
 
-    The first batch, for which workers start and kernels are compiled, is not counted, unless it is the only one.
+    The seconds include loading, without that decoding. The first batch, for which workers start and kernels are
+    compiled, is not counted, unless it is the only one.
     """
+    samples = loader.samples if isinstance(loader.samples, CachedSet) else None
+
+    def decoding() -> float:
+        return 0.0 if samples is None else samples.decoding_seconds
+
     began = last = clock()
-    measured: list[tuple[float, int]] = []
-    for batch in batches:
+    before = decoding()
+    measured: list[tuple[float, int, float]] = []
+    for batch in loader:
         work(batch)
-        now = clock()
-        measured.append((now - last, size(batch)))
-        last = now
+        now, decoded = clock(), decoding()
+        measured.append((now - last, len(batch["index"]), decoded - before))
+        last, before = now, decoded
         # The second one at least: the first one's seconds say little on a busy machine.
         if len(measured) > 1 and (now - began >= limit or (len(measured) > MIN_STEPS and now - began >= ENOUGH)):
             break
     counted = measured[1:] or measured
-    return sum(seconds for seconds, _ in counted), sum(count for _, count in counted)
+    seconds, images, decoded = map(sum, zip(*counted, strict=True))
+    kept = decoded * samples.kept_share() if samples is not None else 0.0
+    return seconds - kept, len(counted), images, kept
 
 
 def _autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:

@@ -1,9 +1,9 @@
 """Plan a run to fit `minutes`: choose network, sizes and length by the data and by measured steps on this machine.
 
 The task lists candidates, from the best to the cheapest. The cheapest one is measured, the time of the others is
-predicted from their relative work, and the best one that sees enough images in the time is measured and taken, or the
-next cheaper one if it is slower than predicted. Everything that is chosen is a field of the resolved recipe, so a
-resumed run never plans again.
+predicted from their relative work, see `predict`, and the best one that sees enough images in the time is measured and
+taken, or the next cheaper one if it is slower than predicted. Everything that is chosen is a field of the resolved
+recipe, so a resumed run never plans again.
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from rmt.recipes.recipe import Recipe
 from rmt.training.batch import effective_batch, resolve_ema_decay, world_size
 from rmt.training.distributed import processes
 from rmt.training.logging.display import duration
-from rmt.training.measure import Clock, Timing, measure
+from rmt.training.measure import Clock, Measured, Timing, measure, predict
 from rmt.training.network import resolve_network
 from rmt.training.task import Candidate, Log, Planning, Task
 
 MOST_MEASURED = 3  # candidates
-EVALUATION_SHARE = 0.1  # of the time, at most, for evaluations during training
+EVALUATION_SHARE = 0.08  # of the time, at most, for evaluations during training
 MOST_EVALUATIONS = 40
-BUILD_SECONDS = 2.0  # between the plan and the first step, at least
+BUILD_SECONDS = 1.0  # between the plan and the first step, at least
 SAVE_SECONDS = 0.3  # of checkpoint and weight files, with each evaluation
-REPORT_SECONDS = 6.0  # of the weight files and the report at the end
+REPORT_SECONDS = 4.0  # of the weight files and the report at the end
 MOST_ADVISED = 20  # times the minutes, for a better choice to be mentioned
 MARGIN = 0.03  # of the minutes that stay unplanned
 
@@ -97,7 +97,7 @@ class Planner:
         Raises RMTError when the minutes do not even suffice for the evaluations.
         """
         candidates = [self._with_network(c) for c in self.planning.candidates(self.recipe, self.data)]
-        measured: dict[int, Timing] = {}
+        measured: dict[int, Measured] = {}
         place = len(candidates) - 1
         while True:
             log(f"measuring a few steps of {candidates[place].label} …")
@@ -120,22 +120,23 @@ class Planner:
     def _with_network(candidate: Candidate) -> Candidate:
         return replace(candidate, recipe=resolve_ema_decay(resolve_network(candidate.recipe)))
 
-    def _measure(self, candidate: Candidate) -> Timing:
+    def _measure(self, candidate: Candidate) -> Measured:
         updates = max(candidate.images // effective_batch(candidate.recipe), 1) if candidate.images else 1
         recipe = self._resolved(candidate, updates, 1)
         began = self.clock()
         module = self.task.build(recipe, self.data, fresh=False, log=lambda line: None)
         self.build_seconds = max(self.clock() - began, BUILD_SECONDS)
-        return measure(module, self.device, self.clock)
+        return Measured(candidate.work, recipe.batch_size, measure(module, self.device, self.clock))
 
-    def _outlines(self, candidates: Sequence[Candidate], measured: dict[int, Timing]) -> list[Outline]:
+    def _outlines(self, candidates: Sequence[Candidate], measured: dict[int, Measured]) -> list[Outline]:
         elapsed = processes.broadcast_from_main(lambda: self.clock() - self.started)
+        known = list(measured.values())
         outlines = []
         for place, candidate in enumerate(candidates):
-            nearest = min(measured, key=lambda other: abs(other - place))
-            base = candidates[nearest]
-            batches = candidate.recipe.batch_size / base.recipe.batch_size
-            timing = measured[nearest].scaled(candidate.work / base.work, batches)
+            if place in measured:
+                timing = measured[place].timing
+            else:
+                timing = predict(known, candidate.work, candidate.recipe.batch_size)
             outlines.append(self._outline(candidate, timing, elapsed))
         return outlines
 
@@ -144,6 +145,8 @@ class Planner:
         start = elapsed + self.build_seconds
         recipe = candidate.recipe
         evaluation, end = evaluation_seconds(timing, recipe, self.data, self.planning)
+        # A first pass over the images, which also decodes them.
+        start += timing.decoding * (len(self.data.train) + len(self.data.val)) / world_size(recipe)
         left = budget * (1 - MARGIN) - start - end
         most = int(EVALUATION_SHARE * budget / evaluation)
         evaluations = min(max(most, 1), MOST_EVALUATIONS)
@@ -176,7 +179,8 @@ def evaluation_seconds(timing: Timing, recipe: Recipe, data: Any, planning: Plan
     """Seconds of an evaluation during training, and of what follows the last one, files and report included."""
     networks = 2 if recipe.ema_decay else 1
     evaluation = timing.image * len(data.val) / world_size(recipe) + SAVE_SECONDS
-    return evaluation, timing.image / networks * planning.final_images(recipe, data, networks) + REPORT_SECONDS
+    final = planning.final_images(recipe, data, networks) / networks
+    return evaluation, (timing.image + timing.decoding) * final + REPORT_SECONDS
 
 
 def describe(chosen: Outline, better: Sequence[Outline], recipe: Recipe, images: int, *, given: bool) -> list[str]:

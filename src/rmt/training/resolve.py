@@ -5,6 +5,7 @@ the weights that the run starts from, and by the data. The resolved recipe is th
 checkpoints, the weight files and the LightningModule all hold it.
 """
 
+import os
 import time
 from dataclasses import replace
 from typing import Any, cast
@@ -21,6 +22,8 @@ from rmt.training.task import Log, Task
 
 _MINUTES = {"cpu": 15.0}
 _GPU_MINUTES = 60.0
+_MOST_WORKERS = {"cpu": 2}  # of one process
+_MOST_GPU_WORKERS = 8
 
 
 def validate(recipe: Recipe) -> None:
@@ -63,22 +66,32 @@ def resolve(
 
 
 def resolve_machine(recipe: RecipeT, machine: Machine) -> RecipeT:
-    """Returns the recipe with devices, precision, and the batch of one device filled in; a resolved one unchanged.
+    """Returns the recipe with devices, workers, precision, and the batch of one device filled in.
+
+    A resolved one is returned unchanged.
 
     Raises RMTError when the effective batch cannot be shared by the devices, and for a precision that the device lacks.
     """
     precision = choose_precision(recipe.precision, machine.torch_device)
+    devices = machine.devices if recipe.devices == "auto" else recipe.devices
     return share_batch(
         replace(
             recipe,
             device=machine.device if recipe.device == "auto" else recipe.device,
-            devices=machine.devices if recipe.devices == "auto" else recipe.devices,
+            devices=devices,
             nodes=recipe.nodes or machine.nodes,
             strategy="ddp" if recipe.strategy == "auto" else recipe.strategy,
             precision=cast(Precision, precision),
+            workers=_spare_cores(machine.device, devices) if recipe.is_open("workers") else recipe.workers,
             minutes=_MINUTES.get(machine.device, _GPU_MINUTES) if recipe.is_open("minutes") else recipe.minutes,
         )
     )
+
+
+def _spare_cores(device: str, devices: int) -> int:
+    """The worker processes of each of `devices` processes: the cores that it may use, but for its own."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores // devices - 1, 0), _MOST_WORKERS.get(device, _MOST_GPU_WORKERS))
 
 
 def resolve_resumed(recipe: RecipeT, original: Recipe, machine: Machine) -> RecipeT:

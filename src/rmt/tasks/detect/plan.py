@@ -31,10 +31,10 @@ def candidates(recipe: DetectRecipe, data: DetectData) -> list[Candidate[DetectR
 
 
 def wanted_images(images: int, *, network: str, from_scratch: bool) -> int:
-    """How many images, repeats included, a detector should see: 10 passes and 2,800, four times as many from scratch
+    """How many images, repeats included, a detector should see: 8 passes and 1,600, four times as many from scratch
     with a larger network than rmt_pico; never more than 100,000."""
     factor = 4 if from_scratch and network != "rmt_pico" else 1
-    return factor * min(max(10 * images, 2_800), 100_000)
+    return factor * min(max(8 * images, 1_600), 100_000)
 
 
 def final_images(recipe: DetectRecipe, data: DetectData, networks: int) -> int:

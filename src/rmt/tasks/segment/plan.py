@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from rmt.recipes import SegmentRecipe
+from rmt.tasks.epochs import even_parts
 from rmt.tasks.segment.build import evaluation_interval, fill_defaults
 from rmt.tasks.segment.data import SegmentData
 from rmt.training.network import NETWORKS, relative_work
@@ -31,9 +32,7 @@ def candidates(recipe: SegmentRecipe, data: SegmentData) -> list[Candidate[Segme
 def set_length(recipe: SegmentRecipe, data: SegmentData, updates: int, evaluations: int) -> SegmentRecipe:
     """See `Planning.set_length`."""
     if recipe.is_open("iterations") and recipe.is_open("validate_every"):
-        most = min(evaluations, MOST_EVALUATIONS, updates)
-        # So many evaluations that they divide the updates, but for a twentieth of them.
-        evaluations = next(n for n in range(most, 0, -1) if updates % n <= updates // 20)
+        evaluations = even_parts(updates, min(evaluations, MOST_EVALUATIONS, updates))
         every = updates // evaluations
         return replace(recipe, iterations=every * evaluations, validate_every=every)
     if recipe.is_open("iterations"):
@@ -57,8 +56,8 @@ def length_is_open(recipe: SegmentRecipe) -> bool:
 
 
 def final_images(recipe: SegmentRecipe, data: SegmentData, networks: int) -> int:
-    """The validation images, by the last weights and the best ones; with `choose_inference` once more."""
-    return len(data.val) * (networks + 1 + recipe.choose_inference)
+    """The validation images, by the last weights, often the best ones; with `choose_inference` once more."""
+    return len(data.val) * (networks + recipe.choose_inference)
 
 
 PLANNING = Planning(
