@@ -31,6 +31,7 @@ def open_recipe(tmp_path, monkeypatch):
     rmt.save_checkpoint(rmt.create_model("rmt_test"), weights, preprocessing={"size": [32, 32]})
     common = dict(OPEN, model="auto", weights=str(weights), output=str(tmp_path / "run"))
 
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)  # one core: no worker processes
     monkeypatch.setattr("rmt.training.resolve._MINUTES", {"cpu": 0.0})  # training/test_plan.py has plans
     small = dict(crop_size=32, long_side=64, short_side=64, min_ratio=1.0, max_ratio=1.0, head_width=8)
     small |= dict(lr=1e-3, weight_decay=0.1, warmup_iterations=1)
@@ -46,7 +47,7 @@ def open_recipe(tmp_path, monkeypatch):
         if task == "detect":
             return replace(detect_recipe(), **DetectRecipe.open_values | common, early_stopping=1)
         data = make_segments(tmp_path / "segments", train=4)
-        return SegmentRecipe(name="s", data=str(data), workers=0, **SegmentRecipe.open_values | common)
+        return SegmentRecipe(name="s", data=str(data), **SegmentRecipe.open_values | common)
 
     return make
 
