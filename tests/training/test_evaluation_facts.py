@@ -38,10 +38,15 @@ def test_a_folder_that_the_run_divided_is_judged_by_what_it_held_out(undivided, 
         assert line.startswith(f"best.safetensors (epoch 1, {kind}) on the 6 images that its run held out of {data}")
         found = json.loads((tmp_path / "found.json").read_text())
         assert (found["images"], found["top1"], found["loss"]) == (6, best["test"]["top1"], best["test"]["loss"])
-    shutil.copytree(undivided, tmp_path / "copy")
-    assert main(["evaluate", str(run), "--data", str(tmp_path / "copy"), *options]) == 0
-    assert "warning: best.safetensors" in (out := capsys.readouterr().out)
-    assert f"on all 24 images of {tmp_path / 'copy'}: no held-out part is known" in out
+    copy = shutil.copytree(undivided, tmp_path / "copy")
+    assert main(["evaluate", str(run), "--data", str(copy), *options]) == 0  # it is the content that counts
+    assert f"on the 6 images that its run held out of {copy}\n" in capsys.readouterr().out
+    for folder in (copy, undivided):
+        next(folder.glob("*/*.png")).unlink()
+        assert main(["evaluate", str(run), "--data", str(folder), *options]) == 0
+        assert "warning: best.safetensors" in (out := capsys.readouterr().out)
+        why = "" if folder == copy else "they have changed since the run, and "
+        assert f"on all 23 images of {folder}: {why}no held-out part is known" in out
 
 
 def test_data_with_a_validation_split_are_judged_by_that(capsys):
@@ -58,7 +63,9 @@ def test_only_the_run_s_own_data_count_as_divided(undivided):
     metadata = {"recipe": {"data": str(undivided), "holdout": 0.2, "seed": 3}}
     assert run_hold_out(metadata, data=str(undivided)) == HoldOut(0.2, 3)
     assert run_hold_out(metadata, data=str(undivided.parent)) is None
-    assert run_hold_out({"recipe": {"data": "s3://here", "holdout": 0.2, "seed": 3}}, data="s3://here") == (0.2, 3)
+    assert run_hold_out({"recipe": {"data": "s3://here", "holdout": 0.2, "seed": 3}}, data="s3://here") == HoldOut(
+        0.2, 3
+    )
     for broken in ({}, {"recipe": 3}, {"recipe": {"data": 3}}, {"recipe": metadata["recipe"] | {"seed": "x"}}):
         assert run_hold_out(broken, data=str(undivided)) is None
     assert len(open_splits(str(undivided), holdout=0.2, seed=3).val) == 5

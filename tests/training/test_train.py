@@ -17,7 +17,7 @@ from rmt.training.checkpoints.io import read_state
 def test_the_run_folder_holds_what_the_contract_names():
     names = {file.name for file in finished_run().iterdir()}
     contract = {"recipe.json", "metrics.csv", "metrics.json", "report.png", "last.ckpt", "last.safetensors"}
-    contract |= {"last-ema.safetensors", "best.safetensors", "report.json"}
+    contract |= {"last-ema.safetensors", "best.safetensors", "report.json", "data.jsonl.gz"}
     assert contract <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert names - contract == {n for n in names if n.startswith("events.")} | {"last.previous.ckpt"}

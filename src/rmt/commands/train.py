@@ -120,6 +120,6 @@ def _resumption(kind: type[Recipe]) -> type:
         """The run's folder."""
         recipe: tyro.conf.OmitArgPrefixes[kind]  # type: ignore[valid-type]
         accept_changes: bool = False
-        """Resume even if this recipe differs from that of the run."""
+        """Resume even if this recipe, or the data, differ from those of the run."""
 
     return Resumption

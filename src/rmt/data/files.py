@@ -1,4 +1,4 @@
-"""The files of a folder by name, for layouts that pair each image with an annotation file of the same name."""
+"""The files of a folder by name, such as an image and the annotation file of the same name; their lines and sizes."""
 
 import os
 from collections.abc import Collection
@@ -45,6 +45,14 @@ def subfolder(root: Path, names: Collection[str]) -> Path | None:
     except OSError:
         return None
     return next((present[name] for name in names if name in present), None)
+
+
+def size_on_disk(path: str | Path) -> str:
+    """The bytes of a file; "gone" if there is none."""
+    try:
+        return str(os.stat(path).st_size)
+    except OSError:
+        return "gone"
 
 
 def read_lines(path: Path) -> list[str]:

@@ -56,3 +56,6 @@ class CachedSet:
 
     def name(self, index: int) -> str:
         return self.parent.name(index)
+
+    def facts(self, index: int) -> tuple[str, str]:
+        return self.parent.facts(index)

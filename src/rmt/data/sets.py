@@ -30,6 +30,8 @@ class HoldOut(NamedTuple):
 
     fraction: float
     seed: int
+    digests: tuple[str, ...] = ()
+    """Of the validation and test images of the run (`rmt.data.fingerprint.digest`), if it recorded them."""
 
 
 EvaluatedPart = Literal["val", "test", "held out", "listed", "train", "all"]
@@ -72,6 +74,11 @@ class ImageSet(Protocol):
     def name(self, index: int) -> str:
         """What messages call image number `index`."""
 
+    def facts(self, index: int) -> tuple[str, str]:
+        """The name of image number `index` relative to the folder of the set, and its size on disk; see `fingerprint`.
+
+        Nothing of the image is read."""
+
 
 class Subset:
     """The images of `parent` at `indices`, in that order. Raises IndexError for indices that are out of range."""
@@ -92,6 +99,9 @@ class Subset:
 
     def name(self, index: int) -> str:
         return self.parent.name(int(self.indices[index]))
+
+    def facts(self, index: int) -> tuple[str, str]:
+        return self.parent.facts(int(self.indices[index]))
 
 
 def with_classes(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:

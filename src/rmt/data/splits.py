@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from rmt.data.fingerprint import recognised
 from rmt.data.sets import EvaluationSplit, HoldOut, ImageSet, Splits, hold_out, preview
 from rmt.data.sources.cache import fit_disk
 from rmt.data.sources.folders import FolderSet, class_folders
@@ -96,7 +97,9 @@ def open_evaluation_split(
             return EvaluationSplit(_open_auto(parts[name]), name)
     whole = _open_auto(parts["train"])
     if held:
-        return EvaluationSplit(hold_out(whole, held.fraction, held.seed)[1], "held out")
+        found = recognised(held, lambda: hold_out(whole, held.fraction, held.seed)[1])
+        if found is not None:
+            return EvaluationSplit(found, "held out")
     return EvaluationSplit(whole, "all")
 
 

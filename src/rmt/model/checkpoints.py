@@ -91,6 +91,7 @@ def save_checkpoint(
     preprocessing: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
     state_dict: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a model file, from which network, labels and preprocessing can be rebuilt.
@@ -103,7 +104,7 @@ def save_checkpoint(
         model_name, model_args: for `create_model`; by default those `model` was created with.
         classes: label names, in the order of the logits.
         preprocessing: `size`, `mean`, `std`, `interpolation`, `crop_pct`; by default the network's `pretrained_cfg`.
-        metrics, recipe: any JSON values, for the reader.
+        metrics, recipe, data: any JSON values, for the reader; `data` has a digest of the images of each split.
         state_dict: weights to write instead of the model's current ones, e.g. averaged ones.
     Raises:
         RMTError: the file cannot be written (no permission, disk full).
@@ -125,10 +126,10 @@ def save_checkpoint(
         preprocessing=dict(preprocessing),
         metrics=dict(metrics or {}),
         recipe=dict(recipe or {}),
+        data=dict(data or {}),
     )
     tensors = {name: value.detach().cpu().contiguous() for name, value in (state_dict or model.state_dict()).items()}
-    data = safetensors.torch.save(tensors, metadata={"rmt": json.dumps(metadata)})
-    write_bytes(Path(path), data)
+    write_bytes(Path(path), safetensors.torch.save(tensors, metadata={"rmt": json.dumps(metadata)}))
 
 
 def model_arguments(model: nn.Module) -> dict[str, Any]:

@@ -10,27 +10,35 @@ from rmt.model import resolve_checkpoint
 
 
 def run_hold_out(metadata: Mapping[str, Any], **paths: str | Path) -> HoldOut | None:
-    """Returns how the run that wrote a model file held out images of its data.
+    """Returns how the run that wrote a model file held out images of its data; None if that is not known.
 
-    `paths`: recipe fields and the paths they must equal; None if one differs. Whether images were held out at all
-    depends on the data.
+    `paths`: recipe fields and the paths that they must equal for files without digests of the data, which earlier
+    versions wrote. Whether images were held out at all depends on the data.
     """
-    recipe = metadata.get("recipe")
-    if not isinstance(recipe, dict) or not all(_same(recipe.get(key), path) for key, path in paths.items()):
+    recipe, digests = metadata.get("recipe"), metadata.get("data") or {}
+    if not isinstance(recipe, dict) or not isinstance(digests, dict):
+        return None
+    known = tuple(str(digests[split]) for split in ("val", "test") if split in digests)
+    if not known and not all(_same(recipe.get(key), path) for key, path in paths.items()):
         return None
     fraction, seed = recipe.get("holdout"), recipe.get("seed")
     if not isinstance(fraction, float) or not isinstance(seed, int):
         return None
-    return HoldOut(fraction, seed)
+    return HoldOut(fraction, seed, known)
 
 
 def evaluation_facts(
     checkpoint: str | Path, metadata: Mapping[str, Any], data: str | Path, part: EvaluatedPart
 ) -> dict[str, Any]:
-    """Returns what was evaluated, as JSON values: file, its epoch and weights ("raw" or "ema"; None if unknown), data
-    and part."""
+    """Returns what was evaluated, as JSON values: file, its epoch and weights ("raw" or "ema"; None if unknown), data,
+    part, and where the file has digests of its run's data, whether these are the data, changed or not ("same",
+    "changed"; None if unknown)."""
     metrics = metadata.get("metrics") or {}
+    recorded = bool(metadata.get("data"))
+    same_path = _same((metadata.get("recipe") or {}).get("data"), data)
+    state = {"held out": "same", "all": "changed" if same_path else None}.get(part) if recorded else None
     return {
+        "run_data": state,
         "file": resolve_checkpoint(checkpoint).name,
         "epoch": metrics.get("epoch"),
         "weights": metrics.get("weights"),
@@ -48,11 +56,13 @@ def evaluation_line(about: Mapping[str, Any], images: int) -> str:
     on = {
         "val": f"the validation split of {data}, {count}",
         "test": f"the test split of {data}, {count}",
-        "held out": f"the {count} that its run held out of {data}, if they have not changed since",
+        "held out": f"the {count} that its run held out of {data}"
+        + ("" if about.get("run_data") == "same" else ", if they have not changed since"),
         "listed": f"the {count} that {data} lists",
         "train": f"the {count} of {data} that the network was trained on: scores are optimistic",
-        "all": f"all {count} of {data}: no held-out part is known, so training images may be included and scores "
-        "optimistic",
+        "all": f"all {count} of {data}: "
+        + ("they have changed since the run, and " if about.get("run_data") == "changed" else "")
+        + "no held-out part is known, so training images may be included and scores optimistic",
     }[about["part"]]
     return ("warning: " if about["part"] in ("train", "all") else "") + f"{weights} on {on}"
 

@@ -18,6 +18,7 @@ from rmt.recipes.recipe import Recipe, changes, from_dict
 from rmt.training.checkpoints.callback import Interrupted, StateCheckpoint
 from rmt.training.checkpoints.io import load_newest_state
 from rmt.training.checkpoints.weights import WeightFiles
+from rmt.training.data_record import record_data, require_same_data
 from rmt.training.distributed import processes
 from rmt.training.distributed.launch import process_group
 from rmt.training.extend import LENGTH_FIELDS, extend
@@ -106,7 +107,12 @@ def resume(
             return TrainResult(folder.path, metrics)
         if state is None:
             console.print("no checkpoint was saved yet: starting from the beginning", markup=False)
-        module, run = _fit(recipe, machine, task, console, folder, state, started=started, minutes=minutes)
+        module, run = _fit(
+            *(recipe, machine, task, console, folder, state),
+            started=started,
+            minutes=minutes,
+            accept_changes=accept_changes,
+        )
     return _finish(module, run, task)
 
 
@@ -120,6 +126,7 @@ def _fit(
     *,
     started: float,
     minutes: float = 0.0,
+    accept_changes: bool = False,
 ) -> tuple[TrainingModule, FinishedRun]:
     """Resolves the recipe, builds everything and trains; in every process.
 
@@ -128,10 +135,13 @@ def _fit(
         folder, state: of a resumed run; without a checkpoint it starts from the beginning.
         started: `time.monotonic()` when the command began.
         minutes: extend the run by so many.
+        accept_changes: resume although the data have changed.
     """
     filter_library_warnings()
     log = functools.partial(console.print, markup=False)
     recipe, data = resolve(recipe, machine, task, started=started, log=log)
+    if folder is not None and processes.is_main_process():
+        require_same_data(folder, data, accept_changes, log)
     if minutes:
         place: dict[str, Any] = dict(device=machine.torch_device, started=started, clock=time.monotonic, log=log)
         recipe = extend(recipe, data, task, state, minutes, **place)
@@ -146,7 +156,9 @@ def _fit(
         if minutes:  # an extended run is complete when its metrics are written anew
             folder.metrics_json.unlink(missing_ok=True)
         folder.write_recipe(recipe)
-    files = WeightFiles(folder.path, module.model, data.classes, module.preprocessing, recipe, module.file_facts())
+    digests = processes.broadcast_from_main(functools.partial(record_data, folder, data))
+    facts = module.file_facts() | {"data": digests}
+    files = WeightFiles(folder.path, module.model, data.classes, module.preprocessing, recipe, facts)
     step = 0 if state is None else int(state["global_step"])
     history: History = NoHistory()
     if processes.is_main_process():

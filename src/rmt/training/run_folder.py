@@ -44,6 +44,7 @@ class RunFolder:
         self.metrics_json = path / "metrics.json"
         self.report = path / "report.png"
         self.report_json = path / "report.json"
+        self.data = path / "data.jsonl.gz"
         self.state = path / "last.ckpt"
         self.last = path / "last.safetensors"
         self.last_ema = path / "last-ema.safetensors"
@@ -106,7 +107,7 @@ class RunFolder:
     def remove_temporary_files(self) -> None:
         """Removes the unfinished files that a kill inside a save left behind (`.best.safetensors.…`)."""
         for file in self.path.glob(".*"):
-            if file.is_file() and file.name[1:].startswith(("last", "best", "recipe", "metrics", "report")):
+            if file.is_file() and file.name[1:].startswith(("last", "best", "recipe", "metrics", "report", "data")):
                 file.unlink(missing_ok=True)
 
     def write_recipe(self, recipe: Recipe) -> None:

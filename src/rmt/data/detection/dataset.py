@@ -1,6 +1,7 @@
 """Images with boxes and masks, with random access; the same for every layout of files (see `layouts`)."""
 
 import os
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from PIL import Image
 
 from rmt.data.detection import rle
 from rmt.data.detection.table import UNUSED, ObjectTable
+from rmt.data.files import size_on_disk
 from rmt.data.images import BadImage, read_image
 from rmt.data.sets import class_indices, hold_out_mask, preview
 from rmt.errors import RMTError
@@ -102,6 +104,14 @@ class DetectionSet:
 
     def name(self, index: int) -> str:
         return str(self.folder / str(self.table.files[self.indices[index]]))
+
+    def facts(self, index: int) -> tuple[str, str]:
+        """The name of the image in the annotations, and its size on disk with a checksum of its objects."""
+        position = int(self.indices[index])
+        objects = slice(*self.table.starts[position : position + 2].tolist())
+        parts = (self.table.boxes, self.table.labels, self.table.crowd)
+        checksum = zlib.crc32(b"".join(part[objects].tobytes() for part in parts))
+        return str(self.table.files[position]), f"{size_on_disk(self.name(index))} {checksum:08x}"
 
     def load(self, index: int) -> Image.Image:
         """Image number `index`, upright 8-bit RGB. Raises `BadImage`, also for another size than in the annotations."""

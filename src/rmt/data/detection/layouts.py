@@ -12,6 +12,7 @@ from rmt.data.detection.coco import coco_layout, named_files
 from rmt.data.detection.dataset import DetectionSet, Source, open_set
 from rmt.data.detection.voc import voc_layout
 from rmt.data.detection.yolo import yolo_layout
+from rmt.data.fingerprint import recognised
 from rmt.data.sets import EvaluationSplit, HoldOut, Splits
 from rmt.data.split_names import Split
 from rmt.errors import RMTError
@@ -111,4 +112,8 @@ def open_detection_split(
     if "train" not in layout.splits:
         return EvaluationSplit(open_set(layout.read("test"), with_masks=with_masks), "test")
     images = open_set(layout.read("train"), with_masks=with_masks)
-    return EvaluationSplit(images.hold_out(*held)[1], "held out") if held else EvaluationSplit(images, "all")
+    if held:
+        found = recognised(held, lambda: images.hold_out(held.fraction, held.seed)[1])
+        if found is not None:
+            return EvaluationSplit(found, "held out")
+    return EvaluationSplit(images, "all")

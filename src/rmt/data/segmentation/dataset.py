@@ -1,5 +1,6 @@
 """Images with masks: ADE20K as downloaded, or any folder of images and masks with a class list."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from rmt.data.files import size_on_disk
+from rmt.data.fingerprint import recognised
 from rmt.data.images import EXTENSIONS, BadImage, read_image
 from rmt.data.segmentation.layouts import SegmentationLayout, segmentation_layout
 from rmt.data.segmentation.masks import IGNORE, ClassList, read_mask
@@ -35,6 +38,7 @@ class SegmentationSet:
     images: tuple[Path, ...]
     masks: tuple[Path, ...]
     skipped: dict[str, int]  # files skipped when the set was opened, by reason
+    folder: Path = Path()  # of the images
     labels: np.ndarray | None = None  # int64 (classes of the files + 1,): the label of each; None: the same
 
     def __len__(self) -> int:
@@ -42,6 +46,11 @@ class SegmentationSet:
 
     def name(self, index: int) -> str:
         return str(self.images[index])
+
+    def facts(self, index: int) -> tuple[str, str]:
+        """The name of the image relative to `folder`, and the sizes of image and mask on disk."""
+        image, mask = self.images[index], self.masks[index]
+        return os.path.relpath(image, self.folder), f"{size_on_disk(image)} {size_on_disk(mask)}"
 
     def load(self, index: int) -> Pair:
         """Pair number `index`. Raises `BadImage` that names the file if one of the two cannot be used."""
@@ -130,7 +139,9 @@ def open_segmentation_evaluation(
         return EvaluationSplit(open_pairs(layout, "test"), "test")
     whole = open_pairs(layout, "train")
     if held:
-        return EvaluationSplit(_hold_out(whole, held.fraction, held.seed, data)[1], "held out")
+        found = recognised(held, lambda: _hold_out(whole, held.fraction, held.seed, data)[1])
+        if found is not None:
+            return EvaluationSplit(found, "held out")
     return EvaluationSplit(whole, "all")
 
 
@@ -159,7 +170,7 @@ def open_pairs(layout: SegmentationLayout, split: Split) -> SegmentationSet:
         example = f", e.g. {first}.png for {image_of[first].name}" if first is not None else ""
         raise RMTError(f"no image of {images} has a mask of its name in {masks}{example}")
     found = [tuple(paths[stem] for stem in both) for paths in (image_of, mask_of)]
-    return SegmentationSet(layout.classes, found[0], found[1], dict(+skipped))  # + drops the zeros
+    return SegmentationSet(layout.classes, found[0], found[1], dict(+skipped), images)  # + drops the zeros
 
 
 def _by_stem(folder: Path, skipped: Counter[str]) -> dict[str, Path]:

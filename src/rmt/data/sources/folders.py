@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from rmt.data.files import size_on_disk
 from rmt.data.images import EXTENSIONS, read_image
 from rmt.data.sets import preview
 from rmt.errors import RMTError
@@ -52,6 +53,10 @@ class FolderSet:
 
     def name(self, index: int) -> str:
         return str(self.path(index))
+
+    def facts(self, index: int) -> tuple[str, str]:
+        name = os.fsdecode(self._paths[index])
+        return name, size_on_disk(os.path.join(self.root, name))
 
 
 def class_folders(root: Path, skipped: Counter[str] | None = None) -> tuple[str, ...]:

@@ -9,10 +9,12 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from rmt.data.files import size_on_disk
 from rmt.data.images import BadImage, read_image
 from rmt.data.order import ShardOrder
 from rmt.data.sets import ImageSet, Subset, preview
@@ -48,6 +50,7 @@ class ShardSet:
         for shard, table in zip(self.shards, tables, strict=True):
             if nulls := table["label"].null_count:
                 raise RMTError(f"{shard}: {nulls:,} rows have no label")
+        self._sizes = [size_on_disk(s) if isinstance(s, Path) else str(s.size) for s in self.shards]
         self._ends = np.cumsum([len(table) for table in tables])
         self.labels = np.concatenate(
             [np.empty(0, np.int64), *(np.from_dlpack(chunk) for table in tables for chunk in table["label"].chunks)]
@@ -77,6 +80,10 @@ class ShardSet:
         shard, row = self._place(index)
         key = self.key(index)
         return f"{self.shards[shard]}[{row if key is None else key}]"
+
+    def facts(self, index: int) -> tuple[str, str]:
+        shard, row = self._place(index)
+        return f"{self.shards[shard].name}[{row}]", self._sizes[shard]
 
     def key(self, index: int) -> str | None:
         """The name of the sample in its tar; None for a row of a parquet shard."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from rmt.data.files import size_on_disk
 from rmt.data.images import EXTENSIONS, read_image
 from rmt.data.sets import preview
 from rmt.data.split_names import Split, by_split
@@ -70,6 +71,10 @@ class TableSet:
 
     def name(self, index: int) -> str:
         return str(self.path(index))
+
+    def facts(self, index: int) -> tuple[str, str]:
+        name = os.fsdecode(self._paths[index])
+        return name, size_on_disk(os.path.join(self.file.parent, name))
 
 
 def table_files(root: Path) -> dict[Split, Path]:

@@ -97,7 +97,8 @@ def evaluate_checkpoint(
         divided = not predictor.metadata["recipe"].get("val_annotations") if held else False
         found, part = open_detection_split(layout, with_masks=predictor.masks, held=held if divided else None)
         if part == "all":
-            part = "train" if held else "listed"
+            by_path = {**predictor.metadata, "data": None}
+            part = "train" if run_hold_out(by_path, images=images, annotations=annotations) else "listed"
     else:
         held = run_hold_out(predictor.metadata, data=data)
         layout = detection_layout(data)
