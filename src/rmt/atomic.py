@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rmt.errors import RMTError
@@ -70,6 +70,22 @@ def replace_file(path: Path) -> Iterator[Path]:
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def replace_together(pairs: Sequence[tuple[Path, Path]]) -> None:
+    """Move (complete file, target) pairs of one file system; the last file is one that names the others.
+
+    It is removed first and moved last, so that it never names files of another version. Raises RMTError.
+    """
+    *_, (_, last) = pairs
+    with disk_errors_as_rmt_error(last):
+        if len(pairs) > 1:
+            last.unlink(missing_ok=True)
+        for source, target in pairs:
+            with open(source, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(source, target)
+        _sync_folder(last.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -18,6 +18,7 @@ EXTRAS = {
         "yaml",
     },
     "detect": {"faster_coco_eval"},
+    "export": {"onnx", "onnxscript", "onnxruntime", "openvino", "nncf"},
 }
 
 

@@ -14,7 +14,19 @@ from rmt.atomic import disk_error
 from rmt.errors import RMTError
 from rmt.extras import missing_extra
 
-COMMANDS = ("train", "evaluate", "predict", "info", "convert", "check", "recipes", "token-labels", "shard", "bench")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+    "info",
+    "convert",
+    "check",
+    "recipes",
+    "token-labels",
+    "shard",
+    "bench",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

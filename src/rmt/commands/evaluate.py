@@ -16,6 +16,7 @@ def run(
     images: Path | None = None,
     annotations: Path | None = None,
     split: Literal["train", "val", "test"] | None = None,
+    max_images: int | None = None,
     per_class: bool = False,
     batch_size: int | None = None,
     image_size: int | None = None,
@@ -33,12 +34,13 @@ def run(
     """Evaluate a trained network on a set of images.
 
     Args:
-        checkpoint: A `.safetensors` file, or a run folder (meaning its best weights).
+        checkpoint: A `.safetensors` file, an exported file, or a run folder (meaning its best weights).
         data: Data, as in training. Uses its validation split; without one the images that the run held out of the same
             data; otherwise all images.
         images: Detectors: the folder of the images that `annotations` lists, instead of `data`.
         annotations: Detectors: a COCO-format JSON to evaluate on, instead of `data`.
         split: The split of `data` to evaluate on, instead of the validation split.
+        max_images: Images to evaluate at most, evenly spread over the split; by default all.
         per_class: Detectors: also print AP per class, which JSON always contains.
         batch_size: Images per step (64 for a classifier); windows per step for a segmenter (4).
         image_size: Classifiers: side in pixels of the images, instead of the checkpoint's. Detectors: the short side.
@@ -66,6 +68,7 @@ def run(
         raise RMTError(f"--workers must be at least 0, not {workers}")
     given: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size}
     given |= {"images": images, "annotations": annotations, "split": split}
+    given |= {"max_images": max_images}
     given |= {"classes": classes, "inference": inference, "short_side": short_side, "flip": flip or None}
     given |= {"scales": scales}
     own = options_for(task.evaluate, given, checkpoint)

@@ -33,7 +33,7 @@ def run(
     An image that cannot be read is named on stderr and skipped; the exit code is then 1.
 
     Args:
-        checkpoint: A `.safetensors` file, or a run folder (meaning its best weights).
+        checkpoint: A `.safetensors` file, an exported file, or a run folder (meaning its best weights).
         images: Image files.
         top_k: Classifiers: how many classes to print per image, likeliest first (5).
         image_size: Classifiers: side of the images in pixels, instead of the checkpoint's. Detectors: the

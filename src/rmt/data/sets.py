@@ -104,6 +104,18 @@ class Subset:
         return self.parent.facts(int(self.indices[index]))
 
 
+def evenly_spread(total: int, most: int | None) -> np.ndarray:
+    """int64: numbers of at most `most` of `total` images, evenly spread, in order; of all if `most` is None.
+
+    Raises `RMTError` unless `most` is at least 1.
+    """
+    if most is None:
+        return np.arange(total)
+    if most < 1:
+        raise RMTError(f"--max-images must be at least 1, not {most}")
+    return np.unique(np.linspace(0, total - 1, min(total, most)).astype(np.int64))
+
+
 def with_classes(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:
     """The set with labels that refer to `classes`, such as those of a checkpoint; matched by name.
 

@@ -27,7 +27,7 @@ def predictor_class(task: str) -> type[Predictor]:
 
 
 def load(path: str | Path, **options: Any) -> Predictor:
-    """Reads the trained network in a `.safetensors` file, or the best one of a run folder, ready for images.
+    """Reads the trained network in a `.safetensors` file, an exported file, or the best one of a run folder.
 
     Args:
         path: the file or folder.

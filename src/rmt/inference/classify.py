@@ -10,6 +10,7 @@ from PIL import Image
 
 from rmt.data.transforms import eval_transform
 from rmt.errors import RMTError
+from rmt.inference.exported import ExportedRuntime
 from rmt.inference.inputs import ImageLike
 from rmt.inference.predictor import Predictor, checked_size
 from rmt.inference.results import ImageResult
@@ -38,7 +39,9 @@ class ClassifyPredictor(Predictor):
         predictor = super().load(path, device=device, precision=precision)
         if image_size:
             predictor.preprocessing["size"] = [checked_size(image_size)] * 2
-            if not isinstance(predictor.model, RMT):
+            if isinstance(predictor.runtime, ExportedRuntime):
+                predictor.runtime.check_size(image_size, image_size)
+            elif not isinstance(predictor.model, RMT):
                 resize(predictor.model, predictor.metadata["model"], image_size)
         return predictor
 

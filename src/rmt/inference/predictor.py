@@ -11,9 +11,11 @@ from torch import nn
 from rmt.data.images import BadImage
 from rmt.device import choose_device, choose_precision
 from rmt.errors import RMTError
+from rmt.inference.exported import ExportedRuntime, open_exported
 from rmt.inference.inputs import ImageLike, as_list, open_or_error
 from rmt.inference.results import ImageResult
 from rmt.inference.runtime import Runtime, TorchRuntime
+from rmt.model import read_metadata
 
 
 class Predictor(ABC):
@@ -42,17 +44,26 @@ class Predictor(ABC):
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", precision: str = "auto") -> Self:
-        """Reads a `.safetensors` file, or the best one of a run folder.
+        """Reads a `.safetensors` file, the best one of a run folder, or an exported file.
 
         Raises:
             RMTError: the file is not a model file of this package for this task, or the device is missing.
         """
+        metadata = read_metadata(path)
+        if "exported" in metadata and metadata["task"] == cls.task:
+            runtime = open_exported(Path(path), metadata, device, precision)
+            return cls(cls.wrap_exported(runtime, metadata), metadata)
         chosen_device = choose_device(device)
         chosen_precision = choose_precision(precision, chosen_device)
         model, metadata = cls.load_network(path)
         if metadata["task"] != cls.task:
             raise RMTError(f"{path} is a model for the task {metadata['task']!r}, not {cls.task!r}")
         return cls(TorchRuntime(model, chosen_device, chosen_precision), metadata)
+
+    @classmethod
+    def wrap_exported(cls, runtime: ExportedRuntime, metadata: dict[str, Any]) -> Runtime:
+        """Returns what does the rest of the network's work, if an exported graph does not do all of it."""
+        return runtime
 
     @property
     def model(self) -> nn.Module:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from rmt.atomic import write_bytes
 from rmt.errors import RMTError
+from rmt.model.exported_files import SUFFIXES as EXPORTED
+from rmt.model.exported_files import exported_metadata
 from rmt.model.rmt import RMT
 from rmt.model.state_dicts import (
     CLASSIFIERS,
@@ -162,16 +164,24 @@ def resolve_checkpoint(path: str | Path) -> Path:
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """The metadata that `save_checkpoint` wrote: format, task, model, model_args, head, …, recipe.
 
+    That of an exported file is the same with an entry `exported`, see `rmt.export`.
+
     Raises:
-        RMTError: not a model file of ours, or of a newer format.
+        RMTError: neither a model file of ours nor an exported one, or of a newer format.
     """
     path = resolve_checkpoint(path)
-    metadata = describe_weights(path)
-    if metadata is None:
+    if path.suffix in EXPORTED:
+        _require_file(path)
+        metadata = _checked_metadata(exported_metadata(path), path)
+        if not isinstance(metadata.get("exported"), dict):
+            raise RMTError(f"{path} has no valid `exported` in its metadata; export it again with rmt export")
+        return metadata
+    found = describe_weights(path)
+    if found is None:
         ours = "has no `rmt` metadata, so it is not a model file of ours"
         problem = ours if is_safetensors(path) else "is not a safetensors file"
         raise RMTError(f"{path} {problem}; convert the authors' .pth files with rmt convert")
-    return metadata
+    return found
 
 
 def describe_weights(path: str | Path) -> dict[str, Any] | None:
@@ -180,20 +190,32 @@ def describe_weights(path: str | Path) -> dict[str, Any] | None:
     The content of the file decides, not its name.
 
     Raises:
-        RMTError: no such file, or a model file of ours that is damaged or of a newer format.
+        RMTError: no such file, an exported one, or a model file of ours that is damaged or of a newer format.
     """
     path = resolve_checkpoint(path)
-    if not path.is_file():
-        raise RMTError(f"no checkpoint at {path}")
+    _require_file(path)
+    if path.suffix in EXPORTED:
+        raise RMTError(f"{path} is an exported file, without weights to load: give the model file that it was made of")
     if not is_safetensors(path):
         return None
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("rmt")
-        if text is None:
-            return None
+    except (SafetensorError, OSError) as error:
+        raise RMTError(f"{path} is not a readable model file: {one_line(error)}") from error
+    return None if text is None else _checked_metadata(text, path)
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise RMTError(f"no checkpoint at {path}")
+
+
+def _checked_metadata(text: str, path: Path) -> dict[str, Any]:
+    """The metadata in the JSON text of a file. Raises RMTError if an entry is missing or of another type."""
+    try:
         metadata = json.loads(text)
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise RMTError(f"{path} is not a readable model file: {one_line(error)}") from error
     if not isinstance(metadata, dict):
         raise RMTError(f"{path} is not a readable model file: its `rmt` metadata is not a JSON object")

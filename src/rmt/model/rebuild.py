@@ -64,6 +64,8 @@ def load_model_file(
     """
     path = resolve_checkpoint(path)
     metadata = read_metadata(path)
+    if "exported" in metadata:
+        raise RMTError(f"{path} is an exported file; this needs the model file that it was made of")
     if metadata["task"] not in tasks:
         raise RMTError(f"{path} is a model for the task {metadata['task']!r}; this call loads {kind}")
     state = safetensors.torch.load_file(path)

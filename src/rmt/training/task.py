@@ -87,6 +87,10 @@ class Task(Generic[RecipeT, DataT, ModuleT]):
         summary: the closing lines of a run, from its `metrics.json`.
         evaluate: (checkpoint, data, *, device, precision, workers); scores a checkpoint, JSON values. More keywords are
             the task's own, each an option of `rmt evaluate`.
+        open_evaluation: (metadata of a model file, data, split or None); the images that it is evaluated on, a set with
+            `load`, and which part of the data they are.
+        accuracy: name of the metric that export compares, and the function that takes it from `evaluate`'s result, in
+            percent.
         describe: what `evaluate` returned, as lines of text. Keywords, again, are options of `rmt evaluate`.
         planning: how to plan a run by time; None: the task's recipes leave nothing open.
         bulky: keys of `evaluate`'s result that are too large for the terminal.
@@ -99,5 +103,7 @@ class Task(Generic[RecipeT, DataT, ModuleT]):
     summary: Callable[[dict[str, Any], RunFolder], list[str]]
     evaluate: Callable[..., dict[str, Any]]
     describe: Callable[..., list[str]]
+    open_evaluation: Callable[..., Any] | None = None
+    accuracy: tuple[str, Callable[[dict[str, Any]], float]] | None = None
     planning: Planning[RecipeT, DataT] | None = None
     bulky: tuple[str, ...] = ()

@@ -174,6 +174,10 @@ class DetectionSet:
         class_indices(self.table.classes, classes, f"{self.table.problems.source} has")
         return replace(self, classes=tuple(classes))
 
+    def subset(self, numbers: Sequence[int] | np.ndarray) -> "DetectionSet":
+        """The images of these numbers, in that order."""
+        return replace(self, indices=self.indices[np.asarray(numbers, dtype=np.int64)])
+
     def hold_out(self, fraction: float, seed: int) -> "tuple[DetectionSet, DetectionSet]":
         """(rest, held): `held` has a random fraction of the images; both keep the order. Raises `RMTError`."""
         remedy = "add a validation split (with --annotations: --val-annotations)"

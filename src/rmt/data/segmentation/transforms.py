@@ -138,8 +138,13 @@ class SegmentationEvalTransform:
 
 def resize_to_fit(image: Image.Image, long_side: int, short_side: int) -> Tensor:
     """Resize an RGB image to fit long_side × short_side (see `fitted_size`): uint8 (3, h, w)."""
-    size = fitted_size(image.size, long_side, short_side)
-    resized = image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
+    width, height = fitted_size(image.size, long_side, short_side)
+    return resize_to_size(image, (height, width))
+
+
+def resize_to_size(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """Resize an RGB image to `size` = (height, width): uint8 (3, *size)."""
+    resized = image if size == (image.height, image.width) else image.resize(size[::-1], Image.Resampling.BILINEAR)
     return pil_to_tensor(resized).contiguous()
 
 

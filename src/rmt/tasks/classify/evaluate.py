@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from rmt.data.image_loader import ImageLoader
-from rmt.data.sets import with_classes
+from rmt.data.sets import EvaluationSplit, ImageSet, Subset, evenly_spread, with_classes
 from rmt.data.split_names import Split
 from rmt.data.splits import open_evaluation_split
 from rmt.data.transforms import eval_transform
@@ -68,11 +68,17 @@ class ClassifyEvaluator(Evaluator):
         self._predictions.clear()
 
 
+def open_evaluation(metadata: dict[str, Any], data: str, split: Split | None = None) -> EvaluationSplit[ImageSet]:
+    """Opens the images that a model file with this metadata is evaluated on; see `open_evaluation_split`."""
+    return open_evaluation_split(data, run_hold_out(metadata, data=data), split)
+
+
 def evaluate_checkpoint(
     checkpoint: str | Path,
     data: str,
     *,
     split: Split | None = None,
+    max_images: int | None = None,
     batch_size: int = 64,
     image_size: int = 0,
     device: str = "auto",
@@ -81,7 +87,8 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """Evaluates a checkpoint on `split` of `data`; by default its validation split, what its run held out, or all.
 
-    The data's classes are matched with the checkpoint's by name.
+    Of more than `max_images` images, so many are evaluated, evenly spread. The data's classes are matched with the
+    checkpoint's by name.
 
     Returns loss, top1, top5 and macro_recall (percent), images, classes, confusion (K lists of K counts, a row per true
     class), unreadable (name -> reason) and judged (see `evaluation_facts`). Raises RMTError.
@@ -89,13 +96,15 @@ def evaluate_checkpoint(
     if batch_size < 1:
         raise RMTError(f"--batch-size must be at least 1, not {batch_size}")
     predictor = ClassifyPredictor.load(checkpoint, device=device, precision=precision, image_size=image_size)
-    images, part = open_evaluation_split(data, run_hold_out(predictor.metadata, data=data), split)
+    images, part = open_evaluation(predictor.metadata, data, split)
     if predictor.metadata["classes"]:
         images = with_classes(images, predictor.classes)
     elif len(images.classes) != predictor.num_classes:
         raise RMTError(
             f"{checkpoint} has {predictor.num_classes} classes without names, the data have {len(images.classes)}"
         )
+    if max_images is not None:
+        images = Subset(images, evenly_spread(len(images), max_images))
     evaluator = ClassifyEvaluator(predictor.num_classes, len(images), details=True)
     loader = ImageLoader(
         images, eval_transform(**predictor.preprocessing), batch_size=batch_size, shuffle=False, workers=workers

@@ -9,7 +9,7 @@ import numpy as np
 from rmt.atomic import write_text
 from rmt.tasks.classify.build import build, resolve
 from rmt.tasks.classify.data import ClassifyData
-from rmt.tasks.classify.evaluate import ClassifyEvaluator, describe, evaluate_checkpoint
+from rmt.tasks.classify.evaluate import ClassifyEvaluator, describe, evaluate_checkpoint, open_evaluation
 from rmt.tasks.classify.mistakes import CONFIDENT, count_confident, surest_mistakes
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.classify.plan import PLANNING
@@ -81,6 +81,8 @@ TASK = Task(
     summary=summary,
     evaluate=evaluate_checkpoint,
     describe=describe,
+    open_evaluation=open_evaluation,
+    accuracy=("top-1", lambda result: result["top1"]),
     planning=PLANNING,
     bulky=("confusion",),
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from rmt.data.detection.dataset import DetectionSet
 from rmt.data.detection.layouts import coco_files, detection_layout, open_detection_split
-from rmt.data.sets import EvaluatedPart
+from rmt.data.sets import EvaluatedPart, EvaluationSplit, evenly_spread
 from rmt.data.split_names import Split
 from rmt.errors import RMTError
 from rmt.inference.detect import Detections, DetectPredictor
@@ -65,6 +65,14 @@ class DetectEvaluator(Evaluator):
         self.detections = {}
 
 
+def open_evaluation(
+    metadata: dict[str, Any], data: str, split: Split | None = None, *, with_masks: bool = False
+) -> EvaluationSplit[DetectionSet]:
+    """Opens the images that a model file with this metadata is evaluated on; see `open_detection_split`."""
+    held = run_hold_out(metadata, data=data)
+    return open_detection_split(detection_layout(data), with_masks=with_masks, split=split, held=held)
+
+
 def evaluate_checkpoint(
     checkpoint: str | Path,
     data: str,
@@ -72,6 +80,7 @@ def evaluate_checkpoint(
     images: Path | None = None,
     annotations: Path | None = None,
     split: Split | None = None,
+    max_images: int | None = None,
     image_size: int = 0,
     device: str = "auto",
     precision: str = "auto",
@@ -79,7 +88,8 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """Evaluates a detector on the validation split of the folder `data` or on `split` of it, or on `annotations`.
 
-    If its run held images out of the same data, these are evaluated. The data's classes are matched with the
+    If its run held images out of the same data, these are evaluated; of more than `max_images` images, so many, evenly
+    spread. The data's classes are matched with the
     checkpoint's by name.
 
     Returns images (their number), figures (kind -> name -> 0…1, see `METRICS`), per_class (kind -> class -> AP), notes,
@@ -100,9 +110,9 @@ def evaluate_checkpoint(
             by_path = {**predictor.metadata, "data": None}
             part = "train" if run_hold_out(by_path, images=images, annotations=annotations) else "listed"
     else:
-        held = run_hold_out(predictor.metadata, data=data)
-        layout = detection_layout(data)
-        found, part = open_detection_split(layout, with_masks=predictor.masks, split=split, held=held)
+        found, part = open_evaluation(predictor.metadata, data, split, with_masks=predictor.masks)
+    if max_images is not None:
+        found = found.subset(evenly_spread(len(found), max_images))
     evaluator = DetectEvaluator(found.with_classes(predictor.classes))
     loader = eval_loader(evaluator.images, predictor.preprocessing, workers=workers)
     evaluate({"model": evaluator}, {"model": predictor.runtime}, loader, predictor.device)

@@ -6,7 +6,7 @@ from typing import Any
 
 from rmt.tasks.detect.build import build, resolve
 from rmt.tasks.detect.data import DetectData
-from rmt.tasks.detect.evaluate import DetectEvaluator, describe, evaluate_checkpoint
+from rmt.tasks.detect.evaluate import DetectEvaluator, describe, evaluate_checkpoint, open_evaluation
 from rmt.tasks.detect.module import DetectModule
 from rmt.tasks.detect.plan import PLANNING
 from rmt.tasks.detect.threshold import best_threshold
@@ -64,6 +64,8 @@ TASK = Task(
     summary=summary,
     evaluate=evaluate_checkpoint,
     describe=describe,
+    open_evaluation=open_evaluation,
+    accuracy=("AP", lambda result: 100 * result["figures"]["bbox"]["AP"]),
     planning=PLANNING,
     bulky=("results",),
 )

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from rmt.data.segmentation.dataset import open_segmentation_evaluation
+from rmt.data.segmentation.dataset import SegmentationSet, open_segmentation_evaluation
 from rmt.data.segmentation.masks import IGNORE
+from rmt.data.sets import EvaluationSplit, evenly_spread
 from rmt.data.split_names import Split
 from rmt.heads.segmentation.sliding import InferenceOptions, segment
 from rmt.inference.segment import Mode, SegmentPredictor, inference_from
@@ -54,11 +55,25 @@ class SegmentEvaluator(Evaluator):
         return mean_metrics(self.counts())
 
 
+def open_evaluation(
+    metadata: dict[str, Any], data: str, split: Split | None = None, classes: str = ""
+) -> EvaluationSplit[SegmentationSet]:
+    """Opens the pairs that a model file with this metadata is evaluated on; see `open_segmentation_evaluation`."""
+    return open_segmentation_evaluation(
+        data,
+        classes,
+        zero_is_ignored=metadata["preprocessing"].get("zero_is_ignored", False),
+        held=run_hold_out(metadata, data=data),
+        split=split,
+    )
+
+
 def evaluate_checkpoint(
     checkpoint: str | Path,
     data: str,
     *,
     split: Split | None = None,
+    max_images: int | None = None,
     classes: str = "",
     batch_size: int = 4,
     inference: Mode | None = None,
@@ -71,21 +86,18 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """Evaluates a segmenter on `split` of `data`; by default its validation split, what its run held out, or all.
 
-    The data's classes are matched with the checkpoint's by name. `batch_size` counts windows.
+    Of more than `max_images` images, so many are evaluated, evenly spread. The data's classes are matched with the
+    checkpoint's by name. `batch_size` counts windows.
 
     Returns the values of `segmentation_results`, images, skipped_files, unreadable (name -> reason) and judged (see
     `evaluation_facts`). Raises RMTError.
     """
     predictor = SegmentPredictor.load(checkpoint, device=device, precision=precision, short_side=short_side)
     preprocessing = predictor.preprocessing
-    images, part = open_segmentation_evaluation(
-        data,
-        classes,
-        zero_is_ignored=preprocessing.get("zero_is_ignored", False),
-        held=run_hold_out(predictor.metadata, data=data),
-        split=split,
-    )
+    images, part = open_evaluation(predictor.metadata, data, split, classes)
     images = images.with_classes(predictor.classes)
+    if max_images is not None:
+        images = images.subset(evenly_spread(len(images), max_images))
     evaluator = SegmentEvaluator(
         predictor.num_classes,
         len(images),

@@ -6,7 +6,13 @@ from typing import Any
 from rmt.tasks.finish import finish as finish_run
 from rmt.tasks.segment.build import build, resolve
 from rmt.tasks.segment.data import SegmentData
-from rmt.tasks.segment.evaluate import SegmentEvaluator, describe, evaluate_checkpoint, segmentation_results
+from rmt.tasks.segment.evaluate import (
+    SegmentEvaluator,
+    describe,
+    evaluate_checkpoint,
+    open_evaluation,
+    segmentation_results,
+)
 from rmt.tasks.segment.inference import WAYS, choose_inference
 from rmt.tasks.segment.module import COLUMNS, SegmentModule
 from rmt.tasks.segment.plan import PLANNING
@@ -53,6 +59,8 @@ TASK = Task(
     summary=summary,
     evaluate=evaluate_checkpoint,
     describe=describe,
+    open_evaluation=open_evaluation,
+    accuracy=("mIoU", lambda result: result["miou"]),
     planning=PLANNING,
     bulky=("confusion",),
 )

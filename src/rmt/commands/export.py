@@ -1,0 +1,126 @@
+"""`rmt export CHECKPOINT`: a trained network as a file that runs without this package."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+CHECK_IMAGES = 32
+
+
+def run(
+    checkpoint: Annotated[Path, tyro.conf.Positional],
+    *,
+    format: Literal["onnx", "openvino", "torch", "aoti"] = "onnx",
+    dynamic: bool = False,
+    precision: Literal["fp32", "bf16", "int8"] = "fp32",
+    image_size: tuple[int, ...] = (),
+    output: Path | None = None,
+    data: str = "",
+    images: Path | None = None,
+    max_images: int = 500,
+    calibration: Path | None = None,
+    calibration_images: int = 300,
+    max_drop: float = 0.5,
+) -> None:
+    """Export a trained network: its deployed form with labels and preprocessing, in one file that predicts by itself.
+
+    The file is compared with the network on real images before it is written; if it differs, nothing is written.
+    `rmt predict` and `rmt evaluate` take it like any checkpoint. PyTorch's formats (.pt2) are programs: those commands
+    run one only with RMT_RUN_PROGRAMS=1 in the environment.
+
+    Args:
+        checkpoint: A `.safetensors` file, or a run folder (meaning its best weights).
+        format: onnx (FILE.onnx), openvino (FILE.xml with its weights in FILE.bin), torch (the program of torch.export,
+            FILE.pt2) or aoti (compiled by AOTInductor for this processor, FILE.pt2; takes minutes).
+        dynamic: A graph for any number of images of any size from 33 pixels a side; otherwise for one image of one
+            size, which runs faster.
+        precision: fp32, bf16 (not onnx) or int8 (onnx and openvino; needs --calibration and labelled images).
+        image_size: Height and width of the images in pixels, or one number for both; by default the checkpoint's own.
+        output: The file to write; by default the checkpoint with the format's suffix.
+        data: Labelled data to check on, as for training; by default those of the run, where they still exist. Uses the
+            images that `rmt evaluate` would.
+        images: A folder of images to check on, without labels, instead of `data`.
+        max_images: Labelled images at most for the accuracy before and after, evenly spread.
+        calibration: int8: a folder of images, from which the ranges of the activations are taken.
+        calibration_images: int8: how many of them at most.
+        max_drop: int8: percentage points of accuracy (top-1, AP, mIoU) that it may lose; if more, nothing is written.
+    """
+    from rmt.errors import RMTError
+    from rmt.export import ExportOptions, export
+    from rmt.export.images import folder_images, set_images
+    from rmt.model import read_metadata, resolve_checkpoint
+
+    source = resolve_checkpoint(checkpoint)
+    metadata = read_metadata(source)
+    if "exported" in metadata:
+        raise RMTError(f"{source} is an exported file already: give the model file that it was made of")
+    options = ExportOptions(format, dynamic, precision, image_size, max_drop)
+    if calibration is not None and precision != "int8":
+        raise RMTError("--calibration has an effect with --precision int8 only")
+    if data and images is not None:
+        raise RMTError("give --data or --images, not both")
+    accuracy = None
+    if images is not None:
+        photos = folder_images(images, CHECK_IMAGES, "--images")
+    else:
+        found, accuracy = _labelled(metadata, data, max_images)
+        photos = set_images(found, CHECK_IMAGES)
+    exported = export(
+        source,
+        output,
+        options,
+        images=photos,
+        calibration=folder_images(calibration, calibration_images, "--calibration") if calibration else (),
+        accuracy=accuracy,
+    )
+    for line in _report(exported, output or source.with_suffix(_SUFFIX[format])):
+        print(line)
+
+
+_SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "aoti": ".pt2"}
+
+
+def _labelled(metadata: dict[str, Any], data: str, max_images: int) -> tuple[Any, Any]:
+    """The labelled images to check on, those of the run unless `data` is given, and how to measure the accuracy."""
+    from rmt.data.sets import evenly_spread
+    from rmt.errors import RMTError
+    from rmt.export.run import Accuracy
+    from rmt.tasks import task_named
+
+    task = task_named(metadata["task"])
+    own = metadata.get("recipe", {}).get("data")
+    source = data or (own if isinstance(own, str) else "")
+    remedy = "give --data (labelled data, as for training), or --images with a folder of images"
+    if not source or task.open_evaluation is None or task.accuracy is None:
+        raise RMTError(f"there are no images to check the exported file on: {remedy}")
+    try:
+        found, _ = task.open_evaluation(metadata, source, None)
+    except RMTError as error:
+        if data:
+            raise
+        raise RMTError(f"the run's own data cannot be opened to check the exported file ({error}): {remedy}") from error
+    name, take = task.accuracy
+
+    def measure(path: Path) -> float:
+        result = task.evaluate(path, source, device="cpu", precision="auto", workers=0, max_images=max_images)
+        return take(result)
+
+    return found, Accuracy(name, len(evenly_spread(len(found), max_images)), measure)
+
+
+def _report(exported: dict[str, Any], path: Path) -> list[str]:
+    check, accuracy = exported["check"], exported.get("accuracy")
+    sizes = ", ".join("×".join(map(str, size)) for size in check["sizes"])
+    bound = f" (tolerance {check['tolerance']:.0e})" if check["tolerance"] else ""
+    lines = [
+        f"largest error {check['error']:.1e} of the largest value{bound}, same likeliest class for "
+        f"{check['agreement']:.2f} %, on {check['images']} images at {sizes}"
+    ]
+    if accuracy:
+        lines.append(
+            f"{accuracy['metric']} {accuracy['before']:.2f} % before, {accuracy['after']:.2f} % after, on "
+            f"{accuracy['images']:,} images"
+        )
+    size = sum(file.stat().st_size for file in {path, path.with_suffix(".bin")} if file.exists()) / 1e6
+    return [*lines, f"{path}: {exported['format']}, {exported['precision']}, {size:.1f} MB"]

@@ -1,0 +1,217 @@
+"""All steps from a model file to the exported one: deploy, capture, convert, quantise, check, write."""
+
+import contextlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+import rmt.inference
+from rmt._version import __version__
+from rmt.atomic import disk_errors_as_rmt_error, replace_together
+from rmt.errors import RMTError
+from rmt.export.check import check_sizes, compare, prepare_image
+from rmt.export.formats import Format, Name, Precision, format_named
+from rmt.export.graph import INPUT, network_graph
+from rmt.inference.exported import MIN_SIZE, PROGRAMS, open_exported
+from rmt.model import resolve_checkpoint
+
+LIBRARIES = {"onnx": ("torch", "onnx", "onnxscript"), "openvino": ("torch", "openvino")}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to write.
+
+    Attributes:
+        format: "onnx", "openvino", "torch" (the program of torch.export) or "aoti" (compiled for this processor).
+        dynamic: a graph for any batch, height and width; otherwise for one image of one size.
+        precision: "fp32", "bf16" or "int8".
+        image_size: height and width in pixels of the images, or one number for both; (): the network's own.
+        max_drop: percentage points that int8 may lose of the accuracy.
+    """
+
+    format: Name = "onnx"
+    dynamic: bool = False
+    precision: Precision = "fp32"
+    image_size: tuple[int, ...] = ()
+    max_drop: float = 0.5
+
+    def __post_init__(self) -> None:
+        if len(self.image_size) > 2 or any(side < 32 for side in self.image_size):
+            raise RMTError("--image-size needs one number, or height and width, of at least 32")
+        if self.dynamic and self.precision == "int8":
+            raise RMTError("--precision int8 needs a fixed size: leave out --dynamic")
+        if self.max_drop < 0:
+            raise RMTError(f"--max-drop must be at least 0, not {self.max_drop:g}")
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The accuracy of a model file or an exported file on some labelled images.
+
+    Attributes:
+        metric: its name.
+        images: number of images.
+        measure: path to the metric, in percent.
+    """
+
+    metric: str
+    images: int
+    measure: Callable[[Path], float]
+
+
+def export(
+    checkpoint: str | Path,
+    output: str | Path | None = None,
+    options: ExportOptions = ExportOptions(),
+    *,
+    images: Sequence[Image.Image],
+    calibration: Sequence[Image.Image] = (),
+    accuracy: Accuracy | None = None,
+    log: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Export a trained network from its deployed form, check the file on real images, and write it whole or not at all.
+
+    Args:
+        checkpoint: a model file or run folder.
+        output: the file to write; by default the model file with the format's suffix. OpenVINO writes two, with the
+            weights in FILE.bin.
+        options: format, sizes, precision.
+        images: for the check.
+        calibration: images for the ranges of int8.
+        accuracy: measured before and after, and needed for int8.
+        log: prints progress.
+    Returns:
+        the entry `exported` of the file's metadata, with what the check found.
+    Raises:
+        RMTError: the network or the options cannot be exported, the file differs from the network by more than the
+            tolerance, or int8 loses more accuracy than allowed.
+    """
+    source = resolve_checkpoint(checkpoint)
+    form = format_named(options.format)
+    target = _target(source, output, form)
+    _check_options(options, form, images, calibration, accuracy)
+    predictor = rmt.inference.load(source, device="cpu", precision="fp32")
+    metadata = predictor.metadata
+    task, preprocessing = metadata["task"], metadata["preprocessing"]
+    size = _image_size(options, preprocessing)
+    if task == "classify":
+        preprocessing["size"] = list(size)
+    graph = network_graph(predictor.model, task, size, options.dynamic)
+    prepare = partial(prepare_image, task, preprocessing)
+    with _folder_beside(target) as folder, _step(log) as step:
+        step(f"capturing {metadata['model']} at {'any size' if graph.dynamic else '×'.join(map(str, graph.shape[2:]))}")
+        program = graph.capture()
+        step(f"converting to {options.format}, which takes a minute or two for a large network")
+        model = form.convert(graph, program, options.precision, folder)
+        if options.precision == "int8":
+            from rmt.export.quantize import quantize
+
+            step(f"quantising to int8 by {len(calibration)} calibration images")
+            prepared = [prepare(image, size) for image in calibration]
+            model = quantize(model, prepared, by_name=options.format == "onnx")
+        exported: dict[str, Any] = {
+            "format": options.format,
+            "precision": options.precision,
+            "input": {"name": INPUT, "shape": graph.input_shape},
+            "outputs": list(graph.outputs),
+            "num_classes": predictor.num_classes,
+            "versions": {"rmt": __version__}
+            | {name: version(name) for name in LIBRARIES.get(options.format, ("torch",))},
+        }
+        draft = folder / target.name
+        form.save(model, json.dumps(metadata | {"exported": exported}), draft)
+        step(f"checking on {len(images)} images")
+        with torch.inference_mode():
+            runtime = open_exported(draft, {"exported": exported}, trusted=True)
+            sizes = check_sizes(graph, size)
+            exported["check"] = compare(graph, runtime.named_outputs, images, sizes, prepare, options.precision)
+        if accuracy is not None and options.format not in PROGRAMS:
+            step(f"measuring {accuracy.metric} on {accuracy.images} images, before and after")
+            exported["accuracy"] = _accuracy(accuracy, source, draft, options)
+        form.save(model, json.dumps(metadata | {"exported": exported}), draft)
+        replace_together([(draft.with_suffix(suffix), target.with_suffix(suffix)) for suffix in form.files])
+    return exported
+
+
+def _target(source: Path, output: str | Path | None, form: Format) -> Path:
+    target = source.with_suffix(form.suffix) if output is None else Path(output)
+    if target.suffix != form.suffix:
+        raise RMTError(f"--output {target}: the file must end in {form.suffix}")
+    if target.is_dir() or not target.parent.is_dir():
+        raise RMTError(f"--output {target}: {'a folder' if target.is_dir() else 'its folder does not exist'}")
+    return target
+
+
+def _check_options(
+    options: ExportOptions,
+    form: Format,
+    images: Sequence[Image.Image],
+    calibration: Sequence[Image.Image],
+    accuracy: Accuracy | None,
+) -> None:
+    if options.precision not in form.precisions:
+        offered = ", ".join(form.precisions)
+        raise RMTError(f"--precision {options.precision}: --format {options.format} is offered in {offered}")
+    if not images:
+        raise RMTError("no images to check the exported file on")
+    if options.precision == "int8":
+        if not calibration:
+            raise RMTError("--precision int8 needs --calibration FOLDER: some hundred images like those to come")
+        if accuracy is None:
+            raise RMTError("--precision int8 needs labelled images to measure what it loses: give --data")
+
+
+def _image_size(options: ExportOptions, preprocessing: dict[str, Any]) -> tuple[int, int]:
+    own = preprocessing.get("size")
+    sides = options.image_size or ((own, own) if isinstance(own, int) else tuple(own or ()))
+    if not sides:
+        raise RMTError("the model file does not say the size of its images: give --image-size")
+    if options.dynamic and min(sides) < MIN_SIZE:
+        raise RMTError(
+            f"--dynamic: graphs of any size begin at {MIN_SIZE} pixels a side, and the images have {min(sides)}: leave "
+            "it out, or give --image-size"
+        )
+    return sides[0], sides[-1]
+
+
+def _accuracy(accuracy: Accuracy, source: Path, draft: Path, options: ExportOptions) -> dict[str, Any]:
+    before, after = accuracy.measure(source), accuracy.measure(draft)
+    if options.precision == "int8" and before - after > options.max_drop:
+        raise RMTError(
+            f"int8 loses {before - after:.2f} points of {accuracy.metric} ({before:.2f} to {after:.2f} %), more than "
+            f"--max-drop {options.max_drop:g}: take more calibration images or another precision; nothing was written"
+        )
+    return {"metric": accuracy.metric, "images": accuracy.images, "before": before, "after": after}
+
+
+@contextlib.contextmanager
+def _folder_beside(target: Path) -> Iterator[Path]:
+    """A temporary folder in that of `target`, from which files are moved there in one step."""
+    with disk_errors_as_rmt_error(target):
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.writing-", dir=target.parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _step(log: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+    """Prints each step with the time since the first."""
+    started = time.monotonic()
+
+    def step(text: str) -> None:
+        log(f"[{time.monotonic() - started:3.0f} s] {text}")
+
+    yield step
