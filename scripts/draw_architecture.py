@@ -44,6 +44,7 @@ ROUTES: dict[str, list[tuple[str, str]]] = {
         ("model.checkpoints:save_checkpoint", "weights with the JSON that rebuilds the network"),
         ("model.rebuild:load_model_file", "reads it without running code"),
         ("inference:load", "a predictor for images"),
+        ("export.run:export", "its deployed form as a file for other runtimes"),
     ],
 }
 
@@ -57,6 +58,7 @@ COLUMNS = {
     "training": 0.45,
     "data": 1.0,
     "tasks": 1.0,
+    "export": 1.45,
     "inference": 1.45,
     "check": 2.4,
     "commands": 2.7,

@@ -44,6 +44,21 @@ def model_file(tmp_path_factory) -> Path:
     return write_model(tmp_path_factory.mktemp("export") / "model.safetensors")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def captured_once():
+    """All tests export the same network at the same size, and capturing it takes longer than the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        capture, programs = Graph.capture, {}
+
+        def capture_once(graph: Graph):
+            if graph.shape not in programs:
+                programs[graph.shape] = capture(graph)
+            return programs[graph.shape]
+
+        patch.setattr(Graph, "capture", capture_once)
+        yield
+
+
 @pytest.fixture(scope="module")
 def onnx_file(model_file) -> Path:
     lines: list[str] = []
