@@ -45,7 +45,7 @@ def test_detection_layouts_are_recognised(tmp_path, capsys, make):
     code, out, _ = run(capsys, root, "--json", tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
     assert (code, found["task"], found["usable"]) == (0, "detect", True)
-    assert out.rstrip().splitlines()[-2] == f"next: rmt train finetune-detect --data {root} --no-masks"
+    assert out.rstrip().splitlines()[-2] == f"next: rmt train finetune-detect --data {root}"
     for split, facts in found["splits"].items():
         objects = [item for picture in made[split] for item in picture.objects]
         assert facts["images"] == facts["looked_at"] == len(made[split])

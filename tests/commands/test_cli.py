@@ -154,6 +154,23 @@ def taken(command, task):
     return names | ({"output", "pictures"} if predictor.has_pictures else set())
 
 
+@pytest.mark.parametrize(
+    ("given", "masks"),
+    [
+        ([], "auto"),
+        (["--masks"], True),
+        (["--no-masks"], False),
+        (["--masks", "False"], False),
+        (["--masks=auto"], "auto"),
+    ],
+)
+def test_masks_are_a_flag_and_may_be_left_to_the_data(given, masks, monkeypatch):
+    seen = []
+    monkeypatch.setattr("rmt.tasks.train", lambda recipe, started: seen.append(recipe))
+    assert cli.main(["train", "finetune-detect", "--data", "x", *given, "--flip", "0"]) == 0
+    assert seen[0].masks == masks and type(seen[0].masks) is type(masks) and seen[0].flip == 0
+
+
 def test_a_missing_extra_says_which(capsys, monkeypatch):
     def bare(args):
         raise ModuleNotFoundError("No module named 'lightning'", name="lightning.pytorch")

@@ -9,6 +9,7 @@ import tyro
 
 from rmt.commands import evaluate, predict, shard, token_labels
 from rmt.commands.recipe_choice import choose_recipe
+from rmt.commands.train import spell_out_flags
 from rmt.recipes import Recipe
 from rmt.training.resolve import validate
 
@@ -32,7 +33,8 @@ def parse_command(line: str) -> object:
         return args[1]
     if command == "train":
         recipe, _ = choose_recipe(args[0])
-        parsed: Recipe = tyro.cli(type(recipe), default=recipe, args=[arg for arg in args[1:] if arg != "--help"])
+        options = spell_out_flags(type(recipe), [arg for arg in args[1:] if arg != "--help"])
+        parsed: Recipe = tyro.cli(type(recipe), default=recipe, args=options)
         validate(parsed)
         return parsed
     if command == "recipes":

@@ -1,5 +1,7 @@
 """`--weights`, alike for all tasks: files known by their content, whole models where they match, else backbones."""
 
+from dataclasses import replace
+
 import pytest
 import safetensors.torch
 import torch
@@ -11,7 +13,9 @@ import rmt
 from rmt.heads import save_model
 from rmt.model import create_model, describe_weights
 from rmt.recipes import SegmentRecipe
+from rmt.recipes.recipe import option
 from rmt.tasks.classify.token_labelling.teacher import load_teacher
+from rmt.training.network import inherit_options
 
 TASKS = ("classify", "detect", "segment")
 FILES = ("ours.safetensors", "ours.bin", "plain.safetensors", "plain.bin", "plain.pth")
@@ -130,3 +134,45 @@ def test_what_a_file_says_of_itself(files, tmp_path):
     for name, words in (("none", "no checkpoint at"), ("cut", "cut is not a readable"), ("odd", "not a JSON object")):
         with pytest.raises(rmt.RMTError, match=words):
             describe_weights(tmp_path / name)
+
+
+#: A run of each task whose sizes are none that the data would give, as far as `rmt_test` and the data allow.
+RUNS = {
+    "classify": dict(image_size=48),
+    "detect": dict(
+        short_side=96, long_side=160, train_short_sides=(64, 96), anchor_scale=2.0, proposals=48, masks=False
+    ),
+    "segment": dict(crop_size=64, short_side=64, long_side=96, head_width=16),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_sizes_that_are_open_are_those_of_the_run_that_the_weights_come_from(task, recipe, monkeypatch):
+    head = {"head_convs": 4, "head_width": 256} if task == "detect" else {}  # without masks they have no effect
+    run, said = recipe(task, **RUNS[task] | head), []
+    monkeypatch.setattr("rmt.training.network.describe_weights", lambda weights: {"recipe": run.as_dict()})
+    new = replace(run, weights="RUN", **{name: run.open_values[name] for name in run.inherited})
+    found = inherit_options(new, said.append)
+    assert {name: getattr(found, name) for name in RUNS[task]} == RUNS[task]
+    assert found == replace(run, weights="RUN")
+    assert len(said) == 1 and said[0].startswith("as in RUN: ")
+    assert all(
+        f"--{option(name)} " in "--" + said[0].replace(", ", ", --").replace(": ", ": --") for name in RUNS[task]
+    )
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_given_size_is_kept_and_another_kind_of_run_gives_none(task, recipe, monkeypatch):
+    run, name = recipe(task, **RUNS[task]), next(iter(RUNS[task]))
+    monkeypatch.setattr("rmt.training.network.describe_weights", lambda weights: {"recipe": run.as_dict()})
+    new = replace(run, weights="RUN", **{name: run.open_values[name] for name in run.inherited})
+    assert getattr(inherit_options(replace(new, **{name: 32}), print), name) == 32
+    other = recipe("segment" if task == "classify" else "classify", weights="RUN")
+    assert inherit_options(other, pytest.fail) == other
+    if task != "classify":
+        others = {"detect": "retinanet", "segment": "upernet"}
+        other = replace(new, head=others[task])
+        assert inherit_options(other, pytest.fail) == other
+    for damaged in (None, {}, {"recipe": None}, {"recipe": run.as_dict() | {"of_another_version": 1}}):
+        monkeypatch.setattr("rmt.training.network.describe_weights", lambda weights, own=damaged: own)
+        assert inherit_options(new, pytest.fail) == new

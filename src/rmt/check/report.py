@@ -250,10 +250,9 @@ def _command(where: Where, opened: OpenedData, splits: dict[str, dict[str, Any]]
         options = f" --classes {shlex.quote(where.classes)}" if where.classes else ""
         options += " --zero-is-ignored" if where.zero_is_ignored else ""
         return f"rmt train finetune-segment --data {data}{options}"
-    options = "" if opened.has_masks else " --no-masks"
     if where.annotations:
-        return f"rmt train finetune-detect --images {data} --annotations {shlex.quote(str(where.annotations))}{options}"
-    return f"rmt train finetune-detect --data {data}{options}"
+        return f"rmt train finetune-detect --images {data} --annotations {shlex.quote(str(where.annotations))}"
+    return f"rmt train finetune-detect --data {data}"
 
 
 def _named(faults: dict[str, str], most: int = 5) -> str:

@@ -6,15 +6,15 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_type_hints
 
 from rmt.commands.recipe_choice import choose_recipe
 from rmt.commands.recipes import recipe_lines
 from rmt.errors import RMTError
 from rmt.recipes import Recipe
-from rmt.recipes.recipe import AUTO
+from rmt.recipes.recipe import AUTO, option
 
 _USAGE = """usage: rmt train RECIPE [--field value]…      (rmt train RECIPE --help lists the fields)
        rmt train --resume RUN [--field value]… [--accept-changes]
@@ -46,7 +46,8 @@ def main(args: list[str]) -> int:
         print(f"rmt train: the recipe comes first, before {args[0]}\n\n{_USAGE}", file=sys.stderr)
         return 2
     recipe, description = choose_recipe(args[0])
-    chosen = tyro.cli(type(recipe), default=recipe, args=args[1:], prog=f"rmt train {args[0]}", description=description)
+    options = spell_out_flags(type(recipe), args[1:])
+    chosen = tyro.cli(type(recipe), default=recipe, args=options, prog=f"rmt train {args[0]}", description=description)
     if problems := chosen.problems():  # refused before torch is imported, which takes a while
         raise RMTError("; ".join(problems))
     with announce_slow_import(f"rmt train {args[0]}: loading PyTorch …"):
@@ -96,7 +97,7 @@ def _resume(args: list[str], started: float) -> int:
     parsed: Any = tyro.cli(
         _resumption(type(recipe)),
         default=_resumption(type(recipe))(resume=run, recipe=recipe),
-        args=args,
+        args=spell_out_flags(type(recipe), args),
         prog="rmt train",
         description="Continue a run exactly where its last checkpoint was saved, or for more --minutes.",
     )
@@ -108,6 +109,25 @@ def _resume(args: list[str], started: float) -> int:
     recipe = replace(parsed.recipe, minutes=planned)
     resume(Path(parsed.resume), recipe, accept_changes=parsed.accept_changes, minutes=minutes, started=started)
     return 0
+
+
+def spell_out_flags(kind: type[Recipe], args: list[str]) -> list[str]:
+    """Returns the options with `--field True` and `--field False` in place of the flags `--field` and `--no-field`.
+
+    Only for the fields that are a truth value or "auto", which tyro knows no flags for.
+    """
+    hints = get_type_hints(kind)
+    switches = {option(field.name) for field in fields(kind) if hints[field.name] == bool | Literal["auto"]}
+    found: list[str] = []
+    for word, following in zip(args, [*args, ""][1:], strict=True):
+        name = word.replace("_", "-").removeprefix("--")
+        if name.removeprefix("no-") in switches - {name}:
+            found += ["--" + name.removeprefix("no-"), "False"]
+        else:
+            found.append(word)
+            if name in switches and following not in ("auto", "True", "False"):
+                found.append("True")
+    return found
 
 
 def _resumption(kind: type[Recipe]) -> type:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from rmt.recipes.recipe import (
     AUTO,
+    AutoBool,
     AutoFloat,
     AutoInts,
     AutoNonNegative,
@@ -31,10 +32,11 @@ class DetectRecipe(Recipe):
         "epochs": 0,
         **dict.fromkeys(("fpn_channels", "head_convs", "head_width", "box_width", "rois_per_image", "proposals"), AUTO),
         **dict.fromkeys(("anchor_scale", "short_side", "long_side", "train_short_sides", "epoch_repeats"), AUTO),
-        **dict.fromkeys(("lr", "lr_steps", "warmup_iterations", "metric"), AUTO),
+        **dict.fromkeys(("lr", "lr_steps", "warmup_iterations", "metric", "masks"), AUTO),
     }
 
     inherited: ClassVar[tuple[str, ...]] = (
+        "masks",
         *("fpn_channels", "head_convs", "head_width", "box_width", "rois_per_image", "proposals", "anchor_scale"),
         *("short_side", "long_side", "train_short_sides"),
     )
@@ -57,8 +59,9 @@ class DetectRecipe(Recipe):
 
     head: Head = "mask_rcnn"
     """Detector on top of the backbone."""
-    masks: bool = True
-    """Train instance masks; without them mask_rcnn is Faster R-CNN, and cascade_mask_rcnn Cascade R-CNN."""
+    masks: AutoBool = True
+    """Train instance masks; without them (`--no-masks`) mask_rcnn is Faster R-CNN, and cascade_mask_rcnn Cascade R-CNN.
+    `auto`: if the head predicts masks and at least half of the training objects have one."""
     fpn_channels: AutoPositive = 256
     """Channels of the feature pyramid network (FPN)."""
     head_convs: AutoNonNegative = 4
@@ -141,7 +144,7 @@ class DetectRecipe(Recipe):
         if self.metric.startswith("mask") and not self.masks:
             found.append(f"--metric {self.metric} needs masks: take box_ap or box_ap50 with --no-masks")
         if self.head == "retinanet":
-            if self.masks:
+            if self.masks is True:
                 found.append("--no-masks is needed with --head retinanet, which predicts boxes only")
             unused = ("head_width", "box_width", "rois_per_image", "proposals")
             found += check_unused(self, "with --head retinanet", *unused)

@@ -50,7 +50,7 @@ def finetune_detect() -> DetectRecipe:
     """Your own images in COCO format: a COCO folder, or `--images FOLDER --annotations FILE`.
 
     Mask R-CNN from the weights of a classifier, or of a detector, which is loaded whole if sizes and classes are the
-    same. Use `--no-masks` for data with boxes only. Without `--val-annotations` a fifth of the images is held out.
+    same. Data with boxes only train without masks. Without `--val-annotations` a fifth of the images is held out.
     Network, image size, widths and number of epochs are chosen so that the run takes --minutes (15 on a CPU, 60 on a
     GPU), and printed before the first step; weights bring their network. The rate is divided by 10 after two thirds and
     after eleven twelfths of the epochs. With --minutes 0 they make about 2,000 updates.
@@ -60,6 +60,7 @@ def finetune_detect() -> DetectRecipe:
     """
     return DetectRecipe(
         name="finetune-detect",
+        masks=AUTO,
         model=AUTO,
         minutes=AUTO,
         workers=AUTO,

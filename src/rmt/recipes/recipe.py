@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # the types in a resolved recipe, where no field is "auto" an
     AutoPositiveFloat = float
     AutoPositiveFraction = float
     AutoInts = tuple[int, ...]
+    AutoBool = bool
 else:
     AutoPositive = Annotated[int | Literal["auto"], AT_LEAST_1]
     AutoNonNegative = Annotated[int | Literal["auto"], NOT_NEGATIVE]
@@ -54,6 +55,7 @@ else:
     AutoPositiveFloat = Annotated[float | Literal["auto"], Limit(lambda value: value > 0, "must be positive, not {}")]
     AutoPositiveFraction = Annotated[float | Literal["auto"], *PositiveFraction.__metadata__]
     AutoInts = tuple[int, ...] | Literal["auto"]
+    AutoBool = bool | Literal["auto"]
 
 #: The recipe class of each task. A class that sets `task` registers itself when it is defined.
 _CLASSES: dict[str, type["Recipe"]] = {}

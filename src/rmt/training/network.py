@@ -92,8 +92,8 @@ def inherit_options(recipe: R, log: Log) -> R:
     values = (own or {}).get("recipe")
     if not isinstance(values, dict) or values.get("task") != recipe.task:
         return recipe
-    kind = ("head", "masks")
-    if any(values.get(name, getattr(recipe, name, None)) != getattr(recipe, name, None) for name in kind):
+    kind = [name for name in ("head", "masks") if hasattr(recipe, name) and not recipe.is_open(name)]
+    if any(values.get(name, getattr(recipe, name)) != getattr(recipe, name) for name in kind):
         return recipe
     try:
         before = from_dict(values)

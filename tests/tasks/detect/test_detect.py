@@ -11,6 +11,7 @@ import torch
 from helpers.coco_sets import write_json
 from helpers.detect_runs import data, finished_run, tiny_recipe
 from helpers.resolved import built as make_module
+from helpers.resolved import resolved
 from helpers.runs import assert_same_run, rows
 from PIL import Image
 
@@ -257,6 +258,21 @@ def test_without_masks_a_set_of_boxes_is_enough(tmp_path):
     assert set(losses) == {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
     with pytest.raises(RMTError, match="no masks"):
         make_module(replace(recipe, masks=True))
+
+
+@pytest.mark.parametrize(("with_masks", "trained"), [(1.0, True), (0.6, True), (0.4, False), (0.0, False)])
+def test_open_masks_are_trained_where_most_objects_have_one(with_masks, trained, tmp_path):
+    content = json.loads((data() / "annotations/instances_train2017.json").read_text())
+    objects = [item for item in content["annotations"] if not item.get("iscrowd")]
+    for item in objects[round(with_masks * len(objects)) :]:
+        del item["segmentation"]
+    file = write_json(tmp_path / "some.json", content)
+    recipe = tiny_recipe(data="", masks="auto", images=str(data() / "train2017"), annotations=str(file))
+    ran, found = resolved(replace(recipe, head_convs="auto", head_width="auto"))
+    assert ran.masks is trained is found.train.with_masks and ran.open_fields() == []
+    kept = sum(found.train.class_counts().values()) + sum(found.val.class_counts().values())
+    assert kept == (round(with_masks * len(objects)) if trained else len(objects))
+    assert resolved(tiny_recipe(head="retinanet", masks="auto"))[0].masks is False
 
 
 def test_one_image_is_enough_to_train_on(tmp_path):

@@ -68,13 +68,13 @@ def coco_files(train: tuple[Path, Path], val: tuple[Path, Path] | None = None) -
 
 
 def open_detection(
-    layout: Layout, *, with_masks: bool, empty_images: bool, holdout: float = 0.0, seed: int = 0
+    layout: Layout, *, with_masks: bool | None, empty_images: bool, holdout: float = 0.0, seed: int = 0
 ) -> Splits[DetectionSet]:
     """Open the training and the validation images; the labels of both refer to the classes of the training images.
 
     Args:
         layout: see `detection_layout` and `coco_files`.
-        with_masks: see `open_set`.
+        with_masks: see `open_set`; None: whether at least half of the training objects have a mask.
         empty_images: keep training images that show no object.
         holdout, seed: see `DetectionSet.hold_out`; for data without a validation split.
     Raises:
@@ -82,7 +82,11 @@ def open_detection(
     """
     if "train" not in layout.splits:
         raise RMTError(f"no training images: there is only {', '.join(layout.splits.values())}")
-    train = open_set(layout.read("train"), with_masks=with_masks)
+    source = layout.read("train")
+    if with_masks is None:
+        objects = ~source.table.crowd
+        with_masks = bool(objects.any()) and 2 * int(source.table.has_masks[objects].sum()) >= int(objects.sum())
+    train = open_set(source, with_masks=with_masks)
     if "val" in layout.splits:
         val = open_set(layout.read("val"), with_masks=with_masks).with_classes(train.classes)
     else:

@@ -26,6 +26,7 @@ _PRE_NMS, _TEST_PROPOSALS = 2000, 1000
 def resolve(recipe: DetectRecipe, data: DetectData) -> DetectRecipe:
     """Fills in what depends on the data. See `Task.resolve`.
 
+    - masks: as the data were opened, see `DetectData.open`;
     - metric: the box AP;
     - network sizes, image sizes, learning rate: see `detect_defaults`;
     - batch_size: 4, but at most the training images of one device;
@@ -49,6 +50,7 @@ def fill_defaults(recipe: DetectRecipe, data: DetectData, short_side: int = 0) -
 
     The network must be known. `short_side`: of the images, if it is open, instead of the default.
     """
+    recipe = recipe.fill_open(masks=data.train.with_masks)
     unused: set[str] = set()
     if recipe.head == "retinanet":
         unused = {"head_width", "box_width", "rois_per_image", "proposals"}

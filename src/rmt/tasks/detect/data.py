@@ -31,14 +31,20 @@ class DetectData:
 
     @classmethod
     def open(cls, recipe: DetectRecipe) -> "DetectData":
-        """Opens the recipe's data. Raises RMTError for bad data."""
+        """Opens the recipe's data, with masks if it asks for them, or leaves that open and most objects have one.
+
+        Raises RMTError for bad data.
+        """
         layout = _layout(recipe)
+        masks: bool | None = recipe.masks
+        if recipe.is_open("masks"):
+            masks = False if recipe.head == "retinanet" else None
         unused = check_unused(recipe, "where the data have a validation split", "holdout")
         if unused and "val" in layout.splits:
             raise RMTError(unused[0])
         splits = open_detection(
             layout,
-            with_masks=recipe.masks,
+            with_masks=masks,
             empty_images=recipe.empty_images,
             holdout=recipe.holdout,
             seed=recipe.seed,

@@ -15,6 +15,7 @@ SCALES = (1.0, 0.75, 0.5)  # of the short side that suits the objects
 def candidates(recipe: DetectRecipe, data: DetectData) -> list[Candidate[DetectRecipe]]:
     """See `Planning.candidates`: the larger network before the larger image."""
     recipe = recipe.fill_open(batch_size=max(min(4, len(data.train) // world_size(recipe)), 1))
+    masks = "" if not recipe.is_open("masks") else ", with masks" if data.train.with_masks else ", boxes only"
     found = []
     for name in NETWORKS if recipe.is_open("model") else (recipe.model,):
         best = fill_defaults(recipe.fill_open(model=name), data)
@@ -23,7 +24,7 @@ def candidates(recipe: DetectRecipe, data: DetectData) -> list[Candidate[DetectR
         ]
         for short in sorted(set(shorts), reverse=True):
             chosen = fill_defaults(recipe.fill_open(model=name), data, short)
-            label = f"{name}, short side {chosen.short_side} px, pyramid of {chosen.fpn_channels} channels"
+            label = f"{name}, short side {chosen.short_side} px, pyramid of {chosen.fpn_channels} channels{masks}"
             wanted = wanted_images(len(data.train), network=name, from_scratch=not recipe.weights)
             work = relative_work(name) * chosen.short_side**2
             found.append(Candidate(chosen, label, work, wanted))
