@@ -124,13 +124,16 @@ def test_masks_and_their_values(tmp_path, capsys):
     code, out, _ = run(capsys, root, "--json", tmp_path / "found.json")
     facts = json.loads((tmp_path / "found.json").read_text())["splits"]["train"]
     total = 4 * mask.size
-    assert code == 0 and facts["mask_values"]["9"] == 12
+    assert code == 1 and facts["mask_values"]["9"] == 12
+    assert "error: " in out and f"1 of 4 masks do not fit the class list, e.g. {first}: value 9" in out
     assert f"mask values of no class: 9 ({100 * 12 / total:.2g} % of the pixels)" in out and "such as void 9" in out
     assert "classes without images that show it in the training images: green" in out
     good = [np.asarray(Image.open(root / f"masks/train/{i}.png")) for i in (1, 2, 3)]
     expected = sum((m == 1).sum() for m in good) / (3 * mask.size)
     assert facts["pixel_shares"]["red"] == pytest.approx(expected) and facts["classes"]["red"] == 3
-    assert f"next: rmt train finetune-segment --data {root}\n" in out
+    (root / "classes.txt").write_text("background\nred\nblue\nvoid 9\n")
+    code, out, _ = run(capsys, root)
+    assert code == 0 and f"next: rmt train finetune-segment --data {root}\n" in out
 
 
 def test_masks_of_0_and_255_are_pointed_at(tmp_path, capsys):
@@ -140,8 +143,8 @@ def test_masks_of_0_and_255_are_pointed_at(tmp_path, capsys):
         Image.fromarray(np.where(mask == 1, 255, 0).astype(np.uint8)).save(file)
     (root / "classes.txt").write_text("background\nobject\n")
     code, out, _ = run(capsys, root)
-    assert code == 0 and "have the value 255, which is ignored, and none is object" in out
-    assert "if 255 means object, save the masks with 1 instead" in out
+    assert code == 1 and "have the value 255, which is ignored, and none is object" in out
+    assert "if 255 means object, write its line in the class list as: object 255" in out
 
 
 def test_faults_of_boxes_are_listed(tmp_path, capsys):

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from rmt.data.detection.dataset import DetectionSet, Source, open_set
 from rmt.data.detection.layouts import Layout, coco_files, detection_layout, find_layout, open_detection
+from rmt.data.segmentation.class_use import ClassUse, check_class_list
 from rmt.data.segmentation.dataset import open_pairs, open_segmentation
 from rmt.data.segmentation.layouts import IMAGES, MASKS, SegmentationLayout, mask_siblings, segmentation_layout
 from rmt.data.sources.remote import is_url
@@ -147,4 +148,8 @@ def _segment(where: Where) -> OpenedData:
             opened.notes += [f"{split}: {count:,} × {reason}, skipped" for reason, count in pairs.skipped.items()]
     if not opened.errors:
         opened.attempt(lambda: open_segmentation(where.data, where.classes, holdout=_HOLDOUT, **options))
+    if train := opened.splits.get("train"):
+        search = not train.classes.zero_is_ignored
+        notes = opened.attempt(lambda: check_class_list(train, ClassUse.of(train, search=search), where.data))
+        opened.notes += notes or []
     return opened

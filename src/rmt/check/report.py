@@ -207,7 +207,7 @@ def _mask_findings(opened: OpenedData, scans: dict[Split, Scan]) -> list[Finding
             continue
         if finding := _ignored_finding(split, classes.names, scan):
             found.append(finding)
-        known = {*classes.values, *classes.void, 255, *([0] if classes.zero_is_ignored else [])}
+        known = {*classes.values, *classes.ignored_values}
         unknown = {value: pixels for value, pixels in scan.values.items() if value not in known}
         if unknown:
             total = sum(scan.values.values())
@@ -227,7 +227,7 @@ def _ignored_finding(split: str, names: Sequence[str], scan: Scan) -> Finding | 
         return None
     share = 100 * scan.values[255] / sum(scan.values.values())
     text = f"{split}: {share:.2g} % of the pixels have the value 255, which is ignored, and none is {preview(absent)}"
-    return Finding("warning", text, f"if 255 means {absent[0]}, save the masks with {names.index(absent[0])} instead")
+    return Finding("warning", text, f"if 255 means {absent[0]}, write its line in the class list as: {absent[0]} 255")
 
 
 def _box_findings(splits: dict[str, dict[str, Any]]) -> list[Finding]:

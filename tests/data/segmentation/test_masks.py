@@ -113,7 +113,11 @@ def test_ade20k_s_own_list(tmp_path):
         ("sky\ntree\nvoid 2\n", ("sky", "tree"), [0, 1]),
         ("sky\nvoid 1\ntree\n", ("sky", "tree"), [0, 2]),
         ("ignore: 0\nsky\ntree\n", ("sky", "tree"), [1, 2]),
-        ("sky\ntree 5\n", ("sky", "tree 5"), [0, 1]),
+        ("sky\ntree 5\n", ("sky", "tree"), [0, 5]),
+        ("sky: 3\ntree = 0\nroad\n", ("sky", "tree", "road"), [3, 0, 1]),
+        ("background\nobject 200\nvoid 1\nedge\n", ("background", "object", "edge"), [0, 200, 2]),
+        ("class 1\nclass 2\n", ("class 1", "class 2"), [0, 1]),  # the numbers tell them apart: names
+        ("bus\nroute 66\nroute\n", ("bus", "route 66", "route"), [0, 1, 2]),
     ],
 )
 def test_a_line_of_the_class_list_names_a_value_that_is_ignored(tmp_path, text, names, values):
@@ -122,7 +126,7 @@ def test_a_line_of_the_class_list_names_a_value_that_is_ignored(tmp_path, text, 
     pixels = np.array([[*values, 255, *classes.void]], dtype=np.uint8)
     for image in (Image.fromarray(pixels), Image.fromarray(pixels.astype(np.uint16))):
         found = read_mask(saved(tmp_path, image), classes, (pixels.shape[1], 1))
-        assert found.tolist() == [[0, 1, *[IGNORE] * (1 + len(classes.void))]]
+        assert found.tolist() == [[*range(len(names)), *[IGNORE] * (1 + len(classes.void))]]
 
 
 def test_an_unknown_value_comes_with_the_line_that_ignores_it(tmp_path):

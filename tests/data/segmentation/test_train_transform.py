@@ -7,7 +7,8 @@ import pytest
 from helpers.segment_data import make_segments, picture
 from PIL import Image
 
-from rmt.data.segmentation.dataset import Pair, count_pixels, open_segmentation
+from rmt.data.segmentation.class_use import ClassUse
+from rmt.data.segmentation.dataset import Pair, open_segmentation
 from rmt.data.segmentation.masks import IGNORE
 from rmt.data.segmentation.transforms import SegmentationTrainTransform
 
@@ -70,6 +71,6 @@ def test_rotation_moves_image_and_mask_alike():
 def test_pixels_are_counted_over_the_masks(tmp_path):
     train = open_segmentation(str(make_segments(tmp_path)))[0]
     masks = [train.load(index).mask for index in range(len(train))]
-    assert count_pixels(train).tolist() == [sum(int((mask == k).sum()) for mask in masks) for k in range(3)]
-    some = count_pixels(train, most=2)
+    assert ClassUse.of(train).pixels.tolist() == [sum(int((mask == k).sum()) for mask in masks) for k in range(3)]
+    some = ClassUse.of(train, most=2, search=False).pixels
     assert some.tolist() == [sum(int((masks[i] == k).sum()) for i in (0, len(train) - 1)) for k in range(3)]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from rmt.data.files import size_on_disk
 from rmt.data.fingerprint import recognised
-from rmt.data.images import EXTENSIONS, BadImage, read_image
+from rmt.data.images import EXTENSIONS, read_image
 from rmt.data.segmentation.layouts import SegmentationLayout, segmentation_layout
 from rmt.data.segmentation.masks import IGNORE, ClassList, read_mask
 from rmt.data.sets import EvaluationSplit, HoldOut, Splits, class_indices, hold_out_mask
@@ -73,20 +73,6 @@ class SegmentationSet:
         if tuple(names) == self.classes.names:
             return self
         return replace(self, labels=np.append(class_indices(self.classes.names, names), IGNORE))
-
-
-def count_pixels(pairs: SegmentationSet, most: int = 2000) -> np.ndarray:
-    """int64 (K,): labelled pixels of each class in the masks; of a larger set, in `most` of them, evenly spread.
-
-    Masks that cannot be used are left out.
-    """
-    counts = np.zeros(IGNORE + 1, dtype=np.int64)
-    for index in np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), most)).astype(int)).tolist():
-        try:
-            counts += np.bincount(pairs.load_mask(index).ravel(), minlength=IGNORE + 1)
-        except BadImage:
-            continue
-    return counts[: len(pairs.classes.names)]
 
 
 def open_segmentation(

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 
-from rmt.data.segmentation.dataset import count_pixels
 from rmt.heads import Segmenter, segmenter
 from rmt.heads.segmentation.losses import SegmentationLoss, median_frequency_weights
 from rmt.recipes import SegmentRecipe
@@ -85,8 +84,8 @@ def build_segmenter(recipe: SegmentRecipe, num_classes: int) -> Segmenter:
 
 
 def build_loss(recipe: SegmentRecipe, data: SegmentData) -> SegmentationLoss:
-    """The loss that the recipe describes; with `class_weights` the training masks are read once."""
+    """The loss that the recipe describes."""
     weights = None
     if recipe.class_weights:
-        weights = median_frequency_weights(torch.from_numpy(count_pixels(data.train)), recipe.class_weight_power)
+        weights = median_frequency_weights(torch.from_numpy(data.use.pixels), recipe.class_weight_power)
     return SegmentationLoss(focal_gamma=recipe.focal_gamma, dice_weight=recipe.dice_weight, class_weights=weights)

@@ -6,40 +6,64 @@ from typing import Any
 from timm.models import get_pretrained_cfg
 
 from rmt.data.loader import BatchLoader
+from rmt.data.segmentation.class_use import ClassUse, check_class_list
 from rmt.data.segmentation.dataset import SegmentationSet, open_segmentation
+from rmt.data.segmentation.layouts import SegmentationLayout, segmentation_layout
 from rmt.data.segmentation.transforms import (
     SegmentationEvalTransform,
     SegmentationTrainTransform,
     collate_crops,
     collate_lists,
 )
-from rmt.data.sets import SkipReport
+from rmt.data.sets import SkipReport, split_line
 from rmt.errors import RMTError
 from rmt.recipes import SegmentRecipe
+
+_VAL_MASKS = 200  # that are counted at the start of a run
 
 
 @dataclass(frozen=True)
 class SegmentData:
-    """The images of one run; every evaluation is on `val`."""
+    """The images of one run; every evaluation is on `val`.
+
+    Attributes:
+        train, val, skipped: the pairs, and what was skipped.
+        layout: how the files lie.
+        use: what the training masks show, in a sample of them.
+        notes: what does not fit in the masks, one line each.
+    """
 
     train: SegmentationSet
     val: SegmentationSet
     skipped: SkipReport
+    layout: SegmentationLayout
+    use: ClassUse
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, recipe: SegmentRecipe) -> "SegmentData":
         """Opens the recipe's data. Raises RMTError for bad data."""
         if not recipe.data:
             raise RMTError("--data is missing: a folder with images/ and annotations/ (or masks/), and a class list")
-        return cls(
-            *open_segmentation(
-                recipe.data,
-                recipe.classes,
-                zero_is_ignored=recipe.zero_is_ignored,
-                holdout=recipe.holdout,
-                seed=recipe.seed,
-            )
-        )
+        options = dict(zero_is_ignored=recipe.zero_is_ignored)
+        layout = segmentation_layout(recipe.data, recipe.classes, **options)
+        splits = open_segmentation(recipe.data, recipe.classes, holdout=recipe.holdout, seed=recipe.seed, **options)
+        use = ClassUse.of(splits.train, search=not splits.train.classes.zero_is_ignored)
+        notes = check_class_list(splits.train, use, recipe.data)
+        return cls(*splits, layout, use, tuple(notes))
+
+    def describe(self) -> list[str]:
+        """What the run learns from: the class list, the images that show each class in each split, what was skipped."""
+        classes, divided = self.train.classes, "val" not in self.layout.splits
+        given = ", ".join(f"{classes.names[label]} {value}" for label, value in classes.given.items())
+        lines = [f"classes as in {self.layout.class_file}" + (f", with the mask values {given}" if given else "")]
+        val = ClassUse.of(self.val, _VAL_MASKS, search=False)
+        for split, use in {"train": self.use, "val (held out of train)" if divided else "val": val}.items():
+            what = "images that show the class" + (f", of {use.looked:,}" if use.looked < use.total else "")
+            lines.append(split_line(split, use.total, use.counts(classes.names), what))
+        if "test" in self.layout.splits:
+            lines.append("test: not read by this run; rmt evaluate RUN --split test")
+        return [*lines, *self.notes]
 
     @property
     def classes(self) -> tuple[str, ...]:

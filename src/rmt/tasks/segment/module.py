@@ -59,7 +59,8 @@ class SegmentModule(TrainingModule[SegmentRecipe, SegmentData]):
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data
         return [
-            f"{len(data.train):,} images to train on, {len(data.val):,} to evaluate on, {len(data.classes)} classes",
+            f"{len(data.classes)} classes",
+            *data.describe(),
             *skip_lines(data.skipped),
             f"{recipe.iterations:,} iterations, {describe_batch(recipe)}, peak learning rate {self.lr:.2e}",
         ]
