@@ -72,7 +72,7 @@ class _ReadOnce:
     def choices(self) -> list[str]:
         return self._layout.choices
 
-    def read(self, split: Split) -> Source:
+    def read(self, split: Split, *, masks: bool = True) -> Source:
         if split not in self._sources:
             self._sources[split] = self._layout.read(split)
         return self._sources[split]

@@ -56,6 +56,9 @@ class DetectRecipe(Recipe):
     """Fraction of the images held out for validation when the data have no validation split."""
     empty_images: bool = False
     """Train on images without objects, too."""
+    crowd_as_objects: bool = False
+    """Train on crowd regions (`iscrowd`) and objects marked difficult like on other objects, and count them in
+    evaluation: for files of tools that mark every mask as crowd."""
 
     head: Head = "mask_rcnn"
     """Detector on top of the backbone."""

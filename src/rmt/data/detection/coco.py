@@ -13,13 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from rmt.data.detection.coco_records import mend_annotations, read_images, whole, without_roots
+from rmt.data.detection.conventions import box_question, id_question
 from rmt.data.detection.dataset import DetectionSet, Source, open_set
-from rmt.data.detection.table import ObjectTable, Problems, pack
+from rmt.data.detection.table import MANY_CROWDS, ObjectTable, Problems, pack
 from rmt.data.sets import preview
 from rmt.data.split_names import SPLITS, Split, split_folders, split_of
 from rmt.errors import RMTError
 
 ROBOFLOW = "_annotations.coco.json"
+_PARTS = ("images", "annotations", "categories")
+_MANY_CROWDS = 0.5  # share of crowd regions above which they are probably objects
 
 
 class CocoFiles:
@@ -30,9 +34,9 @@ class CocoFiles:
         self.name, self.splits, self.locate = name, splits, locate
         self.choices: list[str] = []
 
-    def read(self, split: Split) -> Source:
+    def read(self, split: Split, *, masks: bool = True) -> Source:
         images, annotations = self.locate(split)
-        return Source(images, annotations, read_coco(annotations))
+        return Source(images, annotations, read_coco(annotations, images, masks=masks))
 
 
 def named_files(name: str, parts: Mapping[Split, tuple[Path, Path]]) -> CocoFiles:
@@ -59,7 +63,8 @@ def coco_layout(root: Path) -> CocoFiles | None:
 
 def open_coco(images: Path, annotations: Path, *, with_masks: bool) -> DetectionSet:
     """The images below `images` that the COCO-format file `annotations` lists; see `open_set`."""
-    return open_set(Source(images, annotations, read_coco(annotations)), with_masks=with_masks)
+    table = read_coco(annotations, images, masks=with_masks)
+    return open_set(Source(images, annotations, table), with_masks=with_masks)
 
 
 def find_split(root: Path, split: Split) -> tuple[Path, Path]:
@@ -100,16 +105,26 @@ def _image_folder(root: Path, name: str, split: Split) -> Path:
     return next((folder for folder in candidates if folder is not None and folder.is_dir()), root / name)
 
 
-def read_coco(path: Path) -> ObjectTable:
-    """Read and check a COCO-format JSON. Raises `RMTError` for the errors listed above."""
+def read_coco(path: Path, folder: Path, *, masks: bool = True) -> ObjectTable:
+    """Read and check a COCO-format JSON of images in `folder`, with `masks` also the masks.
+
+    Raises `RMTError` for the errors listed above.
+    """
     content = _read_json(path)
-    parts = ("images", "annotations", "categories")
-    images, annotations, categories = (_records(content, part, path) for part in parts)
+    images, annotations, categories = (_records(content, part, path) for part in _PARTS)
     if not images or not categories:
         raise RMTError(f"{path}: lists no {'categories' if images else 'images'}")
-    for record in images:
-        _check_image(record, path)
-    return pack(images, annotations, categories, Problems(path.name))
+    problems = Problems(path.name)
+    images, id_of = read_images(images, path, folder, problems)
+    mend_annotations(annotations, id_of, problems)
+    ids = {"image_id": id_of.values(), "category_id": [record["id"] for record in categories]}
+    questions = [id_question(annotations, key, listed) for key, listed in ids.items()]
+    if question := next(filter(None, [*questions, box_question(images, annotations)]), ""):
+        raise RMTError(f"{path}: {question} Boxes must be x, y, width, height in pixels, ids those of the lists")
+    crowds = sum(annotation["iscrowd"] for annotation in annotations)
+    if crowds > _MANY_CROWDS * len(annotations):
+        problems.add(MANY_CROWDS, f"{crowds:,} of {len(annotations):,} annotations")
+    return pack(images, annotations, without_roots(categories, annotations, problems), problems, masks=masks)
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
@@ -131,25 +146,12 @@ def _records(content: Mapping[str, Any], part: str, path: Path) -> list[dict[str
     if not isinstance(records, list):
         raise RMTError(f"{path}: not in COCO format: it has no list {part!r}")
     for number, record in enumerate(records):
-        if not isinstance(record, dict) or not _is_integer(record.get("id")):
+        identity = whole(record.get("id")) if isinstance(record, dict) else None
+        if identity is None:
             raise RMTError(f"{path}: {part}[{number}] must be an object whose id is a whole number")
+        record["id"] = identity
     unique, counts = np.unique([record["id"] for record in records], return_counts=True)
     if (counts > 1).any():
         twice = preview([str(number) for number in unique[counts > 1]])
         raise RMTError(f"{path}: ids that occur more than once in {part}: {twice}; number them uniquely")
     return records
-
-
-def _check_image(record: Mapping[str, Any], path: Path) -> None:
-    height, width = record.get("height", 0), record.get("width", 0)
-    if not (_is_integer(height) and _is_integer(width) and height > 0 and width > 0):
-        raise RMTError(f"{path}: image {record['id']} has no positive whole height and width")
-    name = record.get("file_name")
-    if not isinstance(name, str) or not name:
-        raise RMTError(f"{path}: image {record['id']} has no file_name")
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise RMTError(f"{path}: image {record['id']} lies outside the image folder ({name})")
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -15,9 +15,17 @@ from PIL import Image
 from rmt.data.detection import rle
 from rmt.data.detection.table import UNUSED, ObjectTable
 from rmt.data.files import size_on_disk
-from rmt.data.images import BadImage, read_image
+from rmt.data.images import BadImage, read_image, read_orientation
 from rmt.data.sets import class_indices, hold_out_mask, preview
 from rmt.errors import RMTError
+
+_TURNED_BACK = {
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""EXIF orientation -> what undoes the rotation that it asks for."""
 
 NO_FILE = "image whose file is missing"
 NO_MASK = "object without a mask"
@@ -117,6 +125,10 @@ class DetectionSet:
         """Image number `index`, upright 8-bit RGB. Raises `BadImage`, also for another size than in the annotations."""
         image = read_image(Path(self.name(index)), self.name(index))
         height, width = self.table.sizes[self.indices[index]].tolist()
+        if image.size == (height, width) != (width, height):
+            # The annotations may have been made on the photo as stored, without the rotation that EXIF states.
+            turn_back = _TURNED_BACK.get(read_orientation(self.name(index)))
+            image = image if turn_back is None else image.transpose(turn_back)
         if image.size != (width, height):
             sizes = f"{image.width}×{image.height} pixels, the annotations say {width}×{height}"
             raise BadImage(self.name(index), sizes)
@@ -206,13 +218,15 @@ class DetectionSet:
         return start + np.flatnonzero(self.usable[start:end])
 
 
-def open_set(source: Source, *, with_masks: bool) -> DetectionSet:
-    """The images of `source` whose files exist, with all their objects.
+def open_set(source: Source, *, with_masks: bool, crowd_as_objects: bool = False) -> DetectionSet:
+    """The images of `source` whose files exist, with all their objects; with `crowd_as_objects` crowd regions are such.
 
     Images whose file is missing are skipped, and with `with_masks` also objects without a mask; both are counted.
     Raises `RMTError` if there is no image, or no mask.
     """
     images, annotations, table = source
+    if crowd_as_objects:
+        table = replace(table, crowd=np.zeros_like(table.crowd))
     if len(set(table.classes)) < len(table.classes):
         twice = [name for name in set(table.classes) if table.classes.count(name) > 1]
         raise RMTError(f"{annotations}: categories of the same name: {preview(sorted(twice))}")

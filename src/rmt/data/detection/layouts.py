@@ -36,8 +36,8 @@ class Layout(Protocol):
     def splits(self) -> Mapping[Split, str]:
         """The splits that there are, and where each is; undivided data are "train" alone."""
 
-    def read(self, split: Split) -> Source:
-        """Read and check the images and objects of a split. Raises `RMTError`."""
+    def read(self, split: Split, *, masks: bool = True) -> Source:
+        """Read and check the images and objects of a split, with `masks` also their masks. Raises `RMTError`."""
 
 
 def detection_layout(data: str) -> Layout:
@@ -68,13 +68,20 @@ def coco_files(train: tuple[Path, Path], val: tuple[Path, Path] | None = None) -
 
 
 def open_detection(
-    layout: Layout, *, with_masks: bool | None, empty_images: bool, holdout: float = 0.0, seed: int = 0
+    layout: Layout,
+    *,
+    with_masks: bool | None,
+    empty_images: bool,
+    crowd_as_objects: bool = False,
+    holdout: float = 0.0,
+    seed: int = 0,
 ) -> Splits[DetectionSet]:
     """Open the training and the validation images; the labels of both refer to the classes of the training images.
 
     Args:
         layout: see `detection_layout` and `coco_files`.
         with_masks: see `open_set`; None: whether at least half of the training objects have a mask.
+        crowd_as_objects: see `open_set`.
         empty_images: keep training images that show no object.
         holdout, seed: see `DetectionSet.hold_out`; for data without a validation split.
     Raises:
@@ -82,13 +89,14 @@ def open_detection(
     """
     if "train" not in layout.splits:
         raise RMTError(f"no training images: there is only {', '.join(layout.splits.values())}")
-    source = layout.read("train")
+    source = layout.read("train", masks=with_masks is not False)
     if with_masks is None:
-        objects = ~source.table.crowd
+        objects = ~source.table.crowd | crowd_as_objects
         with_masks = bool(objects.any()) and 2 * int(source.table.has_masks[objects].sum()) >= int(objects.sum())
-    train = open_set(source, with_masks=with_masks)
+    options = dict(with_masks=with_masks, crowd_as_objects=crowd_as_objects)
+    train = open_set(source, **options)
     if "val" in layout.splits:
-        val = open_set(layout.read("val"), with_masks=with_masks).with_classes(train.classes)
+        val = open_set(layout.read("val", masks=with_masks), **options).with_classes(train.classes)
     else:
         train, val = train.hold_out(holdout, seed)
     if not empty_images:
@@ -100,22 +108,28 @@ def open_detection(
 
 
 def open_detection_split(
-    layout: Layout, *, with_masks: bool, split: Split | None = None, held: HoldOut | None = None
+    layout: Layout,
+    *,
+    with_masks: bool,
+    crowd_as_objects: bool = False,
+    split: Split | None = None,
+    held: HoldOut | None = None,
 ) -> EvaluationSplit[DetectionSet]:
     """The images that an evaluation uses: those of `split`, or by default the validation split if there is one.
 
     Otherwise the images that a run held out, if `held` says how it divided the training images, or all images. Raises
     `RMTError`, also for a split that is not there.
     """
+    options = dict(with_masks=with_masks, crowd_as_objects=crowd_as_objects)
     if split is None and "val" in layout.splits:
         split = "val"
     if split is not None:
         if split not in layout.splits:
             raise RMTError(f"--split {split}: the data have {', '.join(layout.splits)} only")
-        return EvaluationSplit(open_set(layout.read(split), with_masks=with_masks), split)
+        return EvaluationSplit(open_set(layout.read(split, masks=with_masks), **options), split)
     if "train" not in layout.splits:
-        return EvaluationSplit(open_set(layout.read("test"), with_masks=with_masks), "test")
-    images = open_set(layout.read("train"), with_masks=with_masks)
+        return EvaluationSplit(open_set(layout.read("test", masks=with_masks), **options), "test")
+    images = open_set(layout.read("train", masks=with_masks), **options)
     if held:
         found = recognised(held, lambda: images.hold_out(held.fraction, held.seed)[1])
         if found is not None:

@@ -1,6 +1,5 @@
 """COCO segmentations (polygons or run lengths, RLE) to pixels and back, by faster-coco-eval's mask functions."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,14 +17,38 @@ def mask_api() -> Any:
     return mask
 
 
+_FAR = 16
+"""Vertices may lie this many sides of the image away from it; the mask functions take memory for the distance."""
+
+
+def good_pieces(shape: Any, height: int, width: int) -> tuple[Any, int]:
+    """The polygons of a segmentation that can be read (None if there is none), and the number of the others.
+
+    A polygon that is not in a list of its own is put into one. Run lengths are returned as they are.
+    """
+    if not isinstance(shape, list):
+        return shape, 0
+    pieces = [shape] if shape and all(isinstance(value, int | float) for value in shape) else shape
+    good = [piece for piece in pieces if _is_polygon(piece, _FAR * (height + width))]
+    return good or None, len(pieces) - len(good)
+
+
+def _is_polygon(piece: Any, most: int) -> bool:
+    return (
+        isinstance(piece, list)
+        and len(piece) >= 6
+        and len(piece) % 2 == 0
+        and all(isinstance(value, int | float) and abs(value) <= most for value in piece)  # false for NaN
+    )
+
+
 def mask_box(shape: Any, height: int, width: int) -> tuple[float, float, float, float] | None:
     """Bounding box (left, top, right, bottom) of a segmentation; None if it is malformed or of another image size.
 
     The box of an RLE without a pixel is empty.
     """
     if isinstance(shape, list):
-        whole = [isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in shape]
-        if not all(whole) or not all(isinstance(v, int | float) and math.isfinite(v) for p in shape for v in p):
+        if not shape or good_pieces(shape, height, width)[1]:
             return None
         xs, ys = [p[0::2] for p in shape], [p[1::2] for p in shape]
         return min(map(min, xs)), min(map(min, ys)), max(map(max, xs)), max(map(max, ys))

@@ -2,7 +2,7 @@
 
 Skipped, counted and named in `Problems`: boxes without area, boxes outside the image, masks that do not overlap their
 box or are of another size, annotations whose image or category is not listed. Only named: boxes that reach beyond the
-image (clipped for training), categories without an object.
+image (clipped for training), boxes computed from masks, bad pieces of masks, categories without an object.
 """
 
 import json
@@ -14,10 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from rmt.data.detection.rle import mask_box
+from rmt.data.detection.rle import good_pieces, mask_box
 from rmt.data.sets import preview
 
 NO_AREA = "box of zero or negative size"
+NO_NUMBERS = "box that is not four numbers"
+MERGED = "image that is listed under several ids (merged)"
+ROOT = "category without an object that heads others or is the background (left out)"
+CROWD_TEXT = 'crowd flag that is text, such as "0" (read as a number)'
+FROM_MASK = "object whose box is computed from its mask"
+BAD_PIECE = "piece of a mask that cannot be read (left out)"
+MANY_CROWDS = "file in which most objects are crowd regions (not trained on; if they are objects: --crowd-as-objects)"
 OUTSIDE = "box outside its image"
 MASK_ELSEWHERE = "mask that misses its box"
 BAD_MASK = "mask that cannot be read"
@@ -27,7 +34,11 @@ OVER_EDGE = "box that reaches over the edge (clipped)"
 UNUSED = "category that no image has"
 DIFFICULT = "object marked difficult (not trained on, not counted in evaluation)"
 NO_LABELS = "image without a label file (has no object)"
-_KEPT = (OVER_EDGE, UNUSED, DIFFICULT, NO_LABELS)
+_NOTES = (
+    *(OVER_EDGE, UNUSED, DIFFICULT, NO_LABELS, FROM_MASK, BAD_PIECE),
+    *(MANY_CROWDS, MERGED, ROOT, CROWD_TEXT),
+)
+"""Kinds of which nothing is skipped, or that say themselves what is."""
 _ROUNDING = 1.0
 """Boxes may reach this many pixels beyond the image without being reported: COCO's own do, by rounding."""
 
@@ -49,7 +60,7 @@ class Problems:
     def lines(self) -> list[str]:
         """One line per kind: number, consequence, the first few names."""
         return [
-            f"{self.source}: {len(names):,} × {kind}{'' if kind in _KEPT else ', skipped'}: {preview(names)}"
+            f"{self.source}: {len(names):,} × {kind}{'' if kind in _NOTES else ', skipped'}: {preview(names)}"
             for kind, names in self.found.items()
         ]
 
@@ -91,6 +102,8 @@ def pack(
     annotations: Iterable[Mapping[str, Any]],
     categories: Sequence[Mapping[str, Any]],
     problems: Problems,
+    *,
+    masks: bool = True,
 ) -> ObjectTable:
     """Check every annotation and pack the good ones.
 
@@ -100,6 +113,7 @@ def pack(
             `area`, `iscrowd` and `segmentation`, as in COCO; messages call them by `origin`, or else by `id`.
         categories: records with `id` (unique) and `name`.
         problems: receives what is skipped.
+        masks: read the masks; without them only those of objects that have no box, which is computed from them.
     """
     categories = sorted(categories, key=lambda record: record["id"])
     label_of = {record["id"]: label for label, record in enumerate(categories)}
@@ -114,10 +128,10 @@ def pack(
         elif annotation.get("category_id") not in label_of:
             problems.add(NO_CATEGORY, f"{name} (category {annotation.get('category_id')})")
         else:
-            problem = _problem(annotation, *sizes[position].tolist())
-            if problem is not None:
+            annotation, found = _checked(annotation, *sizes[position].tolist(), masks=masks)
+            for problem in found:
                 problems.add(problem, name)
-            if problem in (None, OVER_EDGE):
+            if not set(found) - _HARMLESS:
                 kept[position].append(annotation)
     objects = list(chain.from_iterable(kept))
     labels = np.array([label_of[a["category_id"]] for a in objects], dtype=np.int64)
@@ -141,25 +155,44 @@ def pack(
     )
 
 
-def _problem(annotation: Mapping[str, Any], height: int, width: int) -> str | None:
-    """The kind of problem that an annotation of an image of this size has; None if it has none."""
-    box = annotation.get("bbox")
-    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)):
-        return NO_AREA
+_HARMLESS = {OVER_EDGE, FROM_MASK, BAD_PIECE}
+
+
+def _checked(
+    annotation: Mapping[str, Any], height: int, width: int, *, masks: bool
+) -> tuple[Mapping[str, Any], list[str]]:
+    """An annotation of an image of this size with what can be used of it, and the kinds of problems that it has."""
+    given: Any = annotation.get("segmentation") or None
+    box: Any = annotation.get("bbox")
+    # tools that have polygons only write no box, or zeros
+    needs_box = bool(given) and not (_is_box(box) and any(box))
+    shape, dropped = good_pieces(given, height, width) if given and (masks or needs_box) else (None, 0)
+    bounds = mask_box(shape, height, width) if shape else None
+    found = [BAD_PIECE] * bool(dropped and shape)
+    if needs_box and bounds is not None:
+        left, top, right, bottom = bounds
+        box = [left, top, right - left, bottom - top]
+        found.append(FROM_MASK)
+    annotation = {**annotation, "bbox": box, "segmentation": shape if masks else None}
+    if not _is_box(box):
+        return annotation, [*found, BAD_MASK if needs_box else NO_NUMBERS]
     x, y, w, h = map(float, box)
     if not all(map(math.isfinite, box)) or w <= 0 or h <= 0:
-        return NO_AREA
+        return annotation, [*found, NO_AREA]
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        return OUTSIDE
-    if segmentation := annotation.get("segmentation"):
-        mask_bounds = mask_box(segmentation, height, width)
-        if mask_bounds is None:
-            return BAD_MASK
-        left, top, right, bottom = mask_bounds
+        return annotation, [*found, OUTSIDE]
+    if given and masks:
+        if bounds is None:
+            return annotation, [*found, BAD_MASK]
+        left, top, right, bottom = bounds
         if min(right, x + w) <= max(left, x) or min(bottom, y + h) <= max(top, y):
-            return MASK_ELSEWHERE
+            return annotation, [*found, MASK_ELSEWHERE]
     inside = min(x, y) >= -_ROUNDING and x + w <= width + _ROUNDING and y + h <= height + _ROUNDING
-    return None if inside else OVER_EDGE
+    return annotation, found if inside else [*found, OVER_EDGE]
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
 
 
 def _area(annotation: Mapping[str, Any]) -> float:

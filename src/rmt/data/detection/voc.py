@@ -73,7 +73,7 @@ class VocFolder:
         else:
             self.splits = {split: str(part.annotations) for split, part in parts.items()}
 
-    def read(self, split: Split) -> Source:
+    def read(self, split: Split, *, masks: bool = True) -> Source:
         where = Path(self.splits[split])
         problems = Problems(os.path.relpath(where, self.root))
         label_of = {name: label for label, name in enumerate(self.classes)}
@@ -107,7 +107,7 @@ class VocFolder:
         if not images:
             raise RMTError(f"{where}: no image can be used" + "".join(f"; {line}" for line in problems.lines()))
         categories = [{"id": label, "name": name} for name, label in label_of.items()]
-        return Source(self.root, where, pack(images, annotations, categories, problems))
+        return Source(self.root, where, pack(images, annotations, categories, problems, masks=masks))
 
     @cached_property
     def classes(self) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ class YoloFolder:
             return ["no class list (data.yaml or classes.txt): classes are called by their numbers"]
         return [f"classes as in {self.names_from}"]
 
-    def read(self, split: Split) -> Source:
+    def read(self, split: Split, *, masks: bool = True) -> Source:
         where = self.places[split][0]
         problems = Problems(os.path.relpath(where, self.root) if where.is_relative_to(self.root) else str(where))
         images: list[dict[str, Any]] = []
@@ -78,7 +78,7 @@ class YoloFolder:
             for origin in lines:
                 problems.add(f"{NO_CATEGORY}, class number {number} of {len(known)} classes", origin)
         annotations = [a for a in annotations if a["category_id"] in known]
-        return Source(self.root, where, pack(images, annotations, categories, problems))
+        return Source(self.root, where, pack(images, annotations, categories, problems, masks=masks))
 
     def _categories(self, annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
         names = self.names or {number: str(number) for number in sorted({a["category_id"] for a in annotations})}

@@ -46,6 +46,7 @@ class DetectData:
             layout,
             with_masks=masks,
             empty_images=recipe.empty_images,
+            crowd_as_objects=recipe.crowd_as_objects,
             holdout=recipe.holdout,
             seed=recipe.seed,
         )

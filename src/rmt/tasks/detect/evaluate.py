@@ -70,7 +70,15 @@ def open_evaluation(
 ) -> EvaluationSplit[DetectionSet]:
     """Opens the images that a model file with this metadata is evaluated on; see `open_detection_split`."""
     held = run_hold_out(metadata, data=data)
-    return open_detection_split(detection_layout(data), with_masks=with_masks, split=split, held=held)
+    crowd = counts_crowd(metadata)
+    return open_detection_split(
+        detection_layout(data), with_masks=with_masks, crowd_as_objects=crowd, split=split, held=held
+    )
+
+
+def counts_crowd(metadata: dict[str, Any]) -> bool:
+    """Whether the run that wrote a model file took crowd regions for objects."""
+    return bool((metadata.get("recipe") or {}).get("crowd_as_objects"))
 
 
 def evaluate_checkpoint(
@@ -105,7 +113,12 @@ def evaluate_checkpoint(
         layout = coco_files((images, annotations))
         held = run_hold_out(predictor.metadata, images=images, annotations=annotations)
         divided = not predictor.metadata["recipe"].get("val_annotations") if held else False
-        found, part = open_detection_split(layout, with_masks=predictor.masks, held=held if divided else None)
+        found, part = open_detection_split(
+            layout,
+            with_masks=predictor.masks,
+            crowd_as_objects=counts_crowd(predictor.metadata),
+            held=held if divided else None,
+        )
         if part == "all":
             by_path = {**predictor.metadata, "data": None}
             part = "train" if run_hold_out(by_path, images=images, annotations=annotations) else "listed"
