@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from rmt.commands.libraries import import_quickly
 from rmt.recipes.recipe import Device, Precision
 
 
@@ -55,11 +56,12 @@ def run(
         output: Also write the whole result, including the confusion matrix, to this JSON file.
         json: Print JSON instead of text.
     """
-    from rmt.atomic import write_text
-    from rmt.commands.options import options_for
-    from rmt.errors import RMTError
-    from rmt.tasks import task_of_checkpoint
-    from rmt.training.evaluation_facts import evaluation_line
+    with import_quickly():
+        from rmt.atomic import write_text
+        from rmt.commands.options import options_for
+        from rmt.errors import RMTError
+        from rmt.tasks import task_of_checkpoint
+        from rmt.training.evaluation_facts import evaluation_line
 
     _, task = task_of_checkpoint(checkpoint)
     if not data and annotations is None:

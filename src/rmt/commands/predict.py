@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from rmt.commands.libraries import import_quickly
 from rmt.recipes.recipe import Device, Precision
 
 
@@ -54,13 +55,14 @@ def run(
         precision: Precision of the forward pass.
         json: Print one JSON object per image instead of text.
     """
-    from rmt.commands.options import not_an_option, options_for
-    from rmt.data.images import BadImage
-    from rmt.errors import RMTError
-    from rmt.inference import predictor_class
-    from rmt.inference.files import predict_files
-    from rmt.inference.results import ImageResult, PredictionFolder
-    from rmt.model import read_metadata
+    with import_quickly():
+        from rmt.commands.options import not_an_option, options_for
+        from rmt.data.images import BadImage
+        from rmt.errors import RMTError
+        from rmt.inference import predictor_class
+        from rmt.inference.files import predict_files
+        from rmt.inference.results import ImageResult, PredictionFolder
+        from rmt.model import read_metadata
 
     if not images:
         raise RMTError("name at least one image: rmt predict CHECKPOINT IMAGE…")

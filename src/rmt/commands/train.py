@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+from rmt.commands.libraries import import_quickly
 from rmt.commands.recipe_choice import choose_recipe
 from rmt.commands.recipes import recipe_lines
 from rmt.errors import RMTError
@@ -50,7 +51,7 @@ def main(args: list[str]) -> int:
     chosen = tyro.cli(type(recipe), default=recipe, args=options, prog=f"rmt train {args[0]}", description=description)
     if problems := chosen.problems():  # refused before torch is imported, which takes a while
         raise RMTError("; ".join(problems))
-    with announce_slow_import(f"rmt train {args[0]}: loading PyTorch …"):
+    with announce_slow_import(f"rmt train {args[0]}: loading PyTorch …"), import_quickly():
         from rmt.tasks import task_named, train
 
         task_named(chosen.task)
@@ -101,7 +102,8 @@ def _resume(args: list[str], started: float) -> int:
         prog="rmt train",
         description="Continue a run exactly where its last checkpoint was saved, or for more --minutes.",
     )
-    from rmt.tasks import resume
+    with import_quickly():
+        from rmt.tasks import resume
 
     minutes = parsed.recipe.minutes
     if minutes == AUTO or minutes < 0:
