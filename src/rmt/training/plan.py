@@ -151,9 +151,10 @@ class Planner:
         most = int(EVALUATION_SHARE * budget / evaluation)
         evaluations = min(max(most, 1), MOST_EVALUATIONS)
         update = timing.step * recipe.accumulate
-        updates = max(int((left - evaluations * evaluation) / update), 1)
-        recipe = self._resolved(candidate, updates, evaluations)
-        updates, evaluations = self.planning.length(recipe, self.data)
+        for _ in range(2):  # again with the time of evaluations that the task does not make
+            updates = max(int((left - evaluations * evaluation) / update), 1)
+            recipe = self._resolved(candidate, updates, evaluations)
+            updates, evaluations = self.planning.length(recipe, self.data)
         parts = dict(start=start, training=updates * update, evaluation=evaluations * evaluation, end=end)
         fits = sum(parts.values()) <= budget and updates * effective_batch(recipe) >= candidate.images
         return Outline(candidate, timing, recipe, updates, evaluations, **parts, fits=fits)
