@@ -19,7 +19,7 @@ NAMES: dict[Split, tuple[str, ...]] = {
 """The names of each split, in lower case."""
 
 _SPLIT_OF: dict[str, Split] = {name: split for split, names in NAMES.items() for name in names}
-_BESIDE = frozenset({"seg", "set", "data", "dataset", "images", "image", "imgs", "img", "split", "folder"})
+_BESIDE = frozenset({"seg", "set", "data", "dataset", "images", "image", "imgs", "img", "split", "folder", "obj"})
 """Words that may stand beside that of a split, as in `seg_train`, `Train Set` and `train_images`."""
 _JOINED = ("images", "data", "set")  # as in `trainset`
 

@@ -43,7 +43,8 @@ class DetectRecipe(Recipe):
 
     data: str = ""
     """Folder of images and annotations: COCO as downloaded (`annotations/instances_train….json`) or as Roboflow exports
-    it, Pascal VOC (`Annotations/*.xml`), or YOLO (`labels/*.txt`, also named by its `data.yaml`); see `rmt check`."""
+    it, Pascal VOC (`Annotations/*.xml`), YOLO (`labels/*.txt`, also named by its `data.yaml`), or labelme; `rmt check`
+    shows how it is read."""
     images: str = ""
     """Folder of the training images, for data in another layout than `data`."""
     annotations: str = ""

@@ -7,7 +7,9 @@ is wrong with single annotations is counted and named, see `table`.
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,14 @@ from rmt.data.detection.coco_records import mend_annotations, read_images, whole
 from rmt.data.detection.conventions import box_question, id_question
 from rmt.data.detection.dataset import DetectionSet, Source, open_set
 from rmt.data.detection.table import MANY_CROWDS, ObjectTable, Problems, pack
+from rmt.data.files import subfolder
 from rmt.data.sets import preview
 from rmt.data.split_names import SPLITS, Split, split_folders, split_of
 from rmt.errors import RMTError
 
 ROBOFLOW = "_annotations.coco.json"
+SINGLE = ("result.json", "annotations.json", "labels.json", "coco.json", "trainval.json")
+"""Names of the file that Label Studio, labelme's script, FiftyOne and others write."""
 _PARTS = ("images", "annotations", "categories")
 _MANY_CROWDS = 0.5  # share of crowd regions above which they are probably objects
 
@@ -53,12 +58,29 @@ def coco_layout(root: Path) -> CocoFiles | None:
     exported = {split: (folder, file) for split, folder in folders.items() if (file := folder / ROBOFLOW).is_file()}
     if exported:
         return named_files("COCO, as Roboflow exports it", exported)
+    if single := {split: found for split, folder in folders.items() if (found := _single(folder)) is not None}:
+        return named_files("COCO", single)
     annotations = root / "annotations"
     if not any(annotations.glob("*.json")):
         return None
-    named = {split: found for split in SPLITS if (found := _instances(annotations, split))}
-    places = {split: ", ".join(map(str, found)) for split, found in named.items()}
+    named = {split: files for split in SPLITS if (files := _instances(annotations, split))}
+    places = {split: ", ".join(map(str, files)) for split, files in named.items()}
     return CocoFiles("COCO", places or {"train": str(annotations)}, partial(find_split, root))
+
+
+def _single(folder: Path) -> tuple[Path, Path] | None:
+    """(image folder, annotation file) of a file that tools write beside the folder of the images."""
+    files = (folder / name for name in SINGLE)
+    file = next((file for file in files if file.is_file() and _mentions_coco(file)), None)
+    images = subfolder(folder, ("images", "jpegimages", "data", "image", "img", "imgs")) or folder
+    return None if file is None else (images, file)
+
+
+def _mentions_coco(file: Path) -> bool:
+    """Whether a file has the words of COCO's format; it is not parsed, since it may be large."""
+    with open(file, "rb") as opened, suppress(ValueError), mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
+        return all(content.find(f'"{part}"'.encode()) >= 0 for part in _PARTS)  # ValueError: an empty file
+    return False
 
 
 def open_coco(images: Path, annotations: Path, *, with_masks: bool) -> DetectionSet:

@@ -16,7 +16,7 @@ from rmt.data.detection.table import CROWD_TEXT, MERGED, ROOT, Problems
 from rmt.data.images import MAX_PIXELS, BadImage, read_size
 from rmt.errors import RMTError
 
-_BACKGROUNDS = ("background", "ignore")
+BACKGROUNDS = ("background", "ignore")
 
 
 def whole(value: Any) -> int | None:
@@ -79,9 +79,14 @@ class FileNames:
         """The file relative to the folder. A plain name is kept even if there is no such file; others give None."""
         plain = os.path.normpath(name)
         inside = not os.path.isabs(name) and not plain.startswith("..")
-        if inside and self._exists(plain):
+        return self.find(name) or (plain if inside else None)
+
+    def find(self, name: str) -> str | None:
+        """The file relative to the folder, or None if there is none."""
+        plain = os.path.normpath(name)
+        if not os.path.isabs(name) and not plain.startswith("..") and self._exists(plain):
             return plain
-        return next((file for file in self._candidates(name) if self._exists(file)), plain if inside else None)
+        return next((file for file in self._candidates(name) if self._exists(file)), None)
 
     def _candidates(self, name: str) -> Iterator[str]:
         """What the name may mean: with the other system's separators, percent signs decoded, without its first folders.
@@ -126,7 +131,7 @@ def without_roots(
     kept = []
     for record in categories:
         name = str(record.get("name", record["id"]))
-        if record["id"] not in used and (name in heads or name.strip("_").lower() in _BACKGROUNDS) and used:
+        if record["id"] not in used and (name in heads or name.strip("_").lower() in BACKGROUNDS) and used:
             problems.add(ROOT, name)
         else:
             kept.append(record)

@@ -1,7 +1,8 @@
-"""Find out how the files of a detection set lie, and open its splits: COCO, Roboflow's COCO, VOC or YOLO.
+"""Find out how the files of a detection set lie, and open its splits: COCO, VOC, YOLO or labelme.
 
 This is the one place that decides what a folder is. Each reader finds its own layout (`coco_layout`, `voc_layout`,
-`yolo_layout`) and packs a split into an `ObjectTable`. `rmt.data.split_names` says which names are splits.
+`yolo_layout`, `labelme_layout`) and packs a split into an `ObjectTable`. `rmt.data.split_names` says which names are
+splits.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Protocol
 
 from rmt.data.detection.coco import coco_layout, named_files
 from rmt.data.detection.dataset import DetectionSet, Source, open_set
+from rmt.data.detection.labelme import labelme_layout
 from rmt.data.detection.voc import voc_layout
 from rmt.data.detection.yolo import yolo_layout
 from rmt.data.fingerprint import recognised
@@ -19,7 +21,8 @@ from rmt.errors import RMTError
 
 EXPECTED = (
     "COCO (annotations/instances_train….json, or train/_annotations.coco.json), VOC (Annotations/*.xml, JPEGImages), "
-    "YOLO (data.yaml, or images/ and labels/*.txt); any COCO-format JSON: --images FOLDER --annotations FILE"
+    "YOLO (data.yaml, or images/ and labels/*.txt), labelme (JSON files beside the images); any COCO-format JSON: "
+    "--images FOLDER --annotations FILE"
 )
 
 
@@ -59,7 +62,7 @@ def detection_layout(data: str) -> Layout:
 
 def find_layout(root: Path) -> Layout | None:
     """The layout of a folder; None if it is no detection set."""
-    return coco_layout(root) or voc_layout(root) or yolo_layout(root)
+    return coco_layout(root) or voc_layout(root) or yolo_layout(root) or labelme_layout(root)
 
 
 def coco_files(train: tuple[Path, Path], val: tuple[Path, Path] | None = None) -> Layout:

@@ -21,6 +21,7 @@ NO_AREA = "box of zero or negative size"
 NO_NUMBERS = "box that is not four numbers"
 MERGED = "image that is listed under several ids (merged)"
 ROOT = "category without an object that heads others or is the background (left out)"
+BAD_SIZE = "image whose size cannot be read"
 CROWD_TEXT = 'crowd flag that is text, such as "0" (read as a number)'
 FROM_MASK = "object whose box is computed from its mask"
 BAD_PIECE = "piece of a mask that cannot be read (left out)"

@@ -15,7 +15,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from rmt.data.detection.dataset import NO_FILE, Source
-from rmt.data.detection.table import DIFFICULT, NO_CATEGORY, Problems, pack
+from rmt.data.detection.table import BAD_SIZE, DIFFICULT, NO_CATEGORY, Problems, pack
 from rmt.data.detection.xml_file import BadXml, read_xml
 from rmt.data.files import files_below, has_files, images_by_stem, read_lines, subfolder
 from rmt.data.images import BadImage, read_size
@@ -27,7 +27,6 @@ ANNOTATIONS = ("annotations", "annotation", "xml", "xmls", "labels")
 IMAGES = ("jpegimages", "images", "image", "img", "imgs")
 CLASS_LISTS = ("classes.txt", "labels.txt", "predefined_classes.txt")
 BAD_FILE = "annotation file that cannot be read"
-BAD_SIZE = "image whose size cannot be read"
 NO_BOX = "object without a name or a box"
 NO_XML = "listed image without an annotation file"
 

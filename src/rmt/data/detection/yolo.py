@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rmt.data.detection.coco_records import FileNames
 from rmt.data.detection.dataset import Source
-from rmt.data.detection.table import NO_CATEGORY, NO_LABELS, Problems, pack
+from rmt.data.detection.table import BAD_SIZE, NO_CATEGORY, NO_LABELS, Problems, pack
 from rmt.data.detection.yolo_yaml import read_dataset_file
 from rmt.data.files import files_below, has_files, read_lines, subfolder
 from rmt.data.images import EXTENSIONS, BadImage, read_size
@@ -23,7 +24,6 @@ CLASS_LISTS = ("classes.txt", "obj.names", "labels.txt", "classes.names", "_dark
 BAD_LINE = "line that is neither CLASS CX CY W H nor a polygon"
 IN_PIXELS = "line whose numbers are not shares from 0 to 1 (are they pixels?)"
 BAD_LABELS = "label file that cannot be read"
-BAD_SIZE = "image whose size cannot be read"
 MAX_BYTES = 16 * 2**20
 """Largest label file that is read."""
 _SLACK = 0.5
@@ -91,9 +91,13 @@ class YoloFolder:
             if place.is_dir():
                 yield from (place / name for name in files_below(place, EXTENSIONS))
                 continue
+            names = FileNames(self.root)
             for line in read_lines(place):
                 nearby = (Path(line), place.parent / line, self.root / line)
-                yield next((path for path in nearby if path.is_file()), place.parent / line)
+                found = next((path for path in nearby if path.is_file()), None)
+                if found is None and (inside := names.find(line)):  # CVAT writes data/obj_train_data/NAME
+                    found = self.root / inside
+                yield found or place.parent / line
 
 
 def yolo_layout(root: Path, dataset_file: Path | None = None) -> YoloFolder | None:
