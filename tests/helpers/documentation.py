@@ -8,9 +8,9 @@ from pathlib import Path
 import tyro
 
 from rmt.commands import evaluate, predict, shard, token_labels
-from rmt.commands.recipe_choice import choose_recipe
 from rmt.commands.train import spell_out_flags
 from rmt.recipes import Recipe
+from rmt.recipes.choice import choose_recipe
 from rmt.training.resolve import validate
 
 ROOT = Path(__file__).parents[2]

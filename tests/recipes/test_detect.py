@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rmt.model import MAX_DROP_PATH
-from rmt.recipes import COCO, DetectRecipe
+from rmt.recipes import COCO, RECIPES, DetectRecipe
 from rmt.tasks.detect.build import build_detector
 from rmt.training.network import resolve_network
 
@@ -39,10 +39,9 @@ PAPER = dict(
     ema_decay=0.0,
     clip_grad=0.0,
 )
-ONE = dict(epochs=12, lr_steps=(8, 11), train_short_sides=(800,), random_crop=False)
+ONE = dict(epochs=12, train_short_sides=(800,), random_crop=False)
 THREE = dict(
     epochs=36,
-    lr_steps=(27, 33),
     train_short_sides=(480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
     random_crop=True,
 )
@@ -69,12 +68,30 @@ def test_the_numbers_are_the_paper_s(name):
     size = f"swin_{size}" if "swin" in name else size
     expected = PAPER | HEADS[head] | (THREE if name.endswith("3x") else ONE)
     assert {key: getattr(recipe, key) for key in expected} == expected
+    assert recipe.step_epochs() == ((27, 33) if name.endswith("3x") else (8, 11))
     assert recipe.model == f"rmt_{size}" and recipe.drop_path == "auto"
     assert resolve_network(recipe).drop_path == MAX_DROP_PATH[recipe.model]
     text = " ".join((COCO[name].__doc__ or "").split())
     released = "2e-4" if size == "large" or (size == "base" and name.endswith("3x")) else "4e-4"
     assert released in text or "swin" in name
     assert "none measured here" in text and f"Published: {BOX_AP[name]}" in text
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, *(name for name in RECIPES if name.startswith("demo-"))])
+def test_the_rate_falls_in_the_same_parts_of_a_run_of_any_length(name):
+    recipe = RECIPES[name]()
+    long = replace(recipe, epochs=10 * recipe.epochs)
+    assert recipe.step_epochs() and all(step < recipe.epochs for step in recipe.step_epochs())
+    for step, later in zip(recipe.step_epochs(), long.step_epochs(), strict=True):
+        assert later == pytest.approx(10 * step, abs=1)
+    assert all(1 <= step <= 6 for step in replace(recipe, epochs=6).step_epochs())
+    assert replace(recipe, lr_steps=(0.5, 4, 5)).step_epochs() == tuple(sorted({recipe.epochs // 2, 4, 5}))
+
+
+@pytest.mark.parametrize("steps", [(0,), (-1,), (0.0,), (1.5,), (float("nan"),)])
+def test_a_step_is_an_epoch_or_a_part_of_the_run(steps):
+    (problem,) = replace(COCO[PUBLISHED[0]](), lr_steps=steps).problems()
+    assert problem.startswith("--lr-steps must be whole epochs, or parts of the run between 0 and 1")
 
 
 @pytest.mark.parametrize("head", HEADS)

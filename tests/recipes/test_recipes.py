@@ -48,7 +48,7 @@ def test_changes_lists_old_and_new():
         ("epochs", -1),
         ("lr", -1.0),
         ("min_lr", 1.0),
-        ("warmup_epochs", 1000.0),
+        ("warmup_epochs", -1.0),
         ("image_size", 16),
         ("ema_decay", 1.0),
         ("layer_decay", 1.5),

@@ -73,7 +73,7 @@ def test_the_paper_s_rows_are_all_there():
     [
         ("iterations", 0),
         ("validate_every", 3),
-        ("warmup_iterations", 80_000),
+        ("warmup_iterations", -1),
         ("warmup_start", 1.5),
         ("min_lr", 1.0),
         ("crop_size", 16),

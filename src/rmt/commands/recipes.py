@@ -5,8 +5,8 @@ from typing import Annotated
 
 import tyro
 
-from rmt.commands.recipe_choice import choose_recipe
 from rmt.recipes import RECIPES
+from rmt.recipes.choice import choose_recipe
 
 
 def run(name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = "", /) -> None:

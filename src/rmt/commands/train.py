@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from rmt.commands.libraries import import_quickly
-from rmt.commands.recipe_choice import choose_recipe
 from rmt.commands.recipes import recipe_lines
 from rmt.errors import RMTError
 from rmt.recipes import Recipe
+from rmt.recipes.choice import choose_recipe
 from rmt.recipes.recipe import AUTO, option
 
 _USAGE = """usage: rmt train RECIPE [--field value]…      (rmt train RECIPE --help lists the fields)

@@ -56,7 +56,8 @@ class ClassifyRecipe(Recipe):
     min_lr: NonNegativeFloat = 1e-5
     """Final learning rate of the cosine schedule, not scaled with the batch."""
     warmup_epochs: AutoFloat = 5.0
-    """Epochs of linear warm-up, which count as part of `epochs`; `auto`: a tenth of them, at most 5."""
+    """Epochs of linear warm-up, which count as part of `epochs`; `auto`, or more than `epochs`: a tenth of them, at
+    most 5."""
     warmup_lr: NonNegativeFloat = 1e-6
     """Learning rate at the start of the warm-up, not scaled with the batch."""
     cooldown_epochs: AutoNonNegative = 0
@@ -138,11 +139,6 @@ class ClassifyRecipe(Recipe):
         found = super().problems()
         if 0 < self.lr < self.min_lr:
             found.append(f"--min-lr {self.min_lr:g} is above the peak --lr {self.lr:g}")
-        if self.warmup_epochs != AUTO and 0 < self.epochs < self.warmup_epochs:
-            found.append(
-                f"--warmup-epochs {self.warmup_epochs:g} is longer than the whole run of --epochs {self.epochs}: "
-                f"take 0 to {self.epochs}, or auto"
-            )
         if self.cooldown_epochs != AUTO and 0 < self.epochs <= self.cooldown_epochs:
             found.append(f"--cooldown-epochs {self.cooldown_epochs} leaves none of the {self.epochs} epochs")
         if self.image_size and self.image_size < 32:

@@ -44,7 +44,7 @@ def _recipe(head: Head, size: str, schedule: str) -> DetectRecipe:
         recipe = replace(recipe, proposals=2000)
     if schedule == "3x":
         sides = tuple(range(480, 801, 32))
-        recipe = replace(recipe, epochs=36, lr_steps=(27, 33), train_short_sides=sides, random_crop=True)
+        recipe = replace(recipe, epochs=36, lr_steps=(0.75, 0.917), train_short_sides=sides, random_crop=True)
     return recipe
 
 
@@ -62,7 +62,7 @@ def _row(head: Head, size: str, schedule: str):
     figures = f"{published.describe_scores()} ({published.table})" if published else ""
     accuracy = (
         f"Accuracy: none measured here. Published: {figures or 'nothing, though the configuration is released'}. The "
-        f"rate falls after epochs {' and '.join(map(str, recipe.lr_steps))}. AdamW at 1e-4 for 16 images is the "
+        f"rate falls after epochs {' and '.join(map(str, recipe.step_epochs()))}. AdamW at 1e-4 for 16 images is the "
         "paper's"
     )
     if size.startswith("swin"):

@@ -63,7 +63,7 @@ def demo_composites() -> DetectRecipe:
         long_side=96,
         train_short_sides=(96,),
         epochs=4,
-        lr_steps=(3,),
+        lr_steps=(0.75,),
         batch_size=8,
         lr=1.5e-3,
         lr_base_batch=0,
@@ -95,7 +95,7 @@ def demo_trees() -> DetectRecipe:
         long_side=192,
         train_short_sides=(160, 192, 224),
         epochs=40,
-        lr_steps=(32,),
+        lr_steps=(0.8,),
         batch_size=4,
         ema_decay=0.98,
     )
@@ -115,7 +115,7 @@ def demo_overfit() -> DetectRecipe:
         rois_per_image=32,
         flip=0.0,
         epochs=10,
-        lr_steps=(7, 9),
+        lr_steps=(0.7, 0.9),
         batch_size=4,
         lr=1e-3,
     )

@@ -7,6 +7,7 @@ from rmt.recipes.recipe import (
     AUTO,
     AutoBool,
     AutoFloat,
+    AutoFloats,
     AutoInts,
     AutoNonNegative,
     AutoPixels,
@@ -114,16 +115,23 @@ class DetectRecipe(Recipe):
     """Peak learning rate for an effective batch of `lr_base_batch` images."""
     lr_base_batch: NonNegative = 16
     """The peak learning rate is lr x effective batch / lr_base_batch; 0: it is `lr`."""
-    lr_steps: AutoInts = (8, 11)
-    """Epochs after which the learning rate is divided by 10; `auto`: two thirds and eleven twelfths of `epochs`."""
+    lr_steps: AutoFloats = AUTO
+    """Epochs after which the learning rate is divided by 10; below 1, parts of the run (0.75: three quarters of
+    `epochs`). `auto`: two thirds and eleven twelfths of `epochs`."""
     warmup_iterations: AutoNonNegative = 500
-    """Weight updates of linear warm-up; `auto`: a tenth of the run, at most 200."""
+    """Weight updates of linear warm-up; `auto`, or as many as the run has: a tenth of the run, at most 200."""
     metric: Literal["auto", "box_ap", "box_ap50", "mask_ap", "mask_ap50"] = "box_ap"
     """Metric that the best weights are selected by, and early stopping watches; `auto`: box_ap."""
     warmup_factor: Fraction = 0.001
     """Factor of the learning rate at the start of the warm-up."""
     decay_norms: bool = False
     """Weight decay for the weights and biases of norms, too, as in RetinaNet."""
+
+    def step_epochs(self) -> tuple[int, ...]:
+        """The epochs after which the learning rate is divided by 10, in a run of a known number of epochs."""
+        steps = [self.epochs * part / 12 for part in (8, 11)] if self.lr_steps == AUTO else self.lr_steps
+        whole = (step * self.epochs if self.lr_steps != AUTO and step < 1 else step for step in steps)
+        return tuple(sorted({max(round(step), 1) for step in whole}))
 
     def problems(self) -> list[str]:
         found = super().problems()
@@ -139,8 +147,8 @@ class DetectRecipe(Recipe):
             found += check_unused(self, "where the data have a validation part", "holdout")
         if self.train_short_sides != AUTO and min(self.train_short_sides, default=0) < 32:
             found.append(f"--train-short-sides must be at least 32, not {self.train_short_sides}")
-        if self.lr_steps != AUTO and any(epoch < 1 for epoch in self.lr_steps):
-            found.append(f"--lr-steps must be at least 1, not {self.lr_steps}")
+        if self.lr_steps != AUTO and not all(0 < step < 1 or (step >= 1 and step % 1 == 0) for step in self.lr_steps):
+            found.append(f"--lr-steps must be whole epochs, or parts of the run between 0 and 1, not {self.lr_steps}")
         if not 0 < self.min_scale <= self.max_scale:
             found.append(f"--min-scale {self.min_scale:g} must be positive and at most --max-scale {self.max_scale:g}")
         if self.anchor_scale == 0:

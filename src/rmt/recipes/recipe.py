@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
+from rmt.recipes.field_types import describe_type, has_type
 from rmt.recipes.model_args import parse_model_args
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -47,6 +48,7 @@ if TYPE_CHECKING:  # the types in a resolved recipe, where no field is "auto" an
     AutoPositiveFraction = float
     AutoInts = tuple[int, ...]
     AutoBool = bool
+    AutoFloats = tuple[float, ...]
 else:
     AutoPositive = Annotated[int | Literal["auto"], AT_LEAST_1]
     AutoNonNegative = Annotated[int | Literal["auto"], NOT_NEGATIVE]
@@ -56,6 +58,7 @@ else:
     AutoPositiveFraction = Annotated[float | Literal["auto"], *PositiveFraction.__metadata__]
     AutoInts = tuple[int, ...] | Literal["auto"]
     AutoBool = bool | Literal["auto"]
+    AutoFloats = tuple[float, ...] | Literal["auto"]
 
 #: The recipe class of each task. A class that sets `task` registers itself when it is defined.
 _CLASSES: dict[str, type["Recipe"]] = {}
@@ -182,8 +185,18 @@ class Recipe:
         """Returns the recipe with these values in the fields that it leaves open. The other fields are kept."""
         return replace(self, **{name: value for name, value in values.items() if self.is_open(name)})
 
+    def wrong_types(self) -> list[str]:
+        """One line for each value that is not of its field's type, such as a text for a number."""
+        hints = get_type_hints(type(self), include_extras=True)
+        values = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        return [
+            f"--{option(name)} must be {describe_type(hints[name])}, not {str(value)[:40]!r}"
+            for name, value in values
+            if not has_type(value, hints[name])
+        ]
+
     def problems(self) -> list[str]:
-        """One line for each impossible value; empty when the recipe can run."""
+        """One line for each impossible value; empty when the recipe can run. All values must be of their types."""
         found = []
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             value = getattr(self, name, None)
@@ -206,16 +219,22 @@ class Recipe:
 
 
 def from_dict(values: dict[str, Any]) -> Recipe:
-    """Returns the recipe of `as_dict`. Raises ValueError on an unknown task or field, TypeError on a missing one."""
+    """Returns the recipe of `as_dict`.
+
+    Raises ValueError on an unknown task or field, TypeError on a missing one, and on a value of another type.
+    """
     values = dict(values)
     task = values.pop("task", None)
-    if task not in _CLASSES:
-        raise ValueError(f"task {task!r} is none of {', '.join(_CLASSES)}")
+    if not isinstance(task, str) or task not in _CLASSES:
+        raise ValueError(f"task {str(task)[:40]!r} is none of {', '.join(_CLASSES)}")
     recipe_class: Any = _CLASSES[task]
     unknown = set(values) - {field.name for field in fields(recipe_class)}
     if unknown:
-        raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")
-    return recipe_class(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        raise ValueError(f"unknown fields {', '.join(sorted(map(str, unknown)))[:200]}")
+    recipe = recipe_class(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+    if wrong := recipe.wrong_types():
+        raise TypeError("; ".join(wrong))
+    return recipe
 
 
 def changes(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:

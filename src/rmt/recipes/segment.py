@@ -87,7 +87,8 @@ class SegmentRecipe(Recipe):
     poly_power: NonNegativeFloat = 1.0
     """The learning rate is proportional to (1 - iteration / iterations) to this power."""
     warmup_iterations: AutoNonNegative = 0
-    """Iterations of linear warm-up, which count as part of `iterations`; `auto`: a twentieth of them, at most 200."""
+    """Iterations of linear warm-up, which count as part of `iterations`; `auto`, or as many as `iterations`: a
+    twentieth of them, at most 200."""
     warmup_start: Fraction = 1e-6
     """Factor of the learning rate at the start of the warm-up."""
     weight_decay: AutoFloat = 1e-4
@@ -133,11 +134,6 @@ class SegmentRecipe(Recipe):
             fitting = next(count for count in range(most, 0, -1) if self.iterations % count == 0)
             found.append(
                 f"--validate-every {self.validate_every} does not divide --iterations {self.iterations}: take {fitting}"
-            )
-        if known and self.warmup_iterations != AUTO and self.warmup_iterations >= self.iterations:
-            found.append(
-                f"--warmup-iterations {self.warmup_iterations} leaves none of --iterations {self.iterations}: "
-                f"take {self.iterations // 10} or so, or auto"
             )
         if self.lr != AUTO and 0 < self.lr < self.min_lr:
             found.append(f"--min-lr {self.min_lr:g} is above the peak --lr {self.lr:g}")

@@ -2,11 +2,13 @@
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 from rmt.errors import RMTError
 from rmt.inference import Predictor, load
 from rmt.inference.classify import Prediction
 from rmt.model import read_metadata
+from rmt.recipes.choice import change_fields, choose_recipe
 from rmt.recipes.recipe import Recipe
 from rmt.training import run as trainer
 from rmt.training.run import TrainingStopped, TrainResult
@@ -47,15 +49,22 @@ def task_of_checkpoint(path: str | Path) -> tuple[str, Task]:
     return name, task_named(name)
 
 
-def train(recipe: Recipe, *, started: float | None = None) -> TrainResult:
-    """Trains as the recipe says, in a new run folder.
+def train(recipe: Recipe | str, *, started: float | None = None, **fields: Any) -> TrainResult:
+    """Trains as the recipe says, in a new run folder: `rmt.train("finetune", data="photos", epochs=10)`.
+
+    Where processes are started by spawn (macOS, Windows, Python 3.14), a script calls it under
+    `if __name__ == "__main__":`, since each data worker imports the script.
 
     Args:
-        recipe: what to run.
+        recipe: what to run; as a word a name that `rmt recipes` lists, or FILE.py:NAME.
+        fields: values for fields of the recipe, as the options of `rmt train`.
         started: `time.monotonic()` when the run began, from which the recipe's `minutes` count; None: now.
 
     Raises RMTError for a mistake of the user, and TrainingStopped on Ctrl-C or SIGTERM, after the state was saved.
     """
+    if isinstance(recipe, str):
+        recipe, _ = choose_recipe(recipe)
+    recipe = change_fields(recipe, fields)
     return trainer.train(recipe, task_named(recipe.task), started=started)
 
 

@@ -242,10 +242,15 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.build_optimizer()
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"},
-        }
+        scheduler = self._schedule(optimizer)
+        self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        # A checkpoint has restored the optimiser's settings with its state: those of the recipe apply.
+        for group, settings in zip(self.trainer.optimizers[0].param_groups, self._settings, strict=True):
+            group |= settings
+        self.lr_scheduler_step(self.trainer.lr_scheduler_configs[0].scheduler, None)
 
     def _schedule(self, optimizer: torch.optim.Optimizer) -> Any:
         recipe = self.recipe
@@ -271,7 +276,11 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         self.progress.bad_images = {
             name: reason for part in processes.all_gather(self.progress.bad_images) for name, reason in part.items()
         }
-        checkpoint["rmt"] = {"recipe": self.recipe.as_dict(), "progress": self.progress.state_dict()}
+        checkpoint["rmt"] = {
+            "recipe": self.recipe.as_dict(),
+            "progress": self.progress.state_dict(),
+            "folder": str(Path.cwd()),  # that relative paths of the recipe start from
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.progress = Progress.from_state_dict(checkpoint["rmt"]["progress"])

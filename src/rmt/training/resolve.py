@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from rmt.device import choose_precision
 from rmt.errors import RMTError
-from rmt.recipes.recipe import AUTO, Precision, Recipe
+from rmt.recipes.recipe import AUTO, Precision, Recipe, option
 from rmt.training.batch import resolve_ema_decay, share_batch
 from rmt.training.machine import Machine
 from rmt.training.module import RecipeT
@@ -28,7 +28,7 @@ _MOST_GPU_WORKERS = 8
 
 def validate(recipe: Recipe) -> None:
     """Raises RMTError that names every impossible value of the recipe."""
-    if problems := recipe.problems():
+    if problems := recipe.wrong_types() or recipe.problems():
         raise RMTError("; ".join(problems))
 
 
@@ -59,7 +59,11 @@ def resolve(
     data = task.open_data(recipe)
     if planned:
         recipe = Planner(recipe, data, task, machine.torch_device, started, time.monotonic).plan(log)
-    recipe = resolve_ema_decay(task.resolve(resolve_network(recipe), data))
+    given, recipe = recipe, resolve_ema_decay(task.resolve(resolve_network(recipe), data))
+    for name in ("warmup_epochs", "warmup_iterations"):
+        length, taken = getattr(given, name, None), getattr(recipe, name, None)
+        if length != taken and not given.is_open(name):
+            log(f"--{option(name)} {length:g} is longer than the run: a warm-up of {taken:g} is taken")
     validate(recipe)
     assert not recipe.open_fields()
     return recipe, data

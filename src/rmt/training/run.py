@@ -16,7 +16,7 @@ from rmt.data.randomness import seed_process
 from rmt.errors import RMTError
 from rmt.recipes.recipe import Recipe, changes, from_dict
 from rmt.training.checkpoints.callback import Interrupted, StateCheckpoint
-from rmt.training.checkpoints.io import load_newest_state
+from rmt.training.checkpoints.io import AtomicCheckpointIO, load_newest_state
 from rmt.training.checkpoints.weights import WeightFiles
 from rmt.training.data_record import record_data, require_same_data
 from rmt.training.distributed import processes
@@ -25,10 +25,13 @@ from rmt.training.extend import LENGTH_FIELDS, extend
 from rmt.training.logging.display import Display
 from rmt.training.logging.history import History, NoHistory
 from rmt.training.machine import Machine
+from rmt.training.main_guard import require_main_guard
 from rmt.training.module import TrainingModule
 from rmt.training.network import configure_network, require_same_network
 from rmt.training.profile import OptimiserMark, StepProfile
 from rmt.training.recorder import Recorder
+from rmt.training.relocate import find_again
+from rmt.training.rescale import EpochLength, continue_schedule, rescale_state, rescaled_update
 from rmt.training.resolve import resolve, resolve_machine, resolve_resumed, validate
 from rmt.training.run_folder import RunFolder
 from rmt.training.task import FinishedRun, Task
@@ -58,6 +61,7 @@ def train(recipe: Recipe, task: Task, *, started: float | None = None) -> TrainR
     """Trains as the recipe says, in a new run folder. See `rmt.train`."""
     started = time.monotonic() if started is None else started
     validate(recipe)
+    require_main_guard(recipe.workers)
     machine = Machine.detect(recipe)
     with process_group(machine):
         # Before the data are read, which may take a while.
@@ -79,6 +83,7 @@ def resume(
     started = time.monotonic() if started is None else started
     recipe = recipe or folder.read_recipe()
     validate(recipe)
+    require_main_guard(recipe.workers)
     machine = Machine.detect(recipe)
     with process_group(machine), _lock(folder):
         console = _console()
@@ -87,6 +92,8 @@ def resume(
         if complaint:
             console.print(f"warning: {complaint}", markup=False)
         original = folder.read_recipe() if state is None else from_dict(state["rmt"]["recipe"])
+        started_in = "" if state is None else state["rmt"].get("folder", "")
+        recipe, original = (find_again(r, folder.path, started_in) for r in (recipe, original))
         recipe = resolve_resumed(replace(recipe, output=str(folder.path)), original, machine)
         if state is not None:
             require_same_network(recipe, original)
@@ -109,6 +116,7 @@ def resume(
             console.print("no checkpoint was saved yet: starting from the beginning", markup=False)
         module, run = _fit(
             *(recipe, machine, task, console, folder, state),
+            resolve_machine(original, machine) if changed else recipe,
             started=started,
             minutes=minutes,
             accept_changes=accept_changes,
@@ -123,6 +131,7 @@ def _fit(
     console: Console,
     folder: RunFolder | None = None,
     state: dict[str, Any] | None = None,
+    original: Recipe | None = None,
     *,
     started: float,
     minutes: float = 0.0,
@@ -133,6 +142,7 @@ def _fit(
     Args:
         recipe, machine, task, console: what to run, where, and where to print.
         folder, state: of a resumed run; without a checkpoint it starts from the beginning.
+        original: the recipe of the checkpoint.
         started: `time.monotonic()` when the command began.
         minutes: extend the run by so many.
         accept_changes: resume although the data have changed.
@@ -142,6 +152,10 @@ def _fit(
     recipe, data = resolve(recipe, machine, task, started=started, log=log)
     if folder is not None and processes.is_main_process():
         require_same_data(folder, data, accept_changes, log)
+    before = now = EpochLength(data.batches_per_epoch(recipe), recipe.accumulate)
+    if state is not None and original not in (None, recipe):
+        before = EpochLength(data.batches_per_epoch(original), original.accumulate)
+        recipe = continue_schedule(recipe, original, state, before, now, log)
     if minutes:
         place: dict[str, Any] = dict(device=machine.torch_device, started=started, clock=time.monotonic, log=log)
         recipe = extend(recipe, data, task, state, minutes, **place)
@@ -162,7 +176,12 @@ def _fit(
     step = 0 if state is None else int(state["global_step"])
     history: History = NoHistory()
     if processes.is_main_process():
-        history = History(folder.metrics_csv, module.metric_columns, up_to_step=None if state is None else step)
+        history = History(
+            folder.metrics_csv,
+            module.metric_columns,
+            up_to_step=None if state is None else step,
+            rescale=lambda update: rescaled_update(update, before, now),
+        )
     display = Display(
         module.epochs,
         module.batches_per_epoch,
@@ -192,6 +211,7 @@ def _fit(
         batches_per_epoch=module.batches_per_epoch,
         callbacks=callbacks,
         folder=folder.path,
+        checkpoint_io=AtomicCheckpointIO(lambda read: rescale_state(read, before, now)),
     )
 
     module.print_line = display.print_line

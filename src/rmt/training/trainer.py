@@ -19,7 +19,13 @@ _PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "
 
 
 def build_trainer(
-    recipe: Recipe, *, epochs: int, batches_per_epoch: int, callbacks: list[Callback], folder: Path
+    recipe: Recipe,
+    *,
+    epochs: int,
+    batches_per_epoch: int,
+    callbacks: list[Callback],
+    folder: Path,
+    checkpoint_io: AtomicCheckpointIO | None = None,
 ) -> Trainer:
     """Returns the Trainer of this process, with our checkpoint files and without Lightning's progress bar and loggers.
 
@@ -29,6 +35,7 @@ def build_trainer(
         batches_per_epoch: batches of one device between two evaluations.
         callbacks: what is called around the steps.
         folder: the run's folder.
+        checkpoint_io: reads and writes the checkpoints.
     """
     options: dict[str, Any] = {"gradient_clip_val": recipe.clip_grad} if recipe.clip_grad else {}
     options |= _distributed_options(recipe) if world_size() > 1 else {"devices": 1}
@@ -39,7 +46,7 @@ def build_trainer(
         accumulate_grad_batches=recipe.accumulate,
         limit_train_batches=batches_per_epoch,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO(), JoinedEnvironment()],
+        plugins=[checkpoint_io or AtomicCheckpointIO(), JoinedEnvironment()],
         default_root_dir=folder,
         logger=False,
         enable_progress_bar=False,

@@ -61,9 +61,12 @@ def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
 def resolve_schedule(recipe: ClassifyRecipe) -> ClassifyRecipe:
     """Returns the recipe with warm-up and cool-down filled in, where it leaves them open.
 
-    They are a tenth of the epochs, at most 5, and a thirtieth of them, at most 10.
+    They are a tenth of the epochs, at most 5, and a thirtieth of them, at most 10; a warm-up that is longer than the
+    run is replaced, too.
     """
     warmup, cooldown = min(recipe.epochs / 10, _MAX_WARMUP), min(recipe.epochs // 30, _MAX_COOLDOWN)
+    if not recipe.is_open("warmup_epochs") and recipe.warmup_epochs > recipe.epochs:
+        recipe = replace(recipe, warmup_epochs=warmup)
     return recipe.fill_open(warmup_epochs=warmup, cooldown_epochs=cooldown)
 
 

@@ -39,10 +39,12 @@ def resolve(recipe: DetectRecipe, data: DetectData) -> DetectRecipe:
     require_images(recipe, len(data.train))
     updates = data.batches_per_epoch(recipe) // recipe.accumulate
     epochs = recipe.epochs or max(math.ceil(_UPDATES / updates), 12)
-    steps = sorted({max(round(epochs * part / 12), 1) for part in (8, 11)})
     defaults = _defaults(recipe, data)
     warmup = min(int(epochs * updates * _MAX_WARMUP), defaults["warmup_iterations"])
-    return replace(recipe, epochs=epochs).fill_open(lr_steps=tuple(steps), warmup_iterations=warmup)
+    recipe = replace(recipe, epochs=epochs)
+    if recipe.warmup_iterations != AUTO and recipe.warmup_iterations >= epochs * updates:
+        recipe = replace(recipe, warmup_iterations=warmup)
+    return replace(recipe, lr_steps=recipe.step_epochs()).fill_open(warmup_iterations=warmup)
 
 
 def fill_defaults(recipe: DetectRecipe, data: DetectData, short_side: int = 0) -> DetectRecipe:

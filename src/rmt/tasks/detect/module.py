@@ -34,11 +34,14 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
 
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data
+        late = [str(epoch) for epoch in recipe.step_epochs() if epoch >= recipe.epochs]
+        unreached = [f"the run ends before --lr-steps {' '.join(late)}: the learning rate stays"] if late else []
         return [
             f"{len(data.classes)} classes",
             *data.describe(),
             f"{recipe.epochs} epochs of {self.updates_per_epoch:,} updates, {describe_batch(recipe)}, "
             f"peak learning rate {self.lr:.2e}",
+            *unreached,
         ]
 
     def batch_loss(self, batch: dict[str, Any]) -> Tensor:
@@ -52,7 +55,7 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
 
     def build_schedule(self, optimizer: torch.optim.Optimizer) -> UpdateSchedule:
         recipe = self.recipe
-        milestones = [epoch * self.updates_per_epoch for epoch in recipe.lr_steps]
+        milestones = [epoch * self.updates_per_epoch for epoch in recipe.step_epochs()]
 
         def factor(update: int) -> float:
             return step(update, milestones) * warm_up(update, recipe.warmup_iterations, recipe.warmup_factor)

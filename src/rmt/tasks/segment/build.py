@@ -1,5 +1,6 @@
 """A segmentation recipe checked against its data, and its network and module built."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ def resolve(recipe: SegmentRecipe, data: SegmentData) -> SegmentRecipe:
     require_images(recipe, len(data.train))
     warmup = min(int(recipe.iterations * _MAX_WARMUP), _defaults(recipe, data)["warmup_iterations"])
     every = evaluation_interval(recipe.iterations, 8)
+    if not recipe.is_open("warmup_iterations") and recipe.warmup_iterations >= recipe.iterations:
+        recipe = replace(recipe, warmup_iterations=warmup)
     return recipe.fill_open(validate_every=every, warmup_iterations=warmup)
 
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,11 @@ _TRAILER = len(_MARK) + hashlib.sha256().digest_size
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """The reader and writer of checkpoints that the Trainer uses."""
+    """The reader and writer of checkpoints that the Trainer uses. `adapt` may change what was read."""
+
+    def __init__(self, adapt: Callable[[dict[str, Any]], dict[str, Any]] = lambda state: state) -> None:
+        super().__init__()
+        self.adapt = adapt
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
         """Writes the checkpoint atomically. Raises RMTError when the disk refuses; the file before stays as it was."""
@@ -42,7 +47,7 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | os.PathLike, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return read_state(Path(path), map_location=map_location)
+        return self.adapt(read_state(Path(path), map_location=map_location))
 
     def remove_checkpoint(self, path: str | os.PathLike) -> None:
         Path(path).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ the end of each epoch. A resumed run deletes the rows after its state, so that n
 import csv
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,23 @@ def columns(metric_columns: MetricColumns) -> tuple[str, ...]:
 class History:
     """Appends rows to `metrics.csv` and mirrors them into TensorBoard's events in the same folder."""
 
-    def __init__(self, path: Path, metric_columns: MetricColumns, *, up_to_step: int | None = None) -> None:
-        """Starts a new file; with `up_to_step` keeps the rows of an earlier one up to that step."""
+    def __init__(
+        self,
+        path: Path,
+        metric_columns: MetricColumns,
+        *,
+        up_to_step: int | None = None,
+        rescale: Callable[[int], int] = lambda step: step,
+    ) -> None:
+        """Starts a new file; with `up_to_step` keeps the rows of an earlier one up to that step.
+
+        `rescale` gives the steps of the earlier rows in updates of the run as it goes on, see `rmt.training.rescale`.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
         self.path, self.columns = path, columns(metric_columns)
         rows = [] if up_to_step is None or not path.exists() else _read_whole_rows(path)
+        rows = [row | {"step": str(rescale(int(row["step"])))} for row in rows]
         self.rows = [row for row in rows if int(row["step"]) <= (up_to_step or 0)]
         write_text(path, _as_csv(self.columns, self.rows, header=True))
         with disk_errors_as_rmt_error(path):

@@ -1,10 +1,14 @@
-"""Resolve the RECIPE argument: a built-in name, or FILE.py:NAME."""
+"""Choose a recipe by a word, a built-in name or FILE.py:NAME, and change its fields."""
 
 import difflib
 import inspect
+import os
 import runpy
 import traceback
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from rmt.errors import RMTError
 from rmt.recipes import RECIPES, Recipe
@@ -20,6 +24,24 @@ def choose_recipe(word: str) -> tuple[Recipe, str]:
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(RECIPES)}"
         raise RMTError(f"unknown recipe {word!r}: {hint} (`rmt recipes` describes them; FILE.py:NAME takes your own)")
     return RECIPES[word](), inspect.getdoc(RECIPES[word]) or ""
+
+
+def change_fields(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """Returns the recipe with other values in these fields; paths and lists may be given as such.
+
+    Raises RMTError for a field that it does not have, naming the near ones.
+    """
+    names = [field.name for field in fields(recipe)]
+    for name in values:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+            hint = f": did you mean {' or '.join(near)}?" if near else ""
+            raise RMTError(f"the recipe {recipe.name} has no field {name!r}{hint}")
+    plain: dict[str, Any] = {}
+    for name, value in values.items():
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
+        plain[name] = tuple(value) if isinstance(value, list) else value
+    return replace(recipe, **plain)
 
 
 def _from_file(file: Path, name: str) -> tuple[Recipe, str]:
