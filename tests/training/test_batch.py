@@ -71,3 +71,9 @@ def test_a_run_keeps_to_it_and_is_resumed(tmp_path, monkeypatch):
 
     assert resume(tmp_path).metrics == result.metrics
     assert resume(tmp_path, recipe).metrics == result.metrics
+
+
+def test_a_single_small_image_is_too_little_for_batchnorm(tmp_path):
+    changes = dict(batch_size=1, accumulate=1, epochs=1, mixup=0.0, cutmix=0.0, drop_path=0.0)
+    with pytest.raises(rmt.RMTError, match="too small for BatchNorm.*--batch-size of 2"):
+        rmt.train(tiny_recipe(output=str(tmp_path / "run"), **changes))

@@ -13,6 +13,7 @@ from rmt._version import __version__
 from rmt.atomic import disk_error
 from rmt.errors import RMTError
 from rmt.extras import missing_extra
+from rmt.plain_output import allow_any_encoding
 
 COMMANDS = (
     "train",
@@ -31,6 +32,7 @@ COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
+    allow_any_encoding()
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt as stop:

@@ -252,12 +252,17 @@ COUNTS = {"depths", "convs", "box_convs", "box_fcs", "mask_convs", "octave_scale
 """Arguments that are numbers of modules to build."""
 
 
+def _total(numbers: Sequence[Any]) -> float:
+    return sum(abs(number) for number in numbers if isinstance(number, int | float))
+
+
 def checked_args(args: Mapping[str, Any]) -> dict[str, Any]:
     """Refuse numbers from an untrusted file that would take long to build before shapes can be compared."""
     for name, value in args.items():
         numbers = value if isinstance(value, list | tuple) else [value]
         limit = 256 if name in COUNTS else 2**20
-        if len(numbers) > 16 or any(isinstance(n, int | float) and not abs(n) <= limit for n in numbers):
+        too_large = any(isinstance(n, int | float) and not abs(n) <= limit for n in numbers)
+        if len(numbers) > 16 or too_large or (name in COUNTS and _total(numbers) > limit):
             raise ValueError(f"{name}={str(value)[:40]} is out of bounds")
     return dict(args)
 

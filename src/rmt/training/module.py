@@ -64,6 +64,16 @@ RecipeT = TypeVar("RecipeT", bound=Recipe)
 DataT = TypeVar("DataT", bound=TrainingData)
 
 
+def _explained(error: ValueError) -> Exception:
+    """The error of a step, as one of the user's where it is one."""
+    if "more than 1 value per channel" not in str(error):  # of PyTorch's BatchNorm
+        return error
+    return RMTError(
+        "batch and images are too small for BatchNorm, which sees one value per channel: take a --batch-size of 2 or "
+        "more, larger images, or --freeze-batchnorm"
+    )
+
+
 class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
     """Trains `model` as the recipe says. With `ema_decay` it keeps an EMA copy, which is evaluated, too.
 
@@ -206,7 +216,10 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         skips = self.recipe.on_nan == "skip"
         restore = save_buffers(self.model) if skips else None
         seed_process(*seed)
-        loss = self.batch_loss(batch)
+        try:
+            loss = self.batch_loss(batch)
+        except ValueError as error:
+            raise _explained(error) from error
         value = processes.all_reduce_mean(loss.item())  # all processes must decide the same
         self.progress.bad_images.update(batch["bad"])
         if math.isfinite(value):

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from rmt.data.randomness import seed_process
 from rmt.errors import RMTError
+from rmt.plain_output import allow_any_encoding
 from rmt.recipes.recipe import Recipe, changes, from_dict
 from rmt.training.checkpoints.callback import Interrupted, StateCheckpoint
 from rmt.training.checkpoints.io import AtomicCheckpointIO, load_newest_state
@@ -244,6 +245,7 @@ def _lock(folder: RunFolder) -> Iterator[None]:
 
 
 def _console() -> Console:
+    allow_any_encoding()
     return Console(highlight=False, soft_wrap=True, quiet=not processes.is_main_process())
 
 

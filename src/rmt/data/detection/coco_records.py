@@ -16,6 +16,7 @@ from rmt.data.detection.table import CROWD_TEXT, MERGED, ROOT, Problems
 from rmt.data.images import MAX_PIXELS, BadImage, read_size
 from rmt.errors import RMTError
 
+_LONGEST_NAME = 1024  # characters
 BACKGROUNDS = ("background", "ignore")
 
 
@@ -42,6 +43,8 @@ def read_images(
         name = record.get("file_name")
         if not isinstance(name, str) or not name or "\0" in name:
             raise RMTError(f"{path}: image {record['id']} has no file_name")
+        if len(name) > _LONGEST_NAME:  # the table has room for the longest one in every row
+            raise RMTError(f"{path}: image {record['id']} has a file_name of {len(name):,} characters")
         file = files.resolve(name)
         if file is None:
             raise RMTError(f"{path}: image {record['id']} lies outside the image folder {folder} ({name[:200]})")

@@ -17,6 +17,8 @@ def mask_api() -> Any:
     return mask
 
 
+_OUTLINE = 1_000_000
+"""Longest outline of a polygon that is decoded, in pixels; the mask functions walk along it."""
 _FAR = 16
 """Vertices may lie this many sides of the image away from it; the mask functions take memory for the distance."""
 
@@ -39,7 +41,19 @@ def _is_polygon(piece: Any, most: int) -> bool:
         and len(piece) >= 6
         and len(piece) % 2 == 0
         and all(isinstance(value, int | float) and abs(value) <= most for value in piece)  # false for NaN
+        and (len(piece) * most <= _OUTLINE or _outline(piece) <= _OUTLINE)
     )
+
+
+def _outline(polygon: list[float]) -> float:
+    """The length of the outline of a polygon in pixels, diagonals as their longer side."""
+    points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
+
+
+def is_coordinate(value: Any) -> bool:
+    """Whether a value of a JSON file is a number that can be a position or size in pixels: finite, below a billion."""
+    return isinstance(value, int | float) and -1e9 < value < 1e9  # false for NaN
 
 
 def mask_box(shape: Any, height: int, width: int) -> tuple[float, float, float, float] | None:
@@ -61,13 +75,13 @@ def mask_box(shape: Any, height: int, width: int) -> tuple[float, float, float, 
 
 def _rle(shape: Any, height: int, width: int) -> dict[str, Any] | None:
     """A run-length segmentation in compressed form; None if it is malformed or of another size."""
-    if not isinstance(shape, dict) or list(shape.get("size", ())) != [height, width]:
+    if not isinstance(shape, dict) or shape.get("size") != [height, width]:
         return None
     counts = shape.get("counts")
     if isinstance(counts, list):
         if not all(isinstance(run, int) and run >= 0 for run in counts) or sum(counts) != height * width:
             return None
-        return mask_api().frPyObjects([shape], height, width)[0]
+        return mask_api().frPyObjects([{"size": [height, width], "counts": counts}], height, width)[0]
     if isinstance(counts, str | bytes) and _pixels(counts) == height * width:
         return {"size": [height, width], "counts": counts}
     return None

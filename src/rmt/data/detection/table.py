@@ -6,15 +6,14 @@ image (clipped for training), boxes computed from masks, bad pieces of masks, ca
 """
 
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from rmt.data.detection.rle import good_pieces, mask_box
+from rmt.data.detection.rle import good_pieces, is_coordinate, mask_box
 from rmt.data.sets import preview
 
 NO_AREA = "box of zero or negative size"
@@ -123,11 +122,12 @@ def pack(
     kept: list[list[Mapping[str, Any]]] = [[] for _ in images]
     for annotation in annotations:
         name = annotation.get("origin") or f"annotation {annotation['id']}"
-        position = position_of.get(annotation.get("image_id"))
+        image, category = (annotation.get(key) for key in ("image_id", "category_id"))
+        position = position_of.get(image) if isinstance(image, Hashable) else None
         if position is None:
-            problems.add(NO_IMAGE, f"{name} (image {annotation.get('image_id')})")
-        elif annotation.get("category_id") not in label_of:
-            problems.add(NO_CATEGORY, f"{name} (category {annotation.get('category_id')})")
+            problems.add(NO_IMAGE, f"{name} (image {str(image)[:40]})")
+        elif not isinstance(category, Hashable) or category not in label_of:
+            problems.add(NO_CATEGORY, f"{name} (category {str(category)[:40]})")
         else:
             annotation, found = _checked(annotation, *sizes[position].tolist(), masks=masks)
             for problem in found:
@@ -178,7 +178,7 @@ def _checked(
     if not _is_box(box):
         return annotation, [*found, BAD_MASK if needs_box else NO_NUMBERS]
     x, y, w, h = map(float, box)
-    if not all(map(math.isfinite, box)) or w <= 0 or h <= 0:
+    if w <= 0 or h <= 0:
         return annotation, [*found, NO_AREA]
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         return annotation, [*found, OUTSIDE]
@@ -193,13 +193,13 @@ def _checked(
 
 
 def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
+    return isinstance(box, list) and len(box) == 4 and all(map(is_coordinate, box))
 
 
 def _area(annotation: Mapping[str, Any]) -> float:
     """The area given in the file, by which the evaluation tells small from large objects; else that of the box."""
     area, (_, _, width, height) = annotation.get("area"), annotation["bbox"]
-    return float(area) if isinstance(area, int | float) and area > 0 else float(width) * float(height)
+    return float(area) if isinstance(area, int | float) and 0 < area < 1e18 else float(width) * float(height)
 
 
 def _ends(lengths: Iterable[int]) -> np.ndarray:

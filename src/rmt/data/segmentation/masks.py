@@ -14,6 +14,7 @@ from rmt.errors import RMTError
 IGNORE = 255
 """The index of pixels that neither the loss nor the metrics count; the same as in heads/segmentation/segmenter.py."""
 MAX_CLASSES = 255
+_MAX_BYTES, _MAX_LINES = 2**20, 2_000
 _IGNORED_NAMES = ("ignore", "void", "unlabelled", "unlabeled")
 _TO_INDICES = "; if the values are class indices, remove the colours from the list, or write values instead (NAME 7)"
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
@@ -65,9 +66,13 @@ class ClassList:
             RMTError: the file cannot be read, there is no class or more than 255, a class or colour occurs twice.
         """
         try:
+            if path.stat().st_size > _MAX_BYTES:
+                raise RMTError(f"{path}: more than {_MAX_BYTES:,} bytes, which no class list needs")
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise RMTError(f"{path}: the class list cannot be read ({error})") from None
+        if len(lines) > _MAX_LINES:
+            raise RMTError(f"{path}: {len(lines):,} lines, where 1 to {MAX_CLASSES} classes are possible")
         names: list[str] = []
         colours: dict[Colour, int] = {}
         if lines and lines[0].split()[:2] == ["Idx", "Ratio"]:  # objectInfo150.txt: Idx, Ratio, Train, Val, Stuff, Name
@@ -127,14 +132,14 @@ def _unique(names: list[str]) -> list[str]:
 def _void_value(line: str) -> int | None:
     """The value in a line like `void 11` or `ignore: 11`; None for other lines."""
     words = line.replace(":", " ").split()
-    is_void = len(words) == 2 and words[0].lower() in _IGNORED_NAMES and words[1].isdecimal()
+    is_void = len(words) == 2 and words[0].lower() in _IGNORED_NAMES and words[1].isdecimal() and len(words[1]) < 10
     return int(words[1]) if is_void else None
 
 
 def _name_and_colour(path: Path, line: str) -> tuple[str, Colour | None]:
     words = line.split()
     last = words[-3:]
-    if len(words) < 4 or not all(word.isdigit() for word in last):
+    if len(words) < 4 or not all(word.isdecimal() and len(word) < 10 for word in last):
         return line.strip(), None
     red, green, blue = (int(word) for word in last)
     if max(red, green, blue) > 255:

@@ -1,6 +1,7 @@
 """One shard, a parquet file or a WebDataset tar, local or remote: its rows as an Arrow file, its labels alone."""
 
 import json
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rmt.data.images import EXTENSIONS
+from rmt.data.images import EXTENSIONS, MAX_BYTES
 from rmt.data.sets import preview
 from rmt.data.sources.remote import RemoteFile, read_text
 from rmt.errors import RMTError
@@ -20,6 +21,7 @@ Shard = Path | RemoteFile
 
 _SCHEMA = pa.schema({"bytes": pa.binary(), "label": pa.int64(), "key": pa.string()})
 _BATCH_ROWS = 256  # rows that are in memory at a time
+_CLASS_BYTES = 1024
 
 
 def convert(shard: Shard, target: Path, advance: Callable[[int], object]) -> None:
@@ -123,13 +125,17 @@ def _tar_samples(shard: Shard, path: Path) -> Iterator[dict[str, object]]:
             labels: list[bytes] = []
             for member in members:
                 kind = _key_and_kind(member)[1]
+                if kind == "cls" and member.size > _CLASS_BYTES:  # a sparse member may claim any size
+                    raise RMTError(f"{shard}: sample {key}: .cls has {member.size:,} bytes, not the number of a class")
+                if f".{kind}" in EXTENSIONS and member.size > MAX_BYTES:
+                    raise RMTError(f"{shard}: sample {key}: an image of {member.size:,} bytes, above {MAX_BYTES:,}")
                 if (file := tar.extractfile(member) if kind == "cls" or f".{kind}" in EXTENSIONS else None) is not None:
                     (labels if kind == "cls" else images).append(file.read())
             if not images and not labels:
                 continue
             if len(images) != 1 or len(labels) != 1:
                 raise RMTError(f"{shard}: sample {key}: each sample needs one image and a .cls")
-            if not labels[0].strip().lstrip(b"-").isdigit():
+            if not re.fullmatch(rb"-?[0-9]{1,18}", labels[0].strip()):
                 raise RMTError(f"{shard}: sample {key}: .cls must hold the number of a class, not {labels[0][:20]!r}")
             yield {"bytes": images[0], "label": int(labels[0]), "key": key}
 

@@ -22,6 +22,7 @@ _ATTEMPTS = 3  # without a byte received in between
 _PAUSE = 1.0  # seconds before the second attempt; twice that before the third
 _IDLE = 30.0  # seconds without a byte after which a connection counts as broken; the whole transfer has no limit
 _BLOCK = 2**20  # bytes
+_TEXT_BYTES = 64 * 2**20  # the names and sizes of half a million shards
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 _LOCAL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -89,10 +90,7 @@ def list_folder(url: str) -> list[RemoteFile]:
     folder = url.rstrip("/")
     system, inside = _file_system(folder)
     if (index := read_text(f"{folder}/{INDEX}")) is not None:
-        try:
-            return [RemoteFile(f"{folder}/{name}", int(size)) for name, size in sorted(json.loads(index).items())]
-        except (ValueError, AttributeError, TypeError):
-            raise RMTError(f"{url}/{INDEX}: not an index as `rmt shard` writes it") from None
+        return [RemoteFile(f"{folder}/{name}", size) for name, size in sorted(_read_index(index, url).items())]
     try:
         found = _retry(url, lambda: system.find(inside, maxdepth=2, detail=True))
     except RMTError:
@@ -105,12 +103,34 @@ def list_folder(url: str) -> list[RemoteFile]:
     return [RemoteFile(system.unstrip_protocol(path), int(info.get("size") or 0)) for path, info in found.items()]
 
 
+def _read_index(text: str, url: str) -> dict[str, int]:
+    """Name and size in bytes of each file in an index. Raises RMTError for anything else."""
+    try:
+        index = json.loads(text)
+    except (ValueError, RecursionError):
+        index = None
+    if not isinstance(index, dict):
+        raise RMTError(f"{url}/{INDEX}: not an index as `rmt shard` writes it: a JSON object of names and sizes")
+    for name, size in index.items():
+        if type(size) is not int or not 0 <= size < 2**50:
+            raise RMTError(f"{url}/{INDEX}: {name[:60]!r} has the size {str(size)[:40]}, not a number of bytes")
+        if not 0 < len(name) <= 1024 or "\0" in name or ".." in name.split("/") or name.startswith("/") or ":" in name:
+            raise RMTError(f"{url}/{INDEX}: {name[:60]!r} is not the name of a file in this folder")
+    return index
+
+
 def read_text(url: str) -> str | None:
     """The text of a small file; None if there is none."""
     system, path = _file_system(url)
     if not _retry(url, lambda: system.exists(path)):
         return None
-    return _retry(url, lambda: system.cat_file(path)).decode("utf-8")
+    data = _retry(url, lambda: system.cat_file(path, end=_TEXT_BYTES + 1))
+    if len(data) > _TEXT_BYTES:
+        raise RMTError(f"{url}: more than {_TEXT_BYTES:,} bytes, which no such file needs")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise RMTError(f"{url}: not a text in UTF-8") from None
 
 
 def _open_at(system: Any, path: str, start: int) -> tuple[Any, int]:

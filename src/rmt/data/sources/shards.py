@@ -9,6 +9,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,11 @@ def checked_classes(labels: np.ndarray, classes: tuple[str, ...], where: str) ->
         raise RMTError(f"{where}: no rows")
     if labels.min() < 0:
         raise RMTError(f"{where}: label {labels.min()}, so this split carries no labels")
+    if not classes and labels.max() >= len(labels):  # before a name is made for every number up to it
+        raise RMTError(
+            f"{where}: label {labels.max()} in {len(labels):,} rows, so that some classes have no image: number the "
+            "classes from 0 on"
+        )
     classes = classes or tuple(str(label) for label in range(int(labels.max()) + 1))
     if labels.max() >= len(classes):
         raise RMTError(f"{where}: label {labels.max()}, but only {len(classes)} classes")
@@ -142,9 +148,13 @@ def check_complete(shards: Sequence[Shard]) -> None:
     """Raise `RMTError` if a shard is missing that the names of the others announce (`-00003-of-00008`)."""
     series: dict[tuple[str, int, str], set[int]] = {}
     for shard in shards:
-        if match := re.search(r"^(.*)-(\d+)-of-(\d+)(\.\w+)$", shard.name):
+        if match := re.search(r"^(.*)-(\d{1,18})-of-(\d{1,18})(\.\w+)$", shard.name):
             series.setdefault((match[1], int(match[3]), match[4]), set()).add(int(match[2]))
     for (stem, total, suffix), present in series.items():
-        if missing := [f"{stem}-{i:05d}-of-{total:05d}{suffix}" for i in range(total) if i not in present]:
+        # The total is a number in a file's name: nothing is made for each up to it.
+        if missing := total - sum(number < total for number in present):
+            first = islice((i for i in range(total) if i not in present), 3)
+            names = ", ".join(f"{stem}-{i:05d}-of-{total:05d}{suffix}" for i in first)
+            more = f" and {missing - 3:,} more" if missing > 3 else ""
             where = str(shards[0]).rpartition("/")[0]
-            raise RMTError(f"{where}: {len(missing)} of {total} shards are missing: {preview(missing, 3)}")
+            raise RMTError(f"{where}: {missing:,} of {total:,} shards are missing: {names}{more}")

@@ -91,12 +91,13 @@ class LabelMapSpec:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
             spec = cls(**values)
+            possible = spec._is_possible()
         except FileNotFoundError:
             published = "" if next(folder.glob("*/*.pt"), None) is None else "; `--import` packs published maps (*.pt)"
             raise RMTError(
                 f"{folder}: no label maps there (no {INDEX}); make them with `rmt token-labels`{published}"
             ) from None
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise RMTError(f"{path}: cannot be read as a description of label maps ({error})") from None
         if spec.format == 1:
             raise RMTError(
@@ -105,14 +106,18 @@ class LabelMapSpec:
             )
         if spec.format != FORMAT:
             raise RMTError(f"{path}: label maps of format {spec.format}; this version reads format {FORMAT}")
-        if not spec._is_possible():
+        if not possible:
             raise RMTError(f"{path}: its numbers cannot be those of label maps; make them again in another folder")
         return spec
 
     def _is_possible(self) -> bool:
         """Whether the numbers are integers in a range in which a file of maps can be read."""
         counts = (self.num_classes, *self.grid, self.top_k, self.images, self.shard_images)
-        if len(self.grid) != 2 or not all(type(count) is int and 1 <= count < 2**31 for count in counts):
+        if (
+            len(self.grid) != 2
+            or len(self.image_size) != 2
+            or not all(type(count) is int and 1 <= count < 2**31 for count in counts)
+        ):
             return False
         return max(self.grid) <= MAX_SIDE and self.top_k <= min(self.num_classes, MAX_TOP_K)
 
