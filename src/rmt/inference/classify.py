@@ -27,6 +27,9 @@ class Prediction:
     index: int  # of the class: its position among the logits
 
 
+_TRANSFORM = ("size", "mean", "std", "interpolation", "crop_pct", "pad_to")
+
+
 class ClassifyPredictor(Predictor):
     """A trained classifier; `preprocessing` holds the arguments of `rmt.data.transforms.eval_transform`."""
 
@@ -59,7 +62,7 @@ class ClassifyPredictor(Predictor):
         return super().predict(images, batch_size=batch_size, top_k=top_k)
 
     def predict_batch(self, images: list[Image.Image], *, top_k: int = 5) -> list[list[Prediction]]:  # type: ignore[override]
-        transform = eval_transform(**self.preprocessing)
+        transform = eval_transform(**{key: self.preprocessing[key] for key in _TRANSFORM if key in self.preprocessing})
         logits = self.runtime(torch.stack([transform(image) for image in images]))  # (B, K)
         top = logits.float().softmax(1).topk(min(top_k, logits.shape[1]))
         return [

@@ -41,6 +41,8 @@ class Predictor(ABC):
         self.metadata = metadata
         self.classes: tuple[str, ...] = tuple(metadata["classes"]) or tuple(map(str, range(runtime.num_classes)))
         self.preprocessing: dict[str, Any] = metadata["preprocessing"]
+        if "size" not in self.preprocessing and self.task != "detect":
+            raise RMTError("the model file does not say the size of its images: preprocessing=dict(size=[H, W], …)")
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", precision: str = "auto") -> Self:

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from rmt.data.segmentation.transforms import resize_to_fit
+from rmt.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from rmt.errors import RMTError
 from rmt.heads import load_model
 from rmt.heads.segmentation.sliding import InferenceOptions, segment
@@ -36,6 +37,8 @@ class SegmentPredictor(Predictor):
     def __init__(self, runtime: Runtime, metadata: dict[str, Any]) -> None:
         super().__init__(runtime, metadata)
         self.colours = palette(len(self.classes))
+        self.preprocessing.setdefault("mean", list(IMAGENET_MEAN))
+        self.preprocessing.setdefault("std", list(IMAGENET_STD))
         self.preprocessing.setdefault("long_side", 2048)
         self.preprocessing.setdefault("short_side", 512)
 

@@ -19,6 +19,7 @@ from rmt.atomic import write_bytes
 from rmt.errors import RMTError
 from rmt.model.exported_files import SUFFIXES as EXPORTED
 from rmt.model.exported_files import exported_metadata
+from rmt.model.metadata import FORMAT, metadata_problem
 from rmt.model.rmt import RMT
 from rmt.model.state_dicts import (
     CLASSIFIERS,
@@ -33,8 +34,6 @@ from rmt.model.state_dicts import (
     unwrap,
 )
 from rmt.model.timm_networks import BUILD_ERRORS, load_timm_weights
-
-FORMAT = 1
 
 
 def load_official(
@@ -217,13 +216,10 @@ def _checked_metadata(text: str, path: Path) -> dict[str, Any]:
         metadata = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RMTError(f"{path} is not a readable model file: {one_line(error)}") from error
-    if not isinstance(metadata, dict):
-        raise RMTError(f"{path} is not a readable model file: its `rmt` metadata is not a JSON object")
-    if metadata.get("format") != FORMAT:
-        raise RMTError(f"{path} is of format {metadata.get('format')!r}, this version reads format {FORMAT}")
-    for key, kind in dict(task=str, model=str, model_args=dict, classes=list, preprocessing=dict).items():
-        if not isinstance(metadata.get(key), kind):
-            raise RMTError(f"{path} has no valid `{key}` in its metadata; write it again with rmt.save_checkpoint")
+    if problem := metadata_problem(metadata):
+        raise RMTError(f"{path} {problem}")
+    for part in ("preprocessing", "metrics"):  # null is as if it were not there
+        metadata[part] = {key: value for key, value in (metadata.get(part) or {}).items() if value is not None}
     return metadata
 
 
@@ -240,12 +236,14 @@ def building_from(path: Path) -> Iterator[None]:
 
 
 def load_meta_model(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give a model on the meta device the weights of `state`, each in memory of its own.
+    """Give a model on the meta device the weights of `state`, each in memory of its own, in the model's dtypes.
 
     The tensors of a safetensors file share one buffer at unaligned addresses, and for those some matrix libraries
     sum in another order (MKL with AVX-512): a loaded model would differ from the saved one in the last bit.
     """
-    model.load_state_dict({name: value.clone() for name, value in state.items()}, assign=True)
+    own = model.state_dict()
+    state = {name: value.to(own[name].dtype, copy=True) for name, value in state.items()}
+    model.load_state_dict(state, assign=True)
 
 
 COUNTS = {"depths", "convs", "box_convs", "box_fcs", "mask_convs", "octave_scales"}

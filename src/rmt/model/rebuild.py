@@ -72,6 +72,9 @@ def load_model_file(
     with building_from(path):
         model = build(metadata, state.keys())
     check_fit(model.state_dict(), state, str(path))
+    outputs = int(getattr(model, "num_classes", 0) or 0)
+    if metadata["classes"] and outputs and len(metadata["classes"]) != outputs:
+        raise RMTError(f"{path} names {len(metadata['classes'])} classes, and its network has {outputs} outputs")
     if sum(buffer.numel() for buffer in model.buffers()) > MAX_BUFFERS:
         raise RMTError(f"{path} describes a network that needs tables of more than {MAX_BUFFERS:,} entries")
     if metadata["model"] in ARCHITECTURES:

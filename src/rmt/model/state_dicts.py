@@ -154,7 +154,10 @@ def sizes_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def check_fit(
     own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str, optional: Sequence[str] = (), hint: str = ""
 ) -> None:
-    """Raise RMTError unless `state` has exactly the names and shapes of `own`; `optional` names may be missing."""
+    """Raise RMTError unless `state` has exactly the names and shapes of `own`; `optional` names may be missing.
+
+    Floating-point numbers may be of another precision, but not whole or complex.
+    """
     missing = [k for k in own if k not in state and k not in optional and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in state if k not in own]
     shapes = [
@@ -162,13 +165,19 @@ def check_fit(
         for k in own
         if k in state and state[k].shape != own[k].shape
     ]
+    kinds = [
+        f"{k} of {str(state[k].dtype).removeprefix('torch.')}"
+        for k in own
+        if k in state and own[k].is_floating_point() != state[k].is_floating_point()
+    ]
+    found = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
     problems = [
         f"{len(names)} {what}: {', '.join(names[:6])}{', …' if len(names) > 6 else ''}"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        for what, names in [*found, ("of another kind of numbers", kinds)]
         if names
     ]
     if problems:
-        only_head = all(CLASSIFIERS.match(k) for k in [*missing, *unexpected, *shapes])
+        only_head = all(CLASSIFIERS.match(k) for k in [*missing, *unexpected, *shapes, *kinds])
         raise RMTError(f"{name} does not fit the network: {'; '.join(problems)}{hint if only_head else ''}")
 
 

@@ -1,10 +1,12 @@
 """The recipe of image classification."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from rmt.recipes.recipe import (
     AUTO,
+    MAX_SIDE,
+    NOT_NEGATIVE,
     AutoFloat,
     AutoNonNegative,
     AutoPositiveFloat,
@@ -42,7 +44,7 @@ class ClassifyRecipe(Recipe):
     the copies do not fit the disk."""
     stream_buffer: Positive = 50_000
     """Images of the shuffle buffer when shards are streamed; it consists of whole shards."""
-    image_size: NonNegative = 224
+    image_size: Annotated[int, NOT_NEGATIVE, MAX_SIDE] = 224
     """Side in pixels of the square input images; 0: as for the weights, otherwise 224, 96 for rmt_pico and 32 for
     rmt_nano."""
 
@@ -83,7 +85,7 @@ class ClassifyRecipe(Recipe):
     """Metric that the best weights are selected by, and early stopping watches: top-1 accuracy, or the mean of the
     classes' recalls. `auto`: macro_recall if the largest class has three times the images of the smallest or more."""
 
-    pad_to: NonNegative = 0
+    pad_to: Annotated[int, NOT_NEGATIVE, MAX_SIDE] = 0
     """Pad smaller images with black to this side, in training and evaluation; 0: resize them instead."""
     min_crop: PositiveFraction = 0.08
     """Smallest area of a random crop, as a fraction of the image; not used with `crop_padding`."""

@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Literal
 from rmt.recipes.recipe import (
     AUTO,
     AutoBool,
+    AutoBoxes,
+    AutoConvs,
     AutoFloat,
     AutoFloats,
     AutoInts,
@@ -13,6 +15,7 @@ from rmt.recipes.recipe import (
     AutoPixels,
     AutoPositive,
     AutoPositiveFloat,
+    AutoWidth,
     Fraction,
     NonNegative,
     NonNegativeFloat,
@@ -67,17 +70,17 @@ class DetectRecipe(Recipe):
     masks: AutoBool = True
     """Train instance masks; without them (`--no-masks`) mask_rcnn is Faster R-CNN, and cascade_mask_rcnn Cascade R-CNN.
     `auto`: if the head predicts masks and at least half of the training objects have one."""
-    fpn_channels: AutoPositive = 256
+    fpn_channels: AutoWidth = 256
     """Channels of the feature pyramid network (FPN)."""
-    head_convs: AutoNonNegative = 4
+    head_convs: AutoConvs = 4
     """3x3 convolutions in each branch of RetinaNet's head, in the mask head, and in the box heads of the cascade."""
-    head_width: AutoPositive = 256
+    head_width: AutoWidth = 256
     """Channels of the convolutions in the mask head and in the box heads of the cascade."""
-    box_width: AutoPositive = 1024
+    box_width: AutoWidth = 1024
     """Width of the fully connected layers of the box heads."""
-    rois_per_image: AutoPositive = 512
+    rois_per_image: AutoBoxes = 512
     """Proposals per image that a box head is trained on."""
-    proposals: AutoPositive = 1000
+    proposals: AutoBoxes = 1000
     """Proposals per image that the RPN keeps in training; in evaluation at most 1000."""
     anchor_scale: AutoFloat = 8.0
     """Side of the smallest anchors, in strides: 8 for the RPN, 4 for RetinaNet."""

@@ -5,11 +5,13 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_LARGEST = 2**63
 _LONGEST = 10_000  # characters of a text, entries of a list
 
 
 def has_type(value: Any, annotation: Any) -> bool:
-    """Whole numbers are numbers, and true and false are none; texts and lists have at most 10,000 entries."""
+    """Whole numbers are numbers, and true and false are none; a number has at most 63 bits, a text or list 10,000
+    entries."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return has_type(value, arguments[0])
@@ -24,6 +26,8 @@ def has_type(value: Any, annotation: Any) -> bool:
         return isinstance(value, str) and len(value) <= _LONGEST and "\0" not in value
     if annotation is bool or isinstance(value, bool):
         return annotation is bool and isinstance(value, bool)
+    if isinstance(value, int) and abs(value) >= _LARGEST:
+        return False
     return isinstance(value, int | float if annotation is float else annotation)
 
 

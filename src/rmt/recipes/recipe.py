@@ -29,10 +29,20 @@ class Limit:
 
 AT_LEAST_1 = Limit(lambda value: value >= 1, "must be at least 1, not {}")
 NOT_NEGATIVE = Limit(lambda value: value >= 0, "must not be negative, and is {}")
+
+
+def at_most(most: int) -> Limit:
+    """A bound on what a number in a file may ask for."""
+    return Limit(lambda value: value <= most, f"must be at most {most:,}, not {{}}")
+
+
+MAX_SIDE = at_most(8192)
+"""Of images in pixels, as `rmt.model.metadata` bounds it."""
+MAX_PROCESSES = at_most(1024)
 Positive = Annotated[int, AT_LEAST_1]
 NonNegative = Annotated[int, NOT_NEGATIVE]
 NonNegativeFloat = Annotated[float, NOT_NEGATIVE]
-Pixels = Annotated[int, Limit(lambda value: value >= 32, "must be at least 32, not {}")]
+Pixels = Annotated[int, Limit(lambda value: value >= 32, "must be at least 32, not {}"), MAX_SIDE]
 Fraction = Annotated[float, Limit(lambda value: 0 <= value <= 1, "must lie in [0, 1], not {:g}")]
 BELOW_1 = Limit(lambda value: 0 <= value < 1, "must lie in [0, 1), not {:g}")
 PositiveFraction = Annotated[float, Limit(lambda value: 0 < value <= 1, "must lie in (0, 1], not {:g}")]
@@ -49,11 +59,21 @@ if TYPE_CHECKING:  # the types in a resolved recipe, where no field is "auto" an
     AutoInts = tuple[int, ...]
     AutoBool = bool
     AutoFloats = tuple[float, ...]
+    AutoWidth = int
+    AutoConvs = int
+    AutoBoxes = int
+    AutoSide = int
+    AutoProcesses = int
 else:
     AutoPositive = Annotated[int | Literal["auto"], AT_LEAST_1]
     AutoNonNegative = Annotated[int | Literal["auto"], NOT_NEGATIVE]
     AutoFloat = Annotated[float | Literal["auto"], NOT_NEGATIVE]
-    AutoPixels = Annotated[int | Literal["auto"], Limit(lambda value: value >= 32, "must be at least 32, not {}")]
+    AutoWidth = Annotated[int | Literal["auto"], AT_LEAST_1, at_most(16_384)]
+    AutoConvs = Annotated[int | Literal["auto"], NOT_NEGATIVE, at_most(64)]
+    AutoBoxes = Annotated[int | Literal["auto"], AT_LEAST_1, at_most(100_000)]
+    AutoProcesses = Annotated[int | Literal["auto"], NOT_NEGATIVE, MAX_PROCESSES]
+    AutoSide = Annotated[int | Literal["auto"], NOT_NEGATIVE, MAX_SIDE]
+    AutoPixels = Annotated[int | Literal["auto"], *Pixels.__metadata__]
     AutoPositiveFloat = Annotated[float | Literal["auto"], Limit(lambda value: value > 0, "must be positive, not {}")]
     AutoPositiveFraction = Annotated[float | Literal["auto"], *PositiveFraction.__metadata__]
     AutoInts = tuple[int, ...] | Literal["auto"]
@@ -139,9 +159,9 @@ class Recipe:
 
     device: Device = "auto"
     """Device to train on; `auto`: CUDA if available, then MPS, then the CPU."""
-    devices: Annotated[int | Literal["auto"], AT_LEAST_1] = 1
+    devices: Annotated[int | Literal["auto"], AT_LEAST_1, MAX_PROCESSES] = 1
     """Devices to train on per machine, one process each; `auto`: all GPUs, or as many as torchrun or srun started."""
-    nodes: NonNegative = 0
+    nodes: Annotated[int, NOT_NEGATIVE, MAX_PROCESSES] = 0
     """Machines to train on; 0: as many as torchrun or srun started, otherwise this one."""
     strategy: Strategy = "auto"
     """Strategy for several devices: `ddp` copies the network to each, `fsdp` shards it; `auto`: ddp."""
@@ -156,7 +176,7 @@ class Recipe:
     """Keep only the inputs of the blocks for the backward pass and recompute the rest: less memory, more time."""
     compile: bool = False
     """Compile the stages of the network (torch.compile, static shapes); the first steps take minutes."""
-    workers: AutoNonNegative = 2
+    workers: AutoProcesses = 2
     """Processes that load images; 0: the training process does; `auto`: one for each core of this machine beside those
     that train, at most 2 for training on a CPU and 8 for each GPU. The result does not depend on it."""
     on_nan: OnNan = "stop"

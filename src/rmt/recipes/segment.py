@@ -10,6 +10,7 @@ from rmt.recipes.recipe import (
     AutoPixels,
     AutoPositive,
     AutoPositiveFloat,
+    AutoSide,
     Fraction,
     NonNegative,
     NonNegativeFloat,
@@ -53,7 +54,7 @@ class SegmentRecipe(Recipe):
 
     head: Literal["semantic_fpn", "upernet"] = "semantic_fpn"
     """Head on top of the backbone."""
-    head_width: AutoNonNegative = 0
+    head_width: AutoSide = 0
     """Channels of the head; 0: 128 for Semantic FPN (whose feature pyramid has twice as many), 512 for UPerNet (whose
     auxiliary head has half as many)."""
     aux_weight: NonNegativeFloat = 0.4
@@ -98,9 +99,9 @@ class SegmentRecipe(Recipe):
 
     crop_size: AutoPixels = 512
     """Side in pixels of the training crops, and of the windows of `sliding`."""
-    long_side: AutoNonNegative = 2048
+    long_side: AutoSide = 2048
     """Images are resized to fit into long_side x short_side (or upright), keeping their aspect ratio; 0: never."""
-    short_side: AutoNonNegative = 512
+    short_side: AutoSide = 512
     """See `long_side`."""
     min_ratio: AutoPositiveFloat = 0.5
     """In training, long_side and short_side are multiplied by a random factor from min_ratio to max_ratio."""

@@ -101,6 +101,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         self.lr = peak_lr(recipe)
         self.progress = Progress()
         self.print_line: Callable[[str], None] = print
+        self.started = False  # whether the Trainer has restored the checkpoint, if any
         self._has_gradients = False  # whether a batch of the current update gave gradients
         self._train_loader: BatchLoader | None = None
         self._val_loader: BatchLoader | None = None
@@ -260,6 +261,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
+        self.started = True
         # A checkpoint has restored the optimiser's settings with its state: those of the recipe apply.
         for group, settings in zip(self.trainer.optimizers[0].param_groups, self._settings, strict=True):
             group |= settings

@@ -87,6 +87,25 @@ class Progress:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> "Progress":
+        """From `state_dict`, also of earlier versions. Raises ValueError, TypeError or AttributeError for others."""
         values = {_RENAMED.get(key, key): value for key, value in state.items()}
-        values["best"] = {name: Best(**record) for name, record in values["best"].items()}
-        return cls(**values)
+        values["best"] = {str(name): Best(**record) for name, record in values["best"].items()}
+        progress, usual = cls(**values), cls()
+        for record in (*progress.best.values(), progress):
+            for name, value in vars(usual if record is progress else Best()).items():
+                _check_kind(name, getattr(record, name), value)
+        if progress.best.keys() != usual.best.keys():
+            raise ValueError("the records of the best scores are not those of raw and ema weights")
+        return progress
+
+
+def _check_kind(name: str, value: Any, usual: Any) -> None:
+    """Raises TypeError unless the value is of the kind of the usual one; whole numbers are counts."""
+    if isinstance(usual, int) and not isinstance(usual, bool):
+        good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+    elif isinstance(usual, float):
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+    else:
+        good = isinstance(value, type(usual))
+    if not good:
+        raise TypeError(f"its progress has {str(value)[:40]!r} for {name}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 
 from rmt.data.randomness import seed_process
@@ -17,6 +17,7 @@ from rmt.errors import RMTError
 from rmt.plain_output import allow_any_encoding
 from rmt.recipes.recipe import Recipe, changes, from_dict
 from rmt.training.checkpoints.callback import Interrupted, StateCheckpoint
+from rmt.training.checkpoints.contents import check_state
 from rmt.training.checkpoints.io import AtomicCheckpointIO, load_newest_state
 from rmt.training.checkpoints.weights import WeightFiles
 from rmt.training.data_record import record_data, require_same_data
@@ -90,6 +91,8 @@ def resume(
         console = _console()
         with processes.main_process_first():
             state, complaint = load_newest_state(folder.state)
+            if state is not None:
+                check_state(state, folder.state)
         if complaint:
             console.print(f"warning: {complaint}", markup=False)
         original = folder.read_recipe() if state is None else from_dict(state["rmt"]["recipe"])
@@ -110,8 +113,14 @@ def resume(
         if listed:
             console.print(f"recipe changed: {listed}", markup=False)
         elif folder.metrics_json.exists() and not minutes:
-            metrics = json.loads(folder.metrics_json.read_text(encoding="utf-8"))
-            console.print("\n".join(["this run is complete", *task.summary(metrics, folder)]), markup=False)
+            try:
+                metrics = json.loads(folder.metrics_json.read_text(encoding="utf-8"))
+                lines = ["this run is complete", *task.summary(metrics, folder)]
+            except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+                raise RMTError(
+                    f"{folder.metrics_json}: not as a run writes it; remove the file to evaluate the run again"
+                ) from error
+            console.print("\n".join(lines), markup=False)
             return TrainResult(folder.path, metrics)
         if state is None:
             console.print("no checkpoint was saved yet: starting from the beginning", markup=False)
@@ -219,7 +228,7 @@ def _fit(
     log("\n".join(_introduction(module, folder)))
     try:
         with _lock(folder), checkpoint.handle_signals():
-            trainer.fit(module, ckpt_path=None if state is None else str(folder.state), weights_only=True)
+            _train(trainer, module, None if state is None else folder.state)
         module.gather_full_networks()
     except Interrupted as stop:
         raise TrainingStopped(_resume_hint(folder, stop, trainer.global_step), stop.signal_number) from None
@@ -228,6 +237,16 @@ def _fit(
         history.close()
         module.close_loaders()
     return module, FinishedRun(folder, history, files, machine.torch_device, recipe.precision, console)
+
+
+def _train(trainer: Trainer, module: TrainingModule, state: Path | None) -> None:
+    """Runs the Trainer, from a checkpoint if there is one. Raises RMTError for one that does not fit the run."""
+    try:
+        trainer.fit(module, ckpt_path=None if state is None else str(state), weights_only=True)
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        if state is None or module.started:
+            raise
+        raise RMTError(f"{state} does not fit the run: {' '.join(str(error).split())[:200]}") from error
 
 
 def _finish(module: TrainingModule, run: FinishedRun, task: Task) -> TrainResult:

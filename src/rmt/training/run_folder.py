@@ -128,5 +128,5 @@ class RunFolder:
     def _recipe_values(self) -> dict[str, Any]:
         try:
             return dict(json.loads(self.recipe.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise RMTError(f"cannot read {self.recipe}: {error}") from error
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise RMTError(f"cannot read {self.recipe}: {' '.join(str(error).split())[:200]}") from error

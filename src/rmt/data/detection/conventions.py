@@ -22,7 +22,12 @@ def box_question(images: Sequence[Mapping[str, Any]], annotations: Iterable[Mapp
     rows = [
         (*box, *sizes[image])
         for box, image in ((a.get("bbox"), a.get("image_id")) for a in annotations)
-        if image in sizes and isinstance(box, list) and len(box) == 4 and all(_is_number(v) for v in box) and any(box)
+        if isinstance(image, int)
+        and image in sizes
+        and isinstance(box, list)
+        and len(box) == 4
+        and all(_is_number(v) for v in box)
+        and any(box)
     ]
     if not rows:
         return ""
@@ -47,7 +52,7 @@ def box_question(images: Sequence[Mapping[str, Any]], annotations: Iterable[Mapp
 def id_question(annotations: Sequence[Mapping[str, Any]], key: str, listed: Iterable[int]) -> str:
     """A question about the ids that annotations give as `key`; "" if they can be those that are listed."""
     known = set(listed)
-    used = [annotation.get(key) for annotation in annotations]
+    used = [value if isinstance(value := annotation.get(key), int) else None for annotation in annotations]
     numbers = {value for value in used if isinstance(value, int)}
     unlisted = sum(value not in known for value in used)
     if not numbers or unlisted <= _UNLISTED * len(used):

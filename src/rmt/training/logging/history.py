@@ -7,11 +7,13 @@ the end of each epoch. A resumed run deletes the rows after its state, so that n
 import csv
 import io
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rmt.atomic import disk_errors_as_rmt_error, write_text
+from rmt.errors import RMTError
 from rmt.training.evaluator import MetricColumns
 
 
@@ -39,7 +41,7 @@ class History:
         from torch.utils.tensorboard import SummaryWriter
 
         self.path, self.columns = path, columns(metric_columns)
-        rows = [] if up_to_step is None or not path.exists() else _read_whole_rows(path)
+        rows = [] if up_to_step is None or not path.exists() else _read_whole_rows(path, self.columns)
         rows = [row | {"step": str(rescale(int(row["step"])))} for row in rows]
         self.rows = [row for row in rows if int(row["step"]) <= (up_to_step or 0)]
         write_text(path, _as_csv(self.columns, self.rows, header=True))
@@ -92,11 +94,33 @@ class NoHistory(History):
         pass
 
 
-def _read_whole_rows(path: Path) -> list[dict[str, str]]:
-    """The complete rows of the file; a truncated last line is skipped."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = "".join(line for line in lines if line.endswith("\n"))
-    return [row for row in csv.DictReader(io.StringIO(whole)) if (row.get("step") or "").isdigit()]
+def _read_whole_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The complete rows of the file; a truncated last line is skipped, and other columns are left out.
+
+    Raises RMTError for a row that no run has written.
+    """
+    try:
+        whole, end, _ = path.read_text(encoding="utf-8").rpartition("\n")
+        found = list(csv.DictReader(io.StringIO(whole + end), restval=""))
+    except (OSError, ValueError, csv.Error) as error:
+        raise RMTError(f"{path}: cannot be read ({error}); remove it to go on without it") from None
+    rows = [{name: row[name] for name in columns if name in row} for row in found]
+    for number, row in enumerate(rows, 2):
+        if not _is_row(row):
+            raise RMTError(f"{path}: line {number} is not as a run writes it; remove the file to go on without it")
+    return rows
+
+
+def _is_row(row: dict[str, str]) -> bool:
+    if row.get("kind") not in ("step", "epoch") or not re.fullmatch(r"[0-9]{1,15}", row.get("step", "")):
+        return False
+    try:
+        for name, value in row.items():
+            if value and name != "kind":
+                float(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _as_csv(columns: tuple[str, ...], rows: list[dict[str, str]], header: bool = False) -> str:
