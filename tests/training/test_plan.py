@@ -16,7 +16,7 @@ import rmt
 from rmt.errors import RMTError
 from rmt.recipes import RECIPES, Recipe, finetune, finetune_detect, finetune_segment, from_dict
 from rmt.recipes.recipe import AUTO
-from rmt.tasks import resume
+from rmt.tasks import resume, task_named
 from rmt.tasks.classify.build import resolve_schedule
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.detect.module import DetectModule
@@ -188,6 +188,19 @@ def test_a_step_that_is_mostly_constant_leaves_time_for_larger_images(constant, 
     monkeypatch.setattr("rmt.tasks.detect.defaults.short_side", lambda objects, cpu: 64)
     recipe = replace(recipe_of("detect", None), short_side=AUTO, long_side=AUTO, minutes=2.0)
     assert resolved(recipe)[0].short_side == short_side
+
+
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_a_larger_network_is_not_paid_for_with_small_images(task, tmp_path):
+    recipe = replace(recipe_of(task, tmp_path / "data"), model=AUTO)
+    size = "short_side" if task == "detect" else "crop_size"
+    recipe = replace(recipe, **{name: AUTO for name in (size, "long_side")})
+    found = [
+        choice.recipe for choice in task_named(task).planning.candidates(recipe, task_named(task).open_data(recipe))
+    ]
+    sizes = {name: [getattr(r, size) for r in found if r.model == name] for name in ("rmt_tiny", "rmt_pico")}
+    assert sizes["rmt_tiny"] == [max(sizes["rmt_pico"])] and len(sizes["rmt_pico"]) > 1
+    assert [r.model for r in found] == ["rmt_tiny"] + ["rmt_pico"] * len(sizes["rmt_pico"])
 
 
 def test_too_little_time_shortens_the_epochs_and_says_so(monkeypatch):

@@ -20,7 +20,7 @@ _BATCH = {"cpu": 32}
 
 
 def candidates(recipe: ClassifyRecipe, data: ClassifyData) -> list[Candidate[ClassifyRecipe]]:
-    """See `Planning.candidates`: the larger network before the larger image."""
+    """See `Planning.candidates`: the larger network on images of at least half their side, then the smaller one."""
     native = typical_side(data)
     sides = [recipe.image_size] if recipe.image_size else [s for s in SIDES if s <= 1.15 * native] or [SIDES[-1]]
     names: tuple[str, ...] = NETWORKS if recipe.is_open("model") else (recipe.model,)
@@ -29,7 +29,7 @@ def candidates(recipe: ClassifyRecipe, data: ClassifyData) -> list[Candidate[Cla
     batch = min(_BATCH.get(recipe.device, 64), max(len(data.train) // world_size(recipe), 1))
     found = []
     for name in names:
-        for side in sides:
+        for side in sides if name == names[-1] else [side for side in sides if 2 * side >= sides[0]]:
             chosen = replace(recipe.fill_open(model=name), image_size=side)
             if name == "rmt_nano" and not recipe.weights:
                 chosen = chosen.fill_open(**small_image_settings(side))

@@ -9,19 +9,19 @@ from rmt.training.batch import world_size
 from rmt.training.network import NETWORKS, relative_work
 from rmt.training.task import Candidate, Planning
 
-SCALES = (1.0, 0.75, 0.5)  # of the short side that suits the objects
+SCALES = (1.0, 0.75, 0.5)  # of the short side that suits the objects; larger networks take the first one only
 
 
 def candidates(recipe: DetectRecipe, data: DetectData) -> list[Candidate[DetectRecipe]]:
-    """See `Planning.candidates`: the larger network before the larger image."""
+    """See `Planning.candidates`: the larger network, then the smaller one, on images of several sizes."""
     recipe = recipe.fill_open(batch_size=max(min(4, len(data.train) // world_size(recipe)), 1))
     masks = "" if not recipe.is_open("masks") else ", with masks" if data.train.with_masks else ", boxes only"
     found = []
-    for name in NETWORKS if recipe.is_open("model") else (recipe.model,):
+    names = NETWORKS if recipe.is_open("model") else (recipe.model,)
+    for name in names:
         best = fill_defaults(recipe.fill_open(model=name), data)
-        shorts = [
-            multiple_of_32(best.short_side * scale) for scale in SCALES if scale == 1 or recipe.is_open("short_side")
-        ]
+        scales = SCALES if name == names[-1] and recipe.is_open("short_side") else SCALES[:1]
+        shorts = [multiple_of_32(best.short_side * scale) for scale in scales]
         for short in sorted(set(shorts), reverse=True):
             chosen = fill_defaults(recipe.fill_open(model=name), data, short)
             label = f"{name}, short side {chosen.short_side} px, pyramid of {chosen.fpn_channels} channels{masks}"

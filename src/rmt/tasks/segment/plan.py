@@ -9,16 +9,17 @@ from rmt.tasks.segment.data import SegmentData
 from rmt.training.network import NETWORKS, relative_work
 from rmt.training.task import Candidate, Planning
 
-SCALES = (1.0, 0.75, 0.5)  # of the image size that suits the network
+SCALES = (1.0, 0.75, 0.5)  # of the image size that suits the network; larger networks take the first one only
 WANTED = 800  # iterations
 MOST_EVALUATIONS = 10
 
 
 def candidates(recipe: SegmentRecipe, data: SegmentData) -> list[Candidate[SegmentRecipe]]:
-    """See `Planning.candidates`: the larger network before the larger image."""
+    """See `Planning.candidates`: the larger network, then the smaller one, on images of several sizes."""
     found: list[Candidate[SegmentRecipe]] = []
-    for name in NETWORKS if recipe.is_open("model") else (recipe.model,):
-        for scale in SCALES:
+    names = NETWORKS if recipe.is_open("model") else (recipe.model,)
+    for name in names:
+        for scale in SCALES if name == names[-1] else SCALES[:1]:
             chosen = fill_defaults(recipe.fill_open(model=name), data, scale)
             if found and found[-1].recipe == chosen:  # the size is given
                 continue
