@@ -34,6 +34,8 @@ def run(
 ) -> None:
     """Evaluate a trained network on a set of images.
 
+    `rmt evaluate CHECKPOINT --help` shows the options of its task alone.
+
     Args:
         checkpoint: A `.safetensors` file, an exported file, or a run folder (meaning its best weights).
         data: Data, as in training. Uses its validation split; without one the images that the run held out of the same
@@ -43,7 +45,7 @@ def run(
         split: The split of `data` to evaluate on, instead of the validation split.
         max_images: Images to evaluate at most, evenly spread over the split; by default all.
         per_class: Detectors: also print AP per class, which JSON always contains.
-        batch_size: Images per step (64 for a classifier); windows per step for a segmenter (4).
+        batch_size: Classifiers: images per step (64). Segmenters: windows per step (4).
         image_size: Classifiers: side in pixels of the images, instead of the checkpoint's. Detectors: the short side.
         classes: Segmenters: the class list, instead of the one in the data's folder.
         inference: Segmenters: whole images or sliding windows, instead of as in training.

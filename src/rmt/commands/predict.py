@@ -31,6 +31,8 @@ def run(
 ) -> int:
     """Predict what some images show.
 
+    `rmt predict CHECKPOINT --help` shows the options of its task alone.
+
     An image that cannot be read is named on stderr and skipped; the exit code is then 1.
 
     Args:
@@ -39,9 +41,10 @@ def run(
         top_k: Classifiers: how many classes to print per image, likeliest first (5).
         image_size: Classifiers: side of the images in pixels, instead of the checkpoint's. Detectors: the
             short side, the longest one in proportion.
-        output: The folder for pictures, new or empty; without it predictions, or predictions-2 and so on where that
-            exists. Detectors: boxes and masks, and predictions.json. Segmenters: IMAGE-overlay.png with a legend, and
-            IMAGE-classes.png, whose values are the class indices. Images of one name: IMAGE-2 and so on.
+        output: Detectors and segmenters: the folder for pictures, new or empty; without it predictions, or
+            predictions-2 and so on where that exists. Images of one name become IMAGE, IMAGE-2 and so on. Detectors:
+            boxes and masks, and predictions.json. Segmenters: IMAGE-overlay.png with a legend, and IMAGE-classes.png,
+            whose values are the class indices.
         pictures: Detectors and segmenters: draw and write pictures. Without them a detector writes predictions.json
             only, and only where `output` is given.
         threshold: Detectors: the lowest score of objects in text and pictures, instead of the one that gave the best F1

@@ -1,0 +1,57 @@
+"""The help of `rmt predict FILE` and `rmt evaluate FILE` shows what the task of the file takes, and nothing else."""
+
+import inspect
+import re
+
+import pytest
+from helpers.networks import pico
+
+import rmt
+from rmt.commands import evaluate, predict
+from rmt.commands.cli import main
+from rmt.commands.task_help import KINDS, help_for_task, text_for
+from rmt.inference import predictor_class
+from rmt.tasks import task_named
+
+OWN = {"checkpoint", "data", "device", "precision", "workers", "output", "json"}
+
+
+def documented(run, task: str) -> set[str]:
+    """The options that the help for a task explains."""
+    text = help_for_task(run, task, "m.safetensors").__doc__.partition("Args:")[2]
+    return set(re.findall(r"^    (\w+): \S", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_the_options_are_those_that_the_task_takes(task):
+    functions = (task_named(task).evaluate, task_named(task).describe)
+    taken = {name for function in functions for name in inspect.signature(function).parameters}
+    every = set(inspect.signature(evaluate.run).parameters)
+    assert documented(evaluate.run, task) == every & (taken | OWN)
+    kind = predictor_class(task)
+    taken = {name for function in (kind.load, kind.result) for name in inspect.signature(function).parameters}
+    taken |= {"output", "pictures"} if kind.has_pictures else set()
+    every = set(inspect.signature(predict.run).parameters)
+    assert documented(predict.run, task) == every & (taken | OWN - {"output"} | {"images"})
+
+
+def test_a_text_is_reduced_to_one_task():
+    text = "Side. Classifiers: in pixels. Detectors and segmenters: the short one. Segmenters: or 0."
+    assert text_for(text, "classifiers") == "Side. In pixels."
+    assert text_for(text, "detectors") == "Side. The short one."
+    assert text_for(text, "segmenters") == "Side. The short one. Or 0."
+    assert text_for("Detectors: boxes.", "classifiers") == ""
+
+
+def test_the_help_of_a_file(tmp_path, capsys):
+    rmt.save_checkpoint(pico(), tmp_path / "m.safetensors")
+    shown = {}
+    for words in (["predict", str(tmp_path / "m.safetensors")], ["predict", "nothing"], ["predict"]):
+        with pytest.raises(SystemExit) as stop:
+            main([*words, "--help"])
+        assert not stop.value.code
+        shown[words[-1]] = capsys.readouterr().out
+    of_file, of_nothing, of_command = shown.values()
+    assert "--top-k" in of_file and "--threshold" not in of_file and "Detectors" not in of_file
+    assert of_nothing.partition("─ options")[2] == of_command.partition("─ options")[2]
+    assert "--top-k" in of_command and "--threshold" in of_command
