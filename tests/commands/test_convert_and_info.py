@@ -63,6 +63,14 @@ def test_info_of_a_detector_and_a_segmenter(tmp_path, capsys):
         assert "rmt_pico: " in out and "at 32×32" in out and "classes: a, b, c" in out
 
 
+def test_info_shows_the_metrics_of_a_file(tmp_path, capsys):
+    metrics = {"epoch": 3, "weights": "ema", "val": {"top1": 87.123456, "images": 500}}
+    rmt.save_checkpoint(rmt.create_model("rmt_test"), tmp_path / "m.safetensors", metrics=metrics)
+    assert main(["info", str(tmp_path / "m.safetensors")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.endswith("metrics: epoch 3, weights ema\n  val: top1 87.12, images 500\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -71,7 +79,7 @@ def test_info_of_a_detector_and_a_segmenter(tmp_path, capsys):
         (["convert", "{file}", "{folder}/no/x.safetensors"], 1, "cannot write"),
         (["convert", "{file}", "x.safetensors", "--model", "rmt_small"], 1, "does not fit the network"),
         (["convert", "{file}", "x.safetensors", "--model", "nope"], 1, "no network named 'nope'"),
-        (["convert", str(PARITY / "tiny.json"), "x.safetensors"], 1, "not a readable checkpoint"),
+        (["convert", str(PARITY / "tiny.json"), "x.safetensors"], 1, "neither safetensors nor what torch.save writes"),
         (["info", "nothing"], 1, "(`rmt recipes`): choose one of rmt_pico"),
         (["info", "rmt_tny"], 1, "(`rmt recipes`): did you mean rmt_tiny or"),
         (["info", "resnt50"], 1, "(`rmt recipes`): did you mean resnet50 or"),

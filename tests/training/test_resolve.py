@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from helpers.detect_runs import tiny_recipe as detect_recipe
+from helpers.resolved import resolved
 from helpers.runs import photos, tiny_recipe
 from helpers.segment_data import make_segments
 
@@ -79,6 +80,16 @@ def test_one_recipe_runs_and_nothing_in_it_is_open(tmp_path, open_recipe, monkey
     assert checked == [recipe, ran]  # before anything is done, and once everything is known
     capped = {"classify": (24, 1), "detect": (4, 2), "segment": (4, 1)}[task]
     assert (ran.batch_size, ran.accumulate) == capped
+
+
+def test_a_line_says_that_the_batch_is_larger_than_the_data():
+    lines: list[str] = []
+    ran, data = resolved(tiny_recipe(batch_size=500, accumulate=1), lines.append)
+    assert ran.batch_size <= len(data.train) < 500
+    assert lines == [f"batch of {ran.batch_size} instead of 500: there are only {len(data.train)} images to train on"]
+    lines.clear()
+    resolved(tiny_recipe(batch_size=4, accumulate=1), lines.append)
+    assert not lines
 
 
 def test_the_machine_s_part_is_filled_in_where_it_is_open():

@@ -175,5 +175,20 @@ def _text(info: dict[str, Any]) -> str:
     if names := info.get("classes"):
         lines += ["", "classes: " + ", ".join(map(str, names[:10])) + (f", … ({len(names)})" if names[10:] else "")]
     if metrics := info.get("metrics"):
-        lines.append("metrics: " + ", ".join(f"{key} {value}" for key, value in metrics.items()))
+        lines += _metric_lines(metrics)
     return "\n".join(lines)
+
+
+def _metric_lines(metrics: dict[str, Any]) -> list[str]:
+    """The metrics of a file: what they are of, then a line for each set of images and for the score threshold."""
+    groups = {key: value for key, value in metrics.items() if isinstance(value, dict)}
+    single = ", ".join(f"{key} {_number(value)}" for key, value in metrics.items() if key not in groups)
+    lines = [f"metrics: {single}"] if single else ["metrics:"]
+    return lines + [
+        f"  {key}: " + ", ".join(f"{name} {_number(value)}" for name, value in group.items())
+        for key, group in groups.items()
+    ]
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -149,7 +149,7 @@ def hold_out(image_set: ImageSet, amount: int | float, seed: int) -> tuple[Subse
     total = len(image_set)
     if isinstance(amount, float):
         if not 0 < amount < 1:
-            raise RMTError(f"a held-out fraction must lie between 0 and 1, not {amount}")
+            raise RMTError(f"--holdout: a held-out fraction must lie between 0 and 1, not {amount}")
         count = round(amount * total)
     else:
         count = amount
@@ -157,7 +157,8 @@ def hold_out(image_set: ImageSet, amount: int | float, seed: int) -> tuple[Subse
     most = int(np.maximum(sizes - 1, 0).sum())
     if not 1 <= count <= most:
         raise RMTError(
-            f"cannot hold out {count:,} of {total:,} images: at least 1, at most {most:,} since each class keeps one"
+            f"cannot hold out {count:,} of {total:,} images: at least 1, at most {most:,} since each class keeps one; "
+            "choose another --holdout or --selection"
         )
     held = []
     for label, quota in enumerate(_quotas(sizes, count, seed)):

@@ -187,6 +187,12 @@ def is_safetensors(path: Path) -> bool:
         return file.read(9)[8:] == b"{"
 
 
+def starts_with_pickle(path: Path) -> bool:
+    """Whether a file begins as a pickle of protocol 2 or later does, which `torch.save` writes."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
+
+
 def read_pickle(path: Path) -> Any:
     """The content of a PyTorch file, read with `weights_only`. Raises RMTError, or whatever arbitrary bytes cause."""
     if zipfile.is_zipfile(path):
@@ -194,6 +200,8 @@ def read_pickle(path: Path) -> Any:
             # torch.save does not compress; a compressed entry could unpack to far more than the file.
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("its entries are compressed, which no torch.save writes")
+    elif not starts_with_pickle(path):  # PyTorch's own message for text is the number of its first character
+        raise ValueError("neither safetensors nor what torch.save writes")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             # Many trainers save their options, a Namespace of plain data, beside the weights.

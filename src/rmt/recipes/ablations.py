@@ -68,7 +68,7 @@ _NETWORKS = {"tiny": "RMT-T", "small": "RMT-S"}
 #: What the tables say in other columns than those of ImageNet.
 _MORE = {
     "attention": "On COCO (Mask R-CNN 1x) 44.6 box AP, 40.7 mask AP, on ADE20K (Semantic FPN) 43.9 mIoU.",
-    "gate": "In the paper it does not train: the loss becomes NaN.",
+    "gate": "In the paper its loss becomes NaN.",
     "no-lce": "On COCO (Mask R-CNN 1x) 46.7 box AP, 42.3 mask AP, on ADE20K (Semantic FPN) 46.0 mIoU.",
     "no-cpe": "On COCO (Mask R-CNN 1x) 47.0 box AP, 42.4 mask AP, on ADE20K (Semantic FPN) 46.4 mIoU.",
     "no-stem": "On COCO (Mask R-CNN 1x) 46.8 box AP, 42.3 mask AP, on ADE20K (Semantic FPN) 46.2 mIoU.",
@@ -90,8 +90,8 @@ def _row(row: str):
         cost += f" {published.describe_cost()} in the paper, {base.describe_cost()} unchanged."
     figures = "published: none; an ablation of ours"
     if published:
-        scores = published.describe_scores() or "no accuracy"
-        figures = f"published {scores}, {network} {base.describe_scores()} ({published.table})"
+        scores = f"published {published.describe_scores()}" if published.scores else "the paper gives none"
+        figures = f"{scores}; {network} {base.describe_scores()} ({published.table})"
     accuracy = f"Accuracy: {figures}. {_MORE.get(row, '')}".rstrip()
     text = [f"{network} on ImageNet-1k, ablation: {what}.", "", fill(cost, 116), fill(accuracy, 116)]
     return named(recipe, "\n".join([*text, f"Command: rmt train {name} --data IMAGENET", ""]))

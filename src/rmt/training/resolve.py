@@ -53,7 +53,7 @@ def resolve(
     """
     started = time.monotonic() if started is None else started
     recipe = inherit_options(resolve_machine(recipe, machine), log)
-    planned = needs_plan(recipe, task)
+    planned, batch = needs_plan(recipe, task), recipe.batch_size
     if not planned or recipe.model != AUTO or recipe.weights or recipe.model_args:
         recipe = resolve_network(recipe)  # before the data are read, which may take a while
     data = task.open_data(recipe)
@@ -64,6 +64,8 @@ def resolve(
         length, taken = getattr(given, name, None), getattr(recipe, name, None)
         if length != taken and not given.is_open(name):
             log(f"--{option(name)} {length:g} is longer than the run: a warm-up of {taken:g} is taken")
+    if batch != AUTO and recipe.batch_size < batch:
+        log(f"batch of {recipe.batch_size} instead of {batch}: there are only {len(data.train):,} images to train on")
     validate(recipe)
     assert not recipe.open_fields()
     return recipe, data

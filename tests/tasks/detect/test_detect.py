@@ -90,7 +90,8 @@ def test_evaluation_of_the_file_gives_the_run_s_scores():
         for name, value in result["figures"][kind].items():
             assert 100 * max(value, 0) == pytest.approx(best[f"{kind}_{name}"], abs=1e-6)
     text = describe(result, per_class=True)
-    assert "AP per class" in text[26] and any(line.startswith("never") for line in text)
+    assert "AP per class" in text[26] and ["never", "-", "-"] in [line.split() for line in text]
+    assert "-: there are no such objects in these images" in text and not any("-1.0" in line for line in text)
     assert not any("per class" in line for line in describe(result))
     assert set(result) == {
         "images",

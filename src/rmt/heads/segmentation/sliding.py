@@ -42,8 +42,10 @@ class InferenceOptions:
     batch: int = 4
 
     def __post_init__(self) -> None:
-        if self.batch < 1 or not self.scales or min(self.scales) <= 0:
-            raise RMTError(f"--batch-size must be at least 1 and --scales positive, not {self.batch} and {self.scales}")
+        if self.batch < 1:
+            raise RMTError(f"--batch-size must be at least 1, not {self.batch}")
+        if not self.scales or min(self.scales) <= 0:
+            raise RMTError(f"--scales must be one or more positive numbers, not {' '.join(map(str, self.scales))}")
         if not self.window >= _MIN_SIZE or not 1 <= self.stride <= self.window:
             raise RMTError(
                 f"window must be at least {_MIN_SIZE} pixels and stride between 1 and window, not {self.window} and"

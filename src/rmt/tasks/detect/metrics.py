@@ -74,19 +74,27 @@ def coco_metrics(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]],
 def table(
     figures: Mapping[str, Mapping[str, float]], per_class: Mapping[str, Mapping[str, float]] | None = None
 ) -> list[str]:
-    """COCO's table, one block per kind; then, if given, AP per class."""
+    """COCO's table, one block per kind; then, if given, AP per class. "-" where there are no objects to compare."""
     lines = []
     for kind, values in figures.items():
         lines.append(f"{kind}:")
         for name, (title, overlap, area, most) in METRICS.items():
             head = f" {title} @[ IoU={overlap:<9} | area={area:>6s} | maxDets={most:>3d} ]"
-            lines.append(f"{head} = {values[name]:0.3f}")
+            lines.append(f"{head} = {_text(values[name])}")
     if per_class:
         kinds = list(per_class)
         lines.append(f"{'AP per class':32}" + "".join(f"{kind:>8}" for kind in kinds))
         for name in per_class[kinds[0]]:
-            lines.append(f"{name:32}" + "".join(f"{per_class[kind][name]:>8.3f}" for kind in kinds))
-    return lines
+            lines.append(f"{name:32}" + "".join(f"{_text(per_class[kind][name]):>8}" for kind in kinds))
+    missing = [
+        *(v for of in figures.values() for v in of.values()),
+        *(v for of in (per_class or {}).values() for v in of.values()),
+    ]
+    return [*lines, "-: there are no such objects in these images"] if min(missing, default=0) < 0 else lines
+
+
+def _text(value: float) -> str:
+    return "-" if value < 0 else f"{value:.3f}"
 
 
 def _mean(precision: np.ndarray) -> float:
