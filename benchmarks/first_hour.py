@@ -2,19 +2,21 @@
 
     python benchmarks/first_hour.py run --data FOLDER    # cifar10/, bccd/, camvid/ in it; about three hours of one core
     python benchmarks/first_hour.py run --data FOLDER --cells camvid baselines --seeds 1 --core 0
-    python benchmarks/first_hour.py table docs/first-hour.md README.md
+    python benchmarks/first_hour.py table README.md docs/your-*.md
 
 `run` trains every cell that benchmarks/first-hour.json lacks, one at a time, on one core, and adds its result to the
 file, so an interrupted measurement is continued by the same command. A cell is one run: `rmt train` as a user types it,
 with --seed and --output alone added, or a baseline of `baselines.py` on the same images, for the CPU seconds that the
 run of the same seed took. Test parts are read once, at the end: by the run itself (CIFAR-10), or by `rmt evaluate`.
 CPU seconds are those of all processes of the command. `table` prints the results as a Markdown table and writes it
-between the lines `<!-- first-hour -->` and `<!-- /first-hour -->` of the files named.
+between the lines `<!-- first-hour -->` and `<!-- /first-hour -->` of the files named, and the plan that a cell's first
+run printed between `<!-- first-hour: plan of CELL -->` and the same end.
 """
 
 import argparse
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -33,7 +35,7 @@ from rmt.benchmark.machine import describe
 
 HERE = Path(__file__).resolve().parent
 ROWS = 10_000  # of CIFAR-10's training images
-MARKS = "<!-- first-hour -->", "<!-- /first-hour -->"
+MARKED = re.compile(r"(<!-- first-hour(?:: plan of (\w+))? -->\n).*?(<!-- /first-hour -->)", re.DOTALL)
 CHOSEN = ("model", "image_size", "short_side", "crop_size", "batch_size", "epochs", "epoch_repeats", "iterations")
 
 
@@ -206,13 +208,23 @@ def _scores(entries: list[dict[str, Any]], metric: str, end: str = "") -> str:
     return f"{median(scores):.1f} % {metric}{end} ({', '.join(f'{score:.1f}' for score in scores)})"
 
 
-def fill(file: Path, text: str) -> None:
-    """Replaces what stands between the two marks of a file."""
-    before, found, rest = file.read_text(encoding="utf-8").partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    if not found or not end:
-        sys.exit(f"{file}: no lines {MARKS[0]} and {MARKS[1]}")
-    write_text(file, f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
+def plan_block(entries: list[dict[str, Any]], name: str) -> str:
+    """The plan of the first seed of a cell, as it was printed."""
+    plans = {entry["seed"]: entry["plan"] for entry in entries if (entry["cell"], entry["kind"]) == (name, "rmt")}
+    return "\n".join(["```", *plans[min(plans)], "```"]) if plans else ""
+
+
+def fill(file: Path, entries: list[dict[str, Any]]) -> None:
+    """Replaces what stands between the marks of a file; plans that were not measured stay as they are."""
+    text = file.read_text(encoding="utf-8")
+    if not MARKED.search(text):
+        sys.exit(f"{file}: no line <!-- first-hour --> with <!-- /first-hour --> after it")
+
+    def content(match: re.Match[str]) -> str:
+        found = plan_block(entries, match[2]) if match[2] else table(entries)
+        return f"{match[1]}{found}\n{match[3]}" if found else match[0]
+
+    write_text(file, MARKED.sub(content, text))
 
 
 def main() -> None:
@@ -232,10 +244,10 @@ def main() -> None:
         mode.add_argument("--results", type=Path, default=HERE / "first-hour.json")
     args = parser.parse_args()
     if args.mode == "table":
-        text = table(read(args.results))
-        print(text)
+        entries = read(args.results)
+        print(table(entries))
         for file in args.files:
-            fill(file, text)
+            fill(file, entries)
         return
     if args.minutes and args.results == HERE / "first-hour.json":
         parser.error("--minutes is for trying: name another file by --results")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from rmt.commands import evaluate, predict, shard, token_labels
+from rmt.commands import check, evaluate, predict, shard, token_labels
 from rmt.commands.train import spell_out_flags
 from rmt.recipes import Recipe
 from rmt.recipes.choice import choose_recipe
@@ -39,8 +39,8 @@ def parse_command(line: str) -> object:
         return parsed
     if command == "recipes":
         return None
-    runs = {"token-labels": token_labels.run, "shard": shard.run, "evaluate": evaluate.run, "predict": predict.run}
-    run = runs[command]
+    modules = {"token-labels": token_labels, "shard": shard, "evaluate": evaluate, "predict": predict, "check": check}
+    run = modules[command].run
     seen = {}
 
     def record(**values: object) -> None:

@@ -1,34 +1,21 @@
 """The table of `benchmarks/first_hour.py`, the data that it makes, and the networks of `benchmarks/baselines.py`."""
 
-import importlib.util
 import io
 import json
-import sys
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import torch
+from helpers.scripts_under_test import script
 from PIL import Image
 from pyarrow import parquet
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-def benchmark(name: str):
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # its dataclass looks its module up
-    spec.loader.exec_module(module)
-    return module
-
-
-FIRST_HOUR, BASELINES = benchmark("first_hour"), benchmark("baselines")
+FIRST_HOUR, BASELINES = script("first_hour", "benchmarks"), script("baselines", "benchmarks")
 
 
 def entry(kind: str, seed: int, score: float) -> dict:
     about = {"cell": "camvid", "kind": kind, "seed": seed, "metric": "mIoU", "score": score}
-    return about | {"cpu_seconds": 880.0 + seed, "cpu": "a CPU", "commit": "abc"}
+    return about | {"cpu_seconds": 880.0 + seed, "cpu": "a CPU", "commit": "abc", "plan": [f"plan of seed {seed}"]}
 
 
 def test_the_table_has_the_median_of_the_seeds(tmp_path):
@@ -38,13 +25,19 @@ def test_the_table_has_the_median_of_the_seeds(tmp_path):
     assert "`rmt train finetune-segment --data camvid --minutes 15`" in row
     assert "**44.0 % mIoU** (43.0, 47.0, 44.0) | 881 s | U-Net: 36.0 % mIoU (36.0)" in row
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- first-hour -->\nold\n<!-- /first-hour -->\nafter\n")
+    plan = "<!-- first-hour: plan of {} -->\n{}<!-- /first-hour -->\n"
+    start, end = (
+        "before\n<!-- first-hour -->\n",
+        "<!-- /first-hour -->\nafter\n" + plan.format("bccd", "not measured\n"),
+    )
+    page.write_text(start + "old\n" + end + plan.format("camvid", ""))
     for _ in range(2):
-        FIRST_HOUR.fill(page, text)
-    assert page.read_text() == f"before\n<!-- first-hour -->\n{text}\n<!-- /first-hour -->\nafter\n"
+        FIRST_HOUR.fill(page, entries)
+    expected = "\n".join(FIRST_HOUR.table(entries).splitlines())
+    assert page.read_text() == f"{start}{expected}\n{end}" + plan.format("camvid", "```\nplan of seed 0\n```\n")
     page.write_text("no marks")
-    with pytest.raises(SystemExit, match="no lines <!-- first-hour -->"):
-        FIRST_HOUR.fill(page, text)
+    with pytest.raises(SystemExit, match="no line <!-- first-hour -->"):
+        FIRST_HOUR.fill(page, entries)
 
 
 def test_a_measured_cell_is_not_run_again(tmp_path, monkeypatch):

@@ -1,0 +1,50 @@
+"""The pages for your own data: their commands and options exist, their figures are those of the committed runs."""
+
+import json
+import re
+
+import pytest
+from helpers.documentation import ROOT, page, parse_command, python_blocks
+from helpers.scripts_under_test import script
+
+from rmt.inference import predictor_class
+from rmt.inference.detect import Detections
+from rmt.recipes import RECIPES
+
+PAGES = {name: page(f"docs/your-{name}.md") for name in ("photos", "boxes", "masks")}
+TASKS = {"photos": "classify", "boxes": "detect", "masks": "segment"}
+RESULTS = ROOT / "benchmarks" / "first-hour.json"
+COMMANDS = [
+    line.partition(" #")[0].strip() for text in PAGES.values() for line in re.findall(r"^    (rmt .*)$", text, re.M)
+]
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS)))
+def test_a_command_is_understood(command):
+    parse_command(command.replace("…", "20260101"))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_options_of_the_table_are_the_recipe_s(name):
+    fields = RECIPES[{"classify": "finetune"}.get(TASKS[name], f"finetune-{TASKS[name]}")]().as_dict()
+    rows = re.findall(r"^\| (`--.*?) \|", PAGES[name], re.M)
+    assert len(rows) >= 8
+    for option in re.findall(r"`--(?:no-)?([\w-]+)", " ".join(rows)):
+        assert option.replace("-", "_") in fields, option
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_python_of_the_page_names_what_there_is(name):
+    (code,) = python_blocks(PAGES[name])
+    kind = predictor_class(TASKS[name])
+    assert all(hasattr(kind, method) for method in re.findall(r"(?:classifier|detector|segmenter)\.(\w+)\(", code))
+    assert set(re.findall(r"found\.(\w+)", code)) <= set(Detections.__dataclass_fields__)
+
+
+@pytest.mark.skipif(not RESULTS.exists(), reason="the three data sets are not part of the project")
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/your-{name}.md" for name in PAGES)])
+def test_the_figures_are_those_of_the_committed_runs(name, tmp_path):
+    copy = tmp_path / "page.md"
+    copy.write_text(page(name), encoding="utf-8")
+    script("first_hour", "benchmarks").fill(copy, json.loads(RESULTS.read_text(encoding="utf-8")))
+    assert copy.read_text(encoding="utf-8") == page(name)
