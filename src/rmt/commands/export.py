@@ -11,7 +11,7 @@ CHECK_IMAGES = 32
 def run(
     checkpoint: Annotated[Path, tyro.conf.Positional],
     *,
-    format: Literal["onnx", "openvino", "torch", "aoti"] = "onnx",
+    format: Literal["onnx", "openvino", "torch", "aoti", "hub"] = "onnx",
     dynamic: bool = False,
     precision: Literal["fp32", "bf16", "int8"] = "fp32",
     image_size: tuple[int, ...] = (),
@@ -22,6 +22,7 @@ def run(
     calibration: Path | None = None,
     calibration_images: int = 300,
     max_drop: float = 0.5,
+    license: str = "",
 ) -> None:
     """Export a trained network: its deployed form with labels and preprocessing, in one file that predicts by itself.
 
@@ -32,7 +33,8 @@ def run(
     Args:
         checkpoint: A `.safetensors` file, or a run folder (meaning its best weights).
         format: onnx (FILE.onnx), openvino (FILE.xml with its weights in FILE.bin), torch (the program of torch.export,
-            FILE.pt2) or aoti (compiled by AOTInductor for this processor, FILE.pt2; takes minutes).
+            FILE.pt2) or aoti (compiled by AOTInductor for this processor, FILE.pt2; takes minutes). hub: a folder
+            --output for the Hugging Face hub, which timm and transformers load; classifiers only, needs --license.
         dynamic: A graph for any number of images of any size from 33 pixels a side; otherwise for one image of one
             size, which runs faster.
         precision: fp32, bf16 (not onnx) or int8 (onnx and openvino; needs --calibration and labelled images).
@@ -45,6 +47,7 @@ def run(
         calibration: int8: a folder of images, from which the ranges of the activations are taken.
         calibration_images: int8: how many of them at most.
         max_drop: int8: percentage points of accuracy (top-1, AP, mIoU) that it may lose; if more, nothing is written.
+        license: hub: the licence of the weights, e.g. apache-2.0, for the model card.
     """
     from rmt.errors import RMTError
     from rmt.export import ExportOptions, export
@@ -55,6 +58,17 @@ def run(
     metadata = read_metadata(source)
     if "exported" in metadata:
         raise RMTError(f"{source} is an exported file already: give the model file that it was made of")
+    if format == "hub":
+        given = (dynamic, precision != "fp32", image_size, data, images, calibration)
+        if any(given) or output is None:
+            raise RMTError("--format hub takes --output FOLDER and --license, and no other option")
+        from rmt.export.hub import write_hub_folder
+
+        write_hub_folder(source, output, license)
+        print(f'{output}: timm.create_model("local-dir:{output}", pretrained=True)')
+        return
+    if license:
+        raise RMTError("--license has an effect with --format hub only")
     options = ExportOptions(format, dynamic, precision, image_size, max_drop)
     if calibration is not None and precision != "int8":
         raise RMTError("--calibration has an effect with --precision int8 only")

@@ -26,6 +26,13 @@ def check_sizes(graph: Graph, size: Size) -> list[Size]:
     return [(height, width), (max(MIN_SIZE, 3 * height // 4) | 1, width + 32), (height + 13, max(MIN_SIZE, width // 2))]
 
 
+def normalisation(model: Any, preprocessing: dict[str, Any]) -> dict[str, Any]:
+    """mean and std of the graph's input. A detector normalises by itself, so its model file has none."""
+    if "mean" in preprocessing:
+        return {key: preprocessing[key] for key in ("mean", "std")}
+    return {"mean": model.options.image_mean, "std": model.options.image_std}
+
+
 def prepare_image(task: str, preprocessing: dict[str, Any], image: Image.Image, size: Size) -> Tensor:
     """An image as the graph takes it, float32 (3, *size): as in evaluation, but of this size."""
     if task == "classify":

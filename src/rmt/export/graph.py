@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from rmt.errors import RMTError
+from rmt.export.blocks import rewrite_blocks
+from rmt.heads import RetinaNet
 from rmt.model import RMT, deploy
 from rmt.model.state_dicts import one_line
 
@@ -60,15 +62,34 @@ def network_graph(network: nn.Module, task: str, size: tuple[int, int], dynamic:
     """The graph of a trained network in its deployed form.
 
     Args:
-        network: a classifier, or a segmenter.
+        network: a classifier, a segmenter, or RetinaNet.
         task: its task.
         size: height and width of the images; with `dynamic` of the example.
         dynamic: whether the graph takes any batch, height and width.
     """
+    if task == "detect" and not isinstance(network, RetinaNet):
+        raise RMTError(
+            "two-stage detectors cannot be exported: the number of their regions depends on the image; RetinaNet can"
+        )
     if any(isinstance(module, RMT) for module in network.modules()):
         network = deploy(network)
-    if task == "detect":
-        raise RMTError("detectors cannot be exported yet")
+        if not dynamic:
+            rewrite_blocks(network)
     # One image, and one row or column of tokens, would be recorded as special cases.
     shape = (2, 3, max(size[0], 64), max(size[1], 64)) if dynamic else (1, 3, *size)
+    if task == "detect":
+        return Graph(DenseDetector(network), ["cls_logits", "bbox_regression"], shape, dynamic, class_dim=2)
     return Graph(network, ["logits"], shape, dynamic)
+
+
+class DenseDetector(nn.Module):
+    """RetinaNet without decoding and suppression: images (B, 3, H, W) to `cls_logits` (B, N, K) and `bbox_regression`
+    (B, N, 4) of the N anchors. See `ExportedDetector` for the rest."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.head = model.backbone, model.head
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.head(list(self.backbone(images).values()))  # type: ignore[operator]
+        return found["cls_logits"], found["bbox_regression"]

@@ -19,7 +19,7 @@ import rmt.inference
 from rmt._version import __version__
 from rmt.atomic import disk_errors_as_rmt_error, replace_together
 from rmt.errors import RMTError
-from rmt.export.check import check_sizes, compare, prepare_image
+from rmt.export.check import check_sizes, compare, normalisation, prepare_image
 from rmt.export.formats import Format, Name, Precision, format_named
 from rmt.export.graph import INPUT, network_graph
 from rmt.inference.exported import MIN_SIZE, PROGRAMS, open_exported
@@ -104,11 +104,11 @@ def export(
     predictor = rmt.inference.load(source, device="cpu", precision="fp32")
     metadata = predictor.metadata
     task, preprocessing = metadata["task"], metadata["preprocessing"]
-    size = _image_size(options, preprocessing)
+    size = _image_size(options, task, preprocessing, predictor.model)
     if task == "classify":
         preprocessing["size"] = list(size)
     graph = network_graph(predictor.model, task, size, options.dynamic)
-    prepare = partial(prepare_image, task, preprocessing)
+    prepare = partial(prepare_image, task, preprocessing | normalisation(predictor.model, preprocessing))
     with _folder_beside(target) as folder, _step(log) as step:
         step(f"capturing {metadata['model']} at {'any size' if graph.dynamic else '×'.join(map(str, graph.shape[2:]))}")
         program = graph.capture()
@@ -172,11 +172,16 @@ def _check_options(
             raise RMTError("--precision int8 needs labelled images to measure what it loses: give --data")
 
 
-def _image_size(options: ExportOptions, preprocessing: dict[str, Any]) -> tuple[int, int]:
+def _image_size(options: ExportOptions, task: str, preprocessing: dict[str, Any], model: Any) -> tuple[int, int]:
+    """Height and width: as the options say, else the network's own; a detector's are square, for images of any shape,
+    and multiples of its `size_divisor`."""
     own = preprocessing.get("size")
     sides = options.image_size or ((own, own) if isinstance(own, int) else tuple(own or ()))
     if not sides:
         raise RMTError("the model file does not say the size of its images: give --image-size")
+    if task == "detect":
+        divisor = model.options.size_divisor
+        sides = tuple(-(-side // divisor) * divisor for side in (options.image_size or (max(sides),)))
     if options.dynamic and min(sides) < MIN_SIZE:
         raise RMTError(
             f"--dynamic: graphs of any size begin at {MIN_SIZE} pixels a side, and the images have {min(sides)}: leave "

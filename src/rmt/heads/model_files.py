@@ -44,10 +44,11 @@ def save_model(model: Model, path: str | Path, **kwargs: Any) -> None:
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[Model, dict[str, Any]]:
     """Load the detector or segmenter of a model file or run folder, see `rmt.model.rebuild.load_model_file`."""
-    return load_model_file(path, device, _build, ("detect", "segment"), "detectors and segmenters")
+    return load_model_file(path, device, build_from_metadata, ("detect", "segment"), "detectors and segmenters")
 
 
-def _build(metadata: dict[str, Any], names: Collection[str]) -> Model:
+def build_from_metadata(metadata: dict[str, Any], names: Collection[str] = ()) -> Model:
+    """The detector or segmenter that a model file's metadata describe, randomly initialised; `names` are not used."""
     backbone, head = rebuild(metadata["model"], metadata["model_args"]), str(metadata.get("head"))
     head_args = checked_args(metadata.get("head_args") or {})
     if metadata["task"] == "detect":

@@ -16,6 +16,8 @@ from rmt.errors import RMTError
 from rmt.heads import load_model
 from rmt.heads.detection.options import DetectorOptions
 from rmt.inference.drawing.boxes import MIN_SCORE, LabelledBox, draw_boxes, labelled_boxes
+from rmt.inference.exported import ExportedRuntime
+from rmt.inference.exported_detector import ExportedDetector
 from rmt.inference.inputs import ImageLike, open_image
 from rmt.inference.predictor import Predictor, checked_size
 from rmt.inference.results import ImageResult
@@ -80,6 +82,10 @@ class DetectPredictor(Predictor):
             short, long = predictor.preprocessing["size"]
             predictor.preprocessing["size"] = [checked_size(image_size), round(image_size * long / short)]
         return predictor
+
+    @classmethod
+    def wrap_exported(cls, runtime: ExportedRuntime, metadata: dict[str, Any]) -> Runtime:
+        return ExportedDetector(runtime, metadata)
 
     @property
     def masks(self) -> bool:

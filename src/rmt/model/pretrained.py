@@ -1,4 +1,4 @@
-"""timm's `pretrained=True` for our networks: weights from a file that the user names, never from the network."""
+"""timm's `pretrained=True` for our networks: weights from a file, folder or repository that the user names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,14 +28,17 @@ def complete_pretrained_cfg(
     """Complete `pretrained_cfg_overlay` by the tensors of its file and their numbers of classes and input channels.
 
     timm is given the tensors, not the path: its own reader knows other wrappings, and a classifier of another size than
-    announced would silently stay random.
+    announced would silently stay random. A folder or repository of the Hugging Face hub (`local-dir:`, `hf-hub:`) is
+    left to timm.
 
     Returns:
         the overlay, and the keywords of the network that the file is for, where these are not the named network's.
     Raises:
-        RMTError: no file was given. Nothing can be downloaded: the authors' weights have no licence that allows it.
+        RMTError: none was given. There is no default: the authors' weights have no licence that allows it.
     """
     given = {**(cfg if isinstance(cfg, Mapping) else getattr(cfg, "__dict__", {})), **overlay}
+    if given.get("source") in ("local-dir", "hf-hub"):  # a user's, with a description of the network
+        return overlay, {}
     if given.get("state_dict"):
         state = unwrap(given["state_dict"])
     elif given.get("file"):

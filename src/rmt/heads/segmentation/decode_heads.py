@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 
+from rmt.ops.call import tracing
+
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear interpolation without aligned corners: (B, C, h, w) to (B, C, *size)."""
@@ -70,10 +72,30 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = [
-            resize(branch(F.adaptive_avg_pool2d(x, size)), x.shape[2:])
+            resize(branch(average_bins(x, size)), x.shape[2:])
             for size, branch in zip(self.bins, self.branches, strict=True)
         ]
         return self.bottleneck(torch.cat([x, *pooled], dim=1))
+
+
+def average_bins(x: Tensor, bins: int) -> Tensor:
+    """Averages over bins × bins regions of the same size or overlapping by one row or column: (B, C, h, w) to
+    (B, C, bins, bins), as `F.adaptive_avg_pool2d`.
+
+    Exported graphs of any size have no such operator. They multiply by a matrix of averages along each side.
+    """
+    if tracing(x) != "export":
+        return F.adaptive_avg_pool2d(x, bins)
+    rows, columns = (_averages(side, bins, x) for side in x.shape[2:])
+    return rows @ x @ columns.transpose(0, 1)
+
+
+def _averages(length: int, bins: int, like: Tensor) -> Tensor:
+    """The matrix (bins, length) of averages over ⌊i·length/bins⌋ to ⌈(i + 1)·length/bins⌉, i = 0 … bins − 1."""
+    bin_, position = torch.arange(bins, device=like.device)[:, None], torch.arange(length, device=like.device)
+    # Of numbers that are not negative: OpenVINO rounds the quotient of a negative one towards 0.
+    inside = (position >= bin_ * length // bins) & (position < ((bin_ + 1) * length + bins - 1) // bins)
+    return inside.to(like.dtype) / inside.sum(1, keepdim=True).to(like.dtype)
 
 
 class UPerNet(nn.Module):

@@ -1,0 +1,55 @@
+"""Blocks as fixed graphs have them: the same function as the deployed blocks."""
+
+import pytest
+import torch
+from helpers.networks import TINY
+from torch import nn
+
+import rmt
+from rmt.export.blocks import GraphBlock, rewrite_blocks
+from rmt.model import RMT
+from rmt.model.deploy import DeployedBlock
+
+TOLERANCE = 1e-5
+
+
+def rewritten(**options) -> tuple[RMT, RMT]:
+    """A deployed network with decays and phases that matter, and the same with its blocks rewritten."""
+    torch.manual_seed(0)
+    model = RMT(**TINY | options).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    graph = rmt.deploy(model)
+    rewrite_blocks(graph)
+    return rmt.deploy(model), graph
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(phases="axial"),
+        dict(phases="none", decay="none"),
+        dict(lce=False, cpe=False, ffn_conv=False),
+        dict(decomposed=(False, True, False, True)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [(64, 64), (40, 97)])
+def test_rewritten_blocks_compute_the_same(options, size):
+    deployed, graph = rewritten(**options)
+    assert sum(isinstance(module, GraphBlock) for module in graph.modules()) == sum(TINY["depths"])
+    x = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        wanted, found = deployed.forward_features(x), graph.forward_features(x)
+    assert (found - wanted).abs().max() <= TOLERANCE * wanted.abs().max()
+
+
+@pytest.mark.parametrize("options", [dict(gate=True), dict(decay="paper"), dict(attention="window")], ids=str)
+def test_other_attentions_keep_their_blocks(options):
+    deployed, graph = rewritten(**options)
+    assert sum(isinstance(module, DeployedBlock) for module in graph.modules()) == sum(TINY["depths"])
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(graph(x), deployed(x))
