@@ -270,7 +270,7 @@ def test_evaluate(capsys, tmp_path):
     code, printed, _ = run(capsys, *args, "--json")
     saved = json.loads((tmp_path / "result.json").read_text())
     assert json.loads(printed) == {key: value for key, value in saved.items() if key != "confusion"}
-    best = json.loads((finished_run() / "metrics.json").read_text())["best"]["test"]
+    best = json.loads((finished_run() / "metrics.json").read_text())["best"]["val"]
     assert saved["top1"] == best["top1"]
 
 

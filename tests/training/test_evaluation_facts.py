@@ -37,7 +37,7 @@ def test_a_folder_that_the_run_divided_is_judged_by_what_it_held_out(undivided, 
         line = capsys.readouterr().out.splitlines()[-1]
         assert line.startswith(f"best.safetensors (epoch 1, {kind}) on the 6 images that its run held out of {data}")
         found = json.loads((tmp_path / "found.json").read_text())
-        assert (found["images"], found["top1"], found["loss"]) == (6, best["test"]["top1"], best["test"]["loss"])
+        assert (found["images"], found["top1"], found["loss"]) == (6, best["val"]["top1"], best["val"]["loss"])
     copy = shutil.copytree(undivided, tmp_path / "copy")
     assert main(["evaluate", str(run), "--data", str(copy), *options]) == 0  # it is the content that counts
     assert f"on the 6 images that its run held out of {copy}\n" in capsys.readouterr().out

@@ -39,8 +39,8 @@ def test_metrics_give_last_and_best_raw_and_averaged_apart():
         assert metrics["best_val"][kind] == {"top1": float(best[column]), "epoch": int(best["epoch"])}
     record = metrics["best_val"][metrics["best"]["weights"]]
     assert metrics["best"]["val"]["top1"] == record["top1"] == max(b["top1"] for b in metrics["best_val"].values())
-    assert metrics["images"] == {"train": 24, "val": 12, "test": 12}
-    assert metrics["best"]["test"]["images"] == 12
+    assert metrics["images"] == {"train": 24, "val": 12}  # no test images, and no scores called so
+    assert "test" not in metrics["best"] and metrics["best"]["val"]["images"] == 12
     assert "optimistic" in metrics["best_chosen_on"]
 
 
@@ -58,7 +58,7 @@ def test_every_weight_file_stands_alone():
         metadata = read_metadata(path)
         assert metadata["classes"] == ["blue", "green", "red"]
         assert metadata["recipe"]["name"] == "tiny"
-        assert "test" in metadata["metrics"]
+        assert metadata["metrics"]["val"]["images"] == 12
         assert rmt.load(path, device="cpu").model.num_classes == 3
 
 
@@ -162,10 +162,10 @@ def test_unreadable_images_are_named_and_counted_and_the_run_goes_on(tmp_path, c
     result = rmt.train(tiny_recipe(output=str(tmp_path / "run"), data=str(folder)))
     unreadable = result.metrics["unreadable"]
     assert any("0.png" in name for name in unreadable["train and val"])
-    assert any("1.png" in name for name in unreadable["test"])
-    assert result.metrics["best"]["test"]["images"] == 11
+    assert any("1.png" in name for name in unreadable["train and val"])
+    assert result.metrics["best"]["val"]["images"] == 11
     printed = capsys.readouterr().out
-    assert "unreadable images skipped in test" in printed
+    assert "unreadable images skipped in train and val" in printed
     assert result.metrics["skipped_files"] == {"train": {"not an image": 10}, "val": {"not an image": 4}}
     assert "skipped in train: 10 × not an image\nskipped in val: 4 × not an image" in printed
     assert "1.png" in printed

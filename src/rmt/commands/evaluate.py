@@ -44,7 +44,8 @@ def run(
         annotations: Detectors: a COCO-format JSON to evaluate on, instead of `data`.
         split: The split of `data` to evaluate on, instead of the validation split.
         max_images: Images to evaluate at most, evenly spread over the split; by default all.
-        per_class: Detectors: also print AP per class, which JSON always contains.
+        per_class: Detectors and classifiers: also print AP, or precision, recall and F1, per class, which JSON always
+            contains; of up to 20 classes a classifier's are printed in any case.
         batch_size: Classifiers: images per step (64). Segmenters: windows per step (4).
         image_size: Classifiers: side in pixels of the images, instead of the checkpoint's. Detectors: the short side.
         classes: Segmenters: the class list, instead of the one in the data's folder.

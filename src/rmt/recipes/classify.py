@@ -83,7 +83,8 @@ class ClassifyRecipe(Recipe):
 
     metric: Literal["auto", "top1", "macro_recall"] = "top1"
     """Metric that the best weights are selected by, and early stopping watches: top-1 accuracy, or the mean of the
-    classes' recalls. `auto`: macro_recall if the largest class has three times the images of the smallest or more."""
+    classes' recalls. `auto`: macro_recall with `class_weights` or `balanced_sampling`, or if the largest class has
+    three times the images of the smallest or more."""
 
     pad_to: Annotated[int, NOT_NEGATIVE, MAX_SIDE] = 0
     """Pad smaller images with black to this side, in training and evaluation; 0: resize them instead."""

@@ -92,7 +92,8 @@ def published_lines(metrics: dict[str, Any]) -> list[str]:
     names = [name for name in SCORES if name in published["scores"]]
     theirs = ", ".join(f"{published['scores'][name]} {SCORES[name]}" for name in names)
     best = "top1" in names  # that is published of the best epoch
-    split, entry = ("test", metrics["best"]) if best else ("val", metrics["last"]["raw"])
+    entry = metrics["best"] if best else metrics["last"]["raw"]
+    split = "test" if best and "test" in entry else "val"
     ours = ", ".join(f"{entry[split][name]:.1f}" for name in names if name in entry[split])
     done = metrics.get("iterations", metrics["last"]["epoch"])
     lines = []

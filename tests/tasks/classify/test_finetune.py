@@ -22,7 +22,7 @@ def no_report(monkeypatch):
 
 def test_colours_are_learned_from_scratch(tmp_path):
     recipe = tiny_recipe(output=str(tmp_path), **LEARNING)
-    assert rmt.train(recipe).metrics["last"]["raw"]["test"]["top1"] >= 90
+    assert rmt.train(recipe).metrics["last"]["raw"]["val"]["top1"] >= 90
 
 
 def test_what_the_recipe_leaves_open_is_chosen_to_suit():
@@ -57,8 +57,8 @@ def test_weights_of_the_same_classes_keep_their_classifier(tmp_path, capsys):
     )
     result = rmt.train(recipe)
     assert "new classifier" not in capsys.readouterr().out
-    before = json.loads((finished_run() / "metrics.json").read_text())["best"]["test"]["top1"]
-    assert abs(result.metrics["last"]["ema"]["test"]["top1"] - before) <= 100 * 3 / 12  # batch norm moves on
+    before = json.loads((finished_run() / "metrics.json").read_text())["best"]["val"]["top1"]
+    assert abs(result.metrics["last"]["ema"]["val"]["top1"] - before) <= 100 * 3 / 12  # batch norm moves on
 
 
 @pytest.mark.parametrize("classes", [2, 4])

@@ -29,6 +29,6 @@ def test_mistakes_come_surest_first_by_file_name():
 def test_a_run_lists_them():
     listed = json.loads((finished_run() / "report.json").read_text())["surest_mistakes"]
     metrics = json.loads((finished_run() / "metrics.json").read_text())
-    wrong = round(metrics["images"]["test"] * (1 - metrics["best"]["test"]["top1"] / 100))
+    wrong = round(metrics["images"]["val"] * (1 - metrics["best"]["val"]["top1"] / 100))
     assert len(listed) == wrong
     assert all(entry["label"] != entry["predicted"] and entry["image"].endswith(".png") for entry in listed)

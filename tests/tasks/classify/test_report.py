@@ -33,7 +33,10 @@ METRICS = {
     "last": {"epoch": 1, "raw": {"val": SCORES, "test": SCORES}},
     "best": {"epoch": 1, "weights": "raw", "val": SCORES, "test": SCORES},
     "best_chosen_on": "12 images",
-    "test_is_val": True,
+    "macro_f1": 70.0,
+    "per_class": {
+        name: {"precision": 70.0, "recall": 80.0, "f1": 74.67, "images": 4} for name in ("ant", "bee", "cat")
+    },
     "unreadable": {},
     "skipped_files": {},
     "images_per_s": 10.0,
@@ -61,12 +64,17 @@ def draw(folder: Path, model: str, classes: int = 3) -> Image.Image:
 
 
 def test_the_closing_table_shows_no_set_of_images_twice(tmp_path):
-    one, two = (summary(METRICS | {"test_is_val": flag}, RunFolder(tmp_path)) for flag in (True, False))
+    without = METRICS | {key: {k: v for k, v in METRICS[key].items() if k != "test"} for key in ("best",)}
+    without["last"] = {"epoch": 1, "raw": {"val": SCORES}}
+    one, two = (summary(metrics, RunFolder(tmp_path)) for metrics in (without, METRICS))
+    assert summary(METRICS | {"test_is_val": True}, RunFolder(tmp_path)) == one  # as earlier versions wrote it
     assert one[1].split() == ["val", "top-1", "val", "top-5", "val", "loss"]
     assert two[1].split() == ["val", "top-1", "test", "top-1", "test", "top-5", "test", "loss"]
     assert one[2].split()[-5:] == ["80.00", "%", "99.00", "%", "0.5000"]
     for lines in (one, two):
         assert {len(line) for line in lines[1:4]} == {len(lines[1])}
+    assert any("val images: macro F1 70.00 %" in line for line in one)
+    assert ["ant", "70.00", "%", "80.00", "%", "74.67", "%", "4"] in [line.split() for line in two]
     assert "there are no separate test images" in one[4] and "the test images were read once" in two[4]
 
 

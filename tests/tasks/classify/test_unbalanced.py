@@ -27,9 +27,12 @@ def unbalanced(tmp_path) -> str:
 
 
 def test_the_metric_follows_the_sizes_of_the_classes(unbalanced):
-    assert default_metric(np.array([0] * 30 + [1] * 10)) == "macro_recall"
-    assert default_metric(np.array([0] * 29 + [1] * 10)) == "top1"
-    assert default_metric(np.array([0, 2, 2])) == "top1"  # class 1 has no images
+    plain = tiny_recipe()
+    assert default_metric(plain, np.array([0] * 30 + [1] * 10)) == "macro_recall"
+    assert default_metric(plain, np.array([0] * 29 + [1] * 10)) == "top1"
+    assert default_metric(plain, np.array([0, 2, 2])) == "top1"  # class 1 has no images
+    for option in ("class_weights", "balanced_sampling"):
+        assert default_metric(replace(plain, **{option: True}), np.array([0, 1])) == "macro_recall"
     assert resolved(tiny_recipe(data=unbalanced, metric="auto"))[0].metric == "macro_recall"
     assert resolved(tiny_recipe(data=photos(), metric="auto"))[0].metric == "top1"
 

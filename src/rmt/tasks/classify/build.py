@@ -27,7 +27,7 @@ _MAX_COOLDOWN = 10
 def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
     """Fills in what depends on the weights to start from, and on the data. See `Task.resolve`.
 
-    - metric: macro recall if the classes are unbalanced, else top-1;
+    - metric: macro recall if the classes are unbalanced or weighted, else top-1;
     - image_size: that of the weights, if they are a classifier's of ours; else 224, 96 for rmt_pico, 32 for rmt_nano;
     - optimizer and augmentation: AdamW and mild RandAugment; `small_image_settings` for rmt_nano from scratch;
     - lr and layer_decay: 5e-4 and 0.75 to fine-tune trained weights, 2e-3 and 1 to train from scratch;
@@ -45,7 +45,7 @@ def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
     recipe = replace(
         recipe,
         stream=data.stream,
-        metric=default_metric(data.train.labels) if recipe.metric == "auto" else recipe.metric,
+        metric=default_metric(recipe, data.train.labels) if recipe.metric == "auto" else recipe.metric,
         epoch_repeats=1.0 if recipe.is_open("epoch_repeats") else recipe.epoch_repeats,
         image_size=int(size),
         lr=recipe.lr or (5e-4 if recipe.weights else 2e-3),
@@ -70,11 +70,14 @@ def resolve_schedule(recipe: ClassifyRecipe) -> ClassifyRecipe:
     return recipe.fill_open(warmup_epochs=warmup, cooldown_epochs=cooldown)
 
 
-def default_metric(labels: np.ndarray) -> Literal["top1", "macro_recall"]:
-    """The metric for labels (N,): "macro_recall" if the largest class has at least three times the smallest's images.
+def default_metric(recipe: ClassifyRecipe, labels: np.ndarray) -> Literal["top1", "macro_recall"]:
+    """The metric for labels (N,): "macro_recall" if the largest class has at least three times the smallest's images,
+    or if the recipe gives the classes equal weight.
 
     A classifier that leaves small classes out has a good top-1 accuracy on such images.
     """
+    if recipe.class_weights or recipe.balanced_sampling:
+        return "macro_recall"
     counts = np.bincount(labels)
     counts = counts[counts > 0]
     return "macro_recall" if counts.max() >= 3 * counts.min() else "top1"

@@ -17,6 +17,7 @@ from rmt.data.splits import open_evaluation_split
 from rmt.data.transforms import eval_transform
 from rmt.errors import RMTError
 from rmt.inference.classify import ClassifyPredictor
+from rmt.tasks.classify.class_scores import MOST, class_scores, class_table, macro_f1
 from rmt.tasks.classify.metrics import ClassificationMetrics, top5
 from rmt.training.evaluation_facts import evaluation_facts, run_hold_out, unreadable_lines
 from rmt.training.evaluator import Evaluator, evaluate
@@ -90,8 +91,9 @@ def evaluate_checkpoint(
     Of more than `max_images` images, so many are evaluated, evenly spread. The data's classes are matched with the
     checkpoint's by name.
 
-    Returns loss, top1, top5 and macro_recall (percent), images, classes, confusion (K lists of K counts, a row per true
-    class), unreadable (name -> reason) and judged (see `evaluation_facts`). Raises RMTError.
+    Returns loss, top1, top5, macro_recall and macro_f1 (percent), images, per_class (see `class_scores`), classes,
+    confusion (K lists of K counts, a row per true class), unreadable (name -> reason) and judged (see
+    `evaluation_facts`). Raises RMTError.
     """
     if batch_size < 1:
         raise RMTError(f"--batch-size must be at least 1, not {batch_size}")
@@ -110,19 +112,24 @@ def evaluate_checkpoint(
         images, eval_transform(**predictor.preprocessing), batch_size=batch_size, shuffle=False, workers=workers
     )
     evaluate({"model": evaluator}, {"model": predictor.runtime}, loader, predictor.device)
+    confusion = evaluator.confusion_matrix()
     return {
         **evaluator.compute(),
+        "macro_f1": macro_f1(confusion),
+        "per_class": class_scores(confusion, tuple(images.classes)),
         "classes": list(images.classes),
-        "confusion": evaluator.confusion_matrix().tolist(),
+        "confusion": confusion.tolist(),
         "unreadable": evaluator.unreadable,
         "judged": evaluation_facts(checkpoint, predictor.metadata, data, part),
     }
 
 
-def describe(result: dict[str, Any]) -> list[str]:
-    """The metrics in one line, and the images that could not be read."""
+def describe(result: dict[str, Any], *, per_class: bool = False) -> list[str]:
+    """The metrics in one line, those of each class (of many with `per_class`), and the images that cannot be read."""
     metrics = (
         f"top-1 {result['top1']:.2f} %   top-5 {result['top5']:.2f} %   macro recall {result['macro_recall']:.2f} %   "
-        f"loss {result['loss']:.4f}"
+        f"macro F1 {result['macro_f1']:.2f} %   loss {result['loss']:.4f}"
     )
-    return [f"{metrics}   ({result['images']:,} images)", *unreadable_lines(result["unreadable"])]
+    shown = per_class or len(result["per_class"]) <= MOST
+    classes = class_table(result["per_class"]) if shown else []
+    return [f"{metrics}   ({result['images']:,} images)", *classes, *unreadable_lines(result["unreadable"])]

@@ -50,7 +50,18 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
         return [
             f"{len(data.classes)} classes",
             *data.describe(recipe),
+            *self._metric_note(),
             f"{recipe.epochs} epochs, {describe_batch(recipe)}, peak learning rate {self.lr:.2e}",
+        ]
+
+    def _metric_note(self) -> list[str]:
+        """Says that weighted classes and a best by top-1 contradict each other."""
+        option = next((name for name in ("class_weights", "balanced_sampling") if getattr(self.recipe, name)), "")
+        if not option or self.recipe.metric != "top1":
+            return []
+        return [
+            f"best is chosen by top-1, which the largest classes decide, in spite of --{option.replace('_', '-')}: "
+            "--metric macro_recall gives the classes equal weight"
         ]
 
     def warning_line(self, epoch: int, train_loss: float) -> str:

@@ -12,7 +12,7 @@ from rmt.model import RMT, ManhattanSelfAttention
 from rmt.ops import decay_rates
 from rmt.tasks.classify.evaluate import ClassifyEvaluator, Predictions
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.tasks.report_page import ReportPage
+from rmt.tasks.report_page import ReportPage, bars_height, class_bars, shown_classes
 from rmt.training.logging import plots
 from rmt.training.results import final_rows
 from rmt.training.task import FinishedRun
@@ -31,12 +31,16 @@ def draw_report(
     """Draws the page. `evaluator`, with details on the test images, and `network` are of the best weights."""
     stages = stage_decays(network.model, module.recipe.image_size)
     rows, columns = _decay_grid(stages) if stages else (0, 0)
-    page = ReportPage(module, run, metrics, [7.4, 1.0 + 1.35 * rows] if stages else [7.4])
-    part = "validation" if metrics["test_is_val"] else "test"
-    scores = [(name, f"{entry['test']['top1']:.2f} %") for name, entry in final_rows(metrics)]
-    page.title(scores, f"{part} top-1 on {metrics['images']['test']:,} images")
-    held_out = "validation images" if metrics["test_is_val"] else "images held out of train"
-    note = f"on {metrics['images']['val']:,} {held_out}"
+    bars = [
+        (f"{name} ({of['images']:,})", of["f1"], of["recall"])
+        for name, of in sorted(metrics["per_class"].items(), key=lambda item: -item[1]["f1"])
+    ]
+    heights = [7.4, bars_height(shown_classes(bars)), *([1.0 + 1.35 * rows] if stages else [])]
+    page = ReportPage(module, run, metrics, heights)
+    part = "test" if "test" in metrics["images"] else "val"
+    scores = [(name, f"{entry[part]['top1']:.2f} %") for name, entry in final_rows(metrics)]
+    page.title(scores, f"{part} top-1 on {metrics['images'][part]:,} images")
+    note = f"on {metrics['images']['val']:,} val images"
     page.curves(
         "Macro recall" if module.recipe.metric == "macro_recall" else "Top-1 accuracy",
         note,
@@ -45,8 +49,10 @@ def draw_report(
     left, right = page.rows[0].subfigures(1, 2, width_ratios=[1, 1.06])
     plots.plot_confusion(left.subplots(), evaluator.confusion_matrix(), module.data.classes)
     _samples(right, module, evaluator.predictions())
+    best = f"best weights on the {part} images, macro F1 {metrics['macro_f1']:.1f} %; the tick is the recall"
+    class_bars(page.rows[1].subplots(), "F1 by class (images), %", best, shown_classes(bars))
     if stages:
-        _decays(page.rows[1], stages, rows, columns)
+        _decays(page.rows[2], stages, rows, columns)
     page.save()
 
 
