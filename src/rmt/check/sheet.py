@@ -15,6 +15,7 @@ from rmt.inference.drawing.boxes import draw_boxes, labelled_boxes
 from rmt.inference.drawing.fonts import load_font
 from rmt.inference.drawing.masks import draw_segmentation
 from rmt.inference.drawing.palette import palette
+from rmt.terminal import printable
 
 COLUMNS, ROWS = 4, 3
 _CELL = 360  # width of a picture on the sheet, and its largest height
@@ -118,7 +119,7 @@ def _cell(picture: Image.Image, label: str, name: str) -> Image.Image:
 
 def _fitted(text: str, font: Any, width: int = _CELL - 4) -> str:
     """One line that is not wider than a cell."""
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from rmt.terminal import say
+
 
 def run(
     data: Annotated[str, tyro.conf.Positional],
@@ -45,9 +47,9 @@ def run(
         raise RMTError(f"--output {target}: name a .png or .jpg file for the sheet of pictures")
     report, opened = check(Where(data, classes, zero_is_ignored, annotations), task, max_images)
     for line in report.lines():
-        print(line)
+        say(line)
     if save_sheet(opened, target):
-        print(f"pictures: {target}")
+        say(f"pictures: {target}")
     if json is not None:
         write_text(json, json_module.dumps(report.as_dict(), indent=2) + "\n")
     return 0 if report.usable else 1

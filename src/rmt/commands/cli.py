@@ -14,6 +14,7 @@ from rmt.atomic import disk_error
 from rmt.errors import RMTError
 from rmt.extras import missing_extra
 from rmt.plain_output import allow_any_encoding
+from rmt.terminal import complain
 
 COMMANDS = (
     "train",
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt as stop:
-        print(f"rmt: {stop}" if str(stop) else "rmt: stopped", file=sys.stderr)
+        complain(f"rmt: {stop}" if str(stop) else "rmt: stopped")
         return 128 + getattr(stop, "signal_number", 2)
     except BrokenPipeError:  # the reader of the output has exited, as in `rmt recipes | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at exit
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("RMT_TRACEBACK"):
             raise
-        print(f"rmt: {_one_line(error)}", file=sys.stderr)
+        complain(f"rmt: {_one_line(error)}")
         return 1
 
 

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from rmt.terminal import say
+
 
 def run(
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN.pth")],
@@ -36,8 +38,8 @@ def run(
     save_checkpoint(network, output)
     classes = f"{network.num_classes} classes" if network.num_classes else "no classifier"
     name = " with ".join(filter(None, (found.model, _keywords(found.changes))))
-    print(f"{output}: {name}, {sum(p.numel() for p in network.parameters()):,} parameters, {classes}")
-    print(f"not in the file, taken from {found.model}: {_keywords(found.assumed)}")
+    say(f"{output}: {name}, {sum(p.numel() for p in network.parameters()):,} parameters, {classes}")
+    say(f"not in the file, taken from {found.model}: {_keywords(found.assumed)}")
 
 
 def _keywords(arguments: dict[str, Any]) -> str:

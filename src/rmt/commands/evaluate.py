@@ -8,6 +8,7 @@ import tyro
 
 from rmt.commands.libraries import import_quickly
 from rmt.recipes.recipe import Device, Precision
+from rmt.terminal import say
 
 
 def run(
@@ -44,7 +45,7 @@ def run(
         annotations: Detectors: a COCO-format JSON to evaluate on, instead of `data`.
         split: The split of `data` to evaluate on, instead of the validation split.
         max_images: Images to evaluate at most, evenly spread over the split; by default all.
-        per_class: Detectors and classifiers: also print AP, or precision, recall and F1, per class, which JSON always
+        per_class: Classifiers and detectors: also print precision, recall and F1, or AP, per class, which JSON always
             contains; of up to 20 classes a classifier's are printed in any case.
         batch_size: Classifiers: images per step (64). Segmenters: windows per step (4).
         image_size: Classifiers: side in pixels of the images, instead of the checkpoint's. Detectors: the short side.
@@ -85,4 +86,4 @@ def run(
         print(json_module.dumps({key: value for key, value in result.items() if key not in task.bulky}))
         return
     for line in [*task.describe(result, **shown), evaluation_line(result["judged"], result["images"])]:
-        print(line)
+        say(line)

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from rmt.terminal import say
+
 CHECK_IMAGES = 32
 
 
@@ -65,7 +67,7 @@ def run(
         from rmt.export.hub import write_hub_folder
 
         write_hub_folder(source, output, license)
-        print(f'{output}: timm.create_model("local-dir:{output}", pretrained=True)')
+        say(f'{output}: timm.create_model("local-dir:{output}", pretrained=True)')
         return
     if license:
         raise RMTError("--license has an effect with --format hub only")
@@ -89,7 +91,7 @@ def run(
         accuracy=accuracy,
     )
     for line in _report(exported, output or source.with_suffix(_SUFFIX[format])):
-        print(line)
+        say(line)
 
 
 _SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "aoti": ".pt2"}

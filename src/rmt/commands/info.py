@@ -10,6 +10,7 @@ import tyro
 from rmt.errors import RMTError
 from rmt.recipes import RECIPES
 from rmt.recipes.published import DATASETS, PUBLISHED, Published
+from rmt.terminal import say
 
 
 def run(
@@ -38,7 +39,7 @@ def run(
     if json:
         print(json_module.dumps(info, indent=2))
     else:
-        print(_text(info) if model else _table(info))
+        say(_text(info) if model else _table(info))
 
 
 def _networks() -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """`rmt predict CHECKPOINT IMAGE…`: the predictions of a trained network for some images."""
 
 import json as json_module
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +8,7 @@ import tyro
 
 from rmt.commands.libraries import import_quickly
 from rmt.recipes.recipe import Device, Precision
+from rmt.terminal import complain, say
 
 
 def run(
@@ -89,14 +89,14 @@ def run(
         for number, result, files in predict_files(predictor, images, write, **result_options):
             path = images[number]
             if isinstance(result, BadImage):
-                print(f"rmt: {result}", file=sys.stderr)
+                complain(f"rmt: {result}")
                 continue
             # Without what draws them: the photographs and pictures of all images would fill the memory.
             results.append((path, ImageResult(result.text, result.values)))
             if json:
                 print(json_module.dumps({"image": str(path), **result.values, **files}))
             else:
-                print(f"{path}: {result.text}" + (f"; see {', '.join(files.values())}" if files else ""))
+                say(f"{path}: {result.text}" + (f"; see {', '.join(files.values())}" if files else ""))
     finally:  # also after an interruption: it covers the images so far
         if folder and results and (document := predictor.document(results)):
             folder.write_document(document)

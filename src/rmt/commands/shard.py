@@ -5,6 +5,8 @@ from typing import Annotated
 
 import tyro
 
+from rmt.terminal import say
+
 
 def run(
     folder: Annotated[Path, tyro.conf.Positional],
@@ -31,8 +33,8 @@ def run(
     from rmt.data.sources.packing import pack
 
     packed = pack(folder, output, shard_images=shard_images, shuffle=shuffle, seed=seed, workers=workers)
-    print(f"{output}: {packed.images:,} images, {packed.bytes / 1e6:,.1f} MB, {packed.written} shards written now")
+    say(f"{output}: {packed.images:,} images, {packed.bytes / 1e6:,.1f} MB, {packed.written} shards written now")
     for name, reason in list(packed.bad.items())[:5]:
-        print(f"skipped: {name} ({reason})")
+        say(f"skipped: {name} ({reason})")
     if len(packed.bad) > 5:
-        print(f"… {len(packed.bad)} images skipped in all")
+        say(f"… {len(packed.bad)} images skipped in all")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from rmt.recipes.recipe import Device, Precision
+from rmt.terminal import say
 
 
 def run(
@@ -77,19 +78,19 @@ def run(
         )
     spec = report.spec
     grid, gigabytes = "×".join(map(str, spec.grid)), spec.bytes_per_image / 1e3
-    print(
+    say(
         f"{out}: label maps of {spec.images:,} images by {spec.teacher}, {grid} locations of {spec.top_k} classes, "
         f"{report.bytes / 1e6:,.1f} MB ({gigabytes:.2f} GB per million images)"
     )
     if report.maps and spec.num_classes > 1:
         share = 100 * report.agree / report.maps
-        print(f"{report.maps:,} made now; the pooled map's top-1 class equals the label for {share:.1f} %")
+        say(f"{report.maps:,} made now; the pooled map's top-1 class equals the label for {share:.1f} %")
     for line in unreadable_lines(report.unreadable, label="no map"):
-        print(line)
+        say(line)
     if import_ is not None:
-        print(f"{report.without_map:,} images have no map in {import_}; trainings leave them out")
+        say(f"{report.without_map:,} images have no map in {import_}; trainings leave them out")
     if report.missing:
-        print(f"{report.missing} of {spec.files} shards are still to be made by the other parts")
+        say(f"{report.missing} of {spec.files} shards are still to be made by the other parts")
 
 
 def _load_teacher(

@@ -1,8 +1,10 @@
 """The files of a folder by name, such as an image and the annotation file of the same name; their lines and sizes."""
 
+import codecs
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import IO
 
 from rmt.data.images import EXTENSIONS
 
@@ -55,10 +57,35 @@ def size_on_disk(path: str | Path) -> str:
         return "gone"
 
 
+def valid_name(name: str) -> str:
+    """The name with undecodable bytes and halves of characters as escapes (`\\udcff`), which every file can hold."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file, stripped, without empty ones. Undecodable characters are replaced."""
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path, errors="replace").splitlines() if line.strip()]
+
+
+def read_text(path: Path, *, errors: str = "strict") -> str:
+    """The text of a file in UTF-8, or in UTF-16 with a byte order mark, as editors of Windows write it."""
+    return decode_text(path.read_bytes(), errors=errors)
+
+
+def decode_text(data: bytes, *, errors: str = "strict") -> str:
+    """The text in the bytes of a file; see `read_text`."""
+    return data.decode(_encoding(data), errors)
+
+
+def open_text(path: Path) -> IO[str]:
+    """A file opened for reading as `read_text` does, with other characters replaced and its line ends kept."""
+    with open(path, "rb") as file:
+        encoding = _encoding(file.read(2))
+    return open(path, newline="", encoding=encoding, errors="replace")
+
+
+def _encoding(data: bytes) -> str:
+    return "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
 def _suffix(name: str) -> str:

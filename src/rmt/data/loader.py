@@ -27,6 +27,7 @@ from rmt.data.images import BadImage
 from rmt.data.order import EpochPlan, FixedLengthEpochs, Key
 from rmt.data.randomness import AUGMENT, REPLACE, preserve_rng_state, seed_sample, seed_words
 from rmt.errors import RMTError
+from rmt.terminal import log_to
 
 MAX_REPLACEMENTS = 20
 """Number of consecutive unreadable images for one position after which loading fails."""
@@ -184,9 +185,10 @@ class BatchLoader:
     def _warn_of_little_shared_memory(self) -> None:
         if not self._warned:
             self._warned = True
-            Console(stderr=True, soft_wrap=True, highlight=False).print(
+            log_to(
+                Console(stderr=True, soft_wrap=True, highlight=False),
                 f"note: {_SHARED_MEMORY} is too small for the batches of {self._pool.num_workers} workers: they come "
-                "through pipes, which is slower (in a container: docker run --shm-size=8g …)"
+                "through pipes, which is slower (in a container: docker run --shm-size=8g …)",
             )
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """What `rmt predict` shows of each image, and the folder for its pictures."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from rmt.output_folder import create_folder, require_empty, unused_path
 FOLDER = Path("predictions")
 """Where pictures go without `--output`."""
 DOCUMENT = "predictions.json"
+_MOST_BYTES = 180  # of the names of pictures
 _COMPRESSION = 1  # of PNG: the default of 6 takes several times as long for files that are hardly smaller
 
 
@@ -52,7 +54,7 @@ class PredictionFolder:
     def __init__(self, output: Path | None, images: Sequence[Path]) -> None:
         self.path = unused_path(FOLDER) if output is None else output
         require_empty(self.path)
-        self.stems = unique_names([image.stem for image in images])
+        self.stems = unique_names([_fitted(image.stem) for image in images])
 
     def write(self, number: int, pictures: dict[str, Image.Image]) -> dict[str, str]:
         """Writes the pictures of image `number`: STEM.png, or STEM-KIND.png where there are several kinds.
@@ -72,6 +74,11 @@ class PredictionFolder:
         """Writes `predictions.json`, which covers all images."""
         create_folder(self.path)
         write_text(self.path / DOCUMENT, json.dumps(content) + "\n")
+
+
+def _fitted(stem: str) -> str:
+    """The first bytes of a long name: files of 255 bytes are the limit, and endings are added."""
+    return os.fsencode(stem)[:_MOST_BYTES].decode("utf-8", "ignore") if len(stem) > _MOST_BYTES // 4 else stem
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

@@ -130,7 +130,9 @@ def save_checkpoint(
         data=dict(data or {}),
     )
     tensors = {name: value.detach().cpu().contiguous() for name, value in (state_dict or model.state_dict()).items()}
-    write_bytes(Path(path), safetensors.torch.save(tensors, metadata={"rmt": json.dumps(metadata)}))
+    # Halves of characters, such as undecodable bytes in the path of the data, cannot be in a text in UTF-8.
+    text = json.dumps(metadata, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
+    write_bytes(Path(path), safetensors.torch.save(tensors, metadata={"rmt": text}))
 
 
 def model_arguments(model: nn.Module) -> dict[str, Any]:

@@ -54,5 +54,8 @@ def finish(
     metrics |= more_metrics(evaluators)
     write(module, run, metrics, networks["best"])
     if draw_report is not None:
-        draw_report(module, run, metrics, evaluators["best"], runtimes["best"])
+        from rmt.training.logging.plots import plain_text  # matplotlib takes a second to import
+
+        with plain_text():
+            draw_report(module, run, metrics, evaluators["best"], runtimes["best"])
     return metrics

@@ -102,7 +102,7 @@ def class_bars(ax: Axes, title: str, note: str, rows: Sequence[tuple[str, float,
     ax.plot([np.nan if tick is None else tick for tick in ticks], places, "|", color=plots.INK, ms=9, mew=1.5)
     for place, score in zip(places, scores, strict=True):
         ax.text(score + 0.6, place, f"{score:.1f}", va="center", fontsize=8, color=plots.MUTED)
-    ax.set_yticks(places, [name if len(name) < 24 else name[:23] + "…" for name in names])
+    ax.set_yticks(places, [plots.short(name, 24) for name in names])
     ax.tick_params(axis="y", colors=plots.INK)
     ax.invert_yaxis()
     ax.set_xlim(0, 104)

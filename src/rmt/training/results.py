@@ -12,6 +12,7 @@ from torch import nn
 from rmt.atomic import write_text
 from rmt.data.sets import skip_lines
 from rmt.model import read_metadata
+from rmt.terminal import printable
 from rmt.training.batch import effective_batch, world_size
 from rmt.training.logging.display import duration
 from rmt.training.module import TrainingModule
@@ -108,6 +109,7 @@ def final_rows(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def text_table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Returns a line for each row of cells: the first column left-aligned, the others right-aligned."""
+    rows = [tuple(printable(cell) for cell in cells) for cells in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         f"{name:{widths[0]}}" + "".join(f"{cell:>{width + 3}}" for cell, width in zip(cells, widths[1:], strict=True))

@@ -16,6 +16,7 @@ from rmt.data.randomness import seed_process
 from rmt.errors import RMTError
 from rmt.plain_output import allow_any_encoding
 from rmt.recipes.recipe import Recipe, changes, from_dict
+from rmt.terminal import log_to
 from rmt.training.checkpoints.callback import Interrupted, StateCheckpoint
 from rmt.training.checkpoints.contents import check_state
 from rmt.training.checkpoints.io import AtomicCheckpointIO, load_newest_state
@@ -94,7 +95,7 @@ def resume(
             if state is not None:
                 check_state(state, folder.state)
         if complaint:
-            console.print(f"warning: {complaint}", markup=False)
+            log_to(console, f"warning: {complaint}")
         original = folder.read_recipe() if state is None else from_dict(state["rmt"]["recipe"])
         started_in = "" if state is None else state["rmt"].get("folder", "")
         recipe, original = (find_again(r, folder.path, started_in) for r in (recipe, original))
@@ -111,7 +112,7 @@ def resume(
                 f"the recipe differs from that of {folder.path}: {listed}; pass --accept-changes to resume anyway"
             )
         if listed:
-            console.print(f"recipe changed: {listed}", markup=False)
+            log_to(console, f"recipe changed: {listed}")
         elif folder.metrics_json.exists() and not minutes:
             try:
                 metrics = json.loads(folder.metrics_json.read_text(encoding="utf-8"))
@@ -120,10 +121,10 @@ def resume(
                 raise RMTError(
                     f"{folder.metrics_json}: not as a run writes it; remove the file to evaluate the run again"
                 ) from error
-            console.print("\n".join(lines), markup=False)
+            log_to(console, "\n".join(lines))
             return TrainResult(folder.path, metrics)
         if state is None:
-            console.print("no checkpoint was saved yet: starting from the beginning", markup=False)
+            log_to(console, "no checkpoint was saved yet: starting from the beginning")
         module, run = _fit(
             *(recipe, machine, task, console, folder, state),
             resolve_machine(original, machine) if changed else recipe,
@@ -158,7 +159,7 @@ def _fit(
         accept_changes: resume although the data have changed.
     """
     filter_library_warnings()
-    log = functools.partial(console.print, markup=False)
+    log = functools.partial(log_to, console)
     recipe, data = resolve(recipe, machine, task, started=started, log=log)
     if folder is not None and processes.is_main_process():
         require_same_data(folder, data, accept_changes, log)
@@ -252,7 +253,7 @@ def _train(trainer: Trainer, module: TrainingModule, state: Path | None) -> None
 def _finish(module: TrainingModule, run: FinishedRun, task: Task) -> TrainResult:
     """Evaluates and reports, in the main process alone, so that every image is counted once."""
     metrics = task.finish(module, run)
-    run.console.print("\n".join(task.summary(metrics, run.folder)), markup=False)
+    log_to(run.console, "\n".join(task.summary(metrics, run.folder)))
     return TrainResult(run.folder.path, metrics)
 
 

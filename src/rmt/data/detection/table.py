@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rmt.data.detection.rle import good_pieces, is_coordinate, mask_box
+from rmt.data.files import valid_name
 from rmt.data.sets import preview
 
 NO_AREA = "box of zero or negative size"
@@ -140,7 +141,7 @@ def pack(
         problems.add(UNUSED, str(categories[label].get("name", categories[label]["id"])))
     segmentations = [json.dumps(a.get("segmentation") or None, separators=(",", ":")).encode() for a in objects]
     return ObjectTable(
-        classes=tuple(str(record.get("name", record["id"])) for record in categories),
+        classes=tuple(valid_name(str(record.get("name", record["id"]))) for record in categories),
         category_ids=np.array([record["id"] for record in categories], dtype=np.int64),
         image_ids=np.array([record["id"] for record in images], dtype=np.int64),
         files=np.array([record["file_name"] for record in images], dtype=np.str_),

@@ -15,7 +15,7 @@ from rmt.data.detection.coco_records import FileNames
 from rmt.data.detection.dataset import Source
 from rmt.data.detection.table import BAD_SIZE, NO_CATEGORY, NO_LABELS, Problems, pack
 from rmt.data.detection.yolo_yaml import read_dataset_file
-from rmt.data.files import files_below, has_files, read_lines, subfolder
+from rmt.data.files import files_below, has_files, read_lines, read_text, subfolder
 from rmt.data.images import EXTENSIONS, BadImage, read_size
 from rmt.data.split_names import Split, split_folders
 from rmt.errors import RMTError
@@ -160,7 +160,7 @@ def _objects(path: Path, height: int, width: int, problems: Problems) -> Iterato
         if (size := path.stat().st_size) > MAX_BYTES:
             problems.add(BAD_LABELS, f"{path.name} ({size:,} bytes, the limit is {MAX_BYTES:,})")
             return
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         problems.add(BAD_LABELS, f"{path.name} ({getattr(error, 'strerror', None) or 'not text'})")
         return

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from rmt.data.files import read_text
 from rmt.data.split_names import NAMES, Split, by_split
 from rmt.errors import RMTError
 
@@ -53,7 +54,7 @@ def _load(path: Path) -> Any:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RMTError(f"{path}: more than {MAX_BYTES:,} bytes, which no data.yaml needs")
-        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+        return yaml.load(read_text(path), Loader=_Loader)
     except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"at line {mark.line + 1}" if mark else f"({' '.join(str(error).split())[:100]})"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rmt.data.files import read_text
 from rmt.data.images import BadImage, open_safely
 from rmt.errors import RMTError
 
@@ -68,7 +69,7 @@ class ClassList:
         try:
             if path.stat().st_size > _MAX_BYTES:
                 raise RMTError(f"{path}: more than {_MAX_BYTES:,} bytes, which no class list needs")
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = read_text(path).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise RMTError(f"{path}: the class list cannot be read ({error})") from None
         if len(lines) > _MAX_LINES:

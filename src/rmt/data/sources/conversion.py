@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rmt.data.files import valid_name
 from rmt.data.images import EXTENSIONS, MAX_BYTES
 from rmt.data.sets import preview
 from rmt.data.sources.remote import RemoteFile, read_text
@@ -85,7 +86,7 @@ def class_names(shard: Shard, metadata: Mapping[bytes, bytes] | None) -> tuple[s
         return tuple(line.strip() for line in text.splitlines() if line.strip())
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(str(name) for name in features["label"]["names"])
+        return tuple(valid_name(str(name)) for name in features["label"]["names"])
     except (KeyError, TypeError, ValueError):
         return ()
 

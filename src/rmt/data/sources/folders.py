@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rmt.data.files import size_on_disk
+from rmt.data.files import size_on_disk, valid_name
 from rmt.data.images import EXTENSIONS, read_image
 from rmt.data.sets import preview
 from rmt.errors import RMTError
@@ -29,11 +29,12 @@ class FolderSet:
     def __init__(self, root: Path):
         self.root = root
         skipped: Counter[str] = Counter()
-        self.classes = class_folders(root, skipped)
+        folders = class_folders(root, skipped)
+        self.classes = tuple(valid_name(name) for name in folders)
         if len(self.classes) < 2:
             raise RMTError(f"{root}: only one class folder ({self.classes[0]}); a classifier needs two or more")
         prefix = os.path.join(os.fsencode(root), b"")
-        files = [sorted(_image_files(prefix + os.fsencode(name), skipped)) for name in self.classes]
+        files = [sorted(_image_files(prefix + os.fsencode(name), skipped)) for name in folders]
         self.skipped = dict(skipped)
         if empty := [name for name, found in zip(self.classes, files, strict=True) if not found]:
             raise RMTError(f"{root}: no image in the class folder {preview(empty)}; remove the folder or fill it")

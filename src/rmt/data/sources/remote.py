@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
+from rmt.data.files import decode_text
 from rmt.errors import RMTError
 
 INDEX = "index.json"
@@ -128,7 +129,7 @@ def read_text(url: str) -> str | None:
     if len(data) > _TEXT_BYTES:
         raise RMTError(f"{url}: more than {_TEXT_BYTES:,} bytes, which no such file needs")
     try:
-        return data.decode("utf-8")
+        return decode_text(data)
     except UnicodeDecodeError:
         raise RMTError(f"{url}: not a text in UTF-8") from None
 

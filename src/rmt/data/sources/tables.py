@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rmt.data.files import size_on_disk
+from rmt.data.files import open_text, size_on_disk
 from rmt.data.images import EXTENSIONS, read_image
 from rmt.data.sets import preview
 from rmt.data.split_names import Split, by_split
@@ -111,7 +111,7 @@ def _has_labels(path: Path, images: dict[str, str]) -> bool:
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     """The heading and the rows, all as long as the heading."""
     try:
-        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+        with open_text(path) as file:
             sample = file.read(8192)
             file.seek(0)
             lines = iter(csv.reader(file, delimiter=_delimiter(sample)))

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from rmt.data.detection.rle import decode
 from rmt.inference.drawing.fonts import load_font
 from rmt.inference.drawing.palette import line_colour
+from rmt.terminal import printable
 
 MIN_SCORE = 0.5
 """The lowest score of objects that are drawn, unless another is asked for."""
@@ -110,6 +111,7 @@ def _draw_label(
     taken: list[tuple[float, float, float, float]],
 ) -> None:
     """The text on a ground of the box's colour, above the box or inside; left out where it would cover a label."""
+    text = printable(text)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = right - left + 10, bottom - top + 8
     if width > 1.6 * (box[2] - box[0]):  # too long for a small object: it would cover the neighbours

@@ -5,6 +5,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from rmt.inference.drawing.fonts import load_font
 from rmt.inference.drawing.palette import palette
+from rmt.terminal import printable
 
 _OPACITY = 0.58
 _MIN_SHORT_SIDE = 480  # smaller pictures are enlarged by a whole factor
@@ -49,7 +50,7 @@ def with_legend(picture: Image.Image, labels: np.ndarray, classes: tuple[str, ..
     entries = [(name, f"{100 * s:.1f} %") for name, s in class_shares(labels, classes).items() if s >= _MIN_SHARE]
     size = max(14, round(picture.width / 42))
     font = load_font(size)
-    longest = max((font.getlength(f"{name}  {share}") for name, share in entries), default=0)
+    longest = max((font.getlength(f"{printable(name)}  {share}") for name, share in entries), default=0)
     cell = round(2.2 * size + longest + 1.2 * size)
     columns = max(1, (picture.width - size) // cell)
     rows = -(-len(entries) // columns)
@@ -64,8 +65,11 @@ def with_legend(picture: Image.Image, labels: np.ndarray, classes: tuple[str, ..
         box = (left, middle - size // 2, left + round(1.4 * size), middle + size // 2)
         fill, outline = (_PAPER, _MUTED) if name in UNCOLOURED else (colours[name], None)
         draw.rounded_rectangle(box, radius=size // 5, fill=fill, outline=outline)
-        draw.text((left + 1.9 * size, middle), name, fill=_INK, font=font, anchor="lm")
-        draw.text((left + 1.9 * size + font.getlength(f"{name}  "), middle), share, fill=_MUTED, font=font, anchor="lm")
+        shown = printable(name)
+        draw.text((left + 1.9 * size, middle), shown, fill=_INK, font=font, anchor="lm")
+        draw.text(
+            (left + 1.9 * size + font.getlength(f"{shown}  "), middle), share, fill=_MUTED, font=font, anchor="lm"
+        )
     return page
 
 

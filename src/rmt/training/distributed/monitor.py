@@ -9,12 +9,12 @@ reason. The main process prints it for all; when the main process is the one tha
 import os
 import secrets
 import socket
-import sys
 import threading
 from contextlib import suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, wait
 
+from rmt.terminal import complain
 from rmt.training.distributed.processes import broadcast_from_main, rank, world_size
 
 _GRACE = 5.0  # seconds that the training thread has to end by itself after another process has failed
@@ -102,5 +102,5 @@ class Monitor:
         if self._rank == 0:
             self.leave(failure)
         if reports:
-            print(f"rmt: {failure}", file=sys.stderr, flush=True)
+            complain(f"rmt: {failure}", flush=True)
         os._exit(1)

@@ -11,6 +11,7 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from rmt.terminal import log_to
 from rmt.training.evaluator import MetricColumns
 
 _WIDTHS = (9, 10, 9, 9, 9, 9, 9, 8)
@@ -85,7 +86,7 @@ class Display:
 
     def print_line(self, line: str) -> None:
         """Prints a line above the bar."""
-        self.console.print(line, markup=False)
+        log_to(self.console, line)
         self._said = self._clock()
 
     def step(self, epoch: int, batch: int, loss: float, lr: float, images_per_s: float) -> None:

@@ -1,14 +1,19 @@
 """The plots of `report.png`: each draws plain numbers on matplotlib axes and knows nothing of training."""
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FuncFormatter
+
+from rmt.terminal import printable
 
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 RAW, EMA, TRAIN, GOOD, BAD = "#2563eb", "#d97706", "#9aa5b1", "#15803d", "#b91c1c"
@@ -134,7 +139,7 @@ def plot_confusion(ax: Axes, confusion: np.ndarray, classes: Sequence[str]) -> N
         ax.set(xticks=[], yticks=[])
         ax.set_xlabel(_worst_pairs(shares, classes), color=MUTED, fontsize=9, loc="left")
         return
-    names = [_short(name, 16) for name in classes]
+    names = [short(name, 16) for name in classes]
     ax.set_xticks(range(size), names, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(size), names)
     for (row, column), share in np.ndenumerate(shares):
@@ -149,9 +154,9 @@ def draw_prediction(ax: Axes, image: np.ndarray, truth: str, called: str, probab
     ax.imshow(image, interpolation="nearest" if min(image.shape[:2]) < 64 else "antialiased")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(color=color, linewidth=2)
-    ax.set_title(f"{_short(called, 14)} {100 * probability:.0f} %", fontsize=9, color=color, pad=4)
+    ax.set_title(f"{short(called, 14)} {100 * probability:.0f} %", fontsize=9, color=color, pad=4)
     if truth != called:
-        ax.set_xlabel(f"is {_short(truth, 14)}", fontsize=8.5, color=MUTED, labelpad=3)
+        ax.set_xlabel(f"is {short(truth, 14)}", fontsize=8.5, color=MUTED, labelpad=3)
 
 
 def plot_decay(ax: Axes, gamma: float, grid: tuple[int, int]) -> Any:
@@ -180,12 +185,22 @@ def _worst_pairs(shares: np.ndarray, classes: Sequence[str], most: int = 6) -> s
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None)[:most]
     pairs = [np.unravel_index(index, wrong.shape) for index in order]
-    return "\n".join(f"{_short(classes[r], 24)} called {_short(classes[c], 24)}: {wrong[r, c]:.0f} %" for r, c in pairs)
+    return "\n".join(f"{short(classes[r], 24)} called {short(classes[c], 24)}: {wrong[r, c]:.0f} %" for r, c in pairs)
 
 
 def _dot(curve: Curve) -> str:
     return "o" if len(curve[0]) < 2 else ""
 
 
-def _short(name: str, most: int) -> str:
+@contextmanager
+def plain_text() -> Iterator[None]:
+    """Context manager for drawing: `$` begins no formula, and a letter without a font gives no warning."""
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
+        yield
+
+
+def short(name: str, most: int) -> str:
+    """A name from a file, printable and of at most so many letters."""
+    name = printable(name)
     return name if len(name) <= most else name[: most - 1] + "…"

@@ -21,6 +21,7 @@ from rmt.data.token_labels.label_maps import (
 )
 from rmt.errors import RMTError
 from rmt.output_folder import create_or_reopen
+from rmt.terminal import log_to
 
 MakeFiles = Callable[[Sequence[int], Callable[[int], None]], Iterator[tuple[int, Arrays]]]
 """make(numbers, show_progress) yields number and arrays of each of these files (ascending) when it is complete;
@@ -61,7 +62,7 @@ def write_label_maps(
         _require_equal(spec, LabelMapSpec.read(folder), folder)
     todo, complaints = incomplete_files(folder, spec, range(first, spec.files, parts))
     for line in (*warnings, *(f"made again: {complaint}" for complaint in complaints)):
-        console.print(line, markup=False)
+        log_to(console, line)
     columns = (TextColumn("label maps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         progress = bar.add_task("", total=sum(len(spec.rows(number)) for number in todo))

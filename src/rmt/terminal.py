@@ -1,0 +1,53 @@
+"""What is printed: text from files (class names, metadata, names of images and shards) cannot control a terminal."""
+
+import sys
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_ESCAPED = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, separators of lines and paragraphs
+_DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
+"""Characters that change the direction of the text after them: a name could look like another, or hide the line."""
+
+
+def printable(text: str) -> str:
+    """The text with every character that could control a terminal as an escape, such as `\\x1b`, `\\n`, `\\udc80`.
+
+    These are control characters, undecodable bytes of file names, separators of lines, and marks of direction. Letters
+    of every script are kept.
+    """
+    if text.isprintable() and text.isascii():
+        return text
+    return "".join(_escape(character) if _is_unsafe(character) else character for character in text)
+
+
+def _is_unsafe(character: str) -> bool:
+    return unicodedata.category(character) in _ESCAPED or character in _DIRECTION
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def lines(text: str) -> str:
+    """`printable` for each line of a text."""
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def say(*texts: str, **options: Any) -> None:
+    """Print each text with `printable` lines. `options` are those of `print`."""
+    for text in texts:
+        print(lines(text), **options)
+
+
+def complain(text: str, **options: Any) -> None:
+    """`say` on stderr."""
+    say(text, file=sys.stderr, **options)
+
+
+def log_to(console: "Console", *texts: str) -> None:
+    """`say` on a console of rich, above its progress bars."""
+    for text in texts:
+        console.print(lines(text), markup=False)
