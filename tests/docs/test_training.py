@@ -1,5 +1,6 @@
 """The commands of docs/training.md and docs/scaling.md are valid, and the recipes and sizes named there are right."""
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import pytest
 from helpers.documentation import page, parse_command, python_blocks
 
 from rmt.data.token_labels.label_maps import LabelMapSpec
-from rmt.recipes import IMAGENET, RECIPES
+from rmt.recipes import IMAGENET, RECIPES, quickstart
 from rmt.training.resolve import validate
 
 PAGE, SCALING = page("docs/training.md"), page("docs/scaling.md")
@@ -67,3 +68,14 @@ def test_the_sizes_stated_are_those_on_disk():
     for side, stated in ((7, "0.99"), (14, "3.93"), (18, "6.49")):
         assert f"{Sized(grid=(side, side)).bytes_per_image / 1000:.2f}" == stated
         assert f"{side}×{side}" in text and f"{stated} GB" in text
+
+
+def test_the_quickstart_s_figures_are_those_of_the_committed_runs():
+    found = json.loads(page("benchmarks/quickstart.json"))
+    scores = [f"{run['last']['raw']['test']['top1']:.2f}" for run in found["runs"]]
+    assert [run["seed"] for run in found["runs"]] == [0, 1, 2]
+    described = " ".join((quickstart.__doc__ or "").split())
+    for text in (" ".join(page("README.md").split()), described):
+        assert ", ".join(scores) in text
+    assert f"reaches {found['median_test_top1_last_raw']:.1f} % on 2,000 test images" in page("README.md")
+    assert all(run["model"] == quickstart().model for run in found["runs"])

@@ -62,7 +62,7 @@ def test_changes_lists_old_and_new():
     ],
 )
 def test_impossible_values_are_named_with_their_option(field, value):
-    (problem,) = replace(quickstart(), **{field: value}).problems()
+    (problem,) = replace(quickstart(), **{"lr": 3e-3, field: value}).problems()
     assert f"--{field.replace('_', '-')}" in problem
 
 
