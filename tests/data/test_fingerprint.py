@@ -10,9 +10,9 @@ from helpers import detection_sets
 from helpers.image_sets import picture
 from helpers.segment_data import make_segments
 
-from rmt.data.detection.layouts import detection_layout, open_detection
+from rmt.data.detection.layouts import detection_layout, open_detection, open_detection_split
 from rmt.data.fingerprint import differences, digest, recognised, require_same_number, write_record
-from rmt.data.segmentation.dataset import open_segmentation
+from rmt.data.segmentation.dataset import open_segmentation, open_segmentation_evaluation
 from rmt.data.sets import HoldOut, Subset
 from rmt.data.splits import open_splits
 from rmt.errors import RMTError
@@ -170,3 +170,32 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 100_000
+
+
+def test_held_out_images_and_masks_are_recognised_wherever_they_lie(tmp_path):
+    """What a run held out of undivided boxes or masks is found again by its digest, and not in changed data."""
+    made = detection_sets.splits()
+    detection_sets.make_labelimg(tmp_path / "boxes", made)
+    whole = make_segments(tmp_path / "divided", train=9, val=1)
+    for kind in ("images", "masks"):
+        shutil.copytree(whole / kind / "train", tmp_path / "masks" / kind)
+    shutil.copy(whole / "classes.txt", tmp_path / "masks")
+
+    def boxes(root):
+        return detection_layout(str(root / "boxes"))
+
+    val = open_detection(boxes(tmp_path), with_masks=False, empty_images=True, holdout=0.25, seed=3).val
+    held_boxes = HoldOut(0.25, 3, (digest(val),))
+    pairs = open_segmentation(str(tmp_path / "masks"), holdout=0.25, seed=3).val
+    held_masks = HoldOut(0.25, 3, (digest(pairs),))
+    copy = shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name}-copy")
+    for changed in (False, True):
+        if changed:
+            (copy / "boxes" / val.table.files[val.indices[0]]).unlink()
+            (copy / "masks/images" / pairs.images[0].name).unlink()
+        found = [
+            open_detection_split(boxes(copy), with_masks=False, held=held_boxes),
+            open_segmentation_evaluation(str(copy / "masks"), held=held_masks),
+        ]
+        assert [part for _, part in found] == (["all"] * 2 if changed else ["held out"] * 2)
+    assert digest(found[0].images) != digest(val)
