@@ -31,6 +31,12 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def short(name: str, most: int) -> str:
+    """A name from a file, printable and of at most so many letters."""
+    name = printable(name)
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
 def lines(text: str) -> str:
     """`printable` for each line of a text."""
     return "\n".join(printable(line) for line in text.split("\n"))

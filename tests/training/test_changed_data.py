@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from helpers.pictures import make_folder
@@ -36,9 +37,7 @@ def change(root, tmp_path):
 def test_other_data_are_refused_by_name_or_taken(unfinished, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
     data, run = change(unfinished, tmp_path)
-    monkeypatch.setattr("rmt.training.run.changes", lambda old, new: {})  # the path alone is another
-    recipe = RunFolder.open(run).read_recipe()
-    recipe = type(recipe)(**{k: v for k, v in recipe.as_dict().items() if k != "task"} | {"data": str(data)})
+    recipe = replace(RunFolder.open(run).read_recipe(), data=str(data))  # another place does not matter
     victim = sorted((data / "train").glob("*/*.png"))[0]
     kept = victim.read_bytes()
     victim.unlink()
@@ -75,6 +74,11 @@ def test_a_run_of_an_earlier_version_has_no_record(unfinished, tmp_path, monkeyp
     monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
     run = shutil.copytree(unfinished / "run", tmp_path / "run")
     (run / "data.jsonl.gz").unlink()
-    monkeypatch.setattr("rmt.training.run.changes", lambda old, new: {})
-    resume(run)
+    recipe = replace(RunFolder.open(run).read_recipe(), output=str(run))
+    resume(run, recipe)
     assert (run / "data.jsonl.gz").exists()
+    (run / "metrics.json").unlink()
+    (run / "data.jsonl.gz").unlink()
+    elsewhere = shutil.copytree(unfinished / "photos", tmp_path / "photos")
+    with pytest.raises(RMTError, match="the recipe differs .*: data '.*' -> '.*'; pass --accept-changes"):
+        resume(run, replace(recipe, data=str(elsewhere)))  # whether it is the same cannot be known

@@ -9,7 +9,9 @@ from PIL import Image
 
 from rmt.data.randomness import HOLD_OUT, permutation
 from rmt.errors import RMTError
+from rmt.terminal import short
 
+_MOST_LETTERS = 40  # of a name in a list
 S = TypeVar("S")
 
 SkipReport = Mapping[str, Mapping[str, int]]
@@ -210,7 +212,7 @@ def split_line(split: str, images: int, counts: Mapping[str, int], what: str = "
 
 def listed(counts: Mapping[str, int], first: int = 6, last: int = 2) -> str:
     """Names with their counts, the first and last few of many: "ant 12, bee 3, … (40 in all)"."""
-    entries = [f"{name} {count:,}" for name, count in counts.items()]
+    entries = [f"{short(name, _MOST_LETTERS)} {count:,}" for name, count in counts.items()]
     if len(entries) <= first + last + 1:
         return ", ".join(entries)
     return ", ".join([*entries[:first], "…", *entries[-last:]]) + f" ({len(entries):,} in all)"

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rmt.atomic import replace_file
+from rmt.terminal import short
 from rmt.training.logging import plots
 from rmt.training.module import TrainingModule
 from rmt.training.task import FinishedRun
@@ -102,7 +103,7 @@ def class_bars(ax: Axes, title: str, note: str, rows: Sequence[tuple[str, float,
     ax.plot([np.nan if tick is None else tick for tick in ticks], places, "|", color=plots.INK, ms=9, mew=1.5)
     for place, score in zip(places, scores, strict=True):
         ax.text(score + 0.6, place, f"{score:.1f}", va="center", fontsize=8, color=plots.MUTED)
-    ax.set_yticks(places, [plots.short(name, 24) for name in names])
+    ax.set_yticks(places, [short(name, 24) for name in names])
     ax.tick_params(axis="y", colors=plots.INK)
     ax.invert_yaxis()
     ax.set_xlim(0, 104)

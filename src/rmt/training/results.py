@@ -12,13 +12,15 @@ from torch import nn
 from rmt.atomic import write_text
 from rmt.data.sets import skip_lines
 from rmt.model import read_metadata
-from rmt.terminal import printable
+from rmt.terminal import short
 from rmt.training.batch import effective_batch, world_size
 from rmt.training.logging.display import duration
 from rmt.training.module import TrainingModule
 from rmt.training.published import compare_with_published, published_lines, published_rows
 from rmt.training.run_folder import RunFolder
 from rmt.training.task import FinishedRun
+
+_MOST_LETTERS = 60  # of a cell of a table
 
 
 def final_networks(module: TrainingModule, run: FinishedRun) -> dict[str, nn.Module]:
@@ -109,7 +111,7 @@ def final_rows(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def text_table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Returns a line for each row of cells: the first column left-aligned, the others right-aligned."""
-    rows = [tuple(printable(cell) for cell in cells) for cells in rows]
+    rows = [tuple(short(cell, _MOST_LETTERS) for cell in cells) for cells in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         f"{name:{widths[0]}}" + "".join(f"{cell:>{width + 3}}" for cell, width in zip(cells, widths[1:], strict=True))

@@ -43,6 +43,9 @@ from rmt.training.trainer import build_trainer, filter_library_warnings
 #: Fields that may differ on resume, since the result does not depend on them.
 IRRELEVANT = {"name", "output", "workers", "checkpoint_minutes", "profile"}
 
+#: Where the data lie, which does not matter either where the run has a record of them: see `require_same_data`.
+PATHS = {"data", "images", "annotations", "val_images", "val_annotations"}
+
 
 class TrainingStopped(KeyboardInterrupt):
     """Ctrl-C or SIGTERM ended the run; the message says how to resume it."""
@@ -105,7 +108,7 @@ def resume(
         changed = changes(resolve_machine(original, machine), recipe)
         # An extension that was interrupted before its first checkpoint: the folder's recipe is newer.
         extended = state is not None and 0 < recipe.restart_update == int(state["global_step"])
-        ignored = IRRELEVANT | (LENGTH_FIELDS if extended else set())
+        ignored = IRRELEVANT | (LENGTH_FIELDS if extended else set()) | (PATHS if folder.data.exists() else set())
         listed = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in ignored)
         if listed and not accept_changes:
             raise RMTError(

@@ -13,6 +13,7 @@ from rmt.ops import decay_rates
 from rmt.tasks.classify.evaluate import ClassifyEvaluator, Predictions
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.report_page import ReportPage, bars_height, class_bars, shown_classes
+from rmt.terminal import short
 from rmt.training.logging import plots
 from rmt.training.results import final_rows
 from rmt.training.task import FinishedRun
@@ -32,7 +33,7 @@ def draw_report(
     stages = stage_decays(network.model, module.recipe.image_size)
     rows, columns = _decay_grid(stages) if stages else (0, 0)
     bars = [
-        (f"{name} ({of['images']:,})", of["f1"], of["recall"])
+        (f"{short(name, 16)} ({of['images']:,})", of["f1"], of["recall"])
         for name, of in sorted(metrics["per_class"].items(), key=lambda item: -item[1]["f1"])
     ]
     heights = [7.4, bars_height(shown_classes(bars)), *([1.0 + 1.35 * rows] if stages else [])]

@@ -61,8 +61,9 @@ def summary(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
     columns = [(f"{part} {label}", part, name) for label, name in _COLUMNS.items()]
     if metrics.get("metric") == "macro_recall":
         columns.insert(1, (f"{part} macro recall", part, "macro_recall"))
-    if not one_set:
-        columns.insert(0, ("val top-1", "val", "top1"))
+    if not one_set:  # what best was chosen by
+        by_recall = metrics.get("metric") == "macro_recall"
+        columns.insert(0, ("val macro recall", "val", "macro_recall") if by_recall else ("val top-1", "val", "top1"))
     note = "there are no separate test images" if one_set else "the test images were read once, at the end"
     lines = []
     if scores := metrics.get("per_class"):

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FuncFormatter
 
-from rmt.terminal import printable
+from rmt.terminal import short
 
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 RAW, EMA, TRAIN, GOOD, BAD = "#2563eb", "#d97706", "#9aa5b1", "#15803d", "#b91c1c"
@@ -198,9 +198,3 @@ def plain_text() -> Iterator[None]:
     with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
         yield
-
-
-def short(name: str, most: int) -> str:
-    """A name from a file, printable and of at most so many letters."""
-    name = printable(name)
-    return name if len(name) <= most else name[: most - 1] + "…"
