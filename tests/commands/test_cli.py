@@ -68,11 +68,11 @@ def test_values_that_cannot_be_are_refused_at_once_with_the_remedy():
         "sys.exit('torch in the way' if 'torch' in sys.modules else code)"
     )
     words = ["train", "finetune-segment", "--data", "x", "--iterations", "60"]
-    words += ["--validate-every", "500", "--warmup-iterations", "200"]
+    words += ["--validate-every", "500", "--dice-weight", "-1"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.returncode == 1
     assert "--validate-every 500 does not divide --iterations 60: take 60" in done.stderr
-    assert "--warmup-iterations 200 leaves none of --iterations 60: take 6 or so" in done.stderr
+    assert "--dice-weight must not be negative" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def finetune() -> ClassifyRecipe:
 
 
 def finetune_detect() -> DetectRecipe:
-    """Your own images in COCO format: a COCO folder, or `--images FOLDER --annotations FILE`.
+    """Your own images with boxes or masks: COCO, Pascal VOC, YOLO or labelme, or `--images FOLDER --annotations FILE`.
 
     Mask R-CNN from the weights of a classifier, or of a detector, which is loaded whole if sizes and classes are the
     same. Data with boxes only train without masks. Without `--val-annotations` a fifth of the images is held out.

@@ -60,7 +60,10 @@ def _class_file(root: Path, classes: str) -> Path:
     own = (root / name for name in CLASS_LISTS)
     path = Path(classes).expanduser() if classes else next(filter(Path.is_file, own), None)
     if path is None:
-        raise RMTError(f"{root}: no class list; put a classes.txt there, a class per line, or name it: --classes FILE")
+        raise RMTError(
+            f"{root}: no class list; put a classes.txt there, a class per line (for masks of 0 and 255: `background` "
+            "and `NAME 255`), or name it: --classes FILE"
+        )
     return path
 
 
