@@ -16,53 +16,57 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import rmt
 from rmt.atomic import write_text
 from rmt.benchmark.machine import describe
-from rmt.export.formats import format_named
+from rmt.export.formats import Name, Precision, format_named, fuses_attention
 from rmt.export.graph import Graph, network_graph
 from rmt.export.quantize import quantize
 from rmt.inference.exported import open_exported
 
 #: Format and precision of each file that is measured.
-FILES = (("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8"), ("onnx", "fp32"), ("onnx", "int8"))
+FILES = (("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8"), ("onnx", "fp32"))
 
 
-def write_file(graph: Graph, form: str, precision: str, folder: Path) -> Callable[[torch.Tensor], object]:
-    """Convert a graph, and open it as `rmt predict` does."""
-    format_ = format_named(form)  # type: ignore[arg-type]
-    model = format_.convert(graph, graph.capture(), precision, folder)  # type: ignore[arg-type]
-    if precision == "int8":
-        noise = [torch.randn(graph.shape[1:]) for _ in range(10)]
-        model = quantize(model, noise, by_name=form == "onnx")
-    path = folder / f"{form}-{precision}{format_.suffix}"
-    format_.save(model, "{}", path)
+def open_file(model: Any, graph: Graph, form: Name, precision: Precision, folder: Path) -> Callable[[Tensor], object]:
+    """Write a converted model, and open it as `rmt predict` does."""
+    path = folder / f"{form}-{precision}{format_named(form).suffix}"
+    format_named(form).save(model, "{}", path)
     exported = {"format": form, "precision": precision, "num_classes": 1000, "outputs": list(graph.outputs)}
     return open_exported(path, {"exported": {**exported, "input": {"shape": graph.input_shape}}})
 
 
-def build_cases(size: int, files: list[tuple[str, str]], folder: Path) -> dict[str, Callable[[torch.Tensor], object]]:
-    cases: dict[str, Callable[[torch.Tensor], object]] = {}
+def build_cases(size: int, files: list[tuple[Name, Precision]], folder: Path) -> dict[str, Callable[[Tensor], object]]:
+    cases: dict[str, Callable[[Tensor], object]] = {}
     for name in ("rmt_small", "swin_tiny_patch4_window7_224"):
         torch.manual_seed(0)
         network = timm.create_model(name).eval()
         native: nn.Module = rmt.deploy(network) if name == "rmt_small" else network
         cases[f"{name} pytorch fp32"] = torch.inference_mode()(native.forward)
+        (place := folder / name).mkdir()
+        converted: dict[tuple[str, bool], Any] = {}
         for form, precision in files:
-            (place := folder / name).mkdir(exist_ok=True)
-            graph = network_graph(network, "classify", (size, size), dynamic=False)
             started = time.monotonic()
-            cases[f"{name} {form} {precision}"] = write_file(graph, form, precision, place)
+            fused = fuses_attention(form, precision)
+            graph = network_graph(network, "classify", (size, size), dynamic=False, fused=fused)
+            if (form, fused) not in converted:
+                converted[form, fused] = format_named(form).convert(graph, graph.capture(), precision, place)
+            model = converted[form, fused]
+            if precision == "int8":
+                noise = [torch.randn(graph.shape[1:]) for _ in range(10)]
+                model = quantize(model, noise, by_name=form == "onnx")
+            cases[f"{name} {form} {precision}"] = open_file(model, graph, form, precision, place)
             print(f"{name} {form} {precision}: converted in {time.monotonic() - started:.0f} s", flush=True)
     return cases
 
 
-def measure(cases: dict[str, Callable[[torch.Tensor], object]], size: int, rounds: int) -> dict[str, list[float]]:
+def measure(cases: dict[str, Callable[[Tensor], object]], size: int, rounds: int) -> dict[str, list[float]]:
     """Milliseconds of each case in every round, after three that do not count."""
     image = torch.randn(1, 3, size, size)
     times: dict[str, list[float]] = {name: [] for name in cases}
@@ -83,7 +87,7 @@ def main() -> None:
     parser.add_argument("--files", nargs="*", default=[f"{f}:{p}" for f, p in FILES], help="FORMAT:PRECISION")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    files = [(form, precision) for form, _, precision in (text.partition(":") for text in options.files)]
+    files: Any = [(form, precision) for form, _, precision in (text.partition(":") for text in options.files)]
     with tempfile.TemporaryDirectory() as folder:
         cases = build_cases(options.size, files, Path(folder))
         times = measure(cases, options.size, options.rounds)

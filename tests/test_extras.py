@@ -50,5 +50,22 @@ def test_what_needs_one_says_how_to_get_it():
     assert done.stdout.count("\n") == 1
 
 
+def test_the_package_can_be_looked_at_without_extras():
+    """hasattr, completion, `from rmt import *` and help ask for every name."""
+    code = """
+import rmt
+assert hasattr(rmt, "train") and not hasattr(rmt, "trian") and {"train", "resume", "Recipe"} <= set(dir(rmt))
+from rmt import *
+assert create_model("rmt_test").num_classes == 1000 and isinstance(Recipe, type)
+import pydoc
+text = pydoc.plain(pydoc.render_doc(rmt))
+assert "train(*args" in text and "pip install '.[train]'" in text
+try: train(None)
+except RMTError as error: print(error)
+"""
+    done = on_a_bare_installation(code)
+    assert done.stdout.startswith("rmt.train needs the package "), done.stderr
+
+
 def test_a_module_of_no_extra_is_not_explained_away():
     assert missing_extra("this", ModuleNotFoundError("no rmt.typo", name="rmt.typo")) is None

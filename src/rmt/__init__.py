@@ -1,6 +1,6 @@
 """RMT: Retentive Networks Meet Vision Transformers. `import rmt` makes `timm.create_model("rmt_small")` work."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from rmt._timm import register_models
 from rmt._version import __version__
@@ -11,17 +11,20 @@ if TYPE_CHECKING:
     from rmt.heads import detector, segmenter
     from rmt.model import create_model, list_models, load_checkpoint, load_official, save_checkpoint
     from rmt.model.deploy import deploy
-    from rmt.tasks import load, train
+    from rmt.recipes import Recipe
+    from rmt.tasks import load, resume, train
 
 _EXPORTS = {
     "rmt.model": ["create_model", "deploy", "list_models", "load_checkpoint", "load_official", "save_checkpoint"],
     "rmt.heads": ["detector", "segmenter"],
-    "rmt.tasks": ["load", "train"],
+    "rmt.recipes": ["Recipe"],
+    "rmt.tasks": ["load", "resume", "train"],
 }
 _MODULES = {name: module for module, names in _EXPORTS.items() for name in names}
 
 __all__ = [
     "RMTError",
+    "Recipe",
     "__version__",
     "create_model",
     "deploy",
@@ -30,6 +33,7 @@ __all__ = [
     "load",
     "load_checkpoint",
     "load_official",
+    "resume",
     "save_checkpoint",
     "segmenter",
     "train",
@@ -39,7 +43,11 @@ register_models()
 
 
 def __getattr__(name: str):
-    """Import what needs torch on first use, so that `rmt --help` answers without it."""
+    """Import what needs torch on first use, so that `rmt --help` answers without it.
+
+    Where a package of an extra is missing, the name stands for a function that raises an RMTError: `hasattr`,
+    `from rmt import *`, `help(rmt)` and completion work without the extras.
+    """
     if name not in _MODULES:
         raise AttributeError(f"module 'rmt' has no attribute {name!r}")
     from importlib import import_module
@@ -47,7 +55,16 @@ def __getattr__(name: str):
     try:
         module = import_module(_MODULES[name])
     except ModuleNotFoundError as error:
-        raise missing_extra(f"rmt.{name}", error) or error from None
+        missing = missing_extra(f"rmt.{name}", error)
+        if missing is None:
+            raise
+
+        def unavailable(*args: object, **kwargs: object) -> NoReturn:
+            raise missing
+
+        unavailable.__name__ = unavailable.__qualname__ = name
+        unavailable.__doc__ = str(missing)
+        return unavailable
     return getattr(module, name)
 
 

@@ -13,7 +13,7 @@ from rmt.model.deploy import DeployedBlock
 TOLERANCE = 1e-5
 
 
-def rewritten(**options) -> tuple[RMT, RMT]:
+def rewritten(fused=False, **options) -> tuple[RMT, RMT]:
     """A deployed network with decays and phases that matter, and the same with its blocks rewritten."""
     torch.manual_seed(0)
     model = RMT(**TINY | options).eval()
@@ -21,7 +21,7 @@ def rewritten(**options) -> tuple[RMT, RMT]:
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     graph = rmt.deploy(model)
-    rewrite_blocks(graph)
+    rewrite_blocks(graph, fused=fused)
     return rmt.deploy(model), graph
 
 
@@ -29,8 +29,9 @@ def rewritten(**options) -> tuple[RMT, RMT]:
     "options",
     [
         {},
+        dict(fused=True),
         dict(phases="axial"),
-        dict(phases="none", decay="none"),
+        dict(phases="none", decay="none", fused=True),
         dict(lce=False, cpe=False, ffn_conv=False),
         dict(decomposed=(False, True, False, True)),
     ],

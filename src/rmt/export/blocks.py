@@ -21,22 +21,27 @@ from rmt.ops import SpatialPrior
 from rmt.ops.masa import manhattan_log_decay
 
 
-def rewrite_blocks(network: nn.Module) -> None:
-    """Replace the blocks of each deployed RMT in `network` where `GraphBlock` computes the same."""
+def rewrite_blocks(network: nn.Module, *, fused: bool = False) -> None:
+    """Replace the blocks of each deployed RMT in `network` where `GraphBlock` computes the same.
+
+    Args:
+        fused: attention as one operator, scaled_dot_product_attention, instead of products and softmax.
+    """
     for module in network.modules():
         if isinstance(module, RMT):
             for stage in module.stages:
                 blocks = cast(Stage, stage).blocks
                 for i, block in enumerate(blocks):
                     if isinstance(block, DeployedBlock) and GraphBlock.suits(block):
-                        blocks[i] = GraphBlock(block)
+                        blocks[i] = GraphBlock(block, fused)
 
 
 class GraphBlock(nn.Module):
     """A `DeployedBlock` for one image: (1, h, w, C) -> (1, h, w, C)."""
 
-    def __init__(self, block: DeployedBlock) -> None:
+    def __init__(self, block: DeployedBlock, fused: bool = False) -> None:
         super().__init__()
+        self.fused = fused
         attn = block.attn
         self.attn = attn  # `Stage` asks it for the prior
         self.cpe, self.eps, self.mlp = block.cpe, block.eps, block.mlp
@@ -78,13 +83,20 @@ class GraphBlock(nn.Module):
             q, k = (_rotate(t, sin, cos) for t in (q, k))
         decays = self.attn.config.decay != "none"
         if not self.attn.config.decomposed:
-            out = _softmax_attention(q, k, v, manhattan_log_decay(prior)[None] if decays else None)
+            out = self._softmax(q, k, v, manhattan_log_decay(prior)[None] if decays else None)
             return out.transpose(1, 2).flatten(2)[0]
         q, k, v = (t.reshape(heads[0], *grid, heads[1]) for t in (q, k, v))  # (n, h, w, d)
-        out = _softmax_attention(q, k, v, prior.log_decay_w[:, None] if decays else None)
+        out = self._softmax(q, k, v, prior.log_decay_w[:, None] if decays else None)
         q, k, out = (t.transpose(1, 2) for t in (q, k, out))  # (n, w, h, d)
-        out = _softmax_attention(q, k, out, prior.log_decay_h[:, None] if decays else None)
+        out = self._softmax(q, k, out, prior.log_decay_h[:, None] if decays else None)
         return out.permute(2, 1, 0, 3).reshape(-1, heads[0] * heads[1])
+
+    def _softmax(self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None) -> Tensor:
+        """Attention along the third dimension of (n, lines, length, d)."""
+        if self.fused:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=log_decay, scale=1.0)
+        scores = q @ k.transpose(-1, -2)
+        return (scores if log_decay is None else scores + log_decay).softmax(-1) @ v
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
@@ -104,9 +116,3 @@ def _rotate(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
     """Rotate the channel pairs (j, j + d/2) of x (1, n, h·w, d), as `masa.rotate`."""
     a, b = x.chunk(2, -1)
     return x * cos + torch.cat((-b, a), -1) * sin
-
-
-def _softmax_attention(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None) -> Tensor:
-    """Attention along the third dimension of (n, lines, length, d)."""
-    scores = q @ k.transpose(-1, -2)
-    return (scores if log_decay is None else scores + log_decay).softmax(-1) @ v

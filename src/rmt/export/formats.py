@@ -31,6 +31,11 @@ class Format(NamedTuple):
     files: tuple[str, ...]
 
 
+def fuses_attention(name: Name, precision: Precision) -> bool:
+    """Whether attention is one operator: in OpenVINO faster in bf16, as fast in fp32; int8 quantises its parts."""
+    return name == "openvino" and precision != "int8"
+
+
 def format_named(name: Name) -> Format:
     """The format of that name. Raises ModuleNotFoundError if its library is missing."""
     if name == "onnx":

@@ -58,7 +58,7 @@ class Graph:
             raise RMTError(f"this network cannot be exported: {one_line(error)[:300]}") from error
 
 
-def network_graph(network: nn.Module, task: str, size: tuple[int, int], dynamic: bool) -> Graph:
+def network_graph(network: nn.Module, task: str, size: tuple[int, int], dynamic: bool, *, fused: bool = False) -> Graph:
     """The graph of a trained network in its deployed form.
 
     Args:
@@ -66,6 +66,7 @@ def network_graph(network: nn.Module, task: str, size: tuple[int, int], dynamic:
         task: its task.
         size: height and width of the images; with `dynamic` of the example.
         dynamic: whether the graph takes any batch, height and width.
+        fused: see `rewrite_blocks`.
     """
     if task == "detect" and not isinstance(network, RetinaNet):
         raise RMTError(
@@ -74,7 +75,7 @@ def network_graph(network: nn.Module, task: str, size: tuple[int, int], dynamic:
     if any(isinstance(module, RMT) for module in network.modules()):
         network = deploy(network)
         if not dynamic:
-            rewrite_blocks(network)
+            rewrite_blocks(network, fused=fused)
     # One image, and one row or column of tokens, would be recorded as special cases.
     shape = (2, 3, max(size[0], 64), max(size[1], 64)) if dynamic else (1, 3, *size)
     if task == "detect":

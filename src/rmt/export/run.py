@@ -20,7 +20,7 @@ from rmt._version import __version__
 from rmt.atomic import disk_errors_as_rmt_error, replace_together
 from rmt.errors import RMTError
 from rmt.export.check import check_sizes, compare, normalisation, prepare_image
-from rmt.export.formats import Format, Name, Precision, format_named
+from rmt.export.formats import Format, Name, Precision, format_named, fuses_attention
 from rmt.export.graph import INPUT, network_graph
 from rmt.inference.exported import MIN_SIZE, PROGRAMS, open_exported
 from rmt.model import resolve_checkpoint
@@ -107,7 +107,8 @@ def export(
     size = _image_size(options, task, preprocessing, predictor.model)
     if task == "classify":
         preprocessing["size"] = list(size)
-    graph = network_graph(predictor.model, task, size, options.dynamic)
+    fused = fuses_attention(options.format, options.precision)
+    graph = network_graph(predictor.model, task, size, options.dynamic, fused=fused)
     prepare = partial(prepare_image, task, preprocessing | normalisation(predictor.model, preprocessing))
     with _folder_beside(target) as folder, _step(log) as step:
         step(f"capturing {metadata['model']} at {'any size' if graph.dynamic else '×'.join(map(str, graph.shape[2:]))}")

@@ -24,6 +24,7 @@ class OpenVinoRuntime(ExportedRuntime):
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": self.hint,
             "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,  # to cores that other programs may keep busy
         }
         self.request = core.compile_model(core.read_model(path), "CPU", settings).create_infer_request()
 

@@ -1,0 +1,82 @@
+"""`rmt export`: which images it checks on, what it measures, and what it prints."""
+
+from pathlib import Path
+
+import pytest
+from helpers.runs import finished_run, photos
+
+import rmt.export
+from rmt.commands import cli
+from rmt.tasks.classify.evaluate import evaluate_checkpoint
+
+
+@pytest.fixture
+def exported(monkeypatch):
+    """What `rmt.export.export` is called with, instead of an export."""
+    calls: list[dict] = []
+
+    def note(checkpoint, output, options, **arguments):
+        calls.append({"checkpoint": checkpoint, "output": output, "options": options, **arguments})
+        check = {"images": 3, "sizes": [[32, 40]], "error": 1e-7, "agreement": 100.0, "tolerance": 1e-4}
+        accuracy = {"metric": "top-1", "images": 12, "before": 90.0, "after": 89.5}
+        return {"format": options.format, "precision": options.precision, "check": check, "accuracy": accuracy}
+
+    monkeypatch.setattr(rmt.export, "export", note)
+    return calls
+
+
+def error_of(capsys, *words: str) -> str:
+    assert cli.main(["export", *words]) == 1
+    text = capsys.readouterr().err
+    assert text.count("\n") == 1
+    return text
+
+
+def test_the_run_s_own_validation_images_are_checked_and_measured(exported, capsys):
+    assert cli.main(["export", str(finished_run())]) == 0
+    (call,) = exported
+    assert call["checkpoint"] == Path(finished_run()) / "best.safetensors" and call["output"] is None
+    assert len(call["images"]) == 12 and call["accuracy"].images == 12  # of val/, not of train/
+    wanted = evaluate_checkpoint(finished_run(), photos(), device="cpu", workers=0)["top1"]
+    assert call["accuracy"].measure(call["checkpoint"]) == wanted
+    out = capsys.readouterr().out
+    assert "largest error 1.0e-07 of the largest value (tolerance 1e-04)" in out and "3 images at 32×40" in out
+    assert "top-1 90.00 % before, 89.50 % after, on 12 images" in out and "best.onnx: onnx, fp32" in out
+
+
+def test_max_images_are_evenly_spread(exported):
+    assert cli.main(["export", str(finished_run()), "--data", photos(), "--max-images", "5"]) == 0
+    assert exported[0]["accuracy"].images == 5
+    result = evaluate_checkpoint(finished_run(), photos(), device="cpu", workers=0, max_images=5)
+    assert result["images"] == 5 and sum(map(sum, result["confusion"])) == 5
+    assert sum(1 for row in result["confusion"] if sum(row)) == 3  # not the first five, all of one class
+
+
+def test_images_and_calibration_from_folders(exported, tmp_path):
+    words = ["--images", photos(), "--precision", "int8", "--format", "openvino", "--calibration", photos()]
+    assert cli.main(["export", str(finished_run()), *words, "--calibration-images", "7"]) == 0
+    assert exported[0]["accuracy"] is None and len(exported[0]["calibration"]) == 7
+    assert len(exported[0]["images"]) == 32
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "nowhere"], "nowhere"),
+        (["--data", "sample", "--images", "x"], "give --data or --images, not both"),
+        (["--calibration", "x"], "--calibration has an effect with --precision int8 only"),
+        (["--license", "mit"], "--license has an effect with --format hub only"),
+        (["--format", "hub", "--license", "mit"], "--format hub takes --output FOLDER and --license"),
+        (["--data", "sample", "--max-images", "0"], "--max-images must be at least 1"),
+    ],
+)
+def test_mistakes_are_one_line(exported, capsys, words, message):
+    assert message in error_of(capsys, str(finished_run()), *words)
+    assert not exported
+
+
+def test_a_file_without_known_data_asks_for_images(exported, capsys, tmp_path):
+    rmt.save_checkpoint(rmt.create_model("rmt_test", num_classes=2), tmp_path / "m.safetensors")
+    assert "give --data (labelled data, as for training), or --images" in error_of(
+        capsys, str(tmp_path / "m.safetensors")
+    )
