@@ -46,7 +46,7 @@ def test_a_measured_cell_is_not_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(FIRST_HOUR, "take_rows", lambda source, target: None)
     results = tmp_path / "results.json"
     results.write_text(json.dumps([entry("rmt", 0, 44.0)]))
-    bench = FIRST_HOUR.Bench(tmp_path / "data", tmp_path / "work", results, 0, 0)
+    bench = FIRST_HOUR.Bench(tmp_path / "data", tmp_path / "work", results)
     monkeypatch.setattr(bench, "timed", lambda command, log: pytest.fail(f"ran {command}"))
     bench.run("camvid", 0)
     bench.run_baseline("camvid", 1)  # no run of the same seed, whose CPU seconds it would take
