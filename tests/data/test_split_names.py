@@ -87,6 +87,12 @@ def test_two_folders_of_one_split(tmp_path, names, message):
         open_splits(folders(tmp_path, *names))
 
 
+def test_a_folder_around_the_splits_is_pointed_into(tmp_path):
+    folders(tmp_path, "data/Train", "data/Test")
+    with pytest.raises(RMTError, match=r"only one class folder \(data\).*; did you mean .*/data\?"):
+        open_splits(str(tmp_path))
+
+
 def test_only_a_test_split(tmp_path):
     with pytest.raises(RMTError, match="a test split but no training split"):
         open_splits(folders(tmp_path, "Testing"))

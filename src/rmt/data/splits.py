@@ -167,7 +167,7 @@ def unused_folders(data: str) -> list[str]:
 def _refuse_splits_in_classes(root: Path, classes: Sequence[str]) -> None:
     """Raises RMTError for CLASS/train and CLASS/test, which would be mixed."""
     inside = [{split_of(name) for name in folder_names(root / name)} - {None} for name in classes[:_PROBED]]
-    if all("train" in splits and len(splits) > 1 for splits in inside):
+    if len(classes) > 1 and all("train" in splits and len(splits) > 1 for splits in inside):
         example = f"{classes[0]}/{folder_names(root / classes[0])[0]}"
         raise RMTError(f"{root}: the splits are inside the class folders ({example}); expected train/{classes[0]}")
 

@@ -95,6 +95,17 @@ def test_ids_that_are_off_by_one_are_asked_about(tmp_path, key, listed, shift):
         opened(root)
 
 
+def test_ids_that_cannot_be_read_are_not_taken_for_shifted_ones(tmp_path):
+    root = boxes(tmp_path)
+    content = json.loads((root / "some.json").read_text())
+    for record in content["annotations"][::4]:
+        record["category_id"] = None
+    content["categories"] = [{"id": 1, "name": None}, {"id": 2, "name": " "}, {"id": 3, "name": "bar"}]
+    write_json(root / "some.json", content)
+    assert opened(root).skipped["annotation of a category that is not listed"] == 10
+    assert opened(root).classes == ("1", "2", "bar")  # a category without a name is called by its id
+
+
 def test_crowd_flags_on_most_objects_are_warned_about_and_can_be_objects(tmp_path):
     flagged = [annotation(n, n, 1, (5, 5, 20, 20), iscrowd=1) for n in range(1, 9)]
     save(tmp_path, flagged)

@@ -51,6 +51,11 @@ def test_0_and_255_under_two_classes(tmp_path):
 @pytest.mark.parametrize(
     ("classes", "convert", "message"),
     [
+        (
+            "a\n",
+            lambda m: m * 0,
+            "the class list has one class, a, so that every pixel would be a: list",
+        ),
         ("a\nb\nc\nd\n", lambda m: m, r"no training mask shows d \(value 3\); the masks have the values 0, 1, 2: rem"),
         (
             "a\nb\n",

@@ -54,8 +54,8 @@ def id_question(annotations: Sequence[Mapping[str, Any]], key: str, listed: Iter
     known = set(listed)
     used = [value if isinstance(value := annotation.get(key), int) else None for annotation in annotations]
     numbers = {value for value in used if isinstance(value, int)}
-    unlisted = sum(value not in known for value in used)
-    if not numbers or unlisted <= _UNLISTED * len(used):
+    unlisted = sum(isinstance(value, int) and value not in known for value in used)
+    if unlisted <= _UNLISTED * len(used):
         return ""
     for shift in (1, -1):
         if {number + shift for number in numbers} <= known:

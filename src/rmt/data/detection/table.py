@@ -138,10 +138,10 @@ def pack(
     objects = list(chain.from_iterable(kept))
     labels = np.array([label_of[a["category_id"]] for a in objects], dtype=np.int64)
     for label in np.flatnonzero(np.bincount(labels, minlength=len(categories)) == 0):
-        problems.add(UNUSED, str(categories[label].get("name", categories[label]["id"])))
+        problems.add(UNUSED, _category_name(categories[label]))
     segmentations = [json.dumps(a.get("segmentation") or None, separators=(",", ":")).encode() for a in objects]
     return ObjectTable(
-        classes=tuple(valid_name(str(record.get("name", record["id"]))) for record in categories),
+        classes=tuple(map(_category_name, categories)),
         category_ids=np.array([record["id"] for record in categories], dtype=np.int64),
         image_ids=np.array([record["id"] for record in images], dtype=np.int64),
         files=np.array([record["file_name"] for record in images], dtype=np.str_),
@@ -178,6 +178,8 @@ def _checked(
     annotation = {**annotation, "bbox": box, "segmentation": shape if masks else None}
     if not _is_box(box):
         return annotation, [*found, BAD_MASK if needs_box else NO_NUMBERS]
+    if not all(map(is_coordinate, box)):  # NaN, or beyond any image
+        return annotation, [*found, NO_AREA]
     x, y, w, h = map(float, box)
     if w <= 0 or h <= 0:
         return annotation, [*found, NO_AREA]
@@ -194,13 +196,19 @@ def _checked(
 
 
 def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(map(is_coordinate, box))
+    return isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)
 
 
 def _area(annotation: Mapping[str, Any]) -> float:
     """The area given in the file, by which the evaluation tells small from large objects; else that of the box."""
     area, (_, _, width, height) = annotation.get("area"), annotation["bbox"]
     return float(area) if isinstance(area, int | float) and 0 < area < 1e18 else float(width) * float(height)
+
+
+def _category_name(category: Mapping[str, Any]) -> str:
+    """The name of a category; its id where it has none."""
+    name = category.get("name")
+    return valid_name((name.strip() if isinstance(name, str) else str(name or "")) or str(category["id"]))
 
 
 def _ends(lengths: Iterable[int]) -> np.ndarray:

@@ -75,10 +75,15 @@ class ClassUse:
 def check_class_list(pairs: SegmentationSet, use: ClassUse, where: str) -> list[str]:
     """Raise `RMTError`, beginning with `where`, if the masks and the class list do not belong together.
 
-    That is: masks of values or colours beyond the list, or a class that no mask shows. ADE20K's own list may name
-    classes that a part of it lacks. Returns lines about what is passed over.
+    That is: a single class, masks of values or colours beyond the list, or a class that no mask shows. ADE20K's own
+    list may name classes that a part of it lacks. Returns lines about what is passed over.
     """
     names = pairs.classes.names
+    if len(names) == 1:
+        raise RMTError(
+            f"{where}: the class list has one class, {names[0]}, so that every pixel would be {names[0]}: list the "
+            "background, too"
+        )
     if len(use.unfit) > _UNFIT_SHARE * use.looked:
         name, reason = next(iter(use.unfit.items()))
         raise RMTError(

@@ -11,6 +11,7 @@ from PIL import Image
 from rmt.data.files import size_on_disk, valid_name
 from rmt.data.images import EXTENSIONS, read_image
 from rmt.data.sets import preview
+from rmt.data.split_names import folder_names
 from rmt.errors import RMTError
 
 _EXTENSIONS = frozenset(extension.encode() for extension in EXTENSIONS)
@@ -32,7 +33,9 @@ class FolderSet:
         folders = class_folders(root, skipped)
         self.classes = tuple(valid_name(name) for name in folders)
         if len(self.classes) < 2:
-            raise RMTError(f"{root}: only one class folder ({self.classes[0]}); a classifier needs two or more")
+            inner = root / folders[0]
+            hint = f"; did you mean {inner}?" if len(folder_names(inner)) > 1 else ""
+            raise RMTError(f"{root}: only one class folder ({self.classes[0]}); a classifier needs two or more{hint}")
         prefix = os.path.join(os.fsencode(root), b"")
         files = [sorted(_image_files(prefix + os.fsencode(name), skipped)) for name in folders]
         self.skipped = dict(skipped)
