@@ -44,6 +44,19 @@ def test_the_limit_is_kept():
         for index in range(20):
             cached.load(index)
     assert sorted(parent.decoded.values()) == [1] * 4 + [3] * 16
+    assert cached.kept_share() == pytest.approx(4 / 20, abs=0.05)
+
+
+def test_the_time_of_decoding_is_known_and_the_share_that_is_kept():
+    cached = CachedSet(CountingSet(20))
+    assert cached.decoding_seconds == 0 == cached.kept_share()
+    cached.load(3)
+    first = cached.decoding_seconds
+    cached.load(3)
+    assert cached.decoding_seconds == first > 0 and cached.kept_share() == 1
+    too_large = CachedSet(CountingSet(20), limit=10)
+    too_large.load(3)
+    assert too_large.kept_share() == 0
 
 
 def test_a_copy_for_another_process_begins_empty():

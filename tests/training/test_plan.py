@@ -13,6 +13,7 @@ from helpers.runs import assert_same_run, photos
 from helpers.segment_data import make_segments
 
 import rmt
+from rmt.data.images import read_image
 from rmt.errors import RMTError
 from rmt.recipes import RECIPES, Recipe, finetune, finetune_detect, finetune_segment, from_dict
 from rmt.recipes.recipe import AUTO
@@ -24,11 +25,11 @@ from rmt.tasks.segment.module import SegmentModule
 from rmt.training.checkpoints.callback import StateCheckpoint
 from rmt.training.evaluator import Evaluator
 from rmt.training.machine import Machine
-from rmt.training.measure import Timing
+from rmt.training.measure import Timing, measure
 from rmt.training.plan import Planner
 from rmt.training.resolve import resolve_machine
 
-STEP, IMAGE, REPORT = 3.0, 0.05, 5.0  # seconds on the fake clock
+STEP, IMAGE, REPORT, DECODING = 3.0, 0.05, 5.0, 0.25  # seconds on the fake clock
 
 
 class FakeClock:
@@ -66,6 +67,12 @@ def clock(monkeypatch) -> FakeClock:
     return clock
 
 
+def planned_seconds(said: str) -> int:
+    """The length of the whole run by the printed plan."""
+    minutes, seconds = re.search(r"\n  time .* to finish: (\d+):(\d\d) in all\n", said).groups()
+    return 60 * int(minutes) + int(seconds)
+
+
 def recipe_in(run) -> Recipe:
     return from_dict(json.loads((run / "recipe.json").read_text()))
 
@@ -90,10 +97,36 @@ def test_the_run_takes_the_minutes(task, tmp_path, clock, capsys):
     assert 0.8 * 60 <= taken <= 60
     said = capsys.readouterr().out
     lines = said[said.index("plan for 1 minutes on cpu") :].splitlines()
-    planned = re.fullmatch(r"  time .* to finish: (\d+):(\d\d) in all", lines[3])
-    assert planned is not None and taken == pytest.approx(60 * int(planned[1]) + int(planned[2]), rel=0.1)
+    assert taken == pytest.approx(planned_seconds(said), rel=0.1)
     assert [line.split()[0] for line in lines[:5]] == ["plan", "network", "why", "time", "better"]
     assert f"measured {STEP:.2f} s a step" in lines[2]
+
+
+def test_decoding_counts_once_where_images_stay_in_memory(tmp_path, clock, monkeypatch, capsys):
+    def timed_read(path):
+        clock.advance(DECODING)
+        return read_image(path)
+
+    monkeypatch.setattr("rmt.data.sources.folders.read_image", timed_read)
+    rmt.train(replace(recipe_of("classify", tmp_path), output=str(tmp_path / "run")))
+    taken, said = clock() - 1000, capsys.readouterr().out
+    assert f"measured {STEP:.2f} s a step" in said  # the first pass decodes for 2 s a step
+    assert 0.8 * 60 <= taken <= 60 * 1.02 and taken == pytest.approx(planned_seconds(said), rel=0.1)
+
+
+def test_steps_are_timed_with_frozen_stages_and_recomputed_blocks_as_the_run_has_them(tmp_path, monkeypatch):
+    seen = []
+
+    def measured(module, device, clock):
+        seen.append(module.model)
+        return real(module, device, clock)
+
+    real = measure
+    monkeypatch.setattr("rmt.training.plan.measure", measured)
+    resolved(replace(recipe_of("classify", tmp_path), frozen_stages=2, grad_checkpointing=True))
+    (network,) = seen
+    assert not any(p.requires_grad for p in network.stem.parameters()) and network.head.fc.weight.requires_grad
+    assert network.stages[0].grad_checkpointing
 
 
 @pytest.mark.parametrize("load", [0.5, 2.0])

@@ -15,7 +15,7 @@ from rmt.training.batch import peak_lr
 from rmt.training.distributed import processes
 from rmt.training.logging.display import duration
 from rmt.training.measure import Clock, measure
-from rmt.training.plan import BUILD_SECONDS, evaluation_seconds
+from rmt.training.plan import BUILD_SECONDS, decoding_seconds, evaluation_seconds
 from rmt.training.task import Log, Task
 
 LENGTH_FIELDS = {"epochs", "iterations", "restart_update", "restart_lr", "early_stopping"}
@@ -56,19 +56,20 @@ def extend(
         raise RMTError(f"--minutes cannot continue a run here: {why}; resume it without --minutes")
     planning, module = task.planning, task.build(recipe, data, fresh=False, log=lambda line: None)
     timing = measure(module, device, clock)
-    elapsed = processes.broadcast_from_main(lambda: clock() - started)
+    start = processes.broadcast_from_main(lambda: clock() - started)
+    start += BUILD_SECONDS + decoding_seconds(timing, recipe, data)
     update = timing.step * recipe.accumulate
     evaluation, end = evaluation_seconds(timing, recipe, data, planning)
     step, evaluations = int(state["global_step"]), int(state["rmt"]["progress"]["evaluations"])
     begun = step - evaluations * module.updates_per_epoch  # updates of an epoch that was interrupted
-    left = 60 * minutes - elapsed - BUILD_SECONDS - end
+    left = 60 * minutes - start - end
     epoch = module.updates_per_epoch * update + evaluation
     more = max(int((left + begun * update) / epoch), 1)
     rates = [group["lr"] for group in state["optimizer_states"][0]["param_groups"]]
     lr = max(peak_lr(recipe) / 2, *rates)
     recipe = planning.extend(recipe, evaluations + more)
     recipe = replace(recipe, restart_update=step, restart_lr=lr, early_stopping=0)
-    took = elapsed + BUILD_SECONDS + more * epoch - begun * update + end
+    took = start + more * epoch - begun * update + end
     log(
         f"continuing for {minutes:g} minutes: {more} more evaluations, {more * module.updates_per_epoch - begun:,} "
         f"updates (measured {update:.3f} s each), {duration(took)} in all; the learning rate falls by a cosine from "

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -13,6 +13,7 @@ from rmt.data.memory import CachedSet
 from rmt.training.distributed import processes
 from rmt.training.evaluator import Evaluator
 from rmt.training.module import TrainingModule
+from rmt.training.network import configure_network
 
 Clock = Callable[[], float]
 
@@ -76,6 +77,8 @@ def measure(module: TrainingModule, device: torch.device, clock: Clock) -> Timin
     With several processes all must call it, and the slowest one counts. Nothing is exchanged between them otherwise.
     """
     shard = dict(rank=processes.rank(), world_size=processes.world_size())
+    # Without what takes minutes to compile, or exchanges statistics with other processes.
+    configure_network(module.model, replace(module.recipe, compile=False, sync_batchnorm=False), device)
     module.to(device)
     step, decoding = _training_step(module, device, clock, shard)
     every = processes.all_gather(Timing(step, _evaluated_image(module, device, clock, shard), decoding))

@@ -142,11 +142,9 @@ class Planner:
 
     def _outline(self, candidate: Candidate, timing: Timing, elapsed: float) -> Outline:
         budget = 60 * self.recipe.minutes
-        start = elapsed + self.build_seconds
         recipe = candidate.recipe
+        start = elapsed + self.build_seconds + decoding_seconds(timing, recipe, self.data)
         evaluation, end = evaluation_seconds(timing, recipe, self.data, self.planning)
-        # A first pass over the images, which also decodes them.
-        start += timing.decoding * (len(self.data.train) + len(self.data.val)) / world_size(recipe)
         left = budget * (1 - MARGIN) - start - end
         most = int(EVALUATION_SHARE * budget / evaluation)
         evaluations = min(max(most, 1), MOST_EVALUATIONS)
@@ -182,6 +180,11 @@ def evaluation_seconds(timing: Timing, recipe: Recipe, data: Any, planning: Plan
     evaluation = timing.image * len(data.val) / world_size(recipe) + SAVE_SECONDS
     final = planning.final_images(recipe, data, networks) / networks
     return evaluation, (timing.image + timing.decoding) * final + REPORT_SECONDS
+
+
+def decoding_seconds(timing: Timing, recipe: Recipe, data: Any) -> float:
+    """Seconds by which the first pass over the training and validation images takes longer than later ones."""
+    return timing.decoding * (len(data.train) + len(data.val)) / world_size(recipe)
 
 
 def describe(chosen: Outline, better: Sequence[Outline], recipe: Recipe, images: int, *, given: bool) -> list[str]:
