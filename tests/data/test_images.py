@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rmt.data.images import FORMATS, MAX_PIXELS, BadImage, read_image
+from rmt.data.images import FORMATS, MAX_PIXELS, BadImage, read_image, read_orientation, read_size
 from rmt.errors import RMTError
 
 # Set by rmt.data.images too, but pytest starts each test with its own filters.
@@ -275,3 +275,12 @@ def test_decoders_print_nothing(capfd, caplog):
                 read_image(bytes(broken))
     assert capfd.readouterr() == ("", "")
     assert logging.getLogger("PIL").hasHandlers()
+
+
+def test_whatever_a_plugin_raises_for_a_header_is_a_bad_image(tmp_path):
+    """AVIF's raises RuntimeError."""
+    data = encode(picture(0), "AVIF")
+    (tmp_path / "broken.avif").write_bytes(data.replace(b"pitm", b"pixm"))
+    with pytest.raises(BadImage, match="broken.avif"):
+        read_size(tmp_path / "broken.avif")
+    assert read_orientation(tmp_path / "broken.avif") == 1

@@ -2,12 +2,30 @@
 MMDetection; torchvision's value is in brackets where it differs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from rmt.errors import RMTError
+
+_MAY_BE_0 = ("convs", "sampling_ratio", "box_convs", "box_fcs", "mask_convs")
+_MOST = {"size_divisor": 256}  # others: 2^20
+
+
+def _is_possible(name: str, value: Any, default: Any, may_be_none: bool) -> bool:
+    """Whether a value is of the type of the default, and in a range in which a detector can run."""
+    if value is None:
+        return may_be_none
+    if isinstance(default, bool | str):
+        return isinstance(value, type(default))
+    if isinstance(default, Sequence):
+        several = isinstance(value, list | tuple) and 0 < len(value) <= 16
+        return several and all(_is_possible(name, entry, default[0], False) for entry in value)
+    if isinstance(value, bool) or not isinstance(value, int | float if isinstance(default, float) else int):
+        return False
+    least = 0 if isinstance(default, float) or name in _MAY_BE_0 else 1
+    return least <= value <= _MOST.get(name, 2**20)  # false for NaN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +54,11 @@ class DetectorOptions:
     image_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN
     image_std: Sequence[float] = IMAGENET_DEFAULT_STD
     size_divisor: int = 32
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not _is_possible(field.name, getattr(self, field.name), field.default, "None" in str(field.type)):
+                raise RMTError(f"{field.name}={getattr(self, field.name)!r:.40} is out of bounds or of another type")
 
     @property
     def predicts_masks(self) -> bool:
@@ -71,6 +94,7 @@ class RetinaNetOptions(DetectorOptions):
     candidates: int = 1000
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._check_choice("p6_source", "c5", "p5")
         self._check_choice("normalise_by", "batch", "image")
 
@@ -132,6 +156,7 @@ class MaskRCNNOptions(DetectorOptions):
     mask_threshold: float | None = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not len(self.stages) == len(self.stage_weights) == len(self.box_stds) > 0:
             raise RMTError("stages, stage_weights and box_stds must be of one length, at least 1")
         self._check_choice("box_loss", "l1", "smooth_l1", "giou")
