@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart test test-slow test-optional test-openmmlab lint clean
+.PHONY: install quickstart test test-slow test-hostile test-optional test-openmmlab lint clean
 
 install: .venv/.installed
 
@@ -25,6 +25,11 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# Fuzzes what reads files: make test-hostile MINUTES=10. The last committed result is benchmarks/hostile.json.
+MINUTES ?= 10
+test-hostile: install
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py --minutes $(MINUTES)
 
 # Libraries that build on timm, with RMT as their encoder; int8 by NNCF; and a real ImageNet teacher on labelled photos.
 # All come as packages; foolbox is there for its photos alone, so its own requirements stay out.

@@ -64,17 +64,29 @@ def test_path_bytes_and_pil_image_are_equal(kind: str, tmp_path):
         (RGBA[..., :2], FILES["grey and alpha"]),
         (RGBA, FILES["alpha"]),
         (GREY_16, FILES["16 bits"]),
+        (GREY_16.astype(">u2"), FILES["16 bits"]),
         (FLOAT, FILES["floating point"]),
         (FLOAT.astype(np.float64), FILES["floating point"]),
         (RGBA[..., 0] > 99, FILES["one bit"]),
     ],
-    ids=["RGB", "grey", "grey, one channel", "grey and alpha", "alpha", "16 bits", "float32", "float64", "bool"],
+    ids=[
+        "RGB",
+        "grey",
+        "grey, one channel",
+        "grey and alpha",
+        "alpha",
+        "16 bits",
+        "16 bits, big endian",
+        "float32",
+        "float64",
+        "bool",
+    ],
 )
 def test_an_array_and_a_tensor_are_what_a_file_of_them_is(values: np.ndarray, file: bytes):
     wanted = np.asarray(read_image(file))
     assert np.array_equal(pixels(values), wanted)
     assert np.array_equal(pixels(values[:, ::-1][:, ::-1]), wanted)  # not contiguous
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    tensor = torch.from_numpy(values.astype(values.dtype.newbyteorder("="), order="C"))
     assert np.array_equal(pixels(tensor if values.ndim == 2 else tensor.permute(2, 0, 1)), wanted)
 
 
@@ -98,6 +110,7 @@ def test_floats_of_a_network_s_dtype_are_taken():
         (np.full((8, 8), np.nan), "not normalised"),
         (torch.zeros(3, 8, 8, device="meta"), "meta"),
         (torch.zeros(8, 8).to_sparse(), "sparse"),
+        (torch.nested.nested_tensor([torch.zeros(3, 4), torch.zeros(2, 4)]), "nested"),
         (b"", "empty"),
         (b"no picture", "not an image"),
         (None, "a NoneType"),

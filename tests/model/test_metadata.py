@@ -68,7 +68,7 @@ def write(path, metadata, tensors):
 
 
 @pytest.mark.parametrize("number", range(3), ids=["classify", "detect", "segment"])
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_change_predicts_or_is_one_line(tmp_path, number, data):
     metadata, tensors = files()[number]
@@ -92,7 +92,7 @@ def test_any_change_predicts_or_is_one_line(tmp_path, number, data):
     else:
         assert found is not None
         return
-    assert "\n" not in message and len(message) < 600 and message.isprintable()
+    assert "\n" not in message and len(message) < 2000 and message.isprintable()
 
 
 @pytest.mark.parametrize(

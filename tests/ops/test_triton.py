@@ -316,6 +316,30 @@ def test_linear(tokens, widths):
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_a_gradient_can_be_differentiated_again(decomposed):
+    """By the plain formula: the sum of squares of all gradients, differentiated."""
+    torch.manual_seed(0)
+    shape = (1, 3, 4, 1, 16)
+    inputs = [torch.randn(shape, device=DEVICE, requires_grad=True) for _ in range(3)]
+    prior, config = spatial_prior(3, 4, 1, 16, (2.0, 6.0), inputs[0]), config_of(shape, decomposed)
+    conv = nn.Conv2d(16, 16, 3, padding=1, groups=16, device=DEVICE)
+    norm = nn.LayerNorm(16, device=DEVICE)
+
+    def second(attention, convolve, normalise):
+        tokens = attention(*inputs, prior, config).flatten(3)
+        tokens = normalise(convolve(tokens, conv, residual=True, plus=tokens, gelu=True, shift=None))
+        first = torch.autograd.grad(tokens.square().sum() + tokens.sin().sum(), inputs, create_graph=True)
+        wanted = [*inputs, conv.weight, conv.bias, norm.weight]
+        return torch.autograd.grad(sum(gradient.square().sum() for gradient in first), wanted)
+
+    normalise = lambda x: backend.layer_norm(x, norm.weight, norm.bias, norm.eps, torch.float32)  # noqa: E731
+    for found, expected in zip(
+        second(ours, backend.depthwise_conv, normalise), second(reference, masa.depthwise_conv, norm), strict=True
+    ):
+        assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
 def test_compiled_without_breaks_and_exported():
     """A block of the network, forward and gradient; the graphs contain the operators."""
     block = create_model("rmt_pico", num_classes=3).stages[0].blocks[0].to(DEVICE)

@@ -27,7 +27,7 @@ def as_list(images: ImageLike | Sequence[ImageLike]) -> tuple[list[Any], bool]:
     Raises:
         BadImage: neither an image nor a sequence.
     """
-    if isinstance(images, np.ndarray | Tensor):
+    if isinstance(images, np.ndarray | Tensor) and not getattr(images, "is_nested", False):
         return (list(images), False) if images.ndim == 4 else ([images], True)
     if isinstance(images, ImageLike):
         return [images], True
@@ -80,7 +80,7 @@ def _from_array(values: np.ndarray, name: str) -> Image.Image:
         )
     if values.dtype == bool:
         values = values.astype(np.uint8) * np.uint8(255)
-    elif values.dtype == np.uint16:
+    elif values.dtype in (np.uint16, ">u2", "<u2"):
         values = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     elif values.dtype.kind == "f":
         if not (values.min() >= 0 and values.max() <= 1):  # also false for NaN
@@ -97,14 +97,14 @@ def _from_array(values: np.ndarray, name: str) -> Image.Image:
 
 def _channels_last(image: Tensor, name: str) -> np.ndarray:
     """The values of a tensor as an array (height, width, channels)."""
+    if image.is_nested or image.is_meta or image.layout != torch.strided or image.is_quantized:
+        raise BadImage(name, "a tensor without pixels of its own (meta, sparse, nested or quantised)")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[0] not in _MODES):
         hint = ""
         if image.ndim == 3 and image.shape[2] in _MODES:
             hint = ": put the channels first, e.g. by tensor.permute(2, 0, 1)"
         shape = tuple(image.shape)
         raise BadImage(name, f"a tensor of shape {shape}, not (height, width) or (channels, height, width){hint}")
-    if image.is_meta or image.layout != torch.strided or image.is_quantized:
-        raise BadImage(name, "a tensor without pixels of its own (meta, sparse or quantised)")
     image = image.detach().cpu()
     if image.is_floating_point():
         image = image.float()  # NumPy has no bfloat16

@@ -5,12 +5,13 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from rmt.ops.masa import MaSAConfig
 
 Op = Literal["attention", "depthwise", "layer_norm", "linear"]
-Tracing = Literal["eager", "fake", "compile", "export"]
+Tracing = Literal["eager", "func", "fake", "compile", "export"]
 
 
 class Call(NamedTuple):
@@ -46,7 +47,8 @@ def tracing(x: Tensor) -> Tracing:
 
     `"export"`: by `torch.export` or `torch.jit.trace`, whose programs have to run on any machine. `"compile"`: by
     `torch.compile`. `"fake"`: x is a fake tensor, a meta tensor or a tensor subclass, or a TorchDispatchMode (such as
-    FlopCounterMode) is active. `"eager"`: none of these.
+    FlopCounterMode) is active. `"func"`: inside a transform of `torch.func` (vmap, grad, jvp, …) or forward-mode
+    differentiation. `"eager"`: none of these.
 
     PyTorch 2.6 cannot distinguish export from compilation: there `torch.compile` is `"export"`, too.
     """
@@ -54,6 +56,8 @@ def tracing(x: Tensor) -> Tracing:
         return "export"
     if torch.compiler.is_compiling():  # also while exporting
         return "compile" if KNOWS_EXPORT and not _exporting() else "export"
+    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        return "func"
     if type(x) not in (Tensor, torch.nn.Parameter) or _get_current_dispatch_mode() or x.device.type == "meta":
         return "fake"
     return "eager"

@@ -10,7 +10,9 @@ Float64 is served by the last column. The kernels serve float32, bfloat16 and fl
 | `Linear`, `linear` | `torch.nn`'s | `native` (oneDNN), for inference | `torch/linear.py`, in training | PyTorch's |
 
 `plain` is the reference implementation. A backend's `unusable(call)` returns why it cannot serve a call, or None.
-Exported programs use `plain` only.
+Exported programs use `plain` only, and so do `torch.func` (vmap, grad, jvp, …) and forward-mode differentiation. The
+backward passes of the kernels use it where a gradient is to be differentiated again (`create_graph=True`), see
+`second_order.py`.
 """
 
 import contextlib
@@ -64,7 +66,7 @@ def choose(call: Call) -> str:
     Raises:
         RMTError: `RMT_BACKEND` (or `use_backend`) names an unknown backend, or one that cannot serve this attention.
     """
-    if call.device == "meta":  # only shapes are computed
+    if call.device == "meta" or (call.tracing == "func" and _forced is None):  # only shapes, or transforms: see `call`
         return "plain"
     if _forced is not None and call.op == "attention":
         _check_forced(_forced, call)
@@ -89,6 +91,8 @@ def _unusable(name: str, call: Call) -> str | None:
     """Return why a backend cannot serve a call, or None."""
     if name == "plain":
         return None
+    if call.tracing == "func":
+        return "torch.func and forward-mode differentiation have no rules for it; plain works with both"
     if call.config is not None and name != "blockwise":
         if not call.config.softmax:
             return "it has no attention without softmax; plain and blockwise have"

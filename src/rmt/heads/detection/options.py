@@ -19,6 +19,12 @@ def _is_possible(name: str, value: Any, default: Any, may_be_none: bool) -> bool
         return may_be_none
     if isinstance(default, bool | str):
         return isinstance(value, type(default))
+    if (
+        name in ("image_mean", "image_std")
+        and isinstance(default, tuple)
+        and (not isinstance(value, list | tuple) or len(value) != 3)
+    ):
+        return False
     if isinstance(default, Sequence):
         several = isinstance(value, list | tuple) and 0 < len(value) <= 16
         return several and all(_is_possible(name, entry, default[0], False) for entry in value)

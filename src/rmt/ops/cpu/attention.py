@@ -9,6 +9,7 @@ from torch import Tensor
 from rmt.ops.call import flat_tokens
 from rmt.ops.cpu.build import load
 from rmt.ops.masa import MaSAConfig, SpatialPrior, decay_rates
+from rmt.ops.second_order import attention_gradients, is_recorded
 from rmt.ops.windows import window_radii
 
 NO_LIMIT = 2**31
@@ -85,6 +86,12 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dout: Tensor):
+    if is_recorded(dout):
+        decomposed, half_split, decay_range, scale, *_ = ctx.rest
+        q, *_, sin, _ = tensors = ctx.saved_tensors
+        log_gamma = torch.tensor(_gammas(q.shape[3], decay_range), dtype=sin.dtype).log()
+        options = dict(decomposed=decomposed, half_split=half_split, decay=bool(decay_range), scale=scale)
+        return *attention_gradients(dout, (*tensors, log_gamma), **options), *[None] * 8
     return *_attention_backward(dout, *ctx.saved_tensors, *ctx.rest), *[None] * 8
 
 

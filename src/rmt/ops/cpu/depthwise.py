@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rmt.ops.call import flat_tokens, needs_grad, result_dtype, tracing
 from rmt.ops.cpu.build import load
+from rmt.ops.second_order import depthwise_gradients, is_recorded
 
 
 def depthwise_conv(
@@ -98,7 +99,10 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad: Tensor):
-    dx, dweight, dbias = _depthwise_backward(grad, *ctx.saved_tensors, ctx.residual)
+    if is_recorded(grad):
+        dx, dweight, dbias = depthwise_gradients(grad, *ctx.saved_tensors, residual=ctx.residual, gelu=False)
+    else:
+        dx, dweight, dbias = _depthwise_backward(grad, *ctx.saved_tensors, ctx.residual)
     return dx, dweight, dbias if ctx.has_bias else None, grad if ctx.has_plus else None, None
 
 
@@ -115,9 +119,11 @@ class _GeluDepthwise(torch.autograd.Function):
         return _depthwise(F.gelu(x), weight, bias, None, residual)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
+        if is_recorded(grad):
+            dx, dweight, dbias = depthwise_gradients(grad, x, weight, residual=ctx.residual, gelu=True)
+            return dx, dweight, dbias if ctx.has_bias else None, None
         dh, dweight, dbias = _depthwise_backward(grad, F.gelu(x), weight, ctx.residual)
         return torch.ops.aten.gelu_backward(dh, x), dweight, dbias if ctx.has_bias else None, None
 

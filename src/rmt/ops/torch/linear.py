@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rmt.errors import RMTError
+from rmt.ops.second_order import is_recorded
+
 
 def linear_fast_bias_gradient(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
     """x·Wᵀ + b in `dtype`: x (…, C), weight (C', C), bias (C',)."""
@@ -17,15 +20,16 @@ def linear_fast_bias_gradient(x: Tensor, weight: Tensor, bias: Tensor, dtype: to
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, dtype):
-        x, cast = x.to(dtype), weight.to(dtype)
+        given, x, cast = x, x.to(dtype), weight.to(dtype)
         ctx.save_for_backward(x, cast)
-        ctx.dtype = weight.dtype
+        ctx.dtype, ctx.was_cast = weight.dtype, cast is not weight or x.dtype != given.dtype
         return F.linear(x, cast, bias.to(dtype))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, dout):
         x, weight = ctx.saved_tensors
+        if is_recorded(dout) and ctx.was_cast:
+            raise RMTError("second derivatives through linear layers need autocast off, or RMT_BACKEND=plain")
         dx = dweight = dbias = None
         rows = dout.flatten(0, -2)
         if ctx.needs_input_grad[0]:

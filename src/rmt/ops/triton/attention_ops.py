@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rmt.ops.call import flat_tokens
+from rmt.ops.second_order import attention_gradients, is_recorded
 from rmt.ops.triton import lines, long
 from rmt.ops.triton.launch import Launch, launch_eager, launch_traced, operator
 from rmt.ops.windows import window_radii
@@ -204,8 +205,11 @@ class Direct(torch.autograd.Function):
         return forward(launch_eager, *inputs)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, dout):
+        if is_recorded(dout):
+            q, k, v, cos, sin, log_gamma = ctx.saved_tensors
+            options = dict(zip(("decomposed", "half_split", "decay", "scale"), ctx.options, strict=True))
+            return *attention_gradients(dout, (q, k, v, sin, cos, log_gamma), **options), *[None] * 8
         return *backward(launch_eager, dout, *ctx.saved_tensors, *ctx.options), *[None] * 8
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rmt.ops.call import flat_tokens
+from rmt.ops.second_order import depthwise_gradients, is_recorded
 from rmt.ops.triton.depthwise import depthwise, depthwise_weight_gradient
 from rmt.ops.triton.launch import Launch, launch_eager, launch_traced, operator
 
@@ -90,8 +91,12 @@ class Direct(torch.autograd.Function):
         return convolve(launch_eager, *inputs)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, dout):
+        if is_recorded(dout):
+            x, weight = ctx.saved_tensors
+            dx, dweight, dbias = depthwise_gradients(dout, x, weight, residual=ctx.residual, gelu=ctx.gelu)
+            dplus = None if ctx.plus is None else dout.to(ctx.plus)
+            return dx, dweight, None if ctx.bias is None else dbias.to(ctx.bias), dplus, None, None, None
         return _gradients(partial(image_gradient, launch_eager), partial(weight_gradients, launch_eager), ctx, dout)
 
 

@@ -3,9 +3,13 @@
 In eager mode only: PyTorch's compiler generates a LayerNorm itself and fuses it with its neighbours.
 """
 
+from functools import partial
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from rmt.ops.second_order import gradients, is_recorded
 from rmt.ops.triton import norm
 from rmt.ops.triton.launch import launch_eager
 
@@ -46,9 +50,12 @@ class LayerNorm(torch.autograd.Function):
         return layer_norm(x, weight, bias, eps, dtype)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, dout):
         x, weight = ctx.saved_tensors
+        if is_recorded(dout):
+            normed = partial(F.layer_norm, normalized_shape=x.shape[-1:], eps=ctx.eps)
+            dx, dweight = gradients(lambda x, weight: normed(x.float(), weight=weight.float()), (x, weight), dout)
+            return dx, dweight, dout.flatten(0, -2).sum(0).to(weight.dtype), None, None
         x, dout = x.contiguous(), dout.contiguous()
         dx = torch.empty_like(x)
         channels = x.shape[-1]
