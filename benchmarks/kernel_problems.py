@@ -7,7 +7,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rmt.ops import BACKENDS, LayerNorm, MaSAConfig, SpatialPrior, depthwise_conv, masa, spatial_prior, use_backend
+from rmt.ops import (
+    BACKENDS,
+    LayerNorm,
+    MaSAConfig,
+    SpatialPrior,
+    add_layer_norm,
+    depthwise_conv,
+    masa,
+    spatial_prior,
+    use_backend,
+)
 
 DECAY_RANGE = (2.0, 6.0)
 _plain = use_backend("plain")  # decorates a function: the same in plain PyTorch
@@ -148,6 +158,7 @@ def layer_norm(grid: Grid, channels: int) -> Iterator[Problem]:
     label = f"LayerNorm of {_size(shape)}"
     yield Problem(f"{label}, forward", forward, _plain(forward), (shape,), 2, 8)
     yield Problem(f"{label}, forward and gradients", both, _plain(both), (shape,) * 2, 5, 24)
+    yield Problem(f"addition and {label}, forward", add_layer_norm, _plain(add_layer_norm), (shape,) * 2, 4, 9)
 
 
 def _operators() -> Any:

@@ -79,10 +79,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=64, help="images at 224²")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="measure the problems whose names contain this")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args(argv)
     try:
-        content = run(options.batch, getattr(torch, options.dtype), options.seed)
+        content = run(options.batch, getattr(torch, options.dtype), options.seed, options.only)
     except RMTError as error:
         sys.exit(f"kernels.py: {error}")
     if options.output:
@@ -91,8 +92,8 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(1)
 
 
-def run(batch: int, dtype: torch.dtype, seed: int) -> dict[str, Any]:
-    """Measure all problems and print them one by one. Raises RMTError without a CUDA device."""
+def run(batch: int, dtype: torch.dtype, seed: int, only: str = "") -> dict[str, Any]:
+    """Measure the problems with `only` in their names, and print them one by one. Raises RMTError without a GPU."""
     if not torch.cuda.is_available():
         raise RMTError("this machine has no CUDA device that PyTorch can use")
     product, operations = matrix_product(str(dtype).removeprefix("torch."), "cuda")
@@ -101,7 +102,7 @@ def run(batch: int, dtype: torch.dtype, seed: int) -> dict[str, Any]:
     print(f"{'µs':>8} {'floor':>8} {'of floor':>8} {'plain':>8} {'error':>8}  problem")
     limit = 1e-4 if dtype == torch.float32 else 2e-2
     results = []
-    for problem in problems(batch):
+    for problem in (p for p in problems(batch) if only in p.name):
         found = measure(problem, dtype, bandwidth, rate, seed)
         results.append(found)
         slow = found["plain_seconds"]

@@ -22,7 +22,7 @@ class Compiler:
     def __init__(self, capability: int) -> None:
         self.target, self.done = GPUTarget("cuda", capability, 32), set()
 
-    def __call__(self, kernel, grid, *args, num_warps, num_stages=3, **constants) -> None:
+    def __call__(self, kernel, grid, *args, num_warps, num_stages=3, maxnreg=None, **constants) -> None:
         signature, attributes = dict.fromkeys(kernel.arg_names, "constexpr"), {}
         for place, (name, value) in enumerate(zip(kernel.arg_names, args, strict=False)):
             if isinstance(value, torch.Tensor):
@@ -39,7 +39,8 @@ class Compiler:
             return
         self.done.add((kernel.__name__, str(signature), str(constants)))
         source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
-        compiled = triton.compile(source, target=self.target, options=dict(num_warps=num_warps, num_stages=num_stages))
+        options = dict(num_warps=num_warps, num_stages=num_stages, maxnreg=maxnreg)
+        compiled = triton.compile(source, target=self.target, options=options)
         wide = " float64" if ".f64" in compiled.asm["ptx"] else ""
         print(f"{kernel.__module__}.{kernel.__name__} shared={compiled.metadata.shared}{wide}", flush=True)
 
@@ -64,6 +65,7 @@ def main(capability: int) -> None:
     norm_ops.launch_eager = launch
     tokens, one = torch.empty(9, 64, requires_grad=True), torch.ones(64)
     norm_ops.LayerNorm.apply(tokens, one, one, 1e-6, torch.bfloat16).sum().backward()
+    norm_ops.add_layer_norm(tokens, tokens, 1e-6, tokens.dtype)
 
 
 if __name__ == "__main__":

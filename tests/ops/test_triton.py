@@ -17,6 +17,7 @@ from rmt.ops import (
     LayerNorm,
     Linear,
     MaSAConfig,
+    add_layer_norm,
     depthwise_conv,
     layer_norm,
     manhattan_attention,
@@ -137,7 +138,8 @@ def test_long_lines(length, along):
     q, k, v, dout = draw(shape)
     prior = prior_of(shape, config, torch.float32)
     call = Attention(q, (prior.cos, prior.sin, prior.log_gamma), None, False, True, config.scale)
-    known = call.forward(q, k, v, along, keep=True)
+    turned = call.rotated(q), call.rotated(k)
+    known = (*call.forward(q, turned[1], v, along, keep=True), *turned)
     gradients = tuple(torch.full_like(t, float("nan")) for t in (q, k, v))
     call.backward((q, k, v, dout), known, gradients, along, add=False)
     assert_close([t.double() for t in (known[0], *gradients)], expected, 1e-5)
@@ -223,7 +225,7 @@ def test_window_along_a_line():
     hidden = (token[:, None] - token).abs() > reach
     bias = prior.log_decay_w.masked_fill(hidden, -torch.inf)
     expected = masa.attend_along_width(turned_q, turned_k, v, bias, config)
-    assert (call.forward(q, k, v, "rows")[0] - expected).abs().max() < 1e-5
+    assert (call.forward(q, call.rotated(k), v, "rows")[0] - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(("shape", "size"), [((2, 4, 3, 20), 5), ((1, 3, 5, 70), 3), ((1, 1, 3, 6), 5)], ids=str)
@@ -277,6 +279,18 @@ def test_layer_norm(channels):
     exact = results(nn.LayerNorm, lambda x: nn.functional.layer_norm(x, (channels,), eps=1e-6), torch.float64)
     for found, expected in zip(results(LayerNorm, layer_norm, torch.float32), exact, strict=True):
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_layer_norm_that_adds(dtype):
+    """The sum is that of PyTorch, bit for bit, and the LayerNorm that of the rounded sum."""
+    torch.manual_seed(0)
+    x, y = (torch.randn(2, 3, 5, 20, device=DEVICE).to(dtype) for _ in range(2))
+    with use_backend("triton"), torch.no_grad():
+        total, out = add_layer_norm(x, y)
+    assert torch.equal(total, x + y)
+    exact = nn.functional.layer_norm(total.double(), (20,), eps=1e-6)
+    assert (out - exact).abs().max() <= {torch.float32: 1e-5, torch.float16: 2e-3}[dtype] * exact.abs().max()
 
 
 def test_layer_norm_in_autocast_rounds_once():
@@ -370,8 +384,16 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_there():
     assert done.returncode == 0, done.stderr[-2000:]
     compiled = {line.split()[0].removeprefix("rmt.ops.triton.") for line in done.stdout.splitlines()}
     assert compiled == {
-        *("lines.forward", "lines.backward", "long.forward", "long.backward_queries", "long.backward_keys"),
-        *("depthwise.depthwise", "depthwise.depthwise_weight_gradient", "norm.layer_norm", "norm.layer_norm_backward"),
+        *(
+            "lines.forward",
+            "lines.backward",
+            "long.rotate",
+            "long.forward",
+            "long.backward_queries",
+            "long.backward_keys",
+        ),
+        *("depthwise.depthwise", "depthwise.depthwise_weight_gradient"),
+        *("norm.layer_norm", "norm.add_layer_norm", "norm.layer_norm_backward"),
     }
     assert "float64" not in done.stdout
 
@@ -417,7 +439,7 @@ def test_compiled_programs_pass_numbers_that_stay_exact():
     """PyTorch's compiler passes a float to a kernel as float64, which the kernel's arithmetic then becomes."""
     passed = []
 
-    def note(kernel, grid, *args, num_warps, num_stages=3, **constants):
+    def note(kernel, grid, *args, num_warps, num_stages=3, maxnreg=None, **constants):
         passed.extend(args)
 
     shape = (1, 3, 70, 1, 16)

@@ -168,9 +168,13 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
 
 
 def add_layer_norm(x: Tensor, y: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
-    """x + y and its LayerNorm without scale and shift, (…, C) each; on a CPU in one pass."""
-    if x.dtype == y.dtype and not needs_grad(y) and _layer_norm_backend(x, None, None) == "native":
-        return cpu.add_layer_norm(x, y, eps)
+    """x + y and its LayerNorm without scale and shift, (…, C) each; for inference by our kernels in one pass."""
+    if x.dtype == y.dtype and not needs_grad(y):
+        backend = _layer_norm_backend(x, None, None)
+        if backend == "native":
+            return cpu.add_layer_norm(x, y, eps)
+        if backend == "triton":
+            return triton.add_layer_norm(x, y, eps, result_dtype(x))
     x = x + y
     return x, layer_norm(x, eps=eps)
 

@@ -19,19 +19,11 @@ from torch import Tensor
 from rmt.ops.call import flat_tokens
 from rmt.ops.second_order import attention_gradients, is_recorded
 from rmt.ops.triton import lines, long
+from rmt.ops.triton.attention_settings import LINES, LINES_UNLIMITED, LONG, ROTATED, WIDEST, Blocks
 from rmt.ops.triton.launch import Launch, launch_eager, launch_traced, operator
 from rmt.ops.windows import window_radii
 
 SHORT = 64  # tokens of the longest line that one block takes whole
-
-# By the tokens of a tile, forward and backward: warps, pipeline stages, and the programs that each multiprocessor
-# should get, among which images are divided. The fastest measured on an H100 (benchmarks/gpu/first-runs.txt).
-LINES = {
-    16: ((1, 1, 64), (1, 1, 64)),
-    32: ((1, 1, 32), (1, 1, 64)),
-    64: ((4, 3, 16), (4, 1, 64)),
-}
-LONG = (64, 64, 4)  # queries, keys, warps
 
 
 def _padded(length: int) -> int:
@@ -52,7 +44,7 @@ class _Axis:
     """
 
     def __init__(self, shape: tuple[int, ...], along: str) -> None:
-        self.images, height, self.width, self.heads, _ = shape
+        self.images, height, self.width, self.heads, self.channels = shape
         self.along = along
         self.lines, self.length, self.position = {
             "rows": (height, self.width, (self.width, 1)),
@@ -68,22 +60,44 @@ class _Axis:
             strides += (image, column, row, head) if self.along == "columns" else (image, row, column, head)
         return strides
 
-    def short(self, device: torch.device, backward: bool) -> tuple[tuple, tuple, dict]:
-        """Grid, sizes and constants of a kernel of `lines`."""
+    def short(self, device: torch.device, limited: bool, backward: bool) -> tuple[tuple, tuple, dict]:
+        """Grid, sizes and constants of a kernel of `lines`, with a limit of registers if `limited`."""
         tile = _padded(self.length)
-        warps, stages, programs = LINES[tile][backward]
-        # Images that one program takes, so that the GPU has enough programs and each computes its tables once.
-        each = max(1, self.images * self.heads * self.lines // (_multiprocessors(device) * programs))
-        sizes = (self.images, self.length, *self.position, self.width, each)
-        constants = dict(L=tile, GRID=self.along == "grid", num_warps=warps, num_stages=stages)
-        return (self.heads, self.lines, -(-self.images // each)), sizes, constants
+        table = LINES if limited else LINES_UNLIMITED
+        how = table["wide" if tile == 64 and self.channels > 16 else tile][backward]
+        # Lines of all images that one program takes, so that all programs run at the same time.
+        total = self.lines * self.images
+        each = -(-total * self.heads // (_multiprocessors(device) * how.programs))
+        sizes = (self.images, self.lines, self.length, *self.position, self.width, each)
+        constants: dict = dict(L=tile, GRID=self.along == "grid", num_warps=how.warps, num_stages=how.stages)
+        if not backward:
+            constants["PREFETCH"] = how.prefetch
+        return (self.heads, -(-total // each)), sizes, constants | dict(maxnreg=how.registers)
 
-    def long(self) -> tuple[tuple, tuple, dict]:
-        """Grid, sizes and constants of a kernel of `long`, whose blocks of queries and keys are of one length."""
-        queries, keys, warps = LONG
-        sizes = (self.heads, self.lines, self.length, *self.position, self.width)
-        constants = dict(M=queries, N=keys, GRID=self.along == "grid", num_warps=warps)
-        return (self.heads, self.lines * -(-self.length // queries), self.images), sizes, constants
+    def long(self, kernel: str, limited: bool, windows: bool = False) -> tuple[tuple, tuple, dict]:
+        """Grid, sizes and constants of a kernel of `long`: blocks of queries, or of keys for `"keys"`."""
+        how = self._long_settings[kernel]
+        sizes: tuple[int, ...] = (self.heads, self.lines, self.length)
+        constants: dict = dict(M=how.queries, N=how.keys, GRID=self.along == "grid")
+        constants |= dict(num_warps=how.warps, num_stages=how.stages, maxnreg=how.registers if limited else None)
+        if kernel != "keys":
+            rest = 0 if windows else self.length % how.keys
+            constants["TAIL"] = _padded(rest) if rest else 0
+        if kernel != "forward":
+            sizes += (self.padded,)
+        block = how.keys if kernel == "keys" else how.queries
+        grid = (self.heads, self.lines * -(-self.length // block), self.images)
+        return grid, (*sizes, *self.position, self.width), constants
+
+    @property
+    def _long_settings(self) -> dict[str, Blocks]:
+        return LONG[min(width for width in LONG if width >= self.channels)]
+
+    @property
+    def padded(self) -> int:
+        """Tokens of a line, padded to whole blocks of queries of `long.forward`."""
+        queries = self._long_settings["forward"].queries
+        return -(-self.length // queries) * queries
 
 
 class Attention:
@@ -103,6 +117,8 @@ class Attention:
         half_split: bool, decay: bool, scale: float, launch: Launch = launch_eager,
     ) -> None:  # fmt: skip
         self.launch = launch
+        # Whether the limits of registers apply that were found for such tensors.
+        self.limited = launch is not launch_traced and q.dtype.itemsize == 2 and q.shape[-1] <= WIDEST
         self.shape, self.device = q.shape, q.device
         cos, sin, log_gamma = tables
         self.tables, self.radii = (cos.contiguous(), sin.contiguous(), log_gamma), radii
@@ -110,16 +126,34 @@ class Attention:
         sizes = dict(CHANNELS=q.shape[-1], PAIRS=_padded(q.shape[-1]) // 2, PRECISION="ieee" if exact else "tf32")
         self.options = sizes | dict(HALF_SPLIT=half_split, DECAY=decay, SCALE=scale)
 
+    def is_long(self, along: str) -> bool:
+        """Whether the lines of a pass are too long for `lines`, so that it reads rotated keys."""
+        return _Axis(self.shape, along).length > SHORT
+
+    def rotated(self, x: Tensor) -> Tensor:
+        """Queries or keys with their phases, for long lines, whose blocks are read many times."""
+        out, axis = x.new_empty(x.shape), _Axis(self.shape, "rows")
+        tokens, warps = ROTATED
+        grid = (axis.heads * -(-axis.length // tokens), axis.lines, axis.images)
+        sizes = (axis.heads, axis.length, axis.width)
+        options = {name: self.options[name] for name in ("CHANNELS", "PAIRS", "HALF_SPLIT")}
+        arguments = (x, out, *self.tables[:2], *axis.strides(x, out), *sizes)
+        self.launch(long.rotate, grid, *arguments, TOKENS=tokens, num_warps=warps, **options)
+        return out
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor, along: str, keep: bool = False) -> tuple[Tensor, Tensor]:
-        """The output of a pass and, with `keep`, the logarithms of the weights' sums if its backward needs them."""
+        """The output of a pass and, with `keep`, the logarithms of the weights' sums if its backward needs them.
+
+        k is `rotated` if the lines are long.
+        """
         axis, out = _Axis(self.shape, along), v.new_empty(v.shape)
         strides = axis.strides(q, k, v, out)
         if axis.length <= SHORT:
-            grid, sizes, constants = axis.short(self.device, backward=False)
+            grid, sizes, constants = axis.short(self.device, self.limited, backward=False)
             self.launch(lines.forward, grid, q, k, v, out, *self.tables, *strides, *sizes, **self.options | constants)
             return out, out
-        grid, sizes, constants = axis.long()
-        shape = (axis.images, axis.heads, axis.lines, axis.length)
+        grid, sizes, constants = axis.long("forward", self.limited, windows=self.radii is not None)
+        shape = (axis.images, axis.heads, axis.lines, axis.padded)
         totals = torch.empty(shape, dtype=torch.float32, device=self.device)
         radii = self.tables[2] if self.radii is None else self.radii  # not read without windows
         constants |= dict(WINDOW=self.radii is not None, KEEP=keep)
@@ -128,25 +162,30 @@ class Attention:
         return out, totals
 
     def backward(
-        self, inputs: tuple[Tensor, ...], known: tuple[Tensor, Tensor], grads: tuple[Tensor, ...], along: str, add: bool
+        self, inputs: tuple[Tensor, ...], known: tuple[Tensor, ...], grads: tuple[Tensor, ...], along: str, add: bool
     ) -> None:
         """From q, k, v, dout of a pass to dq, dk, dv, with `add` added to what the first two contain.
 
-        `known` is what `forward` returned with `keep`; it is not read for short lines.
+        `known` is what `forward` returned with `keep`, and q and k `rotated`; it is not read for short lines.
         """
-        (q, k, v, dout), (dq, dk, dv), (out, totals) = inputs, grads, known
+        (q, k, v, dout), (dq, dk, dv), (out, totals, *rotated) = inputs, grads, known
         axis = _Axis(self.shape, along)
         if axis.length <= SHORT:
-            grid, sizes, constants = axis.short(self.device, backward=True)
+            grid, sizes, constants = axis.short(self.device, self.limited, backward=True)
             tensors = (q, k, v, dout, dq, dk, dv, *self.tables, *axis.strides(q, k, v, dout, dq))
             self.launch(lines.backward, grid, *tensors, *sizes, **self.options | constants, ADD=add)
             return
         deltas = torch.empty_like(totals)
-        grid, sizes, constants = axis.long()
+        grid, sizes, constants = axis.long("queries", self.limited)
         options = self.options | constants | dict(ADD=add)
-        tensors = (q, k, v, out, dout, dq, totals, deltas, *self.tables, *axis.strides(q, k, v, out, dout, dq))
+        turned_q, turned_k = rotated
+        tensors = (q, turned_k, v, out, dout, dq, totals, deltas, *self.tables)
+        tensors += tuple(axis.strides(q, turned_k, v, out, dout, dq))
         self.launch(long.backward_queries, grid, *tensors, *sizes, **options)
-        tensors = (q, k, v, dout, dk, dv, totals, deltas, *self.tables, *axis.strides(q, k, v, dout, dk))
+        grid, sizes, constants = axis.long("keys", self.limited)
+        options = self.options | constants | dict(ADD=add)
+        tensors = (turned_q, k, v, dout, dk, dv, totals, deltas, *self.tables)
+        tensors += tuple(axis.strides(turned_q, k, v, dout, dk))
         self.launch(long.backward_keys, grid, *tensors, *sizes, **options)
 
 
@@ -163,10 +202,12 @@ def forward(launch: Launch, q: Tensor, k: Tensor, v: Tensor, cos, sin, log_gamma
     call = Attention(q, (cos, sin, log_gamma), radii, half_split, decay, scale, launch)
     if not v.numel():
         return v.new_empty(v.shape)
-    if not decomposed:
-        return call.forward(q, k, v, "grid")[0]
-    between, _ = call.forward(q, k, v, "rows")
-    return call.forward(q, k, between, "columns")[0]
+    passes = ("rows", "columns") if decomposed else ("grid",)
+    long_passes = [along for along in passes if call.is_long(along)]
+    turned = call.rotated(k) if long_passes else k
+    for along in passes:
+        v, _ = call.forward(q, turned if along in long_passes else k, v, along)
+    return v
 
 
 def backward(launch: Launch, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, cos, sin, log_gamma, *options):
@@ -177,12 +218,18 @@ def backward(launch: Launch, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, cos,
     dq, dk, dv = (t.new_empty(t.shape) for t in (q, k, v))
     if not v.numel():
         return dq, dk, dv
+    passes = ("rows", "columns") if decomposed else ("grid",)
+    turned = [call.rotated(t) for t in (q, k)] if any(call.is_long(along) for along in passes) else [q, k]
+
+    def again(along: str, v: Tensor) -> tuple[Tensor, ...]:
+        return *call.forward(q, turned[1] if call.is_long(along) else k, v, along, keep=True), *turned
+
     if not decomposed:
-        known = call.forward(q, k, v, "grid", keep=True) if q.shape[1] * q.shape[2] > SHORT else (v, v)
+        known = again("grid", v) if call.is_long("grid") else (v, v)
         call.backward((q, k, v, dout), known, (dq, dk, dv), "grid", add=False)
         return dq, dk, dv
-    rows = call.forward(q, k, v, "rows", keep=True)
-    columns = call.forward(q, k, rows[0], "columns", keep=True) if q.shape[1] > SHORT else rows
+    rows = again("rows", v)
+    columns = again("columns", rows[0]) if call.is_long("columns") else rows
     dbetween = v.new_empty(v.shape)
     call.backward((q, k, rows[0], dout), columns, (dq, dk, dbetween), "columns", add=False)
     call.backward((q, k, v, dbetween), rows, (dq, dk, dv), "rows", add=True)

@@ -107,3 +107,10 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     if weight is None or not torch.is_grad_enabled():
         return norm_ops.layer_norm(x, weight, bias, eps, dtype)
     return norm_ops.LayerNorm.apply(x, weight, bias, eps, dtype)
+
+
+def add_layer_norm(x: Tensor, y: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x + y and its LayerNorm in `dtype`, without scale and shift, for x and y of one dtype. For eager calls only."""
+    from rmt.ops.triton import norm_ops
+
+    return norm_ops.add_layer_norm(x, y, eps, dtype)

@@ -16,8 +16,10 @@ from rmt.ops.triton.environment import interpreted, version
 Launch = Callable[..., None]
 
 
-def launch_eager(kernel, grid: tuple[int, ...], *args, num_warps: int, num_stages: int = 3, **constants) -> None:
-    """Run `kernel`, whose arguments are tensors and then integers, over `grid`.
+def launch_eager(
+    kernel, grid: tuple[int, ...], *args, num_warps: int, num_stages: int = 3, maxnreg: int | None = None, **constants
+) -> None:
+    """Run `kernel`, whose arguments are tensors and then integers, over `grid`, with at most `maxnreg` registers.
 
     Triton inspects every argument to find the compiled kernel that fits, which takes longer than most kernels run. A
     call that differs from an earlier one only in addresses is sent to the same compiled kernel at once.
@@ -27,7 +29,7 @@ def launch_eager(kernel, grid: tuple[int, ...], *args, num_warps: int, num_stage
         return
     tensors = [arg for arg in args if type(arg) is not int]
     cache_key = (
-        *(kernel, tensors[0].device, num_warps, num_stages),
+        *(kernel, tensors[0].device, num_warps, num_stages, maxnreg),
         *constants.values(),
         *args[len(tensors) :],
         *[tensor.dtype for tensor in tensors],
@@ -39,7 +41,8 @@ def launch_eager(kernel, grid: tuple[int, ...], *args, num_warps: int, num_stage
             compiled, rest = known
             compiled[(*grid, 1, 1)[:3]](*args, *rest)  # a compiled kernel needs three grid dimensions
             return
-        compiled = kernel[grid](*args, **constants, num_warps=num_warps, num_stages=num_stages)
+        options = dict(num_warps=num_warps, num_stages=num_stages) | (dict(maxnreg=maxnreg) if maxnreg else {})
+        compiled = kernel[grid](*args, **constants, **options)
     if version() >= (3, 3):  # compiled kernels of older versions take no constants
         if len(_compiled) >= MAX_COMPILED:  # bounds the memory when image sizes keep changing
             _compiled.clear()
@@ -50,8 +53,10 @@ _compiled: dict[tuple, tuple[Any, list]] = {}
 MAX_COMPILED = 4096
 
 
-def launch_traced(kernel, grid: tuple[int, ...], *args, num_warps: int, num_stages: int = 3, **options) -> None:
-    """Run `kernel` over `grid`, or add it to the graph that is being traced."""
+def launch_traced(
+    kernel, grid: tuple[int, ...], *args, num_warps: int, num_stages: int = 3, maxnreg: int | None = None, **options
+) -> None:
+    """Run `kernel` over `grid`, or add it to the graph that is being traced, which takes no `maxnreg`."""
     if interpreted():
         kernel[grid](*args, **options)
     else:

@@ -57,6 +57,17 @@ def layer_norm(
 
 
 @triton.jit
+def add_layer_norm(x, y, total, out, tokens, channels, EPS: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr):
+    """total = x + y, and out = x̂ of the rounded total. Grid: (⌈tokens/TOKENS⌉,)."""
+    token, channel = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS), tl.arange(0, CHANNELS)
+    added = load(x, token, tokens, channel, channels) + load(y, token, tokens, channel, channels)
+    added = added.to(total.dtype.element_ty).to(tl.float32)
+    store(total, token, tokens, channel, channels, added)
+    z, _ = standardise(added, channel, channels, EPS)
+    store(out, token, tokens, channel, channels, z)
+
+
+@triton.jit
 def layer_norm_backward(
     x, weight, dout, dx, parts, tokens, channels, EPS: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr
 ):

@@ -40,6 +40,19 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     return out
 
 
+def add_layer_norm(x: Tensor, y: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x + y and its LayerNorm in `dtype`, without scale and shift, for x and y of one dtype."""
+    x, y = x.contiguous(), y.contiguous()
+    total, out = torch.empty_like(x), torch.empty_like(x, dtype=dtype)
+    channels = x.shape[-1]
+    tokens = x.numel() // channels
+    if tokens:
+        (held, wide), warps = _tile(channels, FORWARD[0]), FORWARD[1]
+        constants: dict = dict(EPS=eps, TOKENS=held, CHANNELS=wide, num_warps=warps)
+        launch_eager(norm.add_layer_norm, (-(-tokens // held),), x, y, total, out, tokens, channels, **constants)
+    return total, out
+
+
 class LayerNorm(torch.autograd.Function):
     """`layer_norm` and its gradients. Only x is saved; mean and variance are recomputed."""
 

@@ -41,20 +41,30 @@ def store(pointer, tokens, inside, tile, CHANNELS: tl.constexpr, PAIRS: tl.const
 
 
 @triton.jit
-def load_rotated(pointer, tokens, inside, cos, sin, CHANNELS: tl.constexpr, HALF_SPLIT: tl.constexpr):
-    """The tile with each pair (a, b) rotated to (a·cos − b·sin, b·cos + a·sin), in the dtype in memory."""
-    L: tl.constexpr = cos.shape[0]
-    PAIRS: tl.constexpr = cos.shape[1]
+def load_pairs(pointer, tokens, inside, CHANNELS: tl.constexpr, PAIRS: tl.constexpr, HALF_SPLIT: tl.constexpr):
+    """The channel pairs (a, b) that are rotated, (L, PAIRS) each."""
     if HALF_SPLIT:
         pair = tl.arange(0, PAIRS)
         where = inside[:, None] & (pair < CHANNELS // 2)
         half = pointer + tokens[:, None] + pair
-        a = tl.load(half, mask=where, other=0.0)
-        b = tl.load(half + CHANNELS // 2, mask=where, other=0.0)
+        return tl.load(half, mask=where, other=0.0), tl.load(half + CHANNELS // 2, mask=where, other=0.0)
     else:
-        a, b = tl.split(tl.reshape(load(pointer, tokens, inside, CHANNELS, PAIRS), [L, PAIRS, 2]))
+        tile = load(pointer, tokens, inside, CHANNELS, PAIRS)
+        return tl.split(tl.reshape(tile, [tile.shape[0], PAIRS, 2]))
+
+
+@triton.jit
+def rotated(a, b, cos, sin):
+    """The tile (L, 2·PAIRS) of the pairs (a·cos − b·sin, b·cos + a·sin), in their dtype."""
     turned = tl.join((a * cos - b * sin).to(a.dtype), (b * cos + a * sin).to(a.dtype))
-    return tl.reshape(turned, [L, 2 * PAIRS])
+    return tl.reshape(turned, [a.shape[0], 2 * a.shape[1]])
+
+
+@triton.jit
+def load_rotated(pointer, tokens, inside, cos, sin, CHANNELS: tl.constexpr, HALF_SPLIT: tl.constexpr):
+    """The tile (L, 2·PAIRS) with its pairs rotated, in the dtype in memory."""
+    a, b = load_pairs(pointer, tokens, inside, CHANNELS, cos.shape[1], HALF_SPLIT)
+    return rotated(a, b, cos, sin)
 
 
 @triton.jit
@@ -81,50 +91,58 @@ def store_unrotated(pointer, tokens, inside, gradient, cos, sin, add, CHANNELS: 
 
 
 @triton.jit
-def decay_rate(log_gammas, head, DECAY: tl.constexpr):
-    """log₂γ of a head, and 0 without decay."""
-    return tl.load(log_gammas + head) * LOG2_E if DECAY else 0.0
+def decay_rate(log_gammas, head, DECAY: tl.constexpr, SCALE: tl.constexpr):
+    """−ln γ/SCALE of a head, which is the decay between neighbours in units of q·k; 0 without decay."""
+    return tl.load(log_gammas + head) * (-1 / SCALE) if DECAY else 0.0
 
 
 @triton.jit
-def line_bias(length, log2_gamma, L: tl.constexpr):
-    """(L, L): |Δ|·log₂γ between the tokens of a line, −∞ for keys beyond its end."""
-    token = tl.arange(0, L)
-    distance = tl.abs(token[:, None] - token[None, :]).to(tl.float32)
-    return tl.where(token[None, :] < length, distance * log2_gamma, float("-inf"))
+def decays(token, inside, width, rate, GRID: tl.constexpr):
+    """`rate` times the positions of tokens (L,): along a line, and 0; or along x and y of a grid. 1e30 if not `inside`.
+
+    |a − b| is then the decay between two tokens, which takes two additions for each pair, and 1e30 for keys beyond the
+    end, whose weight is 0.
+    """
+    if GRID:
+        x, y = (token % width).to(tl.float32) * rate, (token // width).to(tl.float32) * rate
+    else:
+        x, y = token.to(tl.float32) * rate, 0.0
+    return tl.where(inside, x, 1e30), y
 
 
 @triton.jit
-def grid_bias(length, width, log2_gamma, L: tl.constexpr):
-    """(L, L): (|Δx| + |Δy|)·log₂γ between the tokens of a grid, −∞ for keys beyond its end."""
-    token = tl.arange(0, L)
-    y, x = token // width, token % width
-    distance = (tl.abs(x[:, None] - x[None, :]) + tl.abs(y[:, None] - y[None, :])).to(tl.float32)
-    return tl.where(token[None, :] < length, distance * log2_gamma, float("-inf"))
+def decayed_products(q, k, query_x, query_y, key_x, key_y, GRID: tl.constexpr, PRECISION: tl.constexpr):
+    """q·k minus the decay between queries and keys, see `decays`: (M, N). The logits are SCALE times these."""
+    products = tl.dot(q, tl.trans(k), input_precision=PRECISION) - tl.abs(query_x[:, None] - key_x[None, :])
+    return products - tl.abs(query_y[:, None] - key_y[None, :]) if GRID else products
 
 
 @triton.jit
-def scores(q, k, bias, SCALE: tl.constexpr, PRECISION: tl.constexpr):
-    """exp₂(logits − their maximum), (M, N), and the sums over keys, (M, 1)."""
-    logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (SCALE * LOG2_E) + bias
-    powers = tl.exp2(logits - tl.max(logits, 1)[:, None])
-    return powers, tl.sum(powers, 1)[:, None]
+def powers_and_sums(products, SCALE: tl.constexpr):
+    """exp(logits − their maximum), (M, N), and the sums over keys, (M,)."""
+    factor: tl.constexpr = SCALE * LOG2_E
+    powers = tl.exp2(products * factor - (tl.max(products, 1) * factor)[:, None])
+    return powers, tl.sum(powers, 1)
 
 
 @triton.jit
-def attend(q, k, v, bias, SCALE: tl.constexpr, PRECISION: tl.constexpr):
-    """softmax(q·k + bias)·v, (M, D) in float32."""
-    powers, total = scores(q, k, bias, SCALE, PRECISION)
-    return tl.dot(powers.to(v.dtype), v, input_precision=PRECISION) / total
+def attend(q, k, v, x, y, GRID: tl.constexpr, SCALE: tl.constexpr, PRECISION: tl.constexpr):
+    """softmax(logits)·v within the tokens of a tile, whose decays are x and y: (L, D) in float32."""
+    powers, total = powers_and_sums(decayed_products(q, k, x, y, x, y, GRID, PRECISION), SCALE)
+    return tl.dot(powers.to(v.dtype), v, input_precision=PRECISION) * (1.0 / total)[:, None]
 
 
 @triton.jit
-def gradients(q, k, v, dout, bias, SCALE: tl.constexpr, PRECISION: tl.constexpr):
-    """Of `attend`, for rotated q and k: dq, dk, dv in float32. With P the weights, dS = P∘(dP − Σ P∘dP)."""
-    powers, total = scores(q, k, bias, SCALE, PRECISION)
-    weights = powers * (1.0 / total)
+def gradients(q, k, v, dout, x, y, GRID: tl.constexpr, SCALE: tl.constexpr, PRECISION: tl.constexpr):
+    """Of `attend`: dq, dk, dv in float32. With P the weights, dS = P∘(dP − Σ P∘dP)."""
+    powers, total = powers_and_sums(decayed_products(q, k, x, y, x, y, GRID, PRECISION), SCALE)
+    weights = powers * (1.0 / total)[:, None]
     dweights = tl.dot(dout, tl.trans(v), input_precision=PRECISION)
-    dscores = weights * (dweights - tl.sum(weights * dweights, 1)[:, None])
-    dscores = (dscores * SCALE).to(q.dtype)
+    delta = tl.sum(weights * dweights, 1) * SCALE
+    dproducts = (weights * (dweights * SCALE - delta[:, None])).to(q.dtype)
     dv = tl.dot(tl.trans(weights.to(dout.dtype)), dout, input_precision=PRECISION)
-    return tl.dot(dscores, k, input_precision=PRECISION), tl.dot(tl.trans(dscores), q, input_precision=PRECISION), dv
+    return (
+        tl.dot(dproducts, k, input_precision=PRECISION),
+        tl.dot(tl.trans(dproducts), q, input_precision=PRECISION),
+        dv,
+    )
