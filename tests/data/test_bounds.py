@@ -77,6 +77,29 @@ def test_a_missing_shard_is_named_and_numbers_beyond_the_total_do_not_count(tmp_
     refused(lambda: check_complete(paths), "1 of 3 shards are missing: train-00001-of-00003.parquet$")
 
 
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_a_parquet_file_that_expands(tmp_path, monkeypatch, compression):
+    """By a dictionary, whose one value is in every row, or by compression."""
+    monkeypatch.setattr("rmt.data.sources.conversion._EXPANSION_FREE", 2**20)
+    value, rows = (np.random.default_rng(0).bytes(100_000), 100) if compression == "none" else (bytes(3_000_000), 4)
+    labels = [i % 2 for i in range(rows)]
+    table = pa.table({"image": pa.array([value] * rows, pa.binary()), "label": labels})
+    pq.write_table(table, tmp_path / "train.parquet", compression=compression)
+    assert (tmp_path / "train.parquet").stat().st_size < 200_000
+    refused(lambda: ShardSet([tmp_path / "train.parquet"]), "more than 20 times its size")
+
+
+def test_a_compressed_tar_that_expands(tmp_path, monkeypatch):
+    monkeypatch.setattr("rmt.data.sources.conversion._EXPANSION_FREE", 2**20)
+    with tarfile.open(tmp_path / "train.tar", "w:gz") as tar:
+        for number in range(4):
+            for suffix, data in (("png", bytes(500_000)), ("cls", b"%d" % (number % 2))):
+                member = tarfile.TarInfo(f"{number}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    refused(lambda: ShardSet([tmp_path / "train.tar"]), "more than 20 times its size")
+
+
 @pytest.mark.parametrize("kind", ["cls", "png"])
 def test_a_sparse_member_of_a_tar_claims_any_size(tmp_path, kind):
     with tarfile.open(tmp_path / "train.tar", "w", format=tarfile.GNU_FORMAT) as tar:

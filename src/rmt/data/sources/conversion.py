@@ -22,7 +22,10 @@ Shard = Path | RemoteFile
 
 _SCHEMA = pa.schema({"bytes": pa.binary(), "label": pa.int64(), "key": pa.string()})
 _BATCH_ROWS = 256  # rows that are in memory at a time
+_FEW_ROWS = 16  # of a parquet file, where one value may be repeated in every row at no cost
 _CLASS_BYTES = 1024
+_EXPANSION, _EXPANSION_FREE = 20, 64 * 2**20
+"""Encoded images hardly compress: those of a shard may take so many times its bytes, and so many more."""
 
 
 def convert(shard: Shard, target: Path, advance: Callable[[int], object]) -> None:
@@ -47,7 +50,13 @@ def convert(shard: Shard, target: Path, advance: Callable[[int], object]) -> Non
         with _shard_errors(shard):
             metadata = None if is_tar(shard) else _checked(pq.read_schema(local), shard).metadata
         with pa.OSFile(str(target), "wb") as file, pa.ipc.new_file(file, _SCHEMA.with_metadata(metadata)) as writer:
+            most = _EXPANSION * local.stat().st_size + _EXPANSION_FREE
             for batch in _batches(shard, local):
+                most -= batch.nbytes
+                if most < 0:
+                    raise RMTError(
+                        f"{shard}: its images take more than {_EXPANSION} times its size: not those of files"
+                    )
                 writer.write_batch(batch)
                 if isinstance(shard, Path):
                     advance(batch.nbytes)
@@ -110,7 +119,12 @@ def _batches(shard: Shard, path: Path) -> Iterator[pa.RecordBatch]:
             return
         # The buffer has pages read one by one: a row group may be as large as the file.
         with pq.ParquetFile(path, buffer_size=2**20) as file:
-            for batch in file.iter_batches(_BATCH_ROWS, columns=["image", "label"]):
+            chunks = [file.metadata.row_group(i).to_dict()["columns"] for i in range(file.metadata.num_row_groups)]
+            if sum(c["total_uncompressed_size"] for columns in chunks for c in columns) > (
+                _EXPANSION * path.stat().st_size + _EXPANSION_FREE
+            ):
+                raise RMTError(f"{shard}: decompresses to more than {_EXPANSION} times its size: not image files")
+            for batch in file.iter_batches(_FEW_ROWS, columns=["image", "label"]):
                 image = batch["image"]
                 if pa.types.is_struct(image.type):
                     image = pc.struct_field(image, "bytes")
