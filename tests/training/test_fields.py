@@ -43,6 +43,7 @@ CHANGES: dict[str, Any] = {
     "clip_grad": 1.0,
     "drop_path": 0.5,
     "ema_decay": 0.5,
+    "ema_warmup": True,
     "precision": "bf16",
     "seed": 1,
     "selection": 6.0,
@@ -126,7 +127,7 @@ def observe(recipe: ClassifyRecipe) -> dict[str, Any]:
         "weight": network.stem[0].weight.detach().clone(),
         "groups": [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups],
         "trainer": (trainer.max_epochs, trainer.accumulate_grad_batches, trainer.gradient_clip_val, trainer.precision),
-        "ema": None if task.ema is None else task.ema.decay,
+        "ema": None if task.ema is None else [task.ema.get_decay(step) for step in (None, 2, 9)],
         "best by": task.metric_columns,
     }
     seen["rates"] = []

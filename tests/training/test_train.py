@@ -110,7 +110,8 @@ def test_the_test_images_are_read_once_at_the_end(tmp_path, monkeypatch):
     assert test == list(range(len(read) - 12, len(read)))
 
 
-def test_the_averaged_weights_follow_every_update(tmp_path, monkeypatch):
+@pytest.mark.parametrize("warmup", [False, True])
+def test_the_averaged_weights_follow_every_update(warmup, tmp_path, monkeypatch):
     monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
     name, after = "head.fc.weight", []
     step = ClassifyModule.optimizer_step
@@ -122,10 +123,11 @@ def test_the_averaged_weights_follow_every_update(tmp_path, monkeypatch):
         after.append(self.model.get_parameter(name).detach().clone())
 
     monkeypatch.setattr(ClassifyModule, "optimizer_step", recording)
-    result = rmt.train(tiny_recipe(output=str(tmp_path)))
+    result = rmt.train(tiny_recipe(output=str(tmp_path), ema_warmup=warmup))
     average = after[0]
-    for weight in after[1:]:
-        average = 0.8 * average + 0.2 * weight
+    for update, weight in enumerate(after[1:], start=1):
+        decay = min(0.8, 1 - update**-0.75) if warmup else 0.8
+        average = decay * average + (1 - decay) * weight
     assert len(after) == 1 + 9
     torch.testing.assert_close(weights(result.folder)[f"last-ema/{name}"], average)
 

@@ -108,6 +108,7 @@ def finetune_segment() -> SegmentRecipe:
         workers=AUTO,
         drop_path=AUTO,
         ema_decay=0.995,
+        ema_warmup=True,
         head="semantic_fpn",
         head_width=AUTO,
         batch_size=AUTO,

@@ -149,6 +149,9 @@ class Recipe:
     ema_decay: Annotated[float | Literal["auto"], BELOW_1] = 0.0
     """Decay per weight update of the exponential moving average (EMA) of the weights; 0: no average; `auto`:
     0.99996^(effective batch / 512)."""
+    ema_warmup: bool = False
+    """Raise the decay of the EMA from 0: that of update t is at most 1 - t^(-3/4). The average of a short run then
+    leaves out the weights that it began with."""
     restart_update: NonNegative = 0
     """Weight update from which the learning rate falls by a cosine from `restart_lr` to the end of the run, instead of
     the schedule before; 0: no restart. `rmt train --resume RUN --minutes N` sets both."""

@@ -91,8 +91,9 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         super().__init__()
         self.model = model
         assert recipe.ema_decay != "auto"
-        self.ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
-        if self.ema is not None:
+        self.ema: ModelEmaV3 | None = None
+        if recipe.ema_decay:
+            self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=recipe.ema_warmup, warmup_power=0.75)
             self.ema.requires_grad_(False)
         self.recipe = recipe
         self.data = data
@@ -284,7 +285,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         if self.ema is not None and self._has_gradients:
-            self.ema.update(self.model)
+            self.ema.update(self.model, step=self.global_step + 1 if self.recipe.ema_warmup else None)
         self._has_gradients = False
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
