@@ -149,9 +149,11 @@ class DetectRecipe(Recipe):
         if self.val_annotations:
             found += check_unused(self, "where the data have a validation part", "holdout")
         if self.train_short_sides != AUTO and min(self.train_short_sides, default=0) < 32:
-            found.append(f"--train-short-sides must be at least 32, not {self.train_short_sides}")
+            found.append(f"--train-short-sides must be at least 32, not {str(self.train_short_sides)[:60]}")
         if self.lr_steps != AUTO and not all(0 < step < 1 or (step >= 1 and step % 1 == 0) for step in self.lr_steps):
-            found.append(f"--lr-steps must be whole epochs, or parts of the run between 0 and 1, not {self.lr_steps}")
+            found.append(
+                f"--lr-steps must be whole epochs, or parts of the run between 0 and 1, not {str(self.lr_steps)[:60]}"
+            )
         if not 0 < self.min_scale <= self.max_scale:
             found.append(f"--min-scale {self.min_scale:g} must be positive and at most --max-scale {self.max_scale:g}")
         if self.anchor_scale == 0:
