@@ -35,7 +35,11 @@ MACS = {  # of the released networks, counted with norms and other elementwise w
     "rmt_large": 19.55e9,
 }
 TABLE_10 = {"rmt_deit_small": 4.6e9, "rmt_swin_tiny": 4.7e9, "rmt_swin_small": 9.1e9}
-STRIDES = {name: [4, 8, 16, 32] for name in list_models()} | {"rmt_nano": [4, 8], "rmt_deit_small": [16]}
+STRIDES = {name: [4, 8, 16, 32] for name in list_models()} | {
+    "rmt_nano": [4, 8],
+    "rmt_micro": [4, 8, 16],
+    "rmt_deit_small": [16],
+}
 SHALLOW = {name: (1,) * len(strides) for name, strides in STRIDES.items()}
 
 
@@ -230,9 +234,8 @@ class TestContract:
         ):
             assert isinstance(model.get_submodule(key), nn.Conv2d | nn.Linear)
         config = timm.data.resolve_model_data_config(model)
-        assert config["input_size"] == (
-            (3, 32, 32) if name.startswith(("rmt_nano", "rmt_pico", "rmt_test")) else (3, 224, 224)
-        )
+        side = {"micro": 64, "nano": 32, "pico": 32, "test": 32}.get(name.split("_")[1], 224)
+        assert config["input_size"] == (3, side, side)
         assert config["interpolation"] == "bicubic"
 
     def test_layer_groups_cover_every_block(self, name):

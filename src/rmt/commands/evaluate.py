@@ -38,7 +38,8 @@ def run(
     `rmt evaluate CHECKPOINT --help` shows the options of its task alone.
 
     Args:
-        checkpoint: A `.safetensors` file, an exported file, or a run folder (meaning its best weights).
+        checkpoint: A `.safetensors` file, an exported file, a run folder (meaning its best weights), or a network with
+            weights in the package (rmt_micro).
         data: Data, as in training. Uses its validation split; without one the images that the run held out of the same
             data; otherwise all images.
         images: Detectors: the folder of the images that `annotations` lists, instead of `data`.

@@ -33,7 +33,8 @@ def run(
     run one only with RMT_RUN_PROGRAMS=1 in the environment.
 
     Args:
-        checkpoint: A `.safetensors` file, or a run folder (meaning its best weights).
+        checkpoint: A `.safetensors` file, a run folder (meaning its best weights), or a network with weights in the
+            package (rmt_micro), whose file is written to the current folder.
         format: onnx (FILE.onnx), openvino (FILE.xml with its weights in FILE.bin), torch (the program of torch.export,
             FILE.pt2) or aoti (compiled by AOTInductor for this processor, FILE.pt2; takes minutes). hub: a folder
             --output for the Hugging Face hub, which timm and transformers load; classifiers only, needs --license.
@@ -55,6 +56,7 @@ def run(
     from rmt.export import ExportOptions, export
     from rmt.export.images import folder_images, set_images
     from rmt.model import read_metadata, resolve_checkpoint
+    from rmt.model.shipped import default_output
 
     source = resolve_checkpoint(checkpoint)
     metadata = read_metadata(source)
@@ -90,7 +92,7 @@ def run(
         calibration=folder_images(calibration, calibration_images, "--calibration") if calibration else (),
         accuracy=accuracy,
     )
-    for line in _report(exported, output or source.with_suffix(_SUFFIX[format])):
+    for line in _report(exported, output or default_output(source, _SUFFIX[format])):
         say(line)
 
 

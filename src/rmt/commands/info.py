@@ -23,7 +23,8 @@ def run(
 
     Args:
         model: A network's name (`rmt_small`, or timm's, e.g. `resnet50`), a recipe's (`coco-mask-rcnn-small-1x`, for
-            its detector), a `.safetensors` file, or a run folder.
+            its detector), a `.safetensors` file, or a run folder. The name of a network with weights in the package
+            (rmt_micro) describes those.
         image_size: Size in pixels of the image for which multiply-adds are counted, one number for a square or height
             and width; by default the network's own, and with a head 800 1280 for detectors, 512 2048 for segmenters.
         json: Print JSON instead of text.
@@ -45,13 +46,15 @@ def run(
 def _networks() -> list[dict[str, Any]]:
     """All networks in brief, without multiply-adds, because counting those of all networks takes seconds."""
     from rmt.model import create_model, list_models
+    from rmt.model.shipped import SHIPPED
     from rmt.model.variants import PAPER_TOP1
 
     networks = []
     for name in list_models():
         network = create_model(name, device="meta")
         size, parameters = network.pretrained_cfg["input_size"][1:], sum(p.numel() for p in network.parameters())
-        networks.append(dict(model=name, image_size=size, parameters=parameters, paper_top1=PAPER_TOP1.get(name)))
+        about = dict(paper_top1=PAPER_TOP1.get(name), weights=SHIPPED.get(name))
+        networks.append(dict(model=name, image_size=size, parameters=parameters, **about))
     return networks
 
 
@@ -61,7 +64,9 @@ def _table(networks: list[dict[str, Any]]) -> str:
         top1 = f"{network['paper_top1']:.1f} %" if network["paper_top1"] else "–"
         size = f"{network['image_size'][0]}²"
         lines.append(f"{network['model']:<16}{network['parameters']:>12,}{size:>12}{top1:>21}")
-    return "\n".join([*lines, "", "`rmt info NAME` shows stages, multiply-adds and each head's decay."])
+    trained = ", ".join(f"{network['model']} ({network['weights']})" for network in networks if network["weights"])
+    lines += ["", f"With weights in the package: {trained}; the name is taken wherever a checkpoint is."]
+    return "\n".join([*lines, "`rmt info NAME` shows stages, multiply-adds and each head's decay."])
 
 
 def _describe(model: str, size: tuple[int, ...]) -> dict[str, Any]:
@@ -71,10 +76,13 @@ def _describe(model: str, size: tuple[int, ...]) -> dict[str, Any]:
     from rmt.model import create_model, list_models, load_model, read_metadata
     from rmt.model.cost import describe
     from rmt.model.networks import create_network, suggest_names
+    from rmt.model.shipped import shipped_weights
     from rmt.model.timm_networks import is_timm_network
 
     file_info: dict[str, Any] = {}
     whole: Any = None  # the detector or segmenter around the network
+    if shipped := shipped_weights(model):
+        model = str(shipped)
     if model in list_models():
         network: Any = create_model(model, device="meta")
     elif model in RECIPES:

@@ -36,7 +36,8 @@ def run(
     An image that cannot be read is named on stderr and skipped; the exit code is then 1.
 
     Args:
-        checkpoint: A `.safetensors` file, an exported file, or a run folder (meaning its best weights).
+        checkpoint: A `.safetensors` file, an exported file, a run folder (meaning its best weights), or a network with
+            weights in the package. Without one (`rmt predict photo.jpg`) it is rmt_micro, for the classes of CIFAR-10.
         images: Image files.
         top_k: Classifiers: how many classes to print per image, likeliest first (5).
         image_size: Classifiers: side of the images in pixels, instead of the checkpoint's. Detectors: the
@@ -60,13 +61,18 @@ def run(
     """
     with import_quickly():
         from rmt.commands.options import not_an_option, options_for
-        from rmt.data.images import BadImage
+        from rmt.data.images import EXTENSIONS, BadImage
         from rmt.errors import RMTError
         from rmt.inference import predictor_class
         from rmt.inference.files import predict_files
         from rmt.inference.results import ImageResult, PredictionFolder
         from rmt.model import read_metadata
+        from rmt.model.shipped import DEFAULT
 
+    if checkpoint.suffix.lower() in EXTENSIONS and not checkpoint.is_dir():
+        checkpoint, images = Path(DEFAULT), (checkpoint, *images)
+        classes = ", ".join(read_metadata(checkpoint)["classes"])
+        complain(f"no checkpoint given: {DEFAULT} is used, which knows {classes}")
     if not images:
         raise RMTError("name at least one image: rmt predict CHECKPOINT IMAGE…")
     kind = predictor_class(read_metadata(checkpoint)["task"])

@@ -21,9 +21,10 @@ _FOR = re.compile(r"\b((?:Classifiers|Detectors|Segmenters)(?: and (?:detectors|
 def help_for_file(run: Callable[..., Any], words: Sequence[str]) -> Callable[..., Any]:
     """Returns the command `run` with the help of the task of the model file among the words, if there is one."""
     from rmt.model import read_metadata
+    from rmt.model.shipped import shipped_weights
 
     for word in words:
-        if not word.startswith("-") and Path(word).exists():
+        if not word.startswith("-") and (Path(word).exists() or shipped_weights(word)):
             try:
                 return help_for_task(run, read_metadata(word)["task"], word)
             except RMTError:

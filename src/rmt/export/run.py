@@ -24,6 +24,7 @@ from rmt.export.formats import Format, Name, Precision, format_named, fuses_atte
 from rmt.export.graph import INPUT, network_graph
 from rmt.inference.exported import MIN_SIZE, PROGRAMS, open_exported
 from rmt.model import resolve_checkpoint
+from rmt.model.shipped import default_output
 
 LIBRARIES = {"onnx": ("torch", "onnx", "onnxscript"), "openvino": ("torch", "openvino")}
 
@@ -84,8 +85,8 @@ def export(
 
     Args:
         checkpoint: a model file or run folder.
-        output: the file to write; by default the model file with the format's suffix. OpenVINO writes two, with the
-            weights in FILE.bin.
+        output: the file to write; by default the model file with the format's suffix, in the working folder for the
+            weights in this package. OpenVINO writes two, with the weights in FILE.bin.
         options: format, sizes, precision.
         images: for the check.
         calibration: images for the ranges of int8.
@@ -146,7 +147,7 @@ def export(
 
 
 def _target(source: Path, output: str | Path | None, form: Format) -> Path:
-    target = source.with_suffix(form.suffix) if output is None else Path(output)
+    target = default_output(source, form.suffix) if output is None else Path(output)
     if target.suffix != form.suffix:
         raise RMTError(f"--output {target}: the file must end in {form.suffix}")
     if target.is_dir() or not target.parent.is_dir():

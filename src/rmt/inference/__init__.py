@@ -27,10 +27,10 @@ def predictor_class(task: str) -> type[Predictor]:
 
 
 def load(path: str | Path, **options: Any) -> Predictor:
-    """Reads the trained network in a `.safetensors` file, an exported file, or the best one of a run folder.
+    """Reads the trained network in a `.safetensors` file, an exported file, a run folder (its best), or the package.
 
     Args:
-        path: the file or folder.
+        path: the file or folder, or the name of a network with weights in the package (`rmt_micro`).
         options: `device` ("auto", "cpu", "cuda", "mps"), `precision` ("auto", "fp32", "bf16", "fp16"), and those of the
             task: `image_size` of a classifier or detector, `short_side` of a segmenter.
     Raises:

@@ -21,6 +21,7 @@ from rmt.model.exported_files import SUFFIXES as EXPORTED
 from rmt.model.exported_files import exported_metadata
 from rmt.model.metadata import FORMAT, metadata_problem
 from rmt.model.rmt import RMT
+from rmt.model.shipped import SHIPPED, shipped_weights
 from rmt.model.state_dicts import (
     CLASSIFIERS,
     FIRST_RELEASE,
@@ -33,7 +34,7 @@ from rmt.model.state_dicts import (
     read_state_dict,
     unwrap,
 )
-from rmt.model.timm_networks import BUILD_ERRORS, load_timm_weights
+from rmt.model.timm_networks import BUILD_ERRORS, is_timm_network, load_timm_weights
 
 
 def load_official(
@@ -147,8 +148,20 @@ def model_arguments(model: nn.Module) -> dict[str, Any]:
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
-    """The path of a file itself, or of the `best.safetensors` of a run folder. Raises RMTError if a folder has none."""
+    """The path of a file itself, of the `best.safetensors` of a run folder, or of the weights in this package.
+
+    Raises:
+        RMTError: a folder without `best.safetensors`, or the name of a network that has no weights in this package.
+    """
     path = Path(path)
+    if not path.exists():
+        if shipped := shipped_weights(str(path)):
+            return shipped
+        if is_timm_network(str(path)):
+            raise RMTError(
+                f"{path} is a network without weights in this package: give a model file, a run folder, or the name of "
+                f"a network with weights ({', '.join(SHIPPED)})"
+            )
     if not path.is_dir():
         return path
     best = path / "best.safetensors"

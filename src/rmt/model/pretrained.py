@@ -1,4 +1,4 @@
-"""timm's `pretrained=True` for our networks: weights from a file, folder or repository that the user names."""
+"""timm's `pretrained=True` for our networks: weights in this package, or from where the user says."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from rmt.errors import RMTError
 from rmt.model.checkpoints import resolve_checkpoint
+from rmt.model.shipped import SHIPPED, shipped_weights
 from rmt.model.state_dicts import (
     CLASSIFIERS,
     FIRST_RELEASE,
@@ -34,19 +35,21 @@ def complete_pretrained_cfg(
     Returns:
         the overlay, and the keywords of the network that the file is for, where these are not the named network's.
     Raises:
-        RMTError: none was given. There is no default: the authors' weights have no licence that allows it.
+        RMTError: none was given, and the package has none: the authors' weights have no licence that allows it.
     """
     given = {**(cfg if isinstance(cfg, Mapping) else getattr(cfg, "__dict__", {})), **overlay}
     if given.get("source") in ("local-dir", "hf-hub"):  # a user's, with a description of the network
         return overlay, {}
+    file = given.get("file") or (None if given.get("url") or given.get("hf_hub_id") else shipped_weights(model_name))
     if given.get("state_dict"):
         state = unwrap(given["state_dict"])
-    elif given.get("file"):
-        overlay["file"] = str(resolve_checkpoint(given["file"]))
+    elif file:
+        overlay["file"] = str(resolve_checkpoint(file))
         state = read_state_dict(overlay["file"])
     else:
         raise RMTError(
-            f"pretrained=True: no weights of {model_name} can be downloaded; the authors link theirs at {AUTHORS}. With"
+            f"pretrained=True: no weights of {model_name} can be downloaded, and the package has those of"
+            f" {', '.join(SHIPPED)} alone; the authors link theirs at {AUTHORS}. With"
             f" such a file: timm.create_model({model_name!r}, pretrained=True, pretrained_cfg_overlay=dict(file=PATH))"
         )
     overlay["state_dict"] = state

@@ -4,6 +4,7 @@
 |---|---|---|---|---|
 | rmt_pico | – (ours, for small images and tests) | 1.3 M | 0.005 G at 32² | 0 |
 | rmt_nano | – (ours, for images of 28 to 64 pixels) | 0.6 M | 0.017 G at 32² | 0 |
+| rmt_micro | – (ours, trained on CIFAR-10: `pretrained=True`) | 1.6 M | 0.111 G at 64² | 0 |
 | rmt_test | – (for tests of anything that trains a network) | 0.04 M | 0.0003 G at 32² | 0 |
 | rmt_tiny | RMT-T | 14,334,216 | 2.64 G | 0.1 |
 | rmt_small | RMT-S | 26,967,240 | 4.78 G | 0.15 |
@@ -20,19 +21,20 @@ elementwise work.
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
 
 from rmt.errors import RMTError
 from rmt.model.attention import REPLACEMENTS
 from rmt.model.pretrained import complete_pretrained_cfg, filter_state_dict
 from rmt.model.rmt import ATTENTIONS, RMT
+from rmt.model.shipped import SHIPPED, shipped_weights
 
 ATTENTIONS.update(REPLACEMENTS)
 
@@ -57,6 +59,18 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         decomposed=(True, True),
         decay_ranges=(NARROW, NARROW),
         layer_scales=(None, None),
+        pool_stem=True,
+        head_hidden_dim=256,
+    ),
+    # Deeper than rmt_nano, for the weights in the package (`shipped.py`).
+    "rmt_micro": dict(
+        depths=(2, 4, 1),
+        dims=(64, 128, 192),
+        num_heads=(4, 8, 12),
+        mlp_ratios=(2, 2, 2),
+        decomposed=(True, True, True),
+        decay_ranges=(NARROW, NARROW, NARROW),
+        layer_scales=(None, None, None),
         pool_stem=True,
         head_hidden_dim=256,
     ),
@@ -108,6 +122,7 @@ ARCHITECTURES |= {
 MAX_DROP_PATH = {
     "rmt_pico": 0.0,
     "rmt_nano": 0.0,
+    "rmt_micro": 0.0,
     "rmt_test": 0.0,
     "rmt_tiny": 0.1,
     "rmt_small": 0.15,
@@ -133,13 +148,14 @@ PAPER_TOP1 = {
 
 
 def _cfg(name: str) -> dict[str, Any]:
-    small = name.startswith(("rmt_nano", "rmt_pico", "rmt_test"))
-    pool_size = (4, 4) if name == "rmt_nano" else (1, 1) if small else (14, 14) if name == "rmt_deit_small" else (7, 7)
+    small = name.startswith(("rmt_nano", "rmt_pico", "rmt_test", "rmt_micro"))
+    side = 64 if name == "rmt_micro" else 32 if small else 224
+    strides = {"rmt_nano": 8, "rmt_micro": 16, "rmt_deit_small": 16}
     return dict(
         num_classes=1000,
-        input_size=(3, 32, 32) if small else (3, 224, 224),
+        input_size=(3, side, side),
         min_input_size=(3, 32, 32),
-        pool_size=pool_size,
+        pool_size=(side // strides.get(name, 32),) * 2,
         crop_pct=1.0 if small else 0.875,
         interpolation="bicubic",
         mean=IMAGENET_DEFAULT_MEAN,
@@ -149,7 +165,20 @@ def _cfg(name: str) -> dict[str, Any]:
     )
 
 
-default_cfgs = generate_default_cfgs({f"{name}.untrained": _cfg(name) for name in ARCHITECTURES})
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_WEIGHTS: dict[str, dict[str, Any]] = {
+    "rmt_micro": dict(
+        num_classes=10,
+        label_names=_CIFAR10,
+        file=str(shipped_weights("rmt_micro")),
+        license="apache-2.0",
+        description="90.91 % of the 10,000 test photographs of CIFAR-10, enlarged to 64×64; see docs/rmt_micro.md",
+    )
+}
+_cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {
+    f"{name}.{SHIPPED.get(name, 'untrained')}": _cfg(name) | _WEIGHTS.get(name, {}) for name in ARCHITECTURES
+}
+default_cfgs = generate_default_cfgs(_cfgs)
 
 
 _PARAMETERS = inspect.signature(RMT).parameters
@@ -166,6 +195,8 @@ def build(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
     if pretrained:
         overlay, keywords = complete_pretrained_cfg(name, kwargs.get("pretrained_cfg"), overlay)
         kwargs = keywords | kwargs
+    elif name in SHIPPED and not isinstance(kwargs.get("pretrained_cfg"), Mapping | PretrainedCfg):
+        kwargs.setdefault("num_classes", 1000)  # timm would take the number of the weights
     stages = _check_stages(ARCHITECTURES[name] | kwargs)
     with torch.device(device or torch.get_default_device()):
         model = build_model_with_cfg(
@@ -234,5 +265,6 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
 
 def check_own_name(name: str) -> None:
     """Raises RMTError for a name that is none of our networks; `networks.check_name` allows those of timm, too."""
-    if name not in ARCHITECTURES:
+    network, _, tag = name.partition(".")
+    if network not in ARCHITECTURES or (tag and tag not in default_cfgs[network].cfgs):
         raise RMTError(f"no network named {name!r}; choose one of {', '.join(list_models())}")

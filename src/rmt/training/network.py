@@ -71,6 +71,7 @@ NETWORKS = ("rmt_tiny", "rmt_pico")
 _MACS_PER_PIXEL = {  # in thousands
     "rmt_pico": 4.9,
     "rmt_nano": 15.9,
+    "rmt_micro": 26.9,
     "rmt_tiny": 52.6,
     "rmt_small": 95.3,
     "rmt_base": 207.0,

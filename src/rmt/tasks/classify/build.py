@@ -19,7 +19,7 @@ from rmt.training.network import build_network, log_other_arguments, other_class
 from rmt.training.task import Log
 
 _OTHERWISE = dict(optimizer="adamw", batch_size=32, crop_padding=0, randaugment="rand-m5-mstd0.5-inc1", crop_pct=0.875)
-_SIDES = {"rmt_pico": 96, "rmt_nano": 32}  # others: 224
+_SIDES = {"rmt_pico": 96, "rmt_micro": 64, "rmt_nano": 32}  # others: 224
 _MAX_WARMUP = 5.0  # epochs
 _MAX_COOLDOWN = 10
 
@@ -28,7 +28,8 @@ def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
     """Fills in what depends on the weights to start from, and on the data. See `Task.resolve`.
 
     - metric: macro recall if the classes are unbalanced or weighted, else top-1;
-    - image_size: that of the weights, if they are a classifier's of ours; else 224, 96 for rmt_pico, 32 for rmt_nano;
+    - image_size: that of the weights, if they are a classifier's of ours; else 224, 96 for rmt_pico, 64 for rmt_micro,
+      32 for rmt_nano;
     - optimizer and augmentation: AdamW and mild RandAugment; `small_image_settings` for rmt_nano from scratch;
     - lr and layer_decay: 5e-4 and 0.75 to fine-tune trained weights, 2e-3 and 1 to train from scratch;
     - batch_size: 32, but at most the training images of one device (an even number, for Mixup, which mixes pairs);
