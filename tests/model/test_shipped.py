@@ -39,6 +39,16 @@ def test_the_file(state):
     assert accuracy in card and accuracy in cfg.description and metadata["training"]["command"] in card
 
 
+def test_the_card_has_the_figures_of_the_run():
+    run = json.loads((ROOT / "benchmarks" / "gpu" / "cifar10.json").read_text(encoding="utf-8"))
+    card = (ROOT / "docs" / "rmt_micro.md").read_text(encoding="utf-8")
+    shown = f"{run['epochs']:.1f} epochs in {run['seconds']:.1f} seconds"
+    assert shown in card and f"{100 * run['test']['last']:.2f} %" in card
+    assert f"{100 * run['held_out'][-1]['last']:.2f} %" in card
+    network = rmt.create_model("rmt_micro", num_classes=run["network"]["num_classes"], device="meta")
+    assert sum(p.numel() for p in network.parameters()) == run["parameters"]
+
+
 def test_the_wheel_contains_it():
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["rmt"]
     package = Path(str(files("rmt")))
