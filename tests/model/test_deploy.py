@@ -15,7 +15,7 @@ from rmt.model import RMT, create_model, list_models
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 # The named networks with fewer blocks: folding is the same in every block.
-SHALLOW = {4: (1, 1, 2, 1), 2: (1, 2), 1: (2,)}
+SHALLOW = {4: (1, 1, 2, 1), 3: (1, 2, 1), 2: (1, 2), 1: (2,)}
 
 
 def fill_network(model: nn.Module) -> nn.Module:
