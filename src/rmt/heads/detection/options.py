@@ -10,6 +10,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from rmt.errors import RMTError
 
 _MAY_BE_0 = ("convs", "sampling_ratio", "box_convs", "box_fcs", "mask_convs")
+_LEAST = {"score_threshold": -1}  # below every score; others: 0 for floats, 1 for numbers of things
 _MOST = {"size_divisor": 256}  # others: 2^20
 
 
@@ -31,7 +32,7 @@ def _is_possible(name: str, value: Any, default: Any, may_be_none: bool) -> bool
     if isinstance(value, bool) or not isinstance(value, int | float if isinstance(default, float) else int):
         return False
     least = 0 if isinstance(default, float) or name in _MAY_BE_0 else 1
-    return least <= value <= _MOST.get(name, 2**20)  # false for NaN
+    return _LEAST.get(name, least) <= value <= _MOST.get(name, 2**20)  # false for NaN
 
 
 @dataclass(frozen=True, kw_only=True)
