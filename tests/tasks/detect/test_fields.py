@@ -75,6 +75,7 @@ CHANGES: dict[str, Any] = {
     "drop_path": 0.5,
     "layer_decay": 0.5,
     "ema_decay": 0.5,
+    "ema_warmup": True,
     "precision": "bf16",
     "seed": 1,
 }
@@ -132,7 +133,7 @@ def observe(recipe: DetectRecipe) -> dict[str, Any]:
         "groups": [(g["weight_decay"], len(g["params"]), g["fused"]) for g in optimizer.param_groups],
         "length": (module.epochs, module.updates_per_epoch, module.batches_per_epoch),
         "trainer": (trainer.accumulate_grad_batches, trainer.gradient_clip_val, trainer.precision),
-        "ema": recipe.ema_decay and module.ema.decay,
+        "ema": module.ema and [module.ema.get_decay(step) for step in (None, 2, 9)],
         "best by": module.metric_columns,
         "rates": [],
     }

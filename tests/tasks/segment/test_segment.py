@@ -105,7 +105,7 @@ def observe(recipe: SegmentRecipe) -> dict[str, Any]:
         "aux": module.model.aux_weight,
         "loss": module.criterion(torch.arange(12.0).view(1, 3, 2, 2) / 4, torch.tensor([[[0, 1], [2, 2]]])),
         "drop path": str(module.model.pyramid.backbone.stages),
-        "ema": recipe.ema_decay and module.ema.decay,
+        "ema": module.ema and [module.ema.get_decay(step) for step in (None, 2, 9)],
         "preprocessing": module.preprocessing,
         "precision": build_trainer(recipe, epochs=1, batches_per_epoch=1, callbacks=[], folder=Path()).precision,
         "rates": [],
@@ -155,6 +155,7 @@ CHANGES: dict[str, Any] = {
     "drop_path": 0.5,
     "layer_decay": 0.5,
     "ema_decay": 0.5,
+    "ema_warmup": True,
     "precision": "bf16",
     "seed": 1,
 }
