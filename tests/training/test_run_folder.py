@@ -41,6 +41,14 @@ def test_a_folder_that_is_no_run(tmp_path):
         RunFolder.open(tmp_path).read_recipe()
 
 
+def test_a_recipe_larger_than_any_is_not_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("rmt.training.run_folder.MAX_JSON", 2**20)
+    with (tmp_path / "recipe.json").open("wb") as file:
+        file.truncate(2**40)  # takes no space on the disk
+    with pytest.raises(RMTError, match=r"cannot read .*recipe\.json: it has more than 1 MB"):
+        RunFolder(tmp_path).read_recipe()
+
+
 def test_no_permission_is_one_line(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")

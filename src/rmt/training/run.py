@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -36,7 +35,7 @@ from rmt.training.recorder import Recorder
 from rmt.training.relocate import find_again
 from rmt.training.rescale import EpochLength, continue_schedule, rescale_state, rescaled_update
 from rmt.training.resolve import resolve, resolve_machine, resolve_resumed, validate
-from rmt.training.run_folder import RunFolder
+from rmt.training.run_folder import RunFolder, read_json
 from rmt.training.task import FinishedRun, Task
 from rmt.training.trainer import build_trainer, filter_library_warnings
 
@@ -118,7 +117,7 @@ def resume(
             log_to(console, f"recipe changed: {listed}")
         elif folder.metrics_json.exists() and not minutes:
             try:
-                metrics = json.loads(folder.metrics_json.read_text(encoding="utf-8"))
+                metrics = read_json(folder.metrics_json)
                 lines = ["this run is complete", *task.summary(metrics, folder)]
             except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
                 raise RMTError(

@@ -19,6 +19,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+MAX_JSON = 2**26
+"""Bytes of the largest JSON file that is read from a run folder; what a run writes takes a thousandth of it."""
 _locked: dict[Path, int] = {}
 """The run folders that this process has locked, and the handles of the locks."""
 
@@ -32,6 +34,15 @@ def _close_handles() -> None:
 
 if fcntl is not None:
     os.register_at_fork(after_in_child=_close_handles)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of a run. Raises OSError or ValueError, also for more than `MAX_JSON`."""
+    with path.open("rb") as file:
+        text = file.read(MAX_JSON + 1)
+    if len(text) > MAX_JSON:
+        raise ValueError(f"it has more than {MAX_JSON >> 20} MB")
+    return json.loads(text)
 
 
 class RunFolder:
@@ -127,6 +138,6 @@ class RunFolder:
 
     def _recipe_values(self) -> dict[str, Any]:
         try:
-            return dict(json.loads(self.recipe.read_text(encoding="utf-8")))
+            return dict(read_json(self.recipe))
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise RMTError(f"cannot read {self.recipe}: {' '.join(str(error).split())[:200]}") from error
