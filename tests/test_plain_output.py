@@ -36,7 +36,7 @@ def test_streams_that_cannot_be_changed_are_left():
     assert ignoring.errors == "ignore"
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+@pytest.mark.parametrize("encoding", ["cp1252", pytest.param("ascii", marks=pytest.mark.slow)])
 def test_commands_answer(encoding):
     code = (
         "import sys; from rmt.commands.cli import main\n"

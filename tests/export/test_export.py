@@ -96,6 +96,7 @@ def test_the_onnx_file_is_valid_for_other_tools(onnx_file):
     assert {node.domain for node in model.graph.node} == {""}  # standard operators only
 
 
+@pytest.mark.slow
 def test_an_openvino_file_alone_predicts_what_the_network_does(model_file, tmp_path):
     target = tmp_path / "model.xml"
     exported = export(model_file, target, ExportOptions("openvino"), images=PHOTOS, log=lambda _: None)

@@ -123,7 +123,7 @@ def test_half_precision(dtype, decomposed):
     )
 
 
-@pytest.mark.parametrize("length", [65, 200, 400])
+@pytest.mark.parametrize("length", [65, 200, pytest.param(400, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("along", ["rows", "columns", "grid"])
 def test_long_lines(length, along):
     """One pass over lines of several blocks, forward and backward, by itself."""

@@ -35,7 +35,7 @@ def compute(draw):
         (refuse, "refused"),
         (sprawl, "tracebacks"),
         (lambda draw: {}["missing"], "tracebacks"),
-        (compute, "hangs"),
+        pytest.param(compute, "hangs", marks=pytest.mark.slow),
     ],
 )
 def test_every_outcome_is_counted(fuzz, monkeypatch, attempt, outcome):

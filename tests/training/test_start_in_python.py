@@ -93,10 +93,10 @@ except rmt.errors.RMTError as error:
     ("call", "workers", "refused"),
     [
         ("go()", 2, True),
-        ("go()", 0, False),
         ("if __name__ == '__main__': go()", 2, False),
-        ("if '__main__' == __name__:\n        go()", 2, False),
-        ("if True: go()", 2, True),
+        pytest.param("go()", 0, False, marks=pytest.mark.slow),
+        pytest.param("if '__main__' == __name__:\n        go()", 2, False, marks=pytest.mark.slow),
+        pytest.param("if True: go()", 2, True, marks=pytest.mark.slow),
     ],
 )
 def test_a_script_that_its_workers_would_run_again_is_refused_by_one_line(tmp_path, call, workers, refused):

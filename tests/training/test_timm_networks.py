@@ -86,7 +86,11 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("task", "model", "module"), [("classify", RESNET, ClassifyModule), ("detect", SWIN, DetectModule)]
+    ("task", "model", "module"),
+    [
+        ("classify", RESNET, ClassifyModule),
+        pytest.param("detect", SWIN, DetectModule, marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_goes_on_bit_equal(recipe, task, model, module, tmp_path, monkeypatch):
     lengths = dict(epochs=2, checkpoint_minutes=1e-9)
