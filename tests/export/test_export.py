@@ -22,6 +22,7 @@ ONE_BLOCK = dict(
     depths=(1,), dims=(8,), num_heads=(2,), mlp_ratios=(2,), decomposed=(True,), decay_ranges=((2, 6),),
     layer_scales=(None,),
 )  # fmt: skip
+CAPTURE = Graph.capture
 NORMALISED = dict(mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.25])
 CLASSES = ("ant", "bee", "cat")
 PHOTOS = [
@@ -120,6 +121,17 @@ def test_a_program_of_pytorch_runs_only_if_the_user_trusts_it(model_file, tmp_pa
         rmt.load(target)
     monkeypatch.setenv("RMT_RUN_PROGRAMS", "1")
     assert_same_rankings(target, model_file)
+
+
+@pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_program_in_bfloat16_is_close_and_leaves_the_network_in_float32(model_file, tmp_path, monkeypatch, dynamic):
+    monkeypatch.setattr(Graph, "capture", CAPTURE)  # of another module than the other tests'
+    target, options = tmp_path / "model.pt2", ExportOptions("torch", precision="bf16", dynamic=dynamic)
+    exported = export(model_file, target, options, images=PHOTOS, log=lambda _: None)
+    assert 1e-5 < exported["check"]["error"] < 5e-2
+    monkeypatch.setenv("RMT_RUN_PROGRAMS", "1")
+    for ours, theirs in zip(rankings(target), rankings(model_file), strict=True):
+        assert dict(ours) == pytest.approx(dict(theirs), abs=0.02)
 
 
 def test_a_fixed_graph_names_the_size_it_takes(onnx_file):

@@ -80,7 +80,7 @@ class GraphBlock(nn.Module):
         q, k, v = (t.view(1, -1, *heads).transpose(1, 2) for t in (q, k, v))  # (1, n, h·w, d)
         if self.attn.config.phases != "none":
             sin, cos = (torch.cat((t, t), -1).view(1, 1, -1, heads[1]) for t in (prior.sin, prior.cos))
-            q, k = (_rotate(t, sin, cos) for t in (q, k))
+            q, k = (_rotate(t, sin, cos).to(v.dtype) for t in (q, k))  # the phases are in float32
         decays = self.attn.config.decay != "none"
         if not self.attn.config.decomposed:
             out = self._softmax(q, k, v, manhattan_log_decay(prior)[None] if decays else None)
@@ -94,9 +94,11 @@ class GraphBlock(nn.Module):
     def _softmax(self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None) -> Tensor:
         """Attention along the third dimension of (n, lines, length, d)."""
         if self.fused:
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=log_decay, scale=1.0)
+            mask = None if log_decay is None else log_decay.to(q.dtype)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
         scores = q @ k.transpose(-1, -2)
-        return (scores if log_decay is None else scores + log_decay).softmax(-1) @ v
+        weights = (scores if log_decay is None else scores + log_decay).softmax(-1)
+        return weights.to(v.dtype) @ v  # the decay is in float32
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

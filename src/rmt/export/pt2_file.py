@@ -1,6 +1,8 @@
 """PyTorch's .pt2 archives: the program of torch.export, or compiled to machine code by AOTInductor."""
 
+import copy
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -12,11 +14,11 @@ from rmt.export.graph import Graph
 
 
 class _InBfloat16(nn.Module):
-    """A module in bfloat16 with inputs and outputs in float32."""
+    """A copy of a module in bfloat16, with inputs and outputs in float32."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.module = module.to(torch.bfloat16)
+        self.module = copy.deepcopy(module).to(torch.bfloat16)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         found = self.module(images.to(torch.bfloat16))
@@ -26,7 +28,9 @@ class _InBfloat16(nn.Module):
 def write_program(graph: Graph, program: ExportedProgram, precision: str, folder: Path) -> Path:
     """Writes the program itself."""
     path = folder / "program.pt2"
-    torch.export.save(_in_precision(graph, program, precision), path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about how PyTorch itself copies the weights
+        torch.export.save(_in_precision(graph, program, precision), path)
     return path
 
 
