@@ -95,6 +95,21 @@ def test_any_change_predicts_or_is_one_line(tmp_path, number, data):
     assert "\n" not in message and len(message) < 2000 and message.isprintable()
 
 
+@pytest.mark.parametrize("number", range(3), ids=["classify", "detect", "segment"])
+def test_without_recipe_and_metrics_is_the_same_as_with_null(tmp_path, number):
+    metadata, tensors = files()[number]
+    without = {key: value for key, value in metadata.items() if key not in ("metrics", "recipe")}
+    without["preprocessing"] = {key: value for key, value in metadata["preprocessing"].items() if key != "inference"}
+    nulls = without | dict(metrics=None, recipe=None, preprocessing=without["preprocessing"] | dict(inference=None))
+    read, predicted = [], []
+    for name, content in (("without", without), ("nulls", nulls)):
+        file = tmp_path / f"{name}.safetensors"
+        write(file, content, tensors)
+        read.append(read_metadata(file))
+        predicted.append(rmt.load(file, device="cpu").predict([IMAGE]))
+    assert read[0] == read[1] and str(predicted[0]) == str(predicted[1])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -107,7 +107,7 @@ def _labelled(metadata: dict[str, Any], data: str, max_images: int) -> tuple[Any
     from rmt.tasks import task_named
 
     task = task_named(metadata["task"])
-    own = (metadata.get("recipe") or {}).get("data")
+    own = metadata["recipe"].get("data")
     source = data or (own if isinstance(own, str) else "")
     remedy = "give --data (labelled data, as for training), or --images with a folder of images"
     if not source or task.open_evaluation is None or task.accuracy is None:

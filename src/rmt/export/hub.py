@@ -102,17 +102,17 @@ def _config(network: Any, metadata: Mapping[str, Any], licence: str) -> dict[str
 
 def _card(metadata: Mapping[str, Any], name: str, licence: str) -> str:
     """The model card: licence, how to load it, what is known about training and scores."""
-    metrics = {key: value for key, value in (metadata.get("metrics") or {}).items() if isinstance(value, int | float)}
+    metrics = {key: value for key, value in metadata["metrics"].items() if isinstance(value, int | float)}
     scores = {
         f"{part} {key}": value
-        for part, entry in (metadata.get("metrics") or {}).items()
+        for part, entry in metadata["metrics"].items()
         if isinstance(entry, dict)
         for key, value in entry.items()
         if isinstance(value, int | float)
     }
     rows = "\n".join(f"| {key} | {value:g} |" for key, value in (metrics | scores).items())
     table = f"\n## Scores\n\n| | |\n|---|---|\n{rows}\n" if rows else ""
-    recipe = metadata.get("recipe") or {}
+    recipe = metadata["recipe"]
     data = f"\nTrained on `{recipe['data']}`.\n" if isinstance(recipe.get("data"), str) and recipe["data"] else ""
     classes = ", ".join(map(str, metadata["classes"][:20])) + (", …" if metadata["classes"][20:] else "")
     return f"""---

@@ -50,7 +50,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[Mo
 def build_from_metadata(metadata: dict[str, Any], names: Collection[str] = ()) -> Model:
     """The detector or segmenter that a model file's metadata describe, randomly initialised; `names` are not used."""
     backbone, head = rebuild(metadata["model"], metadata["model_args"]), str(metadata.get("head"))
-    head_args = checked_args(metadata.get("head_args") or {})
+    head_args = checked_args(metadata["head_args"])
     if metadata["task"] == "detect":
         return detector(head, backbone, **head_args)
     num_classes = head_args.pop("num_classes", 150)

@@ -102,7 +102,7 @@ class DetectPredictor(Predictor):
     @property
     def threshold(self) -> float:
         """The score that gave the best F1 on the validation images of the run; 0.5 if the file does not say."""
-        suggested = (self.metadata.get("metrics") or {}).get("threshold") or {}
+        suggested = self.metadata["metrics"].get("threshold", {})
         score = suggested.get("score") if isinstance(suggested, dict) else None
         return float(score) if isinstance(score, int | float) else MIN_SCORE
 

@@ -233,8 +233,10 @@ def _checked_metadata(text: str, path: Path) -> dict[str, Any]:
         raise RMTError(f"{path} is not a readable model file: {one_line(error)}") from error
     if problem := metadata_problem(metadata):
         raise RMTError(f"{path} {problem}")
-    for part in ("preprocessing", "metrics"):  # null is as if it were not there
-        metadata[part] = {key: value for key, value in (metadata.get(part) or {}).items() if value is not None}
+    # null is as if it were not there
+    metadata |= {part: metadata.get(part) or {} for part in ("head_args", "recipe", "metrics")}
+    for part in ("preprocessing", "metrics"):
+        metadata[part] = {key: value for key, value in metadata[part].items() if value is not None}
     return metadata
 
 

@@ -82,7 +82,7 @@ _METRICS: dict[str, tuple[Check, str]] = {
 def metadata_problem(metadata: Any) -> str | None:
     """Returns what is wrong with the metadata of a model file, as the end of a sentence about it; None if nothing is.
 
-    In `preprocessing` and `metrics` a value of None is as if it were not there.
+    An optional entry of None is as if it were not there, and so is a value of None in `preprocessing` and `metrics`.
     """
     if not isinstance(metadata, dict):
         return "is not a readable model file: its `rmt` metadata is not a JSON object"

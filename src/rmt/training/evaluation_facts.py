@@ -33,9 +33,9 @@ def evaluation_facts(
     """Returns what was evaluated, as JSON values: file, its epoch and weights ("raw" or "ema"; None if unknown), data,
     part, and where the file has digests of its run's data, whether these are the data, changed or not ("same",
     "changed"; None if unknown)."""
-    metrics = metadata.get("metrics") or {}
+    metrics = metadata["metrics"]
     recorded = bool(metadata.get("data"))
-    same_path = _same((metadata.get("recipe") or {}).get("data"), data)
+    same_path = _same(metadata["recipe"].get("data"), data)
     state = {"held out": "same", "all": "changed" if same_path else None}.get(part) if recorded else None
     return {
         "run_data": state,

@@ -43,7 +43,6 @@ def test_a_predictor_follows_the_file_unless_told_otherwise(run):
     assert inference_from(metadata).sliding == (chosen == "sliding")
     assert inference_from(metadata, mode="whole").sliding is False
     assert inference_from(metadata, mode="sliding").sliding is True
-    assert inference_from({"preprocessing": {"size": [32, 32]}, "recipe": None}).sliding is False  # of another trainer
 
 
 def test_the_summary_says_it(run):

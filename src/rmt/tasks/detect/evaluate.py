@@ -78,7 +78,7 @@ def open_evaluation(
 
 def counts_crowd(metadata: dict[str, Any]) -> bool:
     """Whether the run that wrote a model file took crowd regions for objects."""
-    return bool((metadata.get("recipe") or {}).get("crowd_as_objects"))
+    return bool(metadata["recipe"].get("crowd_as_objects"))
 
 
 def evaluate_checkpoint(
