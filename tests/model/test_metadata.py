@@ -95,6 +95,14 @@ def test_any_change_predicts_or_is_one_line(tmp_path, number, data):
     assert "\n" not in message and len(message) < 2000 and message.isprintable()
 
 
+def test_a_network_without_pooling_is_no_classifier(tmp_path):
+    metadata, tensors = files()[0]
+    file = tmp_path / "unpooled.safetensors"
+    write(file, metadata | dict(model_args=metadata["model_args"] | dict(global_pool="")), tensors)
+    with pytest.raises(RMTError, match="logits of 4 dimensions"):
+        rmt.load(file, device="cpu").predict(IMAGE)
+
+
 @pytest.mark.parametrize("number", range(3), ids=["classify", "detect", "segment"])
 def test_without_recipe_and_metrics_is_the_same_as_with_null(tmp_path, number):
     metadata, tensors = files()[number]

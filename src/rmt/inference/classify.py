@@ -64,6 +64,8 @@ class ClassifyPredictor(Predictor):
     def predict_batch(self, images: list[Image.Image], *, top_k: int = 5) -> list[list[Prediction]]:  # type: ignore[override]
         transform = eval_transform(**{key: self.preprocessing[key] for key in _TRANSFORM if key in self.preprocessing})
         logits = self.runtime(torch.stack([transform(image) for image in images]))  # (B, K)
+        if logits.ndim != 2:  # a network with global_pool=""
+            raise RMTError(f"the network gives logits of {logits.ndim} dimensions, a classifier one row per image")
         top = logits.float().softmax(1).topk(min(top_k, logits.shape[1]))
         return [
             [Prediction(self.classes[k], probability, k) for probability, k in zip(*ranking, strict=True)]
