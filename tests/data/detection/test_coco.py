@@ -131,9 +131,9 @@ GOOD = annotation(1, 5, 0, (10, 10, 20, 20))
     [
         (annotation(2, 5, 0, (10, 10, 0, 20)), "box of zero or negative size"),
         (annotation(2, 5, 0, (30, 10, -5, 20)), "box of zero or negative size"),
-        (annotation(2, 5, 0, (10, 10, float("nan"), 20)), "box of zero or negative size"),
-        ({**GOOD, "id": 2, "bbox": [1, 2, 3], "segmentation": []}, "box that is not four numbers"),
-        ({**GOOD, "id": 2, "bbox": None, "segmentation": []}, "box that is not four numbers"),
+        (annotation(2, 5, 0, (10, 10, float("nan"), 20)), "box that is not four numbers below a billion"),
+        ({**GOOD, "id": 2, "bbox": [1, 2, 3], "segmentation": []}, "box that is not four numbers below a billion"),
+        ({**GOOD, "id": 2, "bbox": None, "segmentation": []}, "box that is not four numbers below a billion"),
         (annotation(2, 5, 0, (96, 10, 20, 20)), "box outside its image"),
         (annotation(2, 5, 0, (-30, 10, 20, 20)), "box outside its image"),
         ({**GOOD, "id": 2, "segmentation": [[50, 40, 60, 40, 60, 50]]}, "mask that misses its box"),

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from rmt.data.detection import rle
-from rmt.data.detection.table import UNUSED, ObjectTable
+from rmt.data.detection.table import BAD_SIZE, UNUSED, ObjectTable, Problems
 from rmt.data.files import size_on_disk
-from rmt.data.images import BadImage, read_image, read_orientation
+from rmt.data.images import BadImage, read_image, read_orientation, read_size
 from rmt.data.sets import class_indices, hold_out_mask, preview
 from rmt.errors import RMTError
 
@@ -38,6 +38,25 @@ class Source(NamedTuple):
     folder: Path
     annotations: Path
     table: ObjectTable
+
+
+def image_size(
+    root: Path, image: str | None, stated: tuple[int, int] | None, origin: str, problems: Problems
+) -> tuple[int, int] | None:
+    """Height and width of an image: as the file `origin` states them, or else as the image has them.
+
+    None, after counting why, if there is no image or its size cannot be read.
+    """
+    if image is None:
+        problems.add(NO_FILE, origin)
+        return None
+    if stated is not None:
+        return stated
+    try:
+        return read_size(root / image)
+    except BadImage as error:
+        problems.add(BAD_SIZE, f"{image} ({error.reason})")
+        return None
 
 
 @dataclass(frozen=True)

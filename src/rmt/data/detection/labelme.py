@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from rmt.data.detection.coco_records import BACKGROUNDS, FileNames, whole
-from rmt.data.detection.dataset import NO_FILE, Source
-from rmt.data.detection.table import BAD_SIZE, Problems, pack
+from rmt.data.detection.dataset import Source, image_size
+from rmt.data.detection.table import Problems, pack
 from rmt.data.files import files_below
-from rmt.data.images import BadImage, read_size
 from rmt.data.split_names import Split, split_folders
 from rmt.errors import RMTError
 
@@ -73,7 +72,9 @@ class LabelmeFolder:
         for file in self._files[split]:
             for kind, origin in file.faults:
                 problems.add(kind, origin)
-            if (size := self._size(file, problems)) is None:
+            if any(kind == BAD_FILE for kind, _ in file.faults):
+                continue
+            if (size := image_size(self.root, file.image, file.size, file.name, problems)) is None:
                 continue
             images.append({"id": len(images) + 1, "file_name": file.image, "height": size[0], "width": size[1]})
             for number, (label, polygons) in enumerate(file.objects, 1):
@@ -85,20 +86,6 @@ class LabelmeFolder:
             annotation["bbox"] = _bounds(annotation["segmentation"])
         categories = [{"id": number, "name": label} for label, number in number_of.items()]
         return Source(self.root, where, pack(images, annotations, categories, problems, masks=masks))
-
-    def _size(self, file: _File, problems: Problems) -> tuple[int, int] | None:
-        if any(kind == BAD_FILE for kind, _ in file.faults):
-            return None
-        if file.image is None:
-            problems.add(NO_FILE, file.name)
-            return None
-        if file.size is not None:
-            return file.size
-        try:
-            return read_size(self.root / file.image)
-        except BadImage as error:
-            problems.add(BAD_SIZE, f"{file.image} ({error.reason})")
-            return None
 
     @cached_property
     def _files(self) -> dict[Split, list[_File]]:

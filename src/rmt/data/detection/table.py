@@ -18,7 +18,7 @@ from rmt.data.files import valid_name
 from rmt.data.sets import preview
 
 NO_AREA = "box of zero or negative size"
-NO_NUMBERS = "box that is not four numbers"
+NO_NUMBERS = "box that is not four numbers below a billion"
 MERGED = "image that is listed under several ids (merged)"
 ROOT = "category without an object that heads others or is the background (left out)"
 BAD_SIZE = "image whose size cannot be read"
@@ -176,10 +176,8 @@ def _checked(
         box = [left, top, right - left, bottom - top]
         found.append(FROM_MASK)
     annotation = {**annotation, "bbox": box, "segmentation": shape if masks else None}
-    if not _is_box(box):
+    if not _is_box(box) or not all(map(is_coordinate, box)):
         return annotation, [*found, BAD_MASK if needs_box else NO_NUMBERS]
-    if not all(map(is_coordinate, box)):  # NaN, or beyond any image
-        return annotation, [*found, NO_AREA]
     x, y, w, h = map(float, box)
     if w <= 0 or h <= 0:
         return annotation, [*found, NO_AREA]

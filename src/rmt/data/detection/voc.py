@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from rmt.data.detection.dataset import NO_FILE, Source
-from rmt.data.detection.table import BAD_SIZE, DIFFICULT, NO_CATEGORY, Problems, pack
+from rmt.data.detection.dataset import Source, image_size
+from rmt.data.detection.table import DIFFICULT, NO_CATEGORY, Problems, pack
 from rmt.data.detection.xml_file import BadXml, read_xml
 from rmt.data.files import files_below, has_files, images_by_stem, read_lines, subfolder
-from rmt.data.images import BadImage, read_size
 from rmt.data.sets import preview
 from rmt.data.split_names import SPLITS, Split, by_split, split_folders
 from rmt.errors import RMTError
@@ -83,7 +82,7 @@ class VocFolder:
                 problems.add(kind, origin)
             if any(kind == BAD_FILE for kind, _ in file.faults):
                 continue
-            if (size := self._size(file, problems)) is None:
+            if (size := image_size(self.root, file.image, file.size, file.name, problems)) is None:
                 continue
             images.append({"id": len(images) + 1, "file_name": file.image, "height": size[0], "width": size[1]})
             for number, (name, difficult, corners) in enumerate(file.objects, 1):
@@ -172,19 +171,6 @@ class VocFolder:
                 problems.add(NO_XML, line)
             else:
                 yield file
-
-    def _size(self, file: _File, problems: Problems) -> tuple[int, int] | None:
-        """Height and width; None, after counting why, if the image is missing or its size unknown."""
-        if file.image is None:
-            problems.add(NO_FILE, file.name)
-            return None
-        if file.size is not None:
-            return file.size
-        try:
-            return read_size(self.root / file.image)
-        except BadImage as error:
-            problems.add(BAD_SIZE, f"{file.image} ({error.reason})")
-            return None
 
     def _box(self, corners: tuple[float, float, float, float]) -> list[float]:
         """x, y, width, height in pixels from 0."""
