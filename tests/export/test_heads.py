@@ -144,13 +144,17 @@ def test_graphs_of_any_size(head, form, tmp_path):
         assert (found == wanted).float().mean() > 0.999
 
 
+def classifier(folder: Path) -> Path:
+    model = spread(rmt.create_model("rmt_test", num_classes=3))
+    preprocessing = dict(size=[64, 64], mean=[0.5] * 3, std=[0.25] * 3, interpolation="bicubic", crop_pct=1.0)
+    rmt.save_checkpoint(model, folder / "c.safetensors", classes=CLASSES, preprocessing=preprocessing)
+    return folder / "c.safetensors"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
 def test_a_classifier_of_any_size(form, tmp_path):
-    source, target = tmp_path / "c.safetensors", tmp_path / ("c.onnx" if form == "onnx" else "c.xml")
-    model = spread(rmt.create_model("rmt_test", num_classes=3))
-    preprocessing = dict(size=[64, 64], mean=[0.5] * 3, std=[0.25] * 3, interpolation="bicubic", crop_pct=1.0)
-    rmt.save_checkpoint(model, source, classes=CLASSES, preprocessing=preprocessing)
+    source, target = classifier(tmp_path), tmp_path / ("c.onnx" if form == "onnx" else "c.xml")
     export(source, target, ExportOptions(form, dynamic=True), images=PHOTOS, log=lambda _: None)
     for size in (64, 96):
         wanted, found = (rmt.load(path, device="cpu", image_size=size).predict(PHOTOS) for path in (source, target))
@@ -164,10 +168,7 @@ def test_a_classifier_of_any_size(form, tmp_path):
 def test_int8_is_refused_where_it_loses_more_than_allowed(form, tmp_path):
     from rmt.export.run import Accuracy
 
-    source, target = tmp_path / "c.safetensors", tmp_path / ("c.onnx" if form == "onnx" else "c.xml")
-    model = spread(rmt.create_model("rmt_test", num_classes=3))
-    preprocessing = dict(size=[64, 64], mean=[0.5] * 3, std=[0.25] * 3, interpolation="bicubic", crop_pct=1.0)
-    rmt.save_checkpoint(model, source, classes=CLASSES, preprocessing=preprocessing)
+    source, target = classifier(tmp_path), tmp_path / ("c.onnx" if form == "onnx" else "c.xml")
     options, images = ExportOptions(form, precision="int8"), dict(images=PHOTOS, calibration=PHOTOS * 5)
     scores = iter([90.0, 89.6, 90.0, 89.4])
     accuracy = Accuracy("top-1", 2, lambda path: next(scores))
