@@ -110,5 +110,5 @@ def inference_from(
     """
     window = int(metadata["preprocessing"]["size"][0])
     mode = mode or metadata["preprocessing"].get("inference")  # measured at the end of the run
-    sliding = mode == "sliding" if mode else bool(metadata["recipe"].get("sliding", False))
+    sliding = mode == "sliding" if mode else bool(metadata.get("recipe", {}).get("sliding", False))
     return InferenceOptions(sliding, window, window * 2 // 3, flip, tuple(scales), batch_size)
