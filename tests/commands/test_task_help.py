@@ -29,7 +29,7 @@ def test_the_options_are_those_that_the_task_takes(task):
     every = set(inspect.signature(evaluate.run).parameters)
     assert documented(evaluate.run, task) == every & (taken | OWN)
     kind = predictor_class(task)
-    taken = {name for function in (kind.load, kind.result) for name in inspect.signature(function).parameters}
+    taken = {name for function in (kind.load, kind.run, kind.show) for name in inspect.signature(function).parameters}
     taken |= {"output", "pictures"} if kind.has_pictures else set()
     every = set(inspect.signature(predict.run).parameters)
     assert documented(predict.run, task) == every & (taken | OWN - {"output"} | {"images"})

@@ -78,8 +78,8 @@ def run(
     given |= {"max_images": max_images}
     given |= {"classes": classes, "inference": inference, "short_side": short_side, "flip": flip or None}
     given |= {"scales": scales}
-    own = options_for(task.evaluate, given, checkpoint)
-    shown = options_for(task.describe, {"per_class": per_class or None}, checkpoint)
+    own = options_for(task.evaluate, given=given, path=checkpoint)
+    shown = options_for(task.describe, given={"per_class": per_class or None}, path=checkpoint)
     result = task.evaluate(checkpoint, data, device=device, precision=precision, workers=workers, **own)
     if output is not None:
         write_text(output, json_module.dumps(result, indent=2) + "\n")

@@ -9,10 +9,10 @@ from rmt.errors import RMTError
 from rmt.model import read_metadata
 
 
-def options_for(function: Callable, given: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """Returns the options that were given (are not None). Raises RMTError for one that `function` does not take."""
+def options_for(*functions: Callable, given: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """Returns the options that were given (are not None). Raises RMTError for one that none of `functions` takes."""
     chosen = {key: value for key, value in given.items() if value is not None}
-    if unknown := set(chosen) - set(inspect.signature(function).parameters):
+    if unknown := set(chosen).difference(*(inspect.signature(function).parameters for function in functions)):
         raise not_an_option(unknown, path)
     return chosen
 

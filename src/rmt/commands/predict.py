@@ -76,10 +76,11 @@ def run(
     if not images:
         raise RMTError("name at least one image: rmt predict CHECKPOINT IMAGE…")
     kind = predictor_class(read_metadata(checkpoint)["task"])
-    load_options = options_for(kind.load, {"image_size": image_size, "short_side": short_side}, checkpoint)
+    sizes = {"image_size": image_size, "short_side": short_side}
+    load_options = options_for(kind.load, given=sizes, path=checkpoint)
     given: dict[str, Any] = {"top_k": top_k, "threshold": threshold, "inference": inference}
     given |= {"flip": flip or None, "scales": scales, "batch_size": batch_size}
-    result_options = options_for(kind.result, given, checkpoint)
+    result_options = options_for(kind.run, kind.show, given=given, path=checkpoint)
     if output is not None and not kind.has_pictures:
         raise not_an_option(["output"], checkpoint)
     if not pictures and not kind.has_pictures:

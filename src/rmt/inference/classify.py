@@ -1,12 +1,13 @@
 """Predictor of image classification: images to ranked classes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from rmt.data.transforms import eval_transform
 from rmt.errors import RMTError
@@ -61,25 +62,24 @@ class ClassifyPredictor(Predictor):
             raise RMTError(f"top_k must be at least 1, not {top_k}")
         return super().predict(images, batch_size=batch_size, top_k=top_k)
 
-    def predict_batch(self, images: list[Image.Image], *, top_k: int = 5) -> list[list[Prediction]]:  # type: ignore[override]
-        transform = eval_transform(**{key: self.preprocessing[key] for key in _TRANSFORM if key in self.preprocessing})
-        logits = self.runtime(torch.stack([transform(image) for image in images]))  # (B, K)
-        if logits.ndim != 2:  # a network with global_pool=""
-            raise RMTError(f"the network gives logits of {logits.ndim} dimensions, a classifier one row per image")
+    def transform(self) -> Callable[[Image.Image], Tensor]:
+        return eval_transform(**{key: self.preprocessing[key] for key in _TRANSFORM if key in self.preprocessing})
+
+    def collate(self, samples: list[Tensor]) -> Tensor:
+        return torch.stack(samples)
+
+    def run(self, batch: Tensor, *, top_k: int = 5) -> list[list[Prediction]]:  # type: ignore[override]
+        logits = self.runtime(batch)  # (B, K)
         top = logits.float().softmax(1).topk(min(top_k, logits.shape[1]))
         return [
             [Prediction(self.classes[k], probability, k) for probability, k in zip(*ranking, strict=True)]
             for ranking in zip(top.values.tolist(), top.indices.tolist(), strict=True)
         ]
 
-    def result(self, image: ImageLike, *, top_k: int = 5) -> ImageResult:
+    def show(self, prediction: list[Prediction], photo: Callable[[], Image.Image]) -> ImageResult:  # type: ignore[override]
         """The `top_k` likeliest classes."""
-        return self.results([image], top_k=top_k)[0]
+        text = ", ".join(f"{p.label} {100 * p.probability:.1f} %" for p in prediction)
+        return ImageResult(text, {"predictions": [asdict(p) for p in prediction]})
 
-    def results(self, images: Sequence[ImageLike], *, top_k: int = 5) -> list[ImageResult]:  # type: ignore[override]
-        """The `top_k` likeliest classes of each image; up to `batch_size` images go through the network together."""
-        found = []
-        for ranking in self.predict(images, top_k=top_k):
-            text = ", ".join(f"{p.label} {100 * p.probability:.1f} %" for p in ranking)
-            found.append(ImageResult(text, {"predictions": [asdict(p) for p in ranking]}))
-        return found
+    def normalized(self, batch: Tensor) -> Iterator[Tensor]:
+        yield batch

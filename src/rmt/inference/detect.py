@@ -1,8 +1,7 @@
 """Predictor of detection and instance segmentation: images to boxes, classes, scores and masks."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,13 +14,15 @@ from rmt.data.detection.transforms import DetectionEvalTransform
 from rmt.errors import RMTError
 from rmt.heads import load_model
 from rmt.heads.detection.options import DetectorOptions
-from rmt.inference.drawing.boxes import MIN_SCORE, LabelledBox, draw_boxes, labelled_boxes
+from rmt.inference.drawing.boxes import MIN_SCORE, draw_boxes, labelled_boxes
 from rmt.inference.exported import ExportedRuntime
 from rmt.inference.exported_detector import ExportedDetector
-from rmt.inference.inputs import ImageLike, open_image
 from rmt.inference.predictor import Predictor, checked_size
 from rmt.inference.results import ImageResult
 from rmt.inference.runtime import Runtime
+
+Sample = tuple[Tensor, tuple[int, int]]
+"""A resized image, uint8 (3, h, w), and the height and width of the original."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Detections:
     labels: np.ndarray  # (n,) int64
     scores: np.ndarray  # (n,) float32
     masks: list[dict[str, Any]] | None  # n compressed RLEs
+    size: tuple[int, int] = (0, 0)  # height and width of the image
 
     @classmethod
     def from_output(cls, output: Mapping[str, Tensor]) -> "Detections":
@@ -55,6 +57,13 @@ class Detections:
         return results
 
 
+class DetectionSample(DetectionEvalTransform):
+    """An image to the resized image, uint8 (3, h, w), and the height and width that it had."""
+
+    def __call__(self, image: Image.Image) -> Sample:  # type: ignore[override]
+        return super().__call__(image)[0], (image.height, image.width)
+
+
 class DetectPredictor(Predictor):
     """A trained detector; `preprocessing["size"]` holds the shorter and the longest side of its images in pixels.
 
@@ -66,6 +75,7 @@ class DetectPredictor(Predictor):
     batch_size = 1  # padding to the size of another image would change the result
     load_network = staticmethod(load_model)
     has_pictures = True
+    show_options = ("threshold",)
 
     def __init__(self, runtime: Runtime, metadata: dict[str, Any]) -> None:
         super().__init__(runtime, metadata)
@@ -93,11 +103,19 @@ class DetectPredictor(Predictor):
         options: DetectorOptions = self.model.options  # type: ignore[assignment]
         return options.predicts_masks
 
-    def predict_batch(self, images: list[Image.Image]) -> list[Detections]:  # type: ignore[override]
+    def transform(self) -> "DetectionSample":
+        return DetectionSample(*self.preprocessing["size"])
+
+    def run(self, batch: list[Sample]) -> list[Detections]:  # type: ignore[override]
         """Returns the objects in each image."""
-        view = DetectionEvalTransform(*self.preprocessing["size"])
-        sizes = [(image.height, image.width) for image in images]
-        return list(map(Detections.from_output, self.runtime([view(image)[0] for image in images], sizes=sizes)))
+        output = self.runtime([image for image, _ in batch], sizes=[size for _, size in batch])
+        found = map(Detections.from_output, output)
+        return [replace(one, size=size) for one, (_, size) in zip(found, batch, strict=True)]
+
+    def normalized(self, batch: list[Sample]) -> Iterator[Tensor]:
+        normalize: Any = self.model.transform.normalize  # type: ignore[union-attr]
+        for image, _ in batch:
+            yield normalize(image.to(self.device))[None]
 
     @property
     def threshold(self) -> float:
@@ -106,24 +124,30 @@ class DetectPredictor(Predictor):
         score = suggested.get("score") if isinstance(suggested, dict) else None
         return float(score) if isinstance(score, int | float) else MIN_SCORE
 
-    def result(self, image: ImageLike, *, threshold: float | None = None) -> ImageResult:
+    def show(  # type: ignore[override]
+        self, prediction: Detections, photo: Callable[[], Image.Image], *, threshold: float | None = None
+    ) -> ImageResult:
         """All objects as values; in text and picture those with a score of at least `threshold`, by default its own."""
         threshold = self.threshold if threshold is None else threshold
         if not 0 <= threshold <= 1:
             raise RMTError(f"--threshold must lie in [0, 1], not {threshold:g}")
-        photo = open_image(image)
-        (found,) = self.predict(photo)
+        found = prediction
         shown = [
             f"{self.classes[label]} {score:.2f}"
             for label, score in zip(found.labels, found.scores, strict=True)
             if score >= threshold
         ]
         text = ", ".join(shown) or f"no object with a score of at least {threshold:g}"
-        values = {"width": photo.width, "height": photo.height, "objects": found.to_coco(self.category_ids)}
-        boxes = labelled_boxes(
-            found.boxes, found.labels, found.masks, self.classes, scores=found.scores, threshold=threshold
-        )
-        return ImageResult(text, values, partial(_draw, photo, boxes))
+        height, width = found.size
+        values = {"width": width, "height": height, "objects": found.to_coco(self.category_ids)}
+
+        def draw() -> dict[str, Image.Image]:
+            boxes = labelled_boxes(
+                found.boxes, found.labels, found.masks, self.classes, scores=found.scores, threshold=threshold
+            )
+            return {"picture": draw_boxes(photo(), boxes)}
+
+        return ImageResult(text, values, draw)
 
     def document(self, results: Sequence[tuple[Path, ImageResult]]) -> dict[str, Any]:
         """All objects of all images in COCO's annotation format, with images and categories."""
@@ -141,7 +165,3 @@ class DetectPredictor(Predictor):
                 ids = {"id": len(content["annotations"]) + 1, "image_id": number}
                 content["annotations"].append({**ids, **entry, "iscrowd": 0, "area": width * height})
         return content
-
-
-def _draw(photo: Image.Image, boxes: list[LabelledBox]) -> dict[str, Image.Image]:
-    return {"picture": draw_boxes(photo, boxes)}

@@ -1,18 +1,20 @@
 """The base of all predictors: a trained network with its classes and preprocessing, ready for images."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from rmt.data.images import BadImage
 from rmt.device import choose_device, choose_precision
 from rmt.errors import RMTError
+from rmt.inference.embeddings import DType, convert, embedding_function
 from rmt.inference.exported import ExportedRuntime, open_exported
-from rmt.inference.inputs import ImageLike, as_list, open_or_error
+from rmt.inference.inputs import ImageLike, as_list, open_image, open_or_error
 from rmt.inference.results import ImageResult
 from rmt.inference.runtime import Runtime, TorchRuntime
 from rmt.model import read_metadata
@@ -33,7 +35,9 @@ class Predictor(ABC):
     """(path) -> (network, metadata): reads a model file of this package."""
     batch_size: ClassVar[int] = 32
     has_pictures: ClassVar[bool] = False
-    """Whether `result` comes with pictures."""
+    """Whether `show` comes with pictures."""
+    show_options: ClassVar[tuple[str, ...]] = ()
+    """The keywords of `show`; the other options are those of `run`."""
 
     def __init__(self, runtime: Runtime, metadata: dict[str, Any]) -> None:
         self.runtime = runtime
@@ -73,16 +77,40 @@ class Predictor(ABC):
         return self.runtime.model  # type: ignore[attr-defined]
 
     @abstractmethod
-    def predict_batch(self, images: list[Image.Image], **options: Any) -> list[Any]:
-        """Returns one prediction for each of some RGB images, which go through the network together if they can."""
+    def transform(self) -> Callable[[Image.Image], Any]:
+        """Returns the function from an RGB image to one sample of a batch; it can be pickled and has no weights."""
+
+    def collate(self, samples: list[Any]) -> Any:
+        """Returns the batch of some samples, at least one."""
+        return samples
 
     @abstractmethod
-    def result(self, image: ImageLike) -> ImageResult:
-        """Returns what `rmt predict` shows of one image; further keywords of a subclass are options of the command."""
+    def run(self, batch: Any, **options: Any) -> list[Any]:
+        """Returns one prediction for each sample of a batch, which go through the network together if they can."""
+
+    @abstractmethod
+    def show(self, prediction: Any, photo: Callable[[], Image.Image], **options: Any) -> ImageResult:
+        """Returns what `rmt predict` shows of an image; `photo` returns the image, for the pictures."""
+
+    @abstractmethod
+    def normalized(self, batch: Any) -> Iterator[Tensor]:
+        """Yields the images of a batch as the backbone takes them, (B, 3, H, W) each, in order."""
+
+    def predict_batch(self, images: list[Image.Image], **options: Any) -> list[Any]:
+        """Returns `run` of the batch of some RGB images."""
+        transform = self.transform()
+        return self.run(self.collate([transform(image) for image in images]), **options)
+
+    def result(self, image: ImageLike, **options: Any) -> ImageResult:
+        """Returns what `rmt predict` shows of one image, with the options of `run` and `show`."""
+        return self.results([image], **options)[0]
 
     def results(self, images: Sequence[ImageLike], **options: Any) -> list[ImageResult]:
-        """Returns `result` of each image. A subclass may run the network on all of them together."""
-        return [self.result(image, **options) for image in images]
+        """Returns `result` of each image; they are one batch."""
+        photos = [open_image(image) for image in images]
+        shown = {key: options.pop(key) for key in list(options) if key in self.show_options}
+        predictions = self.predict_batch(photos, **options)
+        return [self.show(p, photo.copy, **shown) for p, photo in zip(predictions, photos, strict=True)]
 
     def document(self, results: Sequence[tuple[Path, ImageResult]]) -> dict[str, Any] | None:
         """Returns the content of `predictions.json` for (image, result) pairs; None if the task writes no such file."""
@@ -96,25 +124,64 @@ class Predictor(ABC):
         Args:
             images: one image or several: paths, bytes of files, PIL images, arrays or tensors, see `ImageLike`.
             batch_size: images that are read and run together; the class's own unless given.
-            options: those of the subclass's `predict_batch`.
+            options: those of the subclass's `run`.
         Returns:
             a list. In the place of an image that cannot be read it has the `BadImage` error, whose message names it,
             so that the predictions for the others are not lost.
         Raises:
             BadImage: an RMTError, for one image alone that cannot be read.
         """
-        batch_size = batch_size or self.batch_size
-        several, alone = as_list(images)
         predictions: list[Any] = []
-        for start in range(0, len(several), batch_size):
-            part = several[start : start + batch_size]
-            opened = [open_or_error(image, "image" if alone else f"image {start + i}") for i, image in enumerate(part)]
-            if alone and isinstance(opened[0], BadImage):
-                raise opened[0]
+        for opened in _opened(images, batch_size or self.batch_size):
             readable = [image for image in opened if isinstance(image, Image.Image)]
             found = iter(self.predict_batch(readable, **options) if readable else [])
             predictions += [image if isinstance(image, BadImage) else next(found) for image in opened]
         return predictions
+
+    def embed(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        stage: int | None = None,
+        dtype: DType = "fp32",
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """Returns the embedding of each image, (N, D) on the CPU.
+
+        Args:
+            images: one image or several, as in `predict`.
+            stage: the stage, counted from 1, whose output is averaged over the image; by default the features that a
+                classifier's last layer sees, or the last stage of another network.
+            dtype: "fp32" or "fp16".
+            batch_size: images that are read and run together; the class's own unless given.
+        Raises:
+            BadImage: an RMTError, for an image that cannot be read.
+            RMTError: there is no such stage; or the file is an exported one, whose graph returns no features.
+        """
+        transform, parts = self.transform(), []
+        for opened in _opened(images, batch_size or self.batch_size):
+            if bad := next((image for image in opened if isinstance(image, BadImage)), None):
+                raise bad
+            parts.append(self.embed_batch(self.collate([transform(image) for image in opened]), stage=stage))
+        return convert(torch.cat(parts) if parts else torch.empty(0, 0), dtype)
+
+    def embed_batch(self, batch: Any, *, stage: int | None = None) -> Tensor:
+        """Returns the embeddings (B, D) of a batch, see `embed`, on the device."""
+        if not isinstance(self.runtime, TorchRuntime):
+            raise RMTError("an exported file has no features to embed, only predictions: use the model file")
+        function = embedding_function(self.model, stage)
+        return torch.cat([self.runtime.run(function, images).float() for images in self.normalized(batch)])
+
+
+def _opened(images: ImageLike | Sequence[ImageLike], size: int) -> Iterator[list[Any]]:
+    """Yields the images, or their errors, `size` at a time. Raises BadImage for one image alone."""
+    several, alone = as_list(images)
+    for start in range(0, len(several), size):
+        part = several[start : start + size]
+        opened = [open_or_error(image, "image" if alone else f"image {start + i}") for i, image in enumerate(part)]
+        if alone and isinstance(opened[0], BadImage):
+            raise opened[0]
+        yield opened
 
 
 def checked_size(image_size: int) -> int:

@@ -1,5 +1,6 @@
 """Runtimes: what runs a network on a batch of preprocessed images."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -42,11 +43,15 @@ class TorchRuntime:
         self.precision = precision
         self.num_classes = int(model.num_classes)  # type: ignore[arg-type]
 
-    @torch.inference_mode()
     def __call__(self, images: Images, **arguments: Any) -> Any:
+        return self.run(self.model, images, **arguments)
+
+    @torch.inference_mode()
+    def run(self, function: Callable[..., Any], images: Images, **arguments: Any) -> Any:
+        """Returns what a function of the network returns for images, on the device and in the precision."""
         if isinstance(images, Tensor):
             images = images.to(self.device, non_blocking=True)
         else:
             images = [image.to(self.device, non_blocking=True) for image in images]
         with autocast(self.precision, self.device):
-            return self.model(images, **arguments)
+            return function(images, **arguments)

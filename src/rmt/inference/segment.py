@@ -1,9 +1,11 @@
 """Predictor of semantic segmentation: images to a class per pixel."""
 
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -20,6 +22,21 @@ from rmt.inference.results import ImageResult
 from rmt.inference.runtime import Runtime
 
 Mode = Literal["whole", "sliding"]
+
+
+Sample = tuple[Tensor, tuple[int, int]]
+"""A resized image, uint8 (3, h, w), and the height and width of the original."""
+
+
+@dataclass(frozen=True)
+class SegmentationSample:
+    """Resizes an image, see `resize_to_fit`. Returns a `Sample`."""
+
+    long_side: int
+    short_side: int
+
+    def __call__(self, image: Image.Image) -> Sample:
+        return resize_to_fit(image, self.long_side, self.short_side), (image.height, image.width)
 
 
 class SegmentPredictor(Predictor):
@@ -55,46 +72,53 @@ class SegmentPredictor(Predictor):
             predictor.preprocessing |= {"long_side": 4 * short_side, "short_side": short_side}
         return predictor
 
-    def predict_batch(  # type: ignore[override]
-        self, images: list[Image.Image], *, inference: InferenceOptions | None = None
-    ) -> list[Tensor]:
-        """Returns the result of `segment` for each image."""
-        return [self.segment(image, inference) for image in images]
+    def transform(self) -> "SegmentationSample":
+        return SegmentationSample(self.preprocessing["long_side"], self.preprocessing["short_side"])
 
-    def segment(self, image: ImageLike, inference: InferenceOptions | None = None) -> Tensor:
-        """Returns the class of each pixel, uint8 (height, width) of the image, on the CPU.
-
-        Args:
-            image: a path, bytes of a file, a PIL image, an array or a tensor.
-            inference: whole or sliding, flip and scales; as the network was evaluated in training unless given.
-        Raises:
-            BadImage: an RMTError, for an image that cannot be read.
-        """
-        photo = open_image(image)
-        return segment(
-            self.runtime,
-            resize_to_fit(photo, self.preprocessing["long_side"], self.preprocessing["short_side"]).to(self.device),
-            (photo.height, photo.width),
-            mean=self.preprocessing["mean"],
-            std=self.preprocessing["std"],
-            inference=inference or inference_from(self.metadata),
-        )
-
-    def result(
+    def run(  # type: ignore[override]
         self,
-        image: ImageLike,
+        batch: list[Sample],
         *,
-        inference: Mode | None = None,
+        inference: InferenceOptions | Mode | None = None,
         flip: bool = False,
         scales: tuple[float, ...] = (1.0,),
         batch_size: int = 4,
-    ) -> ImageResult:
+    ) -> list[Tensor]:
+        """Returns the class of each pixel of each image, uint8 (height, width) of the image, on the CPU.
+
+        Args:
+            batch: what `transform` returns.
+            inference: whole or sliding, as the network was evaluated in training unless given; or all options at once.
+            flip, scales: see `InferenceOptions`.
+            batch_size: windows per step.
+        """
+        if not isinstance(inference, InferenceOptions):
+            inference = inference_from(self.metadata, batch_size, inference, flip, scales)
+        mean, std = self.preprocessing["mean"], self.preprocessing["std"]
+        return [
+            segment(self.runtime, image.to(self.device), size, mean=mean, std=std, inference=inference)
+            for image, size in batch
+        ]
+
+    def segment(self, image: ImageLike, inference: InferenceOptions | None = None) -> Tensor:
+        """Returns `run` for one image: a path, bytes of a file, a PIL image, an array or a tensor.
+
+        Raises:
+            BadImage: an RMTError, for an image that cannot be read.
+        """
+        return self.predict_batch([open_image(image)], inference=inference)[0]
+
+    def show(self, prediction: Tensor, photo: Callable[[], Image.Image]) -> ImageResult:  # type: ignore[override]
         """The classes' shares of the pixels, and the pictures of `segmentation_pictures`."""
-        photo = open_image(image)
-        labels = self.segment(photo, inference_from(self.metadata, batch_size, inference, flip, scales)).numpy()
+        labels = prediction.numpy()
         shares = class_shares(labels, self.classes)
         text = ", ".join(f"{name} {100 * share:.1f} %" for name, share in list(shares.items())[:5])
-        return ImageResult(text, {"shares": shares}, partial(segmentation_pictures, photo, labels, self.classes))
+        return ImageResult(text, {"shares": shares}, lambda: segmentation_pictures(photo(), labels, self.classes))
+
+    def normalized(self, batch: list[Sample]) -> Iterator[Tensor]:
+        mean, std = (torch.tensor(self.preprocessing[key]).view(3, 1, 1) for key in ("mean", "std"))
+        for image, _ in batch:
+            yield ((image / 255 - mean) / std)[None]
 
 
 def inference_from(

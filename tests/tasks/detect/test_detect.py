@@ -157,16 +157,16 @@ def test_predictions_before_an_interruption_are_in_the_json(tmp_path, monkeypatc
     from rmt.commands import predict
 
     pictures = sorted((data() / "val2017").iterdir())[:3]
-    original, images = DetectPredictor.result, []
+    original, batches = DetectPredictor.run, []
 
     @functools.wraps(original)
-    def stopped(network, image, **options):
-        images.append(image)
-        if len(images) == 3:
+    def stopped(network, batch, **options):
+        batches.append(batch)
+        if len(batches) == 3:
             raise KeyboardInterrupt
-        return original(network, image, **options)
+        return original(network, batch, **options)
 
-    monkeypatch.setattr(DetectPredictor, "result", stopped)
+    monkeypatch.setattr(DetectPredictor, "run", stopped)
     with pytest.raises(KeyboardInterrupt):
         predict.run(finished_run(), tuple(pictures), output=tmp_path / "out", device="cpu")
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
