@@ -13,6 +13,7 @@ from rmt.extras import EXTRAS, missing_extra
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 # Where a package is imported by another name.
 MODULES = {"pillow": "PIL", "pyyaml": "yaml", "faster-coco-eval": "faster_coco_eval"}
+MODULES |= {"python-multipart": "python_multipart", "prometheus-client": "prometheus_client"}
 WITH_TIMM = {"torchvision", "yaml", "numpy", "PIL"}  # timm requires the first two, and torchvision the others
 
 

@@ -1,2 +1,1 @@
-#: The version of the package.
 __version__ = "0.1.0"

@@ -73,19 +73,22 @@ class BadImage(RMTError):
         return f"{self.name}: {self.reason}"
 
 
-def read_image(source: Path | str | bytes | Image.Image, name: str | None = None) -> Image.Image:
+def read_image(
+    source: Path | str | bytes | Image.Image, name: str | None = None, *, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Decode an image file, or the bytes of one, to an upright 8-bit RGB image; an opened image becomes the same.
 
     Args:
         source: path or bytes of the file, or an image of Pillow's, which is not changed.
         name: what an error calls the image; the path by default.
+        max_pixels: a file of more is refused before any pixel is decoded.
     Raises:
         BadImage: the image cannot be used, for whatever reason.
     """
     name = name or ("image" if isinstance(source, bytes | Image.Image) else str(source))
     if isinstance(source, Image.Image):
         return _convert(source, name)
-    with open_safely(source, name) as image:
+    with open_safely(source, name, max_pixels) as image:
         with suppress(Exception):  # broken EXIF; after `load`, because PNG may have EXIF behind its pixels
             ImageOps.exif_transpose(image, in_place=True)
         return _to_rgb(image, name)
@@ -109,7 +112,7 @@ def _convert(image: Image.Image, name: str) -> Image.Image:
 
 
 @contextmanager
-def open_safely(source: Path | str | bytes, name: str) -> Iterator[Image.Image]:
+def open_safely(source: Path | str | bytes, name: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Context manager that yields an image with decoded pixels, neither rotated nor converted.
 
     Any error, also one raised inside the `with` block, becomes a `BadImage` called `name`.
@@ -120,8 +123,8 @@ def open_safely(source: Path | str | bytes, name: str) -> Iterator[Image.Image]:
     try:
         with Image.open(_Source(data), formats=FORMATS) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise BadImage(name, _too_large(f"{width:,}×{height:,} pixels"))
+            if width * height > max_pixels:
+                raise BadImage(name, _too_large(f"{width:,}×{height:,} pixels", max_pixels))
             # Inside the compressed pixels 0xFF is followed by other bytes, so this counts too many only where a preview
             # in the header has scans of its own.
             if image.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
@@ -174,15 +177,15 @@ def read_bytes(path: Path | str, name: str) -> bytes:
         raise BadImage(name, reasons.get(type(error), f"cannot be read ({_one_line(error)})")) from None
 
 
-def read_size(path: Path | str) -> tuple[int, int]:
-    """(height, width) of the upright image, from the header of a file. Raises `BadImage`."""
-    name = str(path)
+def read_size(source: Path | str | bytes, name: str | None = None) -> tuple[int, int]:
+    """(height, width) of the upright image, from the header of a file or the bytes of one. Raises `BadImage`."""
+    name = name or ("image" if isinstance(source, bytes) else str(source))
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             width, height = image.size
             turned = _orientation(image) >= 5
     except Exception:  # plugins raise nearly any exception for a broken header
-        read_image(path, name)  # raises BadImage with the reason
+        read_image(source, name)  # raises BadImage with the reason
         raise BadImage(name, "the header cannot be read") from None
     return (width, height) if turned else (height, width)
 
@@ -232,8 +235,8 @@ def _grey_to_8_bit(image: Image.Image, name: str) -> np.ndarray:
     return grey
 
 
-def _too_large(what: str) -> str:
-    return f"{what}: above the limit of {MAX_PIXELS:,} pixels"
+def _too_large(what: str, limit: int = MAX_PIXELS) -> str:
+    return f"{what}: above the limit of {limit:,} pixels"
 
 
 def _one_line(error: BaseException) -> str:

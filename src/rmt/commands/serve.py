@@ -1,0 +1,92 @@
+"""`rmt serve [CHECKPOINT]`: a trained network behind HTTP, with a page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from rmt.commands.libraries import import_quickly
+from rmt.recipes.recipe import Device, Precision
+from rmt.terminal import complain, say
+
+
+def run(
+    checkpoint: Annotated[Path | None, tyro.conf.Positional] = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    reload: bool = False,
+    token_file: Path | None = None,
+    allowed_hosts: tuple[str, ...] = (),
+    max_batch: int = 32,
+    max_wait: float = 2.0,
+    max_queue: int = 128,
+    max_body: int = 32,
+    max_images: int = 16,
+    max_pixels: int = 50,
+    max_connections: int = 2048,
+    timeout: float = 30.0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Serve a trained network: POST an image to /predict, or open the address in a browser.
+
+    Paths: /predict (an image as it is, a form, or base64 in JSON), /model, /health, /metrics (Prometheus),
+    /openapi.json, and the page. On SIGTERM or Ctrl-C the server answers what it has accepted, and exits with 0.
+
+    Args:
+        checkpoint: A `.safetensors` file, an exported file, a run folder (meaning its best weights), or a network with
+            weights in the package; without one rmt_micro.
+        host: The address to listen at; by default only this machine reaches the server. 0.0.0.0: every address.
+        port: The port; 0 takes any that is free.
+        reload: Load the file again when it changes. One that cannot be used is named on stderr, and the old network
+            serves on.
+        token_file: A file with a token: requests must have the header `Authorization: Bearer TOKEN`.
+        allowed_hosts: Host names to answer to, besides those of this machine, e.g. behind a proxy; * for all. By
+            default all if `host` is another address than this machine's own.
+        max_batch: Images that go through the network together.
+        max_wait: Milliseconds that an image waits for others to go with, while the network is idle.
+        max_queue: Images that are accepted and not answered yet; beyond that the answer is 503 with Retry-After.
+        max_body: Megabytes of a request.
+        max_images: Images of a request.
+        max_pixels: Million pixels of an image.
+        max_connections: Connections at a time.
+        timeout: Seconds for sending a request, and as many for answering it.
+        device: Where to compute.
+        precision: Precision of the forward pass.
+    """
+    with import_quickly():
+        from rmt.errors import RMTError
+        from rmt.model.shipped import DEFAULT
+        from rmt.serve.app import create_app
+        from rmt.serve.guard import LOOPBACK
+        from rmt.serve.hosted import Hosted
+        from rmt.serve.limits import Limits
+        from rmt.serve.server import address, open_socket, serve
+
+    limits = Limits(
+        max_body * 2**20,
+        max_images,
+        max_pixels * 10**6,
+        max_queue,
+        max_batch,
+        max_wait / 1000,
+        timeout,
+        max_connections,
+    )
+    token = ""
+    if token_file is not None:
+        token = token_file.read_text(encoding="utf-8", errors="replace").strip()
+        if len(token) < 8 or not token.isascii() or not token.isprintable():
+            raise RMTError(f"--token-file {token_file}: a token has at least 8 printable ASCII characters")
+    hosts = () if "*" in allowed_hosts or (host not in LOOPBACK and not allowed_hosts) else (*LOOPBACK, *allowed_hosts)
+    if host not in LOOPBACK and not token:
+        complain(f"rmt serve: whoever reaches {host} can use this server: see --token-file")
+    if checkpoint is None:
+        checkpoint = Path(DEFAULT)
+        complain(f"no checkpoint given: {DEFAULT} is used")
+    listener = open_socket(host, port)
+    app = create_app(
+        Hosted(checkpoint, device=device, precision=precision), limits, hosts=hosts, token=token, reload=reload
+    )
+    serve(app, listener, limits, lambda: say(f"{checkpoint} is served at {address(listener)} (Ctrl-C ends it)"))

@@ -1,0 +1,148 @@
+"""What is sent for an image: the predictions of each task as JSON values, and their schemas for OpenAPI."""
+
+import base64
+import io
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from rmt.inference import Predictor
+from rmt.inference.drawing.masks import UNCOLOURED, class_shares
+from rmt.inference.drawing.palette import line_colour, palette
+
+
+class ErrorText(BaseModel):
+    code: str
+    message: str = Field(description="one line")
+
+
+class Error(BaseModel):
+    """A refusal; among several images also the answer of one that cannot be used."""
+
+    error: ErrorText
+
+
+class Ranked(BaseModel):
+    label: str
+    probability: float
+    index: int = Field(description="of the class")
+
+
+class Classification(BaseModel):
+    predictions: list[Ranked] = Field(description="likeliest first")
+
+
+class Runs(BaseModel):
+    """A mask as compressed run lengths of COCO."""
+
+    size: list[int] = Field(description="height, width")
+    counts: str
+
+
+class Object(BaseModel):
+    label: str
+    index: int = Field(description="of the class")
+    score: float
+    box: list[float] = Field(description="left, top, width, height in pixels of the image")
+    mask: Runs | None = None
+
+
+class Detection(BaseModel):
+    width: int
+    height: int
+    objects: list[Object] = Field(description="highest score first")
+
+
+class Share(BaseModel):
+    label: str
+    index: int = Field(description="of the class")
+    share: float = Field(description="of the pixels, 0 to 1")
+
+
+class Segmentation(BaseModel):
+    width: int
+    height: int
+    shares: list[Share] = Field(description="largest first")
+    classes_png: str = Field(description="base64 of a palette PNG whose values are the class indices")
+
+
+class Embedding(BaseModel):
+    embedding: list[float]
+
+
+ANSWERS: dict[str, type[BaseModel]] = {"classify": Classification, "detect": Detection, "segment": Segmentation}
+"""Task -> the answer to one image."""
+
+
+class Model(BaseModel):
+    """The network that is served."""
+
+    task: Literal["classify", "detect", "segment"]
+    model: str
+    version: int = Field(description="one more each time that a new file is loaded")
+    classes: list[str]
+    colours: list[list[int]] = Field(description="red, green, blue of each class, 0 to 255")
+    transparent: list[int] = Field(description="segmentation: classes that are drawn as the photograph itself")
+    image_size: list[int]
+    threshold: float | None = Field(description="detection: the suggested lowest score")
+    limits: dict[str, float]
+
+
+TopK = Annotated[int, Field(ge=1, le=1000, description="classes in the answer, likeliest first")]
+Stage = Annotated[int, Field(ge=1, le=64, description="counted from 1; by default what a classifier's last layer sees")]
+Threshold = Annotated[float, Field(ge=0, le=1, description="lowest score of the objects in the answer")]
+
+
+def answer(predictor: Predictor, size: tuple[int, int], found: Any, threshold: float) -> dict[str, Any]:
+    """The JSON values for what the predictor found in a photograph of (width, height)."""
+    if predictor.task == "classify":
+        return {"predictions": [asdict(entry) for entry in found]}
+    values = _objects(predictor, found, threshold) if predictor.task == "detect" else _class_map(predictor, found)
+    return {"width": size[0], "height": size[1], **values}
+
+
+def _objects(predictor: Predictor, found: Any, threshold: float) -> dict[str, Any]:
+    objects = []
+    for number, (left, top, right, bottom) in enumerate(found.boxes.tolist()):
+        if (score := float(found.scores[number])) < threshold:
+            continue
+        index = int(found.labels[number])
+        entry = {"label": predictor.classes[index], "index": index, "score": score}
+        entry["box"] = [left, top, right - left, bottom - top]
+        entry["mask"] = None if found.masks is None else found.masks[number]
+        objects.append(entry)
+    return {"objects": objects}
+
+
+def _class_map(predictor: Predictor, found: Any) -> dict[str, Any]:
+    labels = found.numpy()
+    index = {name: number for number, name in reversed(list(enumerate(predictor.classes)))}
+    shares = [
+        {"label": name, "index": index[name], "share": share}
+        for name, share in class_shares(labels, predictor.classes).items()
+    ]
+    picture = Image.fromarray(labels, "P")
+    picture.putpalette(palette(len(predictor.classes)).tobytes())
+    picture.save(file := io.BytesIO(), "PNG", compress_level=1)
+    png = base64.b64encode(file.getvalue()).decode()
+    return {"shares": shares, "classes_png": png}
+
+
+def describe(predictor: Predictor, version: int, limits: dict[str, float]) -> dict[str, Any]:
+    """The JSON values of `Model`."""
+    count = len(predictor.classes)
+    segments = predictor.task == "segment"
+    colours = palette(count).tolist() if segments else [list(line_colour(k)) for k in range(count)]
+    return {
+        "task": predictor.task,
+        "model": str(predictor.metadata["model"]),
+        "version": version,
+        "classes": list(predictor.classes),
+        "colours": colours,
+        "transparent": [k for k, name in enumerate(predictor.classes) if segments and name in UNCOLOURED],
+        "image_size": [int(side) for side in predictor.preprocessing["size"]],
+        "threshold": getattr(predictor, "threshold", None),
+        "limits": limits,
+    }

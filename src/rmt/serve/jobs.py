@@ -1,0 +1,76 @@
+"""What can be asked about an image: predictions, embeddings. Each job says what is done where, see `Work`."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from PIL import Image
+
+from rmt.inference import Predictor
+from rmt.serve.answers import answer
+
+Size = tuple[int, int]
+"""(width, height) of a photograph."""
+
+
+class Job(Protocol):
+    """Attributes:
+    kind: jobs of one kind may go through the network together.
+    """
+
+    @property
+    def kind(self) -> Any: ...
+
+    def prepare(self, predictor: Predictor, photo: Image.Image) -> Any:
+        """In a thread that decodes: returns the photograph as `run` takes it."""
+
+    def run(self, predictor: Predictor, samples: list[Any]) -> list[Any]:
+        """In the thread of the network: what it finds in each."""
+
+    def finish(self, predictor: Predictor, size: Size, found: Any) -> dict[str, Any]:
+        """In another thread: the JSON values of what was found."""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """The predictions of the network's task.
+
+    Attributes:
+        options: of the predictor's `run`, (name, value) pairs.
+        threshold: of a detector, the lowest score of the objects in the answer.
+    """
+
+    options: tuple[tuple[str, Any], ...] = ()
+    threshold: float = field(default=0.0, compare=False)
+
+    @property
+    def kind(self) -> Any:
+        return self
+
+    def prepare(self, predictor: Predictor, photo: Image.Image) -> Any:
+        return predictor.transform()(photo)
+
+    def run(self, predictor: Predictor, samples: list[Any]) -> list[Any]:
+        return predictor.run(predictor.collate(samples), **dict(self.options))
+
+    def finish(self, predictor: Predictor, size: Size, found: Any) -> dict[str, Any]:
+        return answer(predictor, size, found, self.threshold)
+
+
+@dataclass(frozen=True)
+class Embed:
+    """The pooled features of a stage, counted from 1; without it those that the last layer sees."""
+
+    stage: int | None = None
+
+    @property
+    def kind(self) -> Any:
+        return self
+
+    def prepare(self, predictor: Predictor, photo: Image.Image) -> Any:
+        return predictor.transform()(photo)
+
+    def run(self, predictor: Predictor, samples: list[Any]) -> list[Any]:
+        return list(predictor.embed_batch(predictor.collate(samples), stage=self.stage).float().cpu())
+
+    def finish(self, predictor: Predictor, size: Size, found: Any) -> dict[str, Any]:
+        return {"embedding": found.tolist()}

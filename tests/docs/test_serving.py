@@ -1,0 +1,31 @@
+"""The commands in docs/serving.md are valid, and its limits are those of the code."""
+
+import re
+
+import pytest
+from helpers.documentation import page, parse_command
+
+from rmt.serve.limits import Limits
+
+PAGE = page("docs/serving.md")
+COMMANDS = re.findall(r"^    (rmt .*?)(?: +#.*)?$", PAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_understood(command):
+    parse_command(command)
+
+
+def test_the_limits_are_those_of_the_code():
+    limits = Limits()
+    for text in (
+        f"`--max-images` ({limits.max_images})",
+        f"`--max-batch` ({limits.max_batch})",
+        f"`--max-wait` ({1000 * limits.max_wait:g})",
+        f"`--max-queue` ({limits.max_queue})",
+        f"`--timeout` ({limits.timeout:g})",
+        f"`--max-body` ({limits.max_body // 2**20} MB",
+        f"`--max-pixels` ({limits.max_pixels // 10**6} million",
+        f"`--max-connections` ({limits.max_connections:,})",
+    ):
+        assert text in PAGE, text
