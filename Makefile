@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart test test-slow test-hostile test-optional test-openmmlab lint clean
+.PHONY: install quickstart test test-slow test-hostile test-optional test-openmmlab docs lint clean
 
 install: .venv/.installed
 
@@ -48,6 +48,14 @@ test-openmmlab: .venv-openmmlab/.installed
 	.venv-openmmlab/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision timm
 	.venv-openmmlab/bin/python -m pip install --quiet --disable-pip-version-check -e . pytest \
 		onedl-mmengine==0.10.12 onedl-mmcv==2.3.6 onedl-mmdetection==3.5.1 onedl-mmsegmentation==1.4.2
+	@touch $@
+
+# The site, in build/docs: open index.html, or serve the folder from anywhere.
+docs: .venv/.docs
+	$(BIN)/python scripts/build_docs.py $(ARGS)
+
+.venv/.docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
 lint: install

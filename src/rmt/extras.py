@@ -18,6 +18,7 @@ EXTRAS = {
         "yaml",
     },
     "detect": {"faster_coco_eval"},
+    "explain": {"captum"},
     "export": {"onnx", "onnxscript", "onnxruntime", "openvino", "nncf"},
     "serve": {"fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client"},
 }

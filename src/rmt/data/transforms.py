@@ -4,6 +4,7 @@ Two steps come first: an image whose long side is more than `MAX_ASPECT` times t
 short side to 224 could otherwise give billions of pixels), and with `pad_to` a small image is padded, not enlarged.
 """
 
+import math
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -115,6 +116,21 @@ def eval_transform(
         size, is_training=False, use_prefetcher=True, interpolation=interpolation, crop_pct=crop_pct
     )
     return ImageTransform(size, [LimitAspect(), PadTo(pad_to), steps, Normalize(mean, std)])
+
+
+def shown_part(
+    image_size: tuple[int, int], size: Size, *, crop_pct: float = 0.875, pad_to: int = 0, **_: Any
+) -> tuple[float, float, float, float]:
+    """The part of an image (width, height) that `eval_transform` with these arguments keeps: left, top, right, bottom.
+
+    In pixels of the image; it lies around the centre and reaches beyond the image where that is padded.
+    """
+    height, width = (size, size) if isinstance(size, int) else (size[-2], size[-1])
+    limit = MAX_ASPECT * min(image_size)
+    across, down = (max(min(side, limit), pad_to) for side in image_size)
+    pixels = min(across / math.floor(width / crop_pct), down / math.floor(height / crop_pct))  # for one of the result
+    left, top = (image_size[0] - width * pixels) / 2, (image_size[1] - height * pixels) / 2
+    return left, top, left + width * pixels, top + height * pixels
 
 
 def _allow_posterize_0(part: object) -> None:

@@ -3,14 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from rmt.data.transforms import eval_transform
+from rmt.data.transforms import eval_transform, shown_part
 from rmt.errors import RMTError
+from rmt.inference.explain import Subject
+from rmt.inference.explain.subject import Point, require_rmt
 from rmt.inference.exported import ExportedRuntime
 from rmt.inference.inputs import ImageLike
 from rmt.inference.predictor import Predictor, checked_size
@@ -63,7 +65,7 @@ class ClassifyPredictor(Predictor):
         return super().predict(images, batch_size=batch_size, top_k=top_k)
 
     def transform(self) -> Callable[[Image.Image], Tensor]:
-        return eval_transform(**{key: self.preprocessing[key] for key in _TRANSFORM if key in self.preprocessing})
+        return eval_transform(**self._arguments())
 
     def collate(self, samples: list[Tensor]) -> Tensor:
         return torch.stack(samples)
@@ -80,6 +82,29 @@ class ClassifyPredictor(Predictor):
         """The `top_k` likeliest classes."""
         text = ", ".join(f"{p.label} {100 * p.probability:.1f} %" for p in prediction)
         return ImageResult(text, {"predictions": [asdict(p) for p in prediction]})
+
+    def subject(self, photo: Image.Image, at: Point | None, target: str | None) -> Subject:
+        """The class `target`, by default the likeliest one, as a decision about the whole image."""
+        network = require_rmt(self.model, self.metadata["model"])
+        pixels = self.transform()(photo)[None].to(self.device)
+        ranking = self.predict_batch([photo], top_k=3)[0]
+        label = ranking[0].label if target is None else target
+        index = self.class_index(label)
+        return Subject(
+            photo=photo,
+            view=shown_part(photo.size, **self._arguments()),
+            network=network,
+            pixels=pixels,
+            baseline=torch.zeros_like(pixels),
+            backbone_input=pixels,
+            size=(pixels.shape[2], pixels.shape[3]),
+            score=lambda images: network(images)[:, index],
+            decision=", ".join(f"{p.label} {100 * p.probability:.1f} %" for p in ranking),
+            target=label,
+        )
+
+    def _arguments(self) -> dict[str, Any]:
+        return {key: self.preprocessing[key] for key in _TRANSFORM if key in self.preprocessing}
 
     def normalized(self, batch: Tensor) -> Iterator[Tensor]:
         yield batch

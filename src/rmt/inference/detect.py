@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -15,6 +16,8 @@ from rmt.errors import RMTError
 from rmt.heads import load_model
 from rmt.heads.detection.options import DetectorOptions
 from rmt.inference.drawing.boxes import MIN_SCORE, draw_boxes, labelled_boxes
+from rmt.inference.explain import Subject
+from rmt.inference.explain.subject import Point, require_rmt
 from rmt.inference.exported import ExportedRuntime
 from rmt.inference.exported_detector import ExportedDetector
 from rmt.inference.predictor import Predictor, checked_size
@@ -117,6 +120,47 @@ class DetectPredictor(Predictor):
         for image, _ in batch:
             yield normalize(image.to(self.device))[None]
 
+    def subject(self, photo: Image.Image, at: Point | None, target: str | None) -> Subject:
+        """The highest score of a class, or of the objects whose boxes contain the point, as a decision about a box."""
+        network = require_rmt(self.model.pyramid.backbone, self.metadata["model"])  # type: ignore[union-attr]
+        (found,) = self.predict_batch([photo])
+        number = _chosen(found, at, None if target is None else self.class_index(target))
+        image = self.transform()(photo)[0].to(self.device)
+        scale = np.array([image.shape[2] / photo.width, image.shape[1] / photo.height] * 2, dtype=np.float32)
+        model: Any = self.model
+        pixels = image[None].float() / 255
+        mean = torch.tensor(model.transform.image_mean, device=self.device).view(3, 1, 1)
+        subject = Subject(
+            photo=photo,
+            view=(0, 0, photo.width, photo.height),
+            network=network,
+            pixels=pixels,
+            baseline=mean.expand_as(pixels),
+            backbone_input=model.transform([image])[0].tensors,
+            size=(image.shape[1], image.shape[2]),
+            score=None,
+            decision=f"no object with a score of at least {self.threshold:g}",
+            target="",
+            drawn=photo,
+        )
+        if number is None:
+            return subject
+        box, label = found.boxes[number] * scale, int(found.labels[number])
+        region = np.zeros(subject.size, dtype=bool)
+        left, top, right, bottom = (int(side) for side in box.round())
+        region[top : max(bottom, top + 1), left : max(right, left + 1)] = True
+        objects = labelled_boxes(
+            found.boxes[number][None], found.labels[number][None], None, self.classes, found.scores[number][None], 0
+        )
+        return replace(
+            subject,
+            score=lambda images: model.class_logits(list(images), torch.from_numpy(box).to(self.device), label),
+            decision=f"{self.classes[label]} {found.scores[number]:.2f}",
+            target=self.classes[label],
+            region=region,
+            drawn=draw_boxes(photo, objects),
+        )
+
     @property
     def threshold(self) -> float:
         """The score that gave the best F1 on the validation images of the run; 0.5 if the file does not say."""
@@ -165,3 +209,12 @@ class DetectPredictor(Predictor):
                 ids = {"id": len(content["annotations"]) + 1, "image_id": number}
                 content["annotations"].append({**ids, **entry, "iscrowd": 0, "area": width * height})
         return content
+
+
+def _chosen(found: Detections, at: Point | None, label: int | None) -> int | None:
+    """The index of the object to explain; None if there is none. The objects are in the order of their scores."""
+    fits = np.ones(len(found.scores), dtype=bool) if label is None else found.labels == label
+    if at is not None:
+        left, top, right, bottom = found.boxes.T
+        fits &= (left <= at[0]) & (at[0] < right) & (top <= at[1]) & (at[1] < bottom)
+    return int(fits.argmax()) if fits.any() else None

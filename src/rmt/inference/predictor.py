@@ -1,5 +1,6 @@
 """The base of all predictors: a trained network with its classes and preprocessing, ready for images."""
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from rmt.data.images import BadImage
 from rmt.device import choose_device, choose_precision
 from rmt.errors import RMTError
 from rmt.inference.embeddings import DType, convert, embedding_function
+from rmt.inference.explain import Explanation, Subject, explain
+from rmt.inference.explain.subject import Point, check_point
 from rmt.inference.exported import ExportedRuntime, open_exported
 from rmt.inference.inputs import ImageLike, as_list, open_image, open_or_error
 from rmt.inference.results import ImageResult
@@ -111,6 +114,42 @@ class Predictor(ABC):
         shown = {key: options.pop(key) for key in list(options) if key in self.show_options}
         predictions = self.predict_batch(photos, **options)
         return [self.show(p, photo.copy, **shown) for p, photo in zip(predictions, photos, strict=True)]
+
+    @abstractmethod
+    def subject(self, photo: Image.Image, at: Point | None, target: str | None) -> Subject:
+        """Returns the decision about an RGB image that `explain` explains, see there."""
+
+    def explain(
+        self, image: ImageLike, *, at: Point | None = None, target: str | None = None, evidence: bool = True
+    ) -> Explanation:
+        """Returns what led to the decision about an image: attention, receptive fields and gradients, as arrays.
+
+        Args:
+            image: see `predict`.
+            at: the point (x, y) in pixels of the image from which the stages look, and of a detector's or segmenter's
+                image the object or segment to explain.
+            target: the class to explain, by default the likeliest one.
+            evidence: whether to compute Grad-CAM and integrated gradients, which take most of the time.
+        Raises:
+            BadImage: the image cannot be read.
+            RMTError: a point outside the image, an unknown class, or a network without gradients or our attention.
+        """
+        if not isinstance(self.runtime, TorchRuntime):
+            raise RMTError(
+                "an exported file has no gradients and no attention to read: explain the model file it was made of"
+            )
+        photo = open_image(image)
+        if at is not None:
+            check_point(at, photo)
+        return explain(self.subject(photo, at, target), at, evidence=evidence)
+
+    def class_index(self, name: str) -> int:
+        """Returns the index of a class. Raises RMTError, with the nearest names, for one that the network does not
+        know."""
+        if name not in self.classes:
+            near = difflib.get_close_matches(name, self.classes, n=3) or self.classes[:3]
+            raise RMTError(f"the network knows no class {name!r}: did you mean {' or '.join(near)}?")
+        return self.classes.index(name)
 
     def document(self, results: Sequence[tuple[Path, ImageResult]]) -> dict[str, Any] | None:
         """Returns the content of `predictions.json` for (image, result) pairs; None if the task writes no such file."""

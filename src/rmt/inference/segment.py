@@ -13,9 +13,11 @@ from rmt.data.segmentation.transforms import resize_to_fit
 from rmt.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from rmt.errors import RMTError
 from rmt.heads import load_model
-from rmt.heads.segmentation.sliding import InferenceOptions, segment
-from rmt.inference.drawing.masks import class_shares, segmentation_pictures
+from rmt.heads.segmentation.sliding import InferenceOptions, pad_to_smallest, segment
+from rmt.inference.drawing.masks import class_shares, draw_segmentation, segmentation_pictures
 from rmt.inference.drawing.palette import palette
+from rmt.inference.explain import Subject
+from rmt.inference.explain.subject import Point, nearest_to_middle, require_rmt
 from rmt.inference.inputs import ImageLike, open_image
 from rmt.inference.predictor import Predictor
 from rmt.inference.results import ImageResult
@@ -114,6 +116,51 @@ class SegmentPredictor(Predictor):
         shares = class_shares(labels, self.classes)
         text = ", ".join(f"{name} {100 * share:.1f} %" for name, share in list(shares.items())[:5])
         return ImageResult(text, {"shares": shares}, lambda: segmentation_pictures(photo(), labels, self.classes))
+
+    def subject(self, photo: Image.Image, at: Point | None, target: str | None) -> Subject:
+        """The class at the point, or `target`, by default the most frequent one, as a decision about its pixels.
+
+        A network that is applied to windows is shown one, around the point or the middle of the image.
+        """
+        network = require_rmt(self.model.pyramid.backbone, self.metadata["model"])  # type: ignore[union-attr]
+        labels = self.segment(photo)
+        shares = class_shares(labels.numpy(), self.classes)
+        label = target or (self.classes[int(labels[int(at[1]), int(at[0])])] if at else next(iter(shares)))
+        index = self.class_index(label)
+
+        image, size = self.transform()(photo)
+        scale = photo.width / image.shape[2], photo.height / image.shape[1]
+        middle = at or nearest_to_middle((labels == index).numpy()) or (photo.width / 2, photo.height / 2)
+        options = inference_from(self.metadata)
+        sides = [min(side, options.window) if options.sliding else side for side in image.shape[1:]]
+        top, left = (
+            min(max(round(place / by - side / 2), 0), whole - side)
+            for place, by, side, whole in zip(middle[::-1], scale[::-1], sides, image.shape[1:], strict=True)
+        )
+        shown = image[:, top : top + sides[0], left : left + sides[1]]
+        pixels = pad_to_smallest(next(self.normalized([(shown, size)]))).to(self.device)
+        view = (left * scale[0], top * scale[1], (left + sides[1]) * scale[0], (top + sides[0]) * scale[1])
+        with torch.no_grad():
+            region = self.model(pixels)[0, :, : sides[0], : sides[1]].argmax(0) == index
+
+        def score(images: Tensor) -> Tensor:
+            """The mean logit of the class over its pixels."""
+            return self.model(images)[:, index, : sides[0], : sides[1]][:, region].mean(1)
+
+        return Subject(
+            photo=photo,
+            view=view,
+            network=network,
+            pixels=pixels,
+            baseline=torch.zeros_like(pixels),
+            backbone_input=pixels,
+            size=(sides[0], sides[1]),
+            score=score if region.any() else None,
+            decision=", ".join(f"{name} {100 * share:.0f} %" for name, share in list(shares.items())[:4]),
+            target=label,
+            region=region.cpu().numpy(),
+            drawn=draw_segmentation(photo, labels.numpy(), self.classes),
+        )
 
     def normalized(self, batch: list[Sample]) -> Iterator[Tensor]:
         mean, std = (torch.tensor(self.preprocessing[key]).view(3, 1, 1) for key in ("mean", "std"))

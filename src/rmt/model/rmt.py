@@ -189,9 +189,12 @@ class Block(nn.Module):
         self.ls2 = LayerScale(dim, layer_scale) if layer_scale is not None else nn.Identity()
         self.drop_path = DropPath(drop_path)
 
+    def add_position(self, x: Tensor) -> Tensor:
+        """x + CPE(x)."""
+        return x if self.cpe is None else depthwise_conv(x, self.cpe, residual=True)
+
     def forward(self, x: Tensor, prior: SpatialPrior) -> Tensor:
-        if self.cpe is not None:
-            x = depthwise_conv(x, self.cpe, residual=True)
+        x = self.add_position(x)
         x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), prior)))
         x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
         return x

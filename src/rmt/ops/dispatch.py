@@ -34,6 +34,7 @@ from rmt.ops.torch.linear import linear_fast_bias_gradient
 from rmt.ops.triton import backend as triton
 
 _MODULES: dict[str, ModuleType] = dict(sdpa=sdpa, flex=flex, blockwise=blockwise, native=cpu, triton=triton)
+#: Name of an implementation of attention, as `use_backend` and `RMT_BACKEND` take it -> its function.
 BACKENDS: dict[str, Callable[..., Tensor]] = {
     "plain": masa.manhattan_attention,
     **{name: module.manhattan_attention for name, module in _MODULES.items()},
@@ -116,7 +117,17 @@ def _scores(call: Call) -> int:
 
 
 def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, config: MaSAConfig) -> Tensor:
-    """As `masa.manhattan_attention`. Raises RMTError if the forced backend cannot serve the call."""
+    """Manhattan Self-Attention over a grid of tokens, by the implementation for this device, dtype and size.
+
+    Args:
+        q, k, v: queries and keys before their rotation, and values: (B, h, w, n, d), any strides.
+        prior: of the h × w grid.
+        config: which attention.
+    Returns:
+        (B, h, w, n, d), in the dtype of v.
+    Raises:
+        RMTError: the backend that was forced cannot serve the call.
+    """
     grad = needs_grad(q, k, v)
     call = Call("attention", q.device.type, (q.dtype,), q.shape, grad, tracing(q), config, q.stride(0))
     return BACKENDS[choose(call)](q, k, v, prior, config)
@@ -131,10 +142,11 @@ def depthwise_conv(
     gelu: bool = False,
     shift: Tensor | None = None,
 ) -> Tensor:
-    """As `masa.depthwise_conv`, to 1e-5 in float32 (relative to the largest value).
+    """conv(y), plus y if `residual`, plus `plus` if given; y = x, or GELU(x + shift) with `gelu`.
 
-    Our kernels add in the same pass and read views without a copy; on a CPU their backward pass is several times faster
-    than PyTorch's. Under autocast a tensor that is added keeps its precision.
+    Equal to `masa.depthwise_conv` to 1e-5 of the largest value in float32, for tokens x and `plus` (B, h, w, C) and
+    `shift` (C,). Our kernels add in the same pass and read views without a copy; on a CPU their backward pass is
+    several times faster than PyTorch's. Under autocast a tensor that is added keeps its precision.
     """
     call = _depthwise_call(x, conv)
     backend = choose(call)

@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+#: Where the decay stands, see `MaSAConfig.decay`.
 Decay = Literal["released", "paper", "none"]
+#: The rotation of queries and keys, see `rotary_phases`.
 Phases = Literal["flat", "axial", "none"]
 
 

@@ -35,12 +35,15 @@ class ShardCache:
         shards: local or remote shards.
         limited: keep the files within half of the free disk space, removing the least recently used.
         room: that limit in bytes, instead.
+        labelled: every image must have a label.
     Raises:
         RMTError: a shard is missing, or the cache cannot be written.
     """
 
-    def __init__(self, shards: Sequence[Shard], *, limited: bool = False, room: int | None = None):
-        self.shards = tuple(shards)
+    def __init__(
+        self, shards: Sequence[Shard], *, limited: bool = False, room: int | None = None, labelled: bool = True
+    ):
+        self.shards, self.labelled = tuple(shards), labelled
         self.sizes = [size_of(shard) for shard in shards]
         identity = hashlib.sha256("\n".join(map(_identity, shards)).encode()).hexdigest()[:20]
         self.folder = cache_folder() / "shards" / identity
@@ -56,7 +59,7 @@ class ShardCache:
         self.table = lru_cache(None if self.room is None else _MAX_OPEN)(self._map)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("shards", "sizes", "folder", "room")}
+        return {name: getattr(self, name) for name in ("shards", "labelled", "sizes", "folder", "room")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -66,7 +69,7 @@ class ShardCache:
         """The column `label` of a shard and the shard's metadata; read without the images if possible, and kept."""
         path = self._path(shard).with_suffix(".labels")
         if not path.exists():
-            found = None if self._path(shard).exists() else read_labels(self.shards[shard])
+            found = None if self._path(shard).exists() else read_labels(self.shards[shard], labelled=self.labelled)
             if found is None:
                 found = self.table(shard).select(["label"])
             with _cache_errors(path), replace_file(path) as draft, pa.ipc.new_file(str(draft), found.schema) as writer:
@@ -118,7 +121,7 @@ class ShardCache:
                 if not path.exists():
                     self._make_room(self.sizes[shard])
                     with replace_file(path) as draft:
-                        convert(self.shards[shard], draft, advance)
+                        convert(self.shards[shard], draft, advance, self.labelled)
         return path
 
     def _make_room(self, needed: int) -> None:

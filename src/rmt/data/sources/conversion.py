@@ -28,17 +28,18 @@ _EXPANSION, _EXPANSION_FREE = 20, 64 * 2**20
 """Encoded images hardly compress: those of a shard may take so many times its bytes, and so many more."""
 
 
-def convert(shard: Shard, target: Path, advance: Callable[[int], object]) -> None:
+def convert(shard: Shard, target: Path, advance: Callable[[int], object], labelled: bool = True) -> None:
     """Write the rows of a shard to the Arrow file `target`, downloading a remote shard first.
 
-    The columns are `bytes` (the encoded image, null where a row has none), `label` (int64) and `key` (the name of the
-    sample in a tar, else null). The file keeps the metadata of a parquet shard. Nothing in a shard is executed,
-    unpickled or extracted to a path that the shard chooses.
+    The columns are `bytes` (the encoded image, null where a row has none), `label` (int64; null in a shard without
+    labels) and `key` (the name of the sample in a tar, else null). The file keeps the metadata of a parquet shard.
+    Nothing in a shard is executed, unpickled or extracted to a path that the shard chooses.
 
     Args:
         shard: the shard.
         target: the file to write.
         advance: is called with the number of bytes downloaded, or for a local shard converted, as they come.
+        labelled: every image must have a label.
     Raises:
         RMTError: the shard is missing, truncated, or has other contents.
         OSError: `target` cannot be written.
@@ -48,10 +49,10 @@ def convert(shard: Shard, target: Path, advance: Callable[[int], object]) -> Non
         if isinstance(shard, RemoteFile):
             shard.download(local, advance)
         with _shard_errors(shard):
-            metadata = None if is_tar(shard) else _checked(pq.read_schema(local), shard).metadata
+            metadata = None if is_tar(shard) else _checked(pq.read_schema(local), shard, labelled).metadata
         with pa.OSFile(str(target), "wb") as file, pa.ipc.new_file(file, _SCHEMA.with_metadata(metadata)) as writer:
             most = _EXPANSION * local.stat().st_size + _EXPANSION_FREE
-            for batch in _batches(shard, local):
+            for batch in _batches(shard, local, labelled):
                 most -= batch.nbytes
                 if most < 0:
                     raise RMTError(
@@ -65,8 +66,10 @@ def convert(shard: Shard, target: Path, advance: Callable[[int], object]) -> Non
             local.unlink(missing_ok=True)
 
 
-def read_labels(shard: Shard) -> pa.Table | None:
+def read_labels(shard: Shard, *, labelled: bool = True) -> pa.Table | None:
     """Read the column `label` of a parquet shard without its images, with the shard's metadata.
+
+    Unless `labelled`, a shard without that column has labels that are null.
 
     None for a tar, for a server that does not send parts of a file, and for a shard that cannot be read: `convert`
     then says why.
@@ -75,8 +78,10 @@ def read_labels(shard: Shard) -> pa.Table | None:
         return None
     try:
         with open(shard, "rb") if isinstance(shard, Path) else shard.open() as source, pq.ParquetFile(source) as file:
-            _checked(file.schema_arrow, shard)
-            return file.read(columns=["label"]).cast(pa.schema({"label": pa.int64()}, file.schema_arrow.metadata))
+            schema = pa.schema({"label": pa.int64()}, _checked(file.schema_arrow, shard, labelled).metadata)
+            if _has_labels(file.schema_arrow):
+                return file.read(columns=["label"]).cast(schema)
+            return pa.table([pa.nulls(file.metadata.num_rows, pa.int64())], schema=schema)
     except RMTError:
         raise
     except Exception:  # what a server without range requests raises depends on fsspec's implementation
@@ -110,10 +115,10 @@ def size_of(shard: Shard) -> int:
         return shard.stat().st_size if isinstance(shard, Path) else shard.size
 
 
-def _batches(shard: Shard, path: Path) -> Iterator[pa.RecordBatch]:
+def _batches(shard: Shard, path: Path, labelled: bool) -> Iterator[pa.RecordBatch]:
     with _shard_errors(shard):
         if is_tar(shard):
-            samples = _tar_samples(shard, path)
+            samples = _tar_samples(shard, path, labelled)
             while rows := list(islice(samples, _BATCH_ROWS)):
                 yield pa.RecordBatch.from_pylist(rows, schema=_SCHEMA)
             return
@@ -124,16 +129,20 @@ def _batches(shard: Shard, path: Path) -> Iterator[pa.RecordBatch]:
                 _EXPANSION * path.stat().st_size + _EXPANSION_FREE
             ):
                 raise RMTError(f"{shard}: decompresses to more than {_EXPANSION} times its size: not image files")
-            for batch in file.iter_batches(_FEW_ROWS, columns=["image", "label"]):
-                image = batch["image"]
+            wanted = ["image", "label"] if _has_labels(file.schema_arrow) else ["image"]
+            for batch in file.iter_batches(_FEW_ROWS, columns=wanted):
+                image, count = batch["image"], len(batch)
                 if pa.types.is_struct(image.type):
                     image = pc.struct_field(image, "bytes")
-                columns = [image.cast(pa.binary()), batch["label"].cast(pa.int64()), pa.nulls(len(batch), pa.string())]
-                yield pa.record_batch(columns, schema=_SCHEMA)
+                label = batch["label"].cast(pa.int64()) if len(wanted) == 2 else pa.nulls(count, pa.int64())
+                yield pa.record_batch([image.cast(pa.binary()), label, pa.nulls(count, pa.string())], schema=_SCHEMA)
 
 
-def _tar_samples(shard: Shard, path: Path) -> Iterator[dict[str, object]]:
-    """The samples of a tar: neighbouring members that share a name up to the first dot, an image and its class."""
+def _tar_samples(shard: Shard, path: Path, labelled: bool) -> Iterator[dict[str, object]]:
+    """The samples of a tar: neighbouring members that share a name up to the first dot, an image and its class.
+
+    Unless `labelled` the class may be absent, and samples without an image are left out.
+    """
     with tarfile.open(path) as tar:
         for key, members in groupby(tar, lambda member: _key_and_kind(member)[0]):
             images: list[bytes] = []
@@ -146,13 +155,15 @@ def _tar_samples(shard: Shard, path: Path) -> Iterator[dict[str, object]]:
                     raise RMTError(f"{shard}: sample {key}: an image of {member.size:,} bytes, above {MAX_BYTES:,}")
                 if (file := tar.extractfile(member) if kind == "cls" or f".{kind}" in EXTENSIONS else None) is not None:
                     (labels if kind == "cls" else images).append(file.read())
-            if not images and not labels:
+            if not images and not (labels and labelled):
                 continue
+            if not labelled and not labels:
+                labels = [b""]
             if len(images) != 1 or len(labels) != 1:
                 raise RMTError(f"{shard}: sample {key}: each sample needs one image and a .cls")
-            if not re.fullmatch(rb"-?[0-9]{1,18}", labels[0].strip()):
+            if not re.fullmatch(rb"-?[0-9]{1,18}", labels[0].strip()) and (labelled or labels[0]):
                 raise RMTError(f"{shard}: sample {key}: .cls must hold the number of a class, not {labels[0][:20]!r}")
-            yield {"bytes": images[0], "label": int(labels[0]), "key": key}
+            yield {"bytes": images[0], "label": int(labels[0]) if labels[0] else None, "key": key}
 
 
 def _key_and_kind(member: tarfile.TarInfo) -> tuple[str, str]:
@@ -161,17 +172,22 @@ def _key_and_kind(member: tarfile.TarInfo) -> tuple[str, str]:
     return folder + slash + key, kind.lower()
 
 
-def _checked(schema: pa.Schema, shard: Shard) -> pa.Schema:
-    """The schema of a parquet shard. Raises `RMTError` unless it has images and integer labels."""
-    if absent := [name for name in ("image", "label") if name not in schema.names]:
+def _has_labels(schema: pa.Schema) -> bool:
+    return "label" in schema.names and pa.types.is_integer(schema.field("label").type)
+
+
+def _checked(schema: pa.Schema, shard: Shard, labelled: bool) -> pa.Schema:
+    """The schema of a parquet shard. Raises `RMTError` unless it has images and, if `labelled`, integer labels."""
+    needed = ("image", "label") if labelled else ("image",)
+    if absent := [name for name in needed if name not in schema.names]:
         raise RMTError(f"{shard}: no column {' or '.join(absent)}; it has {preview(schema.names)}")
-    image, label = schema.field("image").type, schema.field("label").type
+    image = schema.field("image").type
     if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
         image = image.field("bytes").type
     if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
         raise RMTError(f"{shard}: the column image must hold the bytes of image files, not {image}")
-    if not pa.types.is_integer(label):
-        raise RMTError(f"{shard}: the column label must hold integers, not {label}")
+    if labelled and not _has_labels(schema):
+        raise RMTError(f"{shard}: the column label must hold integers, not {schema.field('label').type}")
     return schema
 
 

@@ -76,6 +76,14 @@ class RemoteFile:
 
             _retry(self.url, receive, progress=target.tell)
 
+    def read(self, most: int) -> bytes:
+        """The bytes of a small file. Raises RMTError, also for one of more than `most` bytes."""
+        system, inside = _file_system(self.url)
+        data = _retry(self.url, lambda: system.cat_file(inside, end=most + 1))
+        if len(data) > most:
+            raise RMTError(f"{self.url}: more than {most:,} bytes")
+        return data
+
     def open(self) -> Any:
         """A seekable binary file that reads parts on demand. Raises ValueError if the server does not send parts."""
         system, inside = _file_system(self.url)
@@ -102,6 +110,20 @@ def list_folder(url: str) -> list[RemoteFile]:
             "`rmt shard` writes"
         )
     return [RemoteFile(system.unstrip_protocol(path), int(info.get("size") or 0)) for path, info in found.items()]
+
+
+def matching(url: str) -> list[RemoteFile]:
+    """The files at an address with `*`, `?` or `[…]`, sorted. Raises `RMTError` if the server cannot list them."""
+    system, inside = _file_system(url)
+    found: dict[str, dict[str, Any]] = _retry(url, lambda: system.glob(inside, detail=True))
+    files = ((path, info) for path, info in sorted(found.items()) if info.get("type") != "directory")
+    return [RemoteFile(system.unstrip_protocol(path), int(info.get("size") or 0)) for path, info in files]
+
+
+def remote_file(url: str) -> RemoteFile:
+    """One file at an address, with its size. Raises `RMTError` if there is none."""
+    system, inside = _file_system(url)
+    return RemoteFile(url, int(_retry(url, lambda: system.info(inside)).get("size") or 0))
 
 
 def _read_index(text: str, url: str) -> dict[str, int]:

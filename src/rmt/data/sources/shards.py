@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,48 +25,20 @@ from rmt.data.sources.conversion import Shard, class_names, is_tar
 from rmt.errors import RMTError
 
 
-class ShardSet:
-    """The images of shards, in the order of the shards given. Pickling it does not copy the images.
+class ShardRows:
+    """The images of the rows of a cache, in the order of its shards, with or without labels."""
 
-    A parquet row has a column `image` (a struct with the field `bytes`, as Hugging Face `datasets` writes it, or the
-    bytes alone) and an integer `label`; a sample of a tar has one image and a `.cls` with the number of its class.
-    Without class names (see `class_names`) the classes are called by their numbers.
-
-    Args:
-        shards: local or remote shards.
-        buffer: stream the shards: the training order is random among this many images (see `ShardOrder`).
-        room: bytes on disk that streamed shards may take; half of the free disk space by default.
-    Raises:
-        RMTError: a shard is missing, truncated or has other contents; there are no rows, labels out of range, fewer
-            than two classes or classes without an image; the network fails; the cache cannot be written.
-    """
-
-    def __init__(self, shards: Sequence[Shard], *, buffer: int | None = None, room: int | None = None):
-        self.shards, self.buffer = tuple(shards), buffer
-        self.skipped: dict[str, int] = {}
-        self._cache = ShardCache(self.shards, limited=buffer is not None, room=room)
-        if buffer is None:
-            self._cache.convert_all()
+    def __init__(self, cache: ShardCache):
+        self.shards, self._cache = cache.shards, cache
         with ThreadPoolExecutor(8) as pool:
-            tables = list(pool.map(self._cache.labels, range(len(shards))))
-        for shard, table in zip(self.shards, tables, strict=True):
-            if nulls := table["label"].null_count:
-                raise RMTError(f"{shard}: {nulls:,} rows have no label")
-        self._sizes = [size_on_disk(s) if isinstance(s, Path) else str(s.size) for s in self.shards]
-        self._ends = np.cumsum([len(table) for table in tables])
-        self.labels = np.concatenate(
-            [np.empty(0, np.int64), *(np.from_dlpack(chunk) for table in tables for chunk in table["label"].chunks)]
-        )
-        where = str(shards[0]) if len(shards) == 1 else str(shards[0]).rpartition("/")[0]
-        self.classes = checked_classes(self.labels, class_names(shards[0], tables[0].schema.metadata), where)
+            self._tables = list(pool.map(cache.labels, range(len(self.shards))))
+        self.ends = np.cumsum([len(table) for table in self._tables], dtype=np.int64)
 
-    @property
-    def order(self) -> ShardOrder | None:
-        """The training order of streamed shards; None if any order will do."""
-        return None if self.buffer is None else ShardOrder(self._ends, self.buffer)
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_tables"}
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return int(self.ends[-1]) if len(self.ends) else 0
 
     def load(self, index: int) -> Image.Image:
         shard, row = self._place(index)
@@ -82,24 +55,68 @@ class ShardSet:
         key = self.key(index)
         return f"{self.shards[shard]}[{row if key is None else key}]"
 
-    def facts(self, index: int) -> tuple[str, str]:
-        shard, row = self._place(index)
-        return f"{self.shards[shard].name}[{row}]", self._sizes[shard]
-
     def key(self, index: int) -> str | None:
         """The name of the sample in its tar; None for a row of a parquet shard."""
         shard, row = self._place(index)
         return self._cache.table(shard)["key"][row].as_py() if is_tar(self.shards[shard]) else None
 
     def prefetch(self, indices: np.ndarray) -> None:
-        """Convert the shards of images that are used soon, in the background. Does nothing unless streamed."""
-        if self.buffer is not None:
-            self._cache.prefetch(np.unique(np.searchsorted(self._ends, indices, side="right")).tolist())
+        """Convert the shards of images that are used soon, in the background."""
+        self._cache.prefetch(np.unique(np.searchsorted(self.ends, indices, side="right")).tolist())
 
     def _place(self, index: int) -> tuple[int, int]:
         """The shard of image number `index`, and its row there."""
-        shard = bisect_right(self._ends, index)  # on one number faster than numpy's
-        return shard, int(index) - (int(self._ends[shard - 1]) if shard else 0)
+        shard = bisect_right(self.ends, index)  # on one number faster than numpy's
+        return shard, int(index) - (int(self.ends[shard - 1]) if shard else 0)
+
+
+class ShardSet(ShardRows):
+    """The labelled images of shards, in the order of the shards given. Pickling it does not copy the images.
+
+    A parquet row has a column `image` (a struct with the field `bytes`, as Hugging Face `datasets` writes it, or the
+    bytes alone) and an integer `label`; a sample of a tar has one image and a `.cls` with the number of its class.
+    Without class names (see `class_names`) the classes are called by their numbers.
+
+    Args:
+        shards: local or remote shards.
+        buffer: stream the shards: the training order is random among this many images (see `ShardOrder`).
+        room: bytes on disk that streamed shards may take; half of the free disk space by default.
+    Raises:
+        RMTError: a shard is missing, truncated or has other contents; there are no rows, labels out of range, fewer
+            than two classes or classes without an image; the network fails; the cache cannot be written.
+    """
+
+    def __init__(self, shards: Sequence[Shard], *, buffer: int | None = None, room: int | None = None):
+        self.buffer = buffer
+        self.skipped: dict[str, int] = {}
+        cache = ShardCache(shards, limited=buffer is not None, room=room)
+        if buffer is None:
+            cache.convert_all()
+        super().__init__(cache)
+        tables = self._tables
+        for shard, table in zip(self.shards, tables, strict=True):
+            if nulls := table["label"].null_count:
+                raise RMTError(f"{shard}: {nulls:,} rows have no label")
+        self._sizes = [size_on_disk(s) if isinstance(s, Path) else str(s.size) for s in self.shards]
+        self.labels = np.concatenate(
+            [np.empty(0, np.int64), *(np.from_dlpack(chunk) for table in tables for chunk in table["label"].chunks)]
+        )
+        where = str(shards[0]) if len(shards) == 1 else str(shards[0]).rpartition("/")[0]
+        self.classes = checked_classes(self.labels, class_names(shards[0], tables[0].schema.metadata), where)
+
+    @property
+    def order(self) -> ShardOrder | None:
+        """The training order of streamed shards; None if any order will do."""
+        return None if self.buffer is None else ShardOrder(self.ends, self.buffer)
+
+    def facts(self, index: int) -> tuple[str, str]:
+        shard, row = self._place(index)
+        return f"{self.shards[shard].name}[{row}]", self._sizes[shard]
+
+    def prefetch(self, indices: np.ndarray) -> None:
+        """As `ShardRows.prefetch`; does nothing unless streamed."""
+        if self.buffer is not None:
+            super().prefetch(indices)
 
 
 def shard_order(image_set: ImageSet) -> ShardOrder | None:

@@ -11,6 +11,7 @@ from rmt.heads.detection.retinanet import RetinaNet
 from rmt.heads.pyramid import build_pyramid
 from rmt.model import RMT
 
+#: Name of a detector -> its class, and the class of its options.
 DETECTORS: dict[str, tuple[type[RetinaNet] | type[MaskRCNN], type[DetectorOptions]]] = {
     "retinanet": (RetinaNet, RetinaNetOptions),
     "mask_rcnn": (MaskRCNN, MaskRCNNOptions),

@@ -1,5 +1,7 @@
 """Mask R-CNN and Cascade Mask R-CNN."""
 
+import torch
+from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -28,3 +30,14 @@ class MaskRCNN(Detector, GeneralizedRCNN):
         self.num_classes = num_classes
         self.mask_threshold = o.mask_threshold
         self.options = options
+
+    def class_logits(self, images: list[Tensor], box: Tensor, label: int) -> Tensor:
+        """The logit of one class for one box in each image, (B,), differentiable: images as in `forward`, box (4,).
+
+        Of a cascade, the mean of its stages for this box.
+        """
+        batch, _ = self.transform(images)
+        maps = list(self.backbone(batch.tensors).values())
+        heads: RoIHeads = self.roi_heads
+        pooled = heads.box_roi_pool(maps, [box[None].to(maps[0])] * len(images))
+        return torch.stack([head(pooled)[0][:, label] for head in heads.box_heads]).mean(0)

@@ -8,7 +8,7 @@ import torchvision.models.detection as tv
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.rpn import permute_and_flatten
-from torchvision.ops import clip_boxes_to_image, sigmoid_focal_loss
+from torchvision.ops import box_iou, clip_boxes_to_image, sigmoid_focal_loss
 
 from rmt.heads.detection.anchors import AnchorGenerator, Matcher
 from rmt.heads.detection.detector import Detector
@@ -20,6 +20,7 @@ from rmt.heads.pyramid import Pyramid
 
 PRIOR = 0.01
 """Initial probability of every class at every anchor."""
+_POSITIVE_IOU = 0.5  # of an anchor with an object that is assigned to it
 
 
 class RetinaNetHead(nn.Module):
@@ -110,7 +111,7 @@ class RetinaNet(Detector, tv.RetinaNet):
             num_classes,
             anchor_generator=anchors,
             head=RetinaNetHead(anchors.num_anchors_per_location()[0], num_classes, o),
-            proposal_matcher=Matcher(0.5, 0.4, low_quality=0.0),
+            proposal_matcher=Matcher(_POSITIVE_IOU, 0.4, low_quality=0.0),
             score_thresh=o.score_threshold,
             nms_thresh=o.nms_threshold,
             detections_per_img=o.detections,
@@ -119,6 +120,17 @@ class RetinaNet(Detector, tv.RetinaNet):
         self.transform = DetectionTransform(o.image_mean, o.image_std, o.size_divisor)
         self.num_classes = num_classes
         self.options = options
+
+    def class_logits(self, images: list[Tensor], box: Tensor, label: int) -> Tensor:
+        """The logit of one class at one box in each image, (B,), differentiable: images as in `forward`, box (4,).
+
+        It is the highest one of the anchors that training would assign to the box.
+        """
+        batch, _ = self.transform(images)
+        maps = list(self.backbone(batch.tensors).values())
+        logits = self.head(maps)["cls_logits"][..., label]
+        overlaps = box_iou(box[None].to(logits), self.anchor_generator(batch, maps)[0])[0]
+        return logits[:, overlaps >= overlaps.max().clamp(max=_POSITIVE_IOU)].amax(1)
 
     def postprocess_detections(
         self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]

@@ -123,10 +123,14 @@ def _logits(network: Callable[[Tensor], Tensor], x: Tensor, scale: float, flip: 
     height, width = (max(1, round(side * scale)) for side in x.shape[2:])
     scaled = x if scale == 1 else resize(x, (height, width))
     scaled = scaled.flip(3) if flip else scaled
-    padded = F.pad(scaled, (0, max(0, _MIN_SIZE - width), 0, max(0, _MIN_SIZE - height)))
-    logits = network(padded)[:, :, :height, :width].float()
+    logits = network(pad_to_smallest(scaled))[:, :, :height, :width].float()
     logits = logits.flip(3) if flip else logits
     return logits if scale == 1 else resize(logits, x.shape[2:])
+
+
+def pad_to_smallest(x: Tensor) -> Tensor:
+    """Images (B, 3, h, w), padded with 0 at the right and at the bottom to the smallest size for the backbone."""
+    return F.pad(x, (0, max(0, _MIN_SIZE - x.shape[3]), 0, max(0, _MIN_SIZE - x.shape[2])))
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:

@@ -38,7 +38,7 @@ def neighborhood_attention(
     k, v = (t.flatten(1, 2)[:, index].flatten(0, 1).transpose(1, 2) for t in (k, v))  # (B·h·w, n, size², d)
     scores = q.reshape(-1, heads, 1, head_dim) @ k.transpose(-2, -1)  # (B·h·w, n, 1, size²)
     scores = scores.to(prior.log_gamma.dtype).masked_fill(~exists.repeat(batch, 1)[:, None, None], -torch.inf)
-    return (scores.softmax(dim=-1).to(v.dtype) @ v).reshape(batch, height, width, heads, head_dim)
+    return (scores.softmax(dim=-1).to(v.dtype) @ v).reshape(batch, height, width, heads, -1)
 
 
 class NeighborhoodAttention(LocalAttention):

@@ -82,6 +82,7 @@ def summary(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
     return summary_lines(metrics, folder, columns, note=f"; {note}", more_lines=lines)
 
 
+#: What the trainer and `rmt evaluate` call for this task, see `rmt.training.task.Task`.
 TASK = Task(
     open_data=ClassifyData.open,
     resolve=resolve,

@@ -56,6 +56,7 @@ def threshold_lines(threshold: dict[str, float] | None) -> list[str]:
     ]
 
 
+#: What the trainer and `rmt evaluate` call for this task, see `rmt.training.task.Task`.
 TASK = Task(
     open_data=DetectData.open,
     resolve=resolve,

@@ -51,6 +51,7 @@ def summary(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
     return summary_lines(metrics, folder, columns, more_rows=[row], more_lines=lines)
 
 
+#: What the trainer and `rmt evaluate` call for this task, see `rmt.training.task.Task`.
 TASK = Task(
     open_data=SegmentData.open,
     resolve=resolve,

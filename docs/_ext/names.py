@@ -1,0 +1,66 @@
+"""The public names of the package: those in the `__all__` of its packages. Needs no Sphinx."""
+
+import ast
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+SOURCE = Path(__file__).parents[2] / "src"
+
+
+def packages() -> list[str]:
+    """The packages with public names, `rmt` first: those whose `__init__.py` defines `__all__`."""
+    found = []
+    for file in sorted(SOURCE.glob("rmt/**/__init__.py")):
+        if any(isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__" for node in body(file)):
+            found.append(".".join(file.parent.relative_to(SOURCE).parts))
+    return found
+
+
+def body(file: Path) -> list[ast.stmt]:
+    return ast.parse(file.read_text(encoding="utf-8")).body
+
+
+def public_names(package: str) -> dict[str, Any]:
+    """The names in `__all__`, and what they stand for."""
+    module = importlib.import_module(package)
+    return {name: getattr(module, name) for name in sorted(module.__all__, key=str.lower)}
+
+
+def described_in(package: str, name: str) -> str:
+    """The first package, in order of `packages()`, that exports the same object by the same name."""
+    own = getattr(importlib.import_module(package), name)
+    for other in packages():
+        module = importlib.import_module(other)
+        if name in module.__all__ and getattr(module, name) is own:
+            return other
+    return package
+
+
+def origin(package: str, name: str) -> Path:
+    """The file that assigns a name, following the imports from one `__init__.py` to the next."""
+    file = SOURCE.joinpath(*package.split("."))
+    file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+    for node in body(file):
+        if isinstance(node, ast.ImportFrom) and node.module and any(alias.name == name for alias in node.names):
+            return origin(node.module, name)
+    return file
+
+
+def comment(package: str, name: str) -> str:
+    """What the source says of a constant: the string below its assignment, or the lines `#:` above it; or nothing."""
+    file = origin(package, name)
+    nodes = body(file)
+    for node, following in zip(nodes, [*nodes[1:], None], strict=True):
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if not isinstance(target, ast.Name) or target.id != name:
+            continue
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            return str(following.value.value)
+        above = file.read_text(encoding="utf-8").splitlines()[: node.lineno - 1]
+        lines: list[str] = []
+        while above and (found := re.match(r"#: ?(.*)", above.pop())):
+            lines.insert(0, found[1])
+        return "\n".join(lines)
+    return ""
