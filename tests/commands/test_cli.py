@@ -140,18 +140,20 @@ def test_help_names_the_tasks_that_take_an_option(command):
     kinds = {"classify": "classifier", "detect": "detector", "segment": "segmenter"}
     for option, text in entries:
         named = {task for task, kind in kinds.items() if kind in text.lower()}
-        if named and option not in ("checkpoint", "data"):
+        if named and option not in ("checkpoint", "data", "output"):
             assert named == {task for task in kinds if option in taken(command, task)}, option
 
 
 def taken(command, task):
     """The keywords of the functions that a command calls."""
     predictor = predictor_class(task)
-    functions = [predictor.load, predictor.result]
+    functions = [predictor.load, predictor.run, predictor.show]
     if command == "evaluate":
         functions = [task_named(task).evaluate, task_named(task).describe]
     names = {name for function in functions for name in inspect.signature(function).parameters}
-    return names | ({"output", "pictures"} if predictor.has_pictures else set())
+    if command == "predict" and predictor.batch_size > 1:
+        names |= {"batch_size"}
+    return names | ({"pictures", "masks"} if predictor.has_pictures else set())
 
 
 @pytest.mark.parametrize(

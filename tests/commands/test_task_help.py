@@ -30,9 +30,10 @@ def test_the_options_are_those_that_the_task_takes(task):
     assert documented(evaluate.run, task) == every & (taken | OWN)
     kind = predictor_class(task)
     taken = {name for function in (kind.load, kind.run, kind.show) for name in inspect.signature(function).parameters}
-    taken |= {"output", "pictures"} if kind.has_pictures else set()
+    taken |= {"pictures", "masks"} if kind.has_pictures else set()
+    taken |= {"batch_size"} if kind.batch_size > 1 else set()
     every = set(inspect.signature(predict.run).parameters)
-    assert documented(predict.run, task) == every & (taken | OWN - {"output"} | {"images"})
+    assert documented(predict.run, task) == every & (taken | OWN | {"images"})
 
 
 def test_a_text_is_reduced_to_one_task():

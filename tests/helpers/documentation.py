@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from rmt.commands import check, evaluate, export, predict, serve, shard, token_labels
+from rmt.commands import check, embed, evaluate, export, predict, serve, shard, token_labels
 from rmt.commands.train import spell_out_flags
 from rmt.recipes import Recipe
 from rmt.recipes.choice import choose_recipe
@@ -40,7 +40,7 @@ def parse_command(line: str) -> object:
     if command == "recipes":
         return None
     modules = {"token-labels": token_labels, "shard": shard, "evaluate": evaluate, "predict": predict, "check": check}
-    modules |= {"export": export, "serve": serve}
+    modules |= {"export": export, "serve": serve, "embed": embed}
     run = modules[command].run
     seen = {}
 

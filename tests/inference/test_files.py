@@ -3,10 +3,13 @@
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from rmt.data.images import BadImage
+from rmt.data.sources.collection import open_collection
+from rmt.inference.bulk.stream import Selection
 from rmt.inference.files import predict_files
 from rmt.inference.results import ImageResult
 
@@ -15,14 +18,27 @@ class Brightness:
     """Stands for a predictor: the first value of each image."""
 
     batch_size = 3
+    show_options = ("offset",)
+    collate = staticmethod(list)
 
     def __init__(self):
         self.batches = []
 
-    def results(self, images, offset=0):
-        self.batches.append(len(images))
-        values = [image.getpixel((0, 0))[0] + offset for image in images]
-        return [ImageResult(str(v), {"value": v}, lambda v=v: {"picture": Image.new("L", (1, 1), v)}) for v in values]
+    def transform(self):
+        return lambda image: image.getpixel((0, 0))[0]
+
+    def run(self, batch):
+        self.batches.append(len(batch))
+        return batch
+
+    def show(self, prediction, photo, offset=0):
+        value = prediction + offset
+        assert photo().getpixel((0, 0))[0] == prediction
+        return ImageResult(str(value), {"value": value}, lambda: {"picture": Image.new("L", (1, 1), value)})
+
+
+def selection(files) -> Selection:
+    return Selection(open_collection(files), np.arange(len(files)))
 
 
 @pytest.fixture
@@ -44,7 +60,7 @@ def test_results_come_in_order_with_what_was_written(files):
         threads.add(threading.current_thread())
         return {"picture": f"{number}:{result.pictures['picture'].getpixel((0, 0))}"}
 
-    found = list(predict_files(predictor, files, write, offset=100))
+    found = list(predict_files(predictor, selection(files), write, offset=100))
     assert [number for number, _, _ in found] == list(range(11))
     for number, result, written in found:
         if number in (4, 8):
@@ -60,14 +76,14 @@ def test_an_error_while_writing_is_raised(files):
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        list(predict_files(Brightness(), files, full))
+        list(predict_files(Brightness(), selection(files), full))
 
 
 def test_no_more_than_a_few_results_wait(files):
     """A consumer that stops early has read few files: the predictor does not run to the end."""
     predictor = Brightness()
     predictor.batch_size = 1
-    iterator = predict_files(predictor, files[:4] * 20, lambda number, result: {})
+    iterator = predict_files(predictor, selection(files[:4] * 20), lambda number, result: {}, workers=0)
     next(iterator)
     iterator.close()
     assert sum(predictor.batches) < 40
@@ -77,12 +93,12 @@ def test_an_interruption_comes_after_the_results_so_far(files):
     class Interrupted(Brightness):
         batch_size = 1
 
-        def results(self, images, **options):
+        def run(self, batch):
             if len(self.batches) == 3:
                 raise KeyboardInterrupt
-            return super().results(images, **options)
+            return super().run(batch)
 
     found = []
     with pytest.raises(KeyboardInterrupt):
-        found.extend(predict_files(Interrupted(), files, lambda number, result: {"number": str(number)}))
+        found.extend(predict_files(Interrupted(), selection(files), lambda number, result: {"number": str(number)}))
     assert [(number, written) for number, _, written in found] == [(n, {"number": str(n)}) for n in range(3)]

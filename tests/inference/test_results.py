@@ -22,7 +22,7 @@ def test_names_are_distinct_and_begin_as_they_did(names):
 
 
 def test_a_kind_is_named_where_there_are_several(tmp_path):
-    folder = PredictionFolder(tmp_path / "out", [tmp_path / "a.jpg", tmp_path / "b" / "A.png"])
+    folder = PredictionFolder(tmp_path / "out", ["a", "A"])
     assert not (tmp_path / "out").exists()  # until there is something to write
     assert folder.write(0, {"picture": RED}) == {"picture": str(tmp_path / "out" / "a.png")}
     assert folder.write(1, {"one": RED, "two": RED})["two"] == str(tmp_path / "out" / "A-2-two.png")

@@ -67,7 +67,8 @@ class ClassifyPredictor(Predictor):
     def transform(self) -> Callable[[Image.Image], Tensor]:
         return eval_transform(**self._arguments())
 
-    def collate(self, samples: list[Tensor]) -> Tensor:
+    @staticmethod
+    def collate(samples: list[Tensor]) -> Tensor:
         return torch.stack(samples)
 
     def run(self, batch: Tensor, *, top_k: int = 5) -> list[list[Prediction]]:  # type: ignore[override]

@@ -1,14 +1,13 @@
-"""Predict many image files: the next ones are read, and the last ones drawn and written, while the network runs."""
+"""What `rmt predict` shows of each image: pictures are drawn and written while the network runs on the next images."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from PIL import Image
-
-from rmt.data.images import BadImage, read_image
+from rmt.data.images import BadImage
+from rmt.inference.bulk.stream import Selection, stream
 from rmt.inference.predictor import Predictor
 from rmt.inference.results import ImageResult
 
@@ -20,67 +19,48 @@ Written = tuple[int, ImageResult | BadImage, dict[str, str]]
 
 def predict_files(
     predictor: Predictor,
-    files: Sequence[Path],
+    images: Selection,
     write: Callable[[int, ImageResult], dict[str, str]],
+    *,
+    batch_size: int | None = None,
+    workers: int = 2,
     **options: Any,
 ) -> Iterator[Written]:
-    """Yields (number, result or the error of a file that cannot be read, what `write` returned) of each file, in order.
+    """Yields (number, result or the error of an image that cannot be read, what `write` returned) of each, in order.
 
     Args:
-        predictor: predicts `batch_size` images at a time.
-        files: image files.
+        predictor: the network.
+        images: what to read.
         write: (number, result) draws and writes the pictures, in another thread, and returns their paths.
-        options: keywords of the predictor's `result`.
+        batch_size, workers: see `stream`.
+        options: keywords of the predictor's `run` and `show`.
     """
-    waiting: deque[Written | tuple[int, ImageResult, Future]] = deque()
+    shown = {key: options.pop(key) for key in list(options) if key in predictor.show_options}
+    waiting: deque[tuple[int, ImageResult | BadImage, Future | None]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
-            for batch in _read_ahead(pool, files, predictor.batch_size):
-                photos = [photo for _, photo in batch if isinstance(photo, Image.Image)]
-                results = iter(predictor.results(photos, **options) if photos else [])
-                for number, photo in batch:
-                    if isinstance(photo, BadImage):
-                        waiting.append((number, photo, {}))
+            batches = stream(
+                predictor, images, lambda b: predictor.run(b, **options), batch_size=batch_size, workers=workers
+            )
+            for batch in batches:
+                found: list[tuple[int, Any]] = [*zip(batch.indices, batch.outputs, strict=True), *batch.bad]
+                for number, output in sorted(found, key=lambda entry: entry[0]):
+                    if isinstance(output, BadImage):
+                        waiting.append((number, output, None))
                     else:
-                        result = next(results)
+                        result = predictor.show(output, partial(images.collection.load, number), **shown)
                         waiting.append((number, result, pool.submit(write, number, result)))
-                while waiting and (len(waiting) > _BEHIND or _finished(waiting[0][2])):
-                    yield _written(waiting.popleft())
+                while waiting and (len(waiting) > _BEHIND or waiting[0][2] is None or waiting[0][2].done()):
+                    yield _written(*waiting.popleft())
             while waiting:
-                yield _written(waiting.popleft())
+                yield _written(*waiting.popleft())
         except (Exception, KeyboardInterrupt):  # the images so far are predicted
             while waiting:
-                yield _written(waiting.popleft())
+                yield _written(*waiting.popleft())
             raise
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _read_ahead(
-    pool: ThreadPoolExecutor, files: Sequence[Path], size: int
-) -> Iterator[list[tuple[int, Image.Image | BadImage]]]:
-    """Batches of (number, image or error), of which the next one is read while the current one is used."""
-    ahead: deque[list[tuple[int, Future]]] = deque()
-    for start in range(0, len(files), size):
-        part = enumerate(files[start : start + size], start)
-        ahead.append([(number, pool.submit(_read, file)) for number, file in part])
-        if len(ahead) > 1:
-            yield [(number, image.result()) for number, image in ahead.popleft()]
-    while ahead:
-        yield [(number, image.result()) for number, image in ahead.popleft()]
-
-
-def _read(file: Path) -> Image.Image | BadImage:
-    try:
-        return read_image(file)
-    except BadImage as error:
-        return error
-
-
-def _finished(files: Any) -> bool:
-    return not isinstance(files, Future) or files.done()
-
-
-def _written(entry: Any) -> Written:
-    number, result, files = entry
-    return number, result, files.result() if isinstance(files, Future) else files
+def _written(number: int, result: ImageResult | BadImage, files: Future | None) -> Written:
+    return number, result, files.result() if files else {}

@@ -83,7 +83,8 @@ class Predictor(ABC):
     def transform(self) -> Callable[[Image.Image], Any]:
         """Returns the function from an RGB image to one sample of a batch; it can be pickled and has no weights."""
 
-    def collate(self, samples: list[Any]) -> Any:
+    @staticmethod
+    def collate(samples: list[Any]) -> Any:
         """Returns the batch of some samples, at least one."""
         return samples
 

@@ -46,15 +46,15 @@ class PredictionFolder:
     Args:
         output: the folder, created with the first file. With None it is `predictions`, or the first of
             `predictions-2`, … that does not exist, so that nothing is added to earlier predictions.
-        images: every image that pictures will be written of.
+        stems: the name without extension of every image that pictures will be written of.
     Raises:
         RMTError: `output` is a file or holds files already.
     """
 
-    def __init__(self, output: Path | None, images: Sequence[Path]) -> None:
+    def __init__(self, output: Path | None, stems: Sequence[str]) -> None:
         self.path = unused_path(FOLDER) if output is None else output
         require_empty(self.path)
-        self.stems = unique_names([_fitted(image.stem) for image in images])
+        self.stems = unique_names([_fitted(stem) for stem in stems])
 
     def write(self, number: int, pictures: dict[str, Image.Image]) -> dict[str, str]:
         """Writes the pictures of image `number`: STEM.png, or STEM-KIND.png where there are several kinds.
@@ -84,12 +84,14 @@ def _fitted(stem: str) -> str:
 def unique_names(names: Sequence[str]) -> list[str]:
     """Returns the names with -2, -3, … appended to repeated ones; case is ignored, as some file systems do."""
     taken: set[str] = set()
+    tried: dict[str, int] = {}  # the last number of each name, since a million images may have one name
     unique = []
     for name in names:
-        candidate, number = name, 1
+        candidate, number = name, tried.get(name.casefold(), 1)
         while candidate.casefold() in taken:
             number += 1
             candidate = f"{name}-{number}"
+        tried[name.casefold()] = number
         taken.add(candidate.casefold())
         unique.append(candidate)
     return unique

@@ -6,17 +6,19 @@ import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from rmt.data.files import files_below
 from rmt.data.images import EXTENSIONS, MAX_BYTES, BadImage, read_image
-from rmt.data.sources.cache import ShardCache
-from rmt.data.sources.conversion import Shard
 from rmt.data.sources.remote import RemoteFile, is_url, list_folder, matching, remote_file
-from rmt.data.sources.shards import ShardRows, check_complete
 from rmt.errors import RMTError
+
+if TYPE_CHECKING:
+    from rmt.data.sources.conversion import Shard
+    from rmt.data.sources.shards import ShardRows
 
 SHARDS = (".parquet", ".tar")
 _ROOM = 16 * 2**30  # bytes on disk for converted shards, or four of the largest
@@ -38,9 +40,12 @@ class Collection:
     def __init__(self, entries: Sequence[Entry]):
         shards: list[Shard] = [entry for entry in entries if _is_shard(entry)]  # type: ignore[misc]
         self._files = [entry for entry in entries if not _is_shard(entry)]
-        self._shards: ShardRows | None = None
+        self._shards: Any = None  # ShardRows
         sizes = np.ones(len(entries), np.int64)
         if shards:
+            from rmt.data.sources.cache import ShardCache  # pyarrow takes a moment to import
+            from rmt.data.sources.shards import ShardRows
+
             largest = max(shard.size if isinstance(shard, RemoteFile) else _size(shard) for shard in shards)
             self._shards = ShardRows(ShardCache(shards, limited=True, room=max(_ROOM, 4 * largest), labelled=False))
             sizes[[_is_shard(entry) for entry in entries]] = np.diff(self._shards.ends, prepend=0)
@@ -90,7 +95,7 @@ class Collection:
             numbers = [number for rows, number in places if rows]
             self._shards.prefetch(np.array(numbers, np.int64))
 
-    def _place(self, index: int) -> tuple[ShardRows | None, int]:
+    def _place(self, index: int) -> "tuple[ShardRows | None, int]":
         """The set of rows, or None for a file, and the number of the image there or among the files."""
         run = bisect_right(self._ends, index)
         number = int(index) - (self._ends[run - 1] if run else 0) + self._starts[run]
@@ -155,7 +160,9 @@ def _usable(word: str, entries: Sequence[Entry], *, complete: bool = False) -> S
     found = [entry for entry in entries if str(entry).lower().endswith((*EXTENSIONS, *SHARDS))]
     if not found:
         raise RMTError(f"{word}: no images and no parquet shards there")
-    if complete:
+    if complete and any(map(_is_shard, found)):
+        from rmt.data.sources.shards import check_complete
+
         check_complete([entry for entry in found if _is_shard(entry)])  # type: ignore[misc]
     return found
 

@@ -1,0 +1,56 @@
+"""What the commands over many images share: which word is the checkpoint, and writing a file of answers."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmt.errors import RMTError
+from rmt.terminal import complain, say
+
+if TYPE_CHECKING:
+    from rmt.data.sources.collection import Collection
+    from rmt.inference.bulk.work import Work
+
+ANSWERS = (".parquet", ".csv", ".jsonl")
+
+
+def is_answers(output: Path | None) -> bool:
+    """Whether `--output` names a file of answers."""
+    return output is not None and output.suffix.lower() in ANSWERS and not output.is_dir()
+
+
+def checkpoint_and_images(words: tuple[str, ...], command: str) -> tuple[Path, tuple[str, ...]]:
+    """The checkpoint, which is the package's own network if the first word names images, and the words for images.
+
+    Raises RMTError if no images are named.
+    """
+    from rmt.data.images import EXTENSIONS
+    from rmt.data.sources.collection import SHARDS
+    from rmt.data.sources.remote import is_url
+    from rmt.model import read_metadata
+    from rmt.model.shipped import DEFAULT
+
+    first, folder = words[0], os.path.isdir(words[0])
+    is_run = folder and any(os.path.exists(os.path.join(first, name)) for name in ("best.safetensors", "recipe.json"))
+    named = not folder and (first.lower().endswith((*EXTENSIONS, *SHARDS)) or is_url(first) or first == "-")
+    pattern = not os.path.exists(first) and any(character in first for character in "*?")
+    if named or pattern or (folder and not is_run and not words[1:]):
+        classes = ", ".join(read_metadata(DEFAULT)["classes"])
+        complain(f"no checkpoint given: {DEFAULT} is used, which knows {classes}")
+        return Path(DEFAULT), words
+    if not words[1:]:
+        raise RMTError(f"name at least one image: rmt {command} CHECKPOINT IMAGE…")
+    return Path(first), words[1:]
+
+
+def write_answers_file(work: "Work", collection: "Collection", output: Path) -> int:
+    """Writes the file of answers and says what it has; the exit code is 1 if an image could not be read."""
+    from rmt.inference.bulk.job import write_answers
+    from rmt.inference.bulk.stream import check_counts
+
+    check_counts(work.batch_size, work.workers)
+    report = write_answers(work, collection, output)
+    before = f"{report.before:,} images were there, " if report.before else ""
+    line = f"{output}: {before}{report.images:,} images by {report.model}, {report.rate:,.1f} images/s"
+    say(line + (f"; {len(report.bad):,} could not be read" if report.bad else ""))
+    return 1 if report.bad else 0
