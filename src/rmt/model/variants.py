@@ -258,7 +258,15 @@ def _matches(name: str, patterns: str | Sequence[str]) -> bool:
 
 
 def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
-    """`timm.create_model` for our names. Raises RMTError for another name."""
+    """`timm.create_model` for our names: a network for images (B, in_chans, H, W), H and W from 32 up.
+
+    Args:
+        name: one of `list_models()`.
+        pretrained: load weights, those in the package or of the file in `pretrained_cfg_overlay=dict(file=...)`.
+        kwargs: `num_classes`, `in_chans`, `drop_path_rate` and the other arguments of `RMT`.
+    Raises:
+        RMTError: no network of that name, or no weights for it.
+    """
     check_own_name(name)
     return cast(RMT, timm.create_model(name, pretrained=pretrained, **kwargs))
 

@@ -1,0 +1,370 @@
+"""Run every command and every Python block of the documentation, page by page, in the order of the page.
+
+    python scripts/run_docs.py [docs/your-photos.md …] [--record benchmarks/documentation.json]
+
+Each page runs in a folder of its own, with small data under the names that the pages use (FOLDER, photos, imagenet,
+photo.jpg, RMT-S.pth …). Commands are those of the page; only what costs time is made small: networks, images, epochs
+(`TINY`). So what is shown is that the words of the page work in this order, not its figures. Lines that start other
+programs (make, pip, torchrun, srun) are not run: what they name has to exist, and the `rmt` command in them to be
+understood. A block below `<!-- needs: MODULE -->` is left out where the module is not installed.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from helpers.documentation import parse_command  # noqa: E402 - after the folder of the tests is known
+
+PROGRAMS = ("rmt", "make", "pip", "python", "torchrun", "srun")
+TINY = {
+    "classify": dict(
+        model="rmt_test", image_size=32, epochs=1, warmup_epochs=0, batch_size=4, repeated_augmentation=False
+    ),
+    "detect": dict(model="rmt_test", short_side=64, long_side=96, fpn_channels=8, epochs=1, batch_size=2),
+    "segment": dict(
+        model="rmt_test",
+        head_width=8,
+        iterations=2,
+        validate_every=1,
+        batch_size=2,
+        crop_size=32,
+        short_side=32,
+        long_side=64,
+    ),
+}
+ALWAYS = dict(minutes=0, device="cpu", devices=1, nodes=1, workers=0, effective_batch=0, strategy="auto", compile=False)
+NOT_RUN = {
+    "s3://": "needs a server",
+    "TIMM_NAME": "the reader's own teacher",
+    "swin.safetensors": "weights of Swin",
+    "SHARDS": "needs CIFAR-10",
+    "rmt serve": "a server",
+    "composites": "needs the pictures of Debian packages",
+    "--data trees": "needs photographs of a package",
+    "--data eight": "needs the pictures of Debian packages",
+    "--data crops": "needs the pictures of Debian packages",
+    "rmt bench": "a measurement",
+    "rmt token-labels --weights teacher": "follows a training at the size of the page",
+    "--token-labels maps": "follows a training at the size of the page",
+}
+
+
+class Block(NamedTuple):
+    line: int
+    kind: str  # "python" or "command"
+    text: str
+    needs: str = ""
+
+
+def blocks_of(text: str) -> list[Block]:
+    """The Python blocks and the command lines of a page, in their order."""
+    found: list[Block] = []
+    lines, needs, number = text.splitlines(), "", 0
+    while number < len(lines):
+        line, start = lines[number], number + 1
+        number += 1
+        if comment := re.match(r"<!-- needs: (\w+) -->", line):
+            needs = comment[1]
+        elif fence := re.match(r"(`{3,})(\w*)", line):
+            end = next(i for i in range(number, len(lines)) if lines[i].startswith(fence[1]))
+            content, number = "\n".join(lines[number:end]), end + 1
+            if fence[2] == "python":
+                found.append(Block(start, "python", content, needs))
+            elif fence[2] in ("sh", "bash"):
+                found += [Block(start, "command", command) for command in commands_of(content)]
+            needs = ""
+        elif line.startswith("    ") and not (start > 1 and re.match(r"\s*(?:[-*]|\d+\.) |  \S", lines[start - 2])):
+            end = next((i for i in range(number, len(lines)) if not lines[i].startswith("    ")), len(lines))
+            content, number = "\n".join(lines[start - 1 : end]), end
+            found += [Block(start, "command", command) for command in commands_of(content)]
+    return found
+
+
+def commands_of(text: str) -> Iterator[str]:
+    """The command lines of a block, without comments; `NAME=value` may stand in front."""
+    for line in text.replace("\\\n", " ").splitlines():
+        command = line.partition(" #")[0].strip()
+        words = [word for word in command.split() if not re.match(r"[A-Z_]+=", word)]
+        if words and words[0] in PROGRAMS:
+            yield " ".join(command.split())
+
+
+class Workspace:
+    """Small data and runs under the names that pages use, made once for all pages."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.data: dict[str, Callable[[Path], Any]] = {
+            "photos": self._photos,
+            "imagenet": self._imagenet,
+            "coco": self._boxes,
+            "segments": self._masks,
+            "ADEChallengeData2016": self._ade20k,
+            "photo.jpg": self._photo,
+            "RMT-S.pth": lambda path: self._weights(path, "rmt_s"),
+            "RMT-T.pth": lambda path: self._weights(path, "first_release_rmt_t"),
+            "RMT-T-first-release.pth": lambda path: self._weights(path, "first_release_rmt_t"),
+            "rmt_small.safetensors": self._model_file,
+            "label_top5_train_nfnet": self._published_maps,
+        }
+
+    def path(self, name: str) -> Path:
+        path = self.root / name
+        if not path.exists():
+            self.data[name](path)
+        return path
+
+    def run(self, task: str) -> Path:
+        """The folder of a finished run of a task, not to be written to."""
+        from helpers import detect_runs, runs, segment_runs
+
+        made = {"classify": runs.finished_run, "detect": detect_runs.finished_run, "segment": segment_runs.finished}
+        return made[task]()
+
+    def _photos(self, path: Path) -> None:
+        from helpers.runs import photos
+
+        shutil.copytree(photos(), path)
+
+    def _imagenet(self, path: Path) -> None:
+        from PIL import Image
+
+        for split, count in (("train", 8), ("val", 4)):
+            for number, name in enumerate(("n01440764", "n01443537", "n01484850")):
+                folder = path / split / name
+                folder.mkdir(parents=True)
+                for i in range(count):
+                    Image.new("RGB", (40, 36), tuple(60 * (number == k) + 5 * i for k in range(3))).save(
+                        folder / f"{name}_{i}.JPEG"
+                    )
+
+    def _boxes(self, path: Path) -> None:
+        from helpers.detection_sets import make_yolo, splits
+
+        make_yolo(path, splits(), polygons=True)
+
+    def _masks(self, path: Path) -> None:
+        from helpers.segment_data import make_segments
+
+        make_segments(path)
+
+    def _ade20k(self, path: Path) -> None:
+        from helpers.segment_data import make_segments
+
+        make_segments(path, ade=True)
+        (path / "classes.txt").unlink()
+
+    def _photo(self, path: Path) -> None:
+        from PIL import Image
+
+        Image.new("RGB", (96, 64), (90, 120, 60)).save(path)
+
+    def _weights(self, path: Path, case: str) -> None:
+        import torch
+        from helpers.networks import official_weights
+
+        torch.save({"model": official_weights(case)}, path)
+
+    def _model_file(self, path: Path) -> None:
+        import rmt
+
+        rmt.save_checkpoint(rmt.create_model("rmt_small"), path)
+
+    def _published_maps(self, path: Path) -> None:
+        import torch
+
+        for image in sorted((self.path("imagenet") / "train").rglob("*.JPEG")):
+            target = path / image.parent.name / f"{image.stem}.pt"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(
+                torch.stack([torch.rand(3, 7, 7), torch.arange(3.0)[:, None, None].expand(-1, 7, 7)]).half(), target
+            )
+
+
+def task_of(words: str, page: str) -> str:
+    """The task that a command, or else the page, is about."""
+    for task, signs in {"detect": ("detect", "coco", "boxes"), "segment": ("segment", "ade20k", "masks")}.items():
+        if any(sign in words for sign in signs):
+            return task
+    return {"detection": "detect", "your-boxes": "detect", "segmentation": "segment", "your-masks": "segment"}.get(
+        page, "classify"
+    )
+
+
+def with_paths(text: str, page: str, folder: Path, workspace: Workspace) -> str:
+    """A command or block with what is the reader's own put in place: runs, data, files."""
+    task = task_of(text, page)
+
+    def run_folder(found: re.Match) -> str:
+        runs = sorted((folder / "runs").glob(f"{found[1]}-2*"), key=lambda path: path.stat().st_mtime)
+        if runs:
+            return str(runs[-1])
+        copy = folder / "runs" / f"{found[1]}-20260101-120000"
+        shutil.copytree(workspace.run(task_of(found[1], page)), copy)
+        return str(copy)
+
+    text = re.sub(r"runs/([a-z][\w-]*?)-(?:…|\d{8}-\d{6})", run_folder, text)
+    if re.search(r"\bRUN\b", text):
+        run = folder / f"run-of-{task}"
+        if not run.exists():
+            shutil.copytree(workspace.run(task), run)
+        text = re.sub(r"\bRUN\b", str(run), text)
+    own = {"classify": "photos", "detect": "coco", "segment": "segments"}[task]
+    text = re.sub(r"\b(FOLDER|DATA)\b", str(workspace.path(own)), text)
+    for name in workspace.data:
+        if re.search(rf"(?<![\w/.-]){re.escape(name)}(?![\w.-])", text) and not (folder / name).exists():
+            if workspace.path(name).is_dir():
+                (folder / name).symlink_to(workspace.path(name))
+            else:
+                shutil.copy(workspace.path(name), folder / name)
+    return text
+
+
+def made_small(argv: list[str]) -> list[str]:
+    """A training command with the values of `TINY` in place of its own."""
+    from rmt.recipes.choice import choose_recipe
+
+    if argv[1] == "--resume":
+        return [*argv[:3], *(("--minutes", "0.05") if "--minutes" in argv else ())]
+    recipe, _ = choose_recipe(argv[1])
+    values = dict(TINY[recipe.task], **ALWAYS)
+    if "--weights" in argv or "--model" in argv:
+        del values["model"]
+    elif recipe.model.endswith("_tl"):
+        values["model"] = "rmt_test_tl"
+    if argv[1] == "quickstart":
+        values |= dict(data="photos")
+    kept, skip = [], False
+    for word in argv:
+        name = word.removeprefix("--").removeprefix("no-").replace("-", "_")
+        if word.startswith("--"):
+            skip = name in values
+        if not skip:
+            kept.append(word)
+    fields = set(recipe.as_dict())
+    for name, value in values.items():
+        if name in fields:
+            option = name.replace("_", "-")
+            kept += (
+                [f"--{option}" if value is True else f"--no-{option}"]
+                if isinstance(value, bool)
+                else [f"--{option}", str(value)]
+            )
+    return kept
+
+
+def run_command(command: str) -> str:
+    """Runs one command line of `rmt`; of other programs checks what they name. Returns what was done."""
+    words = [word for word in shlex.split(command) if not re.match(r"[A-Z_]+=", word)]
+    if words[0] == "rmt":
+        from rmt.commands.cli import main
+
+        argv = made_small(words[1:]) if words[1] == "train" and len(words) > 2 and "--help" not in words else words[1:]
+        code = main(argv)
+        if code:
+            raise RuntimeError(f"exit code {code} of rmt {shlex.join(argv)}")
+        return "ran"
+    if "rmt" in words:
+        parse_command(shlex.join(words[words.index("rmt") :]))
+    elif words[0] == "make":
+        if f"\n{words[1]}:" not in (ROOT / "Makefile").read_text(encoding="utf-8"):
+            raise RuntimeError(f"the Makefile has no target {words[1]}")
+    elif words[0] == "python" and words[1] != "-m" and not (ROOT / words[1]).exists():
+        raise RuntimeError(f"no program {words[1]}")
+    return "understood"
+
+
+def run_page(path: Path, workspace: Workspace, only: str = "") -> Iterator[tuple[Block, str, str]]:
+    """Runs the blocks of a page in a folder of its own: each block, what was done, and the error if it failed."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{path.stem}-", dir=workspace.root))
+    names: dict[str, Any] = {"__name__": "page"}
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        for block in blocks_of(path.read_text(encoding="utf-8")):
+            if only and block.kind != only:
+                continue
+            output = io.StringIO()
+            try:
+                with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+                    done = run_block(block, path.stem, folder, workspace, names)
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                last = output.getvalue().strip().splitlines()[-3:]
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                yield block, "failed", f"{type(error).__name__}: {error} ({where.name}); {' | '.join(last)}"
+            else:
+                yield block, done, ""
+    finally:
+        os.chdir(before)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_block(block: Block, page: str, folder: Path, workspace: Workspace, names: dict[str, Any]) -> str:
+    if block.needs and importlib.util.find_spec(block.needs) is None:
+        return f"left out: needs {block.needs}"
+    if block.kind == "python":
+        exec(compile(with_paths(block.text, page, folder, workspace), page, "exec"), names)
+        return "ran"
+    for sign, reason in NOT_RUN.items():
+        if sign in block.text:
+            if block.text.startswith("rmt "):
+                parse_command(block.text.replace("…", "20260101-120000"))
+            return f"understood: {reason}"
+    if block.text.startswith("rmt train quickstart"):
+        with_paths("photos", page, folder, workspace)
+    return run_command(with_paths(block.text, page, folder, workspace))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", type=Path, nargs="*", help="by default the README and all pages of docs/")
+    parser.add_argument("--record", type=Path, help="also write what was run to this JSON file")
+    args = parser.parse_args()
+    pages = args.pages or [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    result: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory(prefix="rmt-docs-") as folder:
+        workspace = Workspace(Path(folder))
+        for page in pages:
+            counts: dict[str, Any] = dict(ran=0, understood=0, left_out=0, failed=[])
+            start = time.monotonic()
+            for block, done, error in run_page(page.resolve(), workspace):
+                if done == "failed":
+                    counts["failed"].append(f"line {block.line}: {block.text.splitlines()[0]}: {error}")
+                    print(f"{page}:{block.line}: {block.text.splitlines()[0]}: {error}", flush=True)
+                else:
+                    counts[done.partition(":")[0].replace(" ", "_")] += 1
+            name = str(page.resolve().relative_to(ROOT))
+            if sum(len(value) if isinstance(value, list) else value for value in counts.values()):
+                result[name] = counts
+                print(
+                    f"{name}: {counts | {'failed': len(counts['failed'])}}, {time.monotonic() - start:.0f} s",
+                    flush=True,
+                )
+    totals = {key: sum(page[key] for page in result.values()) for key in ("ran", "understood", "left_out")}
+    totals["failed"] = sum(len(page["failed"]) for page in result.values())
+    print(totals)
+    if args.record:
+        args.record.write_text(json.dumps(dict(totals=totals, pages=result), indent=2) + "\n", encoding="utf-8")
+    return 1 if totals["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
