@@ -22,6 +22,7 @@ COMMANDS = (
     "predict",
     "embed",
     "serve",
+    "explain",
     "export",
     "info",
     "convert",
@@ -31,7 +32,7 @@ COMMANDS = (
     "shard",
     "bench",
 )
-FILE_COMMANDS = ("evaluate", "predict")  # whose options depend on the task of the file
+FILE_COMMANDS = ("evaluate", "predict", "explain")  # whose options depend on the task of the file
 
 
 def main(argv: Sequence[str] | None = None) -> int:

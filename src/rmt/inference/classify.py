@@ -12,7 +12,7 @@ from torch import Tensor
 from rmt.data.transforms import eval_transform, shown_part
 from rmt.errors import RMTError
 from rmt.inference.explain import Subject
-from rmt.inference.explain.subject import Point, require_rmt
+from rmt.inference.explain.subject import Point
 from rmt.inference.exported import ExportedRuntime
 from rmt.inference.inputs import ImageLike
 from rmt.inference.predictor import Predictor, checked_size
@@ -86,7 +86,7 @@ class ClassifyPredictor(Predictor):
 
     def subject(self, photo: Image.Image, at: Point | None, target: str | None) -> Subject:
         """The class `target`, by default the likeliest one, as a decision about the whole image."""
-        network = require_rmt(self.model, self.metadata["model"])
+        network = self.backbone()
         pixels = self.transform()(photo)[None].to(self.device)
         ranking = self.predict_batch([photo], top_k=3)[0]
         label = ranking[0].label if target is None else target

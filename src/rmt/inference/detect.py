@@ -17,7 +17,7 @@ from rmt.heads import load_model
 from rmt.heads.detection.options import DetectorOptions
 from rmt.inference.drawing.boxes import MIN_SCORE, draw_boxes, labelled_boxes
 from rmt.inference.explain import Subject
-from rmt.inference.explain.subject import Point, require_rmt
+from rmt.inference.explain.subject import Point
 from rmt.inference.exported import ExportedRuntime
 from rmt.inference.exported_detector import ExportedDetector
 from rmt.inference.predictor import Predictor, checked_size
@@ -122,7 +122,7 @@ class DetectPredictor(Predictor):
 
     def subject(self, photo: Image.Image, at: Point | None, target: str | None) -> Subject:
         """The highest score of a class, or of the objects whose boxes contain the point, as a decision about a box."""
-        network = require_rmt(self.model.pyramid.backbone, self.metadata["model"])  # type: ignore[union-attr]
+        network = self.backbone()
         (found,) = self.predict_batch([photo])
         number = _chosen(found, at, None if target is None else self.class_index(target))
         image = self.transform()(photo)[0].to(self.device)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rmt.data.images import BadImage
 from rmt.device import choose_device, choose_precision
 from rmt.errors import RMTError
+from rmt.heads.pyramid import Pyramid
 from rmt.inference.embeddings import DType, convert, embedding_function
 from rmt.inference.explain import Explanation, Subject, explain
 from rmt.inference.explain.subject import Point, check_point
@@ -20,7 +21,7 @@ from rmt.inference.exported import ExportedRuntime, open_exported
 from rmt.inference.inputs import ImageLike, as_list, open_image, open_or_error
 from rmt.inference.results import ImageResult
 from rmt.inference.runtime import Runtime, TorchRuntime
-from rmt.model import read_metadata
+from rmt.model import RMT, read_metadata
 
 
 class Predictor(ABC):
@@ -135,14 +136,28 @@ class Predictor(ABC):
             BadImage: the image cannot be read.
             RMTError: a point outside the image, an unknown class, or a network without gradients or our attention.
         """
-        if not isinstance(self.runtime, TorchRuntime):
-            raise RMTError(
-                "an exported file has no gradients and no attention to read: explain the model file it was made of"
-            )
+        self.backbone()  # refuses networks that cannot be explained
         photo = open_image(image)
         if at is not None:
             check_point(at, photo)
         return explain(self.subject(photo, at, target), at, evidence=evidence)
+
+    def backbone(self) -> RMT:
+        """Returns the network without heads, whose attention and gradients are explained.
+
+        Raises:
+            RMTError: it is an exported file, or a network of timm.
+        """
+        if not isinstance(self.runtime, TorchRuntime):
+            raise RMTError(
+                "an exported file has no gradients and no attention to read: explain the model file it was made of"
+            )
+        pyramid = next((module for module in self.model.modules() if isinstance(module, Pyramid)), None)
+        network = self.model if pyramid is None else pyramid.backbone
+        if not isinstance(network, RMT):
+            name = self.metadata["model"]
+            raise RMTError(f"{name} is a network of timm without Manhattan attention: only RMT's can be explained")
+        return network
 
     def class_index(self, name: str) -> int:
         """Returns the index of a class. Raises RMTError, with the nearest names, for one that the network does not

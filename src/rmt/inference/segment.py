@@ -17,7 +17,7 @@ from rmt.heads.segmentation.sliding import InferenceOptions, pad_to_smallest, se
 from rmt.inference.drawing.masks import class_shares, draw_segmentation, segmentation_pictures
 from rmt.inference.drawing.palette import palette
 from rmt.inference.explain import Subject
-from rmt.inference.explain.subject import Point, nearest_to_middle, require_rmt
+from rmt.inference.explain.subject import Point, nearest_to_middle
 from rmt.inference.inputs import ImageLike, open_image
 from rmt.inference.predictor import Predictor
 from rmt.inference.results import ImageResult
@@ -122,7 +122,7 @@ class SegmentPredictor(Predictor):
 
         A network that is applied to windows is shown one, around the point or the middle of the image.
         """
-        network = require_rmt(self.model.pyramid.backbone, self.metadata["model"])  # type: ignore[union-attr]
+        network = self.backbone()
         labels = self.segment(photo)
         shares = class_shares(labels.numpy(), self.classes)
         label = target or (self.classes[int(labels[int(at[1]), int(at[0])])] if at else next(iter(shares)))

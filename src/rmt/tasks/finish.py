@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from rmt.data.loader import BatchLoader
+from rmt.inference.drawing.fonts import plain_text
 from rmt.inference.runtime import TorchRuntime
 from rmt.model import read_metadata
 from rmt.training.evaluator import Evaluator, evaluate
@@ -54,8 +55,6 @@ def finish(
     metrics |= more_metrics(evaluators)
     write(module, run, metrics, networks["best"])
     if draw_report is not None:
-        from rmt.training.logging.plots import plain_text  # matplotlib takes a second to import
-
         with plain_text():
             draw_report(module, run, metrics, evaluators["best"], runtimes["best"])
     return metrics

@@ -1,5 +1,8 @@
-"""The font of all drawings."""
+"""The font of all drawings, and the text of matplotlib's."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,3 +19,13 @@ def load_font(size: float) -> Any:
         return ImageFont.load_default(size)
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(str(path), size) if path.is_file() else ImageFont.load_default(size)
+
+
+@contextmanager
+def plain_text() -> Iterator[None]:
+    """Context manager for drawing: `$` begins no formula, and a letter without a font gives no warning."""
+    import matplotlib
+
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
+        yield

@@ -81,10 +81,3 @@ def nearest_to_middle(region: np.ndarray) -> Point | None:
         return None
     nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
     return float(columns[nearest]) + 0.5, float(rows[nearest]) + 0.5
-
-
-def require_rmt(network: object, name: str) -> RMT:
-    """The network, if it has our attention. Raises RMTError for one of timm's."""
-    if not isinstance(network, RMT):
-        raise RMTError(f"{name} is a network of timm without Manhattan attention: rmt explain reads that of RMT alone")
-    return network

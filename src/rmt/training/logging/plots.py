@@ -1,12 +1,9 @@
 """The plots of `report.png`: each draws plain numbers on matplotlib axes and knows nothing of training."""
 
 import math
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
@@ -190,11 +187,3 @@ def _worst_pairs(shares: np.ndarray, classes: Sequence[str], most: int = 6) -> s
 
 def _dot(curve: Curve) -> str:
     return "o" if len(curve[0]) < 2 else ""
-
-
-@contextmanager
-def plain_text() -> Iterator[None]:
-    """Context manager for drawing: `$` begins no formula, and a letter without a font gives no warning."""
-    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-        yield
