@@ -53,6 +53,7 @@ NOT_RUN = {
     "s3://": "needs a server",
     "TIMM_NAME": "the reader's own teacher",
     "swin.safetensors": "weights of Swin",
+    "RMT-B.pth": "a large file of the authors",
     "SHARDS": "needs CIFAR-10",
     "rmt serve": "a server",
     "composites": "needs the pictures of Debian packages",
@@ -60,8 +61,6 @@ NOT_RUN = {
     "--data eight": "needs the pictures of Debian packages",
     "--data crops": "needs the pictures of Debian packages",
     "rmt bench": "a measurement",
-    "rmt token-labels --weights teacher": "follows a training at the size of the page",
-    "--token-labels maps": "follows a training at the size of the page",
 }
 
 
@@ -117,10 +116,13 @@ class Workspace:
             "segments": self._masks,
             "ADEChallengeData2016": self._ade20k,
             "photo.jpg": self._photo,
+            "annotated": self._annotated,
+            **dict.fromkeys(("all.json", "train.json", "val.json", "mine.json"), self._annotations),
             "RMT-S.pth": lambda path: self._weights(path, "rmt_s"),
             "RMT-T.pth": lambda path: self._weights(path, "first_release_rmt_t"),
             "RMT-T-first-release.pth": lambda path: self._weights(path, "first_release_rmt_t"),
             "rmt_small.safetensors": self._model_file,
+            "rmt_tiny.safetensors": self._model_file,
             "label_top5_train_nfnet": self._published_maps,
         }
 
@@ -164,6 +166,14 @@ class Workspace:
 
         make_segments(path)
 
+    def _annotated(self, path: Path) -> None:
+        from helpers.coco_sets import make_coco
+
+        make_coco(path)
+
+    def _annotations(self, path: Path) -> None:
+        shutil.copy(self.path("annotated") / "annotations" / "instances_train2017.json", path)
+
     def _ade20k(self, path: Path) -> None:
         from helpers.segment_data import make_segments
 
@@ -184,7 +194,7 @@ class Workspace:
     def _model_file(self, path: Path) -> None:
         import rmt
 
-        rmt.save_checkpoint(rmt.create_model("rmt_small"), path)
+        rmt.save_checkpoint(rmt.create_model(path.stem), path)
 
     def _published_maps(self, path: Path) -> None:
         import torch
@@ -227,6 +237,8 @@ def with_paths(text: str, page: str, folder: Path, workspace: Workspace) -> str:
         text = re.sub(r"\bRUN\b", str(run), text)
     own = {"classify": "photos", "detect": "coco", "segment": "segments"}[task]
     text = re.sub(r"\b(FOLDER|DATA)\b", str(workspace.path(own)), text)
+    if "--annotations" in text:
+        text = text.replace("--images photos", f"--images {workspace.path('annotated') / 'train2017'}")
     for name in workspace.data:
         if re.search(rf"(?<![\w/.-]){re.escape(name)}(?![\w.-])", text) and not (folder / name).exists():
             if workspace.path(name).is_dir():
@@ -249,7 +261,7 @@ def made_small(argv: list[str]) -> list[str]:
     elif recipe.model.endswith("_tl"):
         values["model"] = "rmt_test_tl"
     if argv[1] == "quickstart":
-        values |= dict(data="photos")
+        values |= dict(data="photos", selection=0)
     kept, skip = [], False
     for word in argv:
         name = word.removeprefix("--").removeprefix("no-").replace("-", "_")
@@ -328,9 +340,12 @@ def run_block(block: Block, page: str, folder: Path, workspace: Workspace, names
             if block.text.startswith("rmt "):
                 parse_command(block.text.replace("…", "20260101-120000"))
             return f"understood: {reason}"
-    if block.text.startswith("rmt train quickstart"):
-        with_paths("photos", page, folder, workspace)
-    return run_command(with_paths(block.text, page, folder, workspace))
+    command = block.text.replace("--data sample", "--data photos")
+    if command.startswith("rmt train quickstart"):
+        with_paths("photos", page, folder, workspace)  # which take the place of the sample
+    if command.startswith("rmt token-labels"):
+        shutil.rmtree(folder / "maps", ignore_errors=True)  # of other images, made by a command before
+    return run_command(with_paths(command, page, folder, workspace))
 
 
 def main() -> int:
