@@ -83,7 +83,7 @@ class Bench:
         for name in ("bccd", "camvid"):
             if not (self.work / name).exists():
                 (self.work / name).symlink_to((data / name).resolve(), target_is_directory=True)
-        take_rows(data / "cifar10", self.work / "cifar10-10k")
+        take_rows(data / "cifar10", self.work / "cifar10-10k", ROWS)
 
     def run(self, name: str, seed: int) -> None:
         """The plain command of a cell."""
@@ -173,19 +173,19 @@ def commit() -> str:
     return name + (" with changes" if changed else "")
 
 
-def take_rows(source: Path, target: Path) -> None:
-    """Writes the first `ROWS` training rows of a folder of parquet shards, and its test part, to a new folder."""
+def take_rows(source: Path, target: Path, count: int) -> None:
+    """Writes the first `count` training rows of a folder of parquet shards, and its test part, to a new folder."""
     if target.exists():
         return
     from pyarrow import Table, concat_tables, parquet
 
     shards: list[Table] = []
     for file in sorted(source.glob("train-*.parquet")):
-        if sum(map(len, shards)) < ROWS:
+        if sum(map(len, shards)) < count:
             shards.append(parquet.read_table(file))
     parts = target.with_suffix(".part")
     parts.mkdir(parents=True, exist_ok=True)
-    rows = concat_tables(shards).slice(0, ROWS)
+    rows = concat_tables(shards).slice(0, count)
     parquet.write_table(rows.replace_schema_metadata(_features(rows)), parts / "train-00000-of-00001.parquet")
     for file in sorted(source.glob("test-*.parquet")):
         shutil.copy(file, parts)

@@ -43,7 +43,7 @@ def test_the_table_has_the_median_of_the_seeds(tmp_path):
 def test_a_measured_cell_is_not_run_again(tmp_path, monkeypatch):
     for name in ("cifar10", "bccd", "camvid"):
         (tmp_path / "data" / name).mkdir(parents=True)
-    monkeypatch.setattr(FIRST_HOUR, "take_rows", lambda source, target: None)
+    monkeypatch.setattr(FIRST_HOUR, "take_rows", lambda source, target, count: None)
     results = tmp_path / "results.json"
     results.write_text(json.dumps([entry("rmt", 0, 44.0)]))
     bench = FIRST_HOUR.Bench(tmp_path / "data", tmp_path / "work", results)
@@ -54,8 +54,7 @@ def test_a_measured_cell_is_not_run_again(tmp_path, monkeypatch):
     assert [e["seed"] for e in json.loads(results.read_text())] == [0, 1]
 
 
-def test_the_first_rows_are_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr(FIRST_HOUR, "ROWS", 3)
+def test_the_first_rows_are_taken(tmp_path):
     file = io.BytesIO()
     Image.new("RGB", (32, 32), "red").save(file, "PNG")
     (tmp_path / "all").mkdir()
@@ -63,7 +62,7 @@ def test_the_first_rows_are_taken(tmp_path, monkeypatch):
         rows = {"image": [{"bytes": file.getvalue(), "path": "x.png"}] * 2, "label": [0, 1]}
         table = pa.table(rows).replace_schema_metadata({"huggingface": "{}", "rmt": "a check sum"})
         parquet.write_table(table, tmp_path / "all" / f"{name}.parquet")
-    FIRST_HOUR.take_rows(tmp_path / "all", tmp_path / "some")
+    FIRST_HOUR.take_rows(tmp_path / "all", tmp_path / "some", 3)
     assert parquet.read_schema(tmp_path / "some" / "train-00000-of-00001.parquet").metadata == {b"huggingface": b"{}"}
     images, labels = BASELINES.cifar(tmp_path / "some", "train")
     assert images.shape == (3, 3, 32, 32) and labels.tolist() == [0, 1, 0]
