@@ -62,6 +62,12 @@ docs: .venv/.docs
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
+.PHONY: dist
+# The sdist and the wheel, checked: make dist REPOSITORY=https://github.com/OWNER/NAME
+dist: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build twine
+	$(BIN)/python scripts/build_release.py --repository $(or $(REPOSITORY),$(error name the public repository: make dist REPOSITORY=https://…))
+
 lint: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

@@ -66,7 +66,8 @@ def test_images_and_calibration_from_folders(exported, tmp_path):
         (["--data", "sample", "--images", "x"], "give --data or --images, not both"),
         (["--calibration", "x"], "--calibration has an effect with --precision int8 only"),
         (["--license", "mit"], "--license has an effect with --format hub only"),
-        (["--format", "hub", "--license", "mit"], "--format hub takes --output FOLDER and --license"),
+        (["--format", "hub", "--license", "mit"], "--format hub takes --output FOLDER, --license"),
+        (["--data-license", "mit"], "--data-license has an effect with --format hub only"),
         (["--data", "sample", "--max-images", "0"], "--max-images must be at least 1"),
     ],
 )

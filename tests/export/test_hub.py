@@ -31,7 +31,7 @@ def model_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(model_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub") / "out"
-    write_hub_folder(model_file, folder, "apache-2.0")
+    write_hub_folder(model_file, folder, "apache-2.0", "CC BY 4.0")
     return folder
 
 
@@ -53,6 +53,20 @@ def test_timm_loads_the_same_network_with_its_preprocessing(folder):
     assert other.num_classes == 2 and torch.equal(other.stem[0].weight, model.stem[0].weight)
 
 
+@pytest.mark.parametrize("name", ["rmt_test", "resnet18"])
+def test_a_repository_of_the_hub_loads_as_for_timm_s_networks(name, tmp_path, monkeypatch):
+    """`hf-hub:USER/NAME`, whose files come from a folder here in place of the network."""
+    model = timm.create_model(name, num_classes=5)
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+
+    def download(repo_id, filename, **_):
+        assert repo_id == "user/photos"
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr(timm.models._hub, "hf_hub_download", download)
+    assert torch.equal(output(timm.create_model("hf-hub:user/photos", pretrained=True)), output(model))
+
+
 def test_timm_s_own_folder_is_taken_as_well(tmp_path):
     model = pico(num_classes=5)
     timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
@@ -62,7 +76,11 @@ def test_timm_s_own_folder_is_taken_as_well(tmp_path):
 def test_the_folder_has_a_card_and_a_file_that_rmt_loads(folder, model_file):
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     card = (folder / "README.md").read_text()
-    assert "license: apache-2.0" in card and "| test top1 | 91.25 |" in card and "Trained on `photos`" in card
+    assert (
+        "license: apache-2.0" in card
+        and "| test top1 | 91.25 |" in card
+        and "Trained on `photos`. Licence of the training images: CC BY 4.0." in card
+    )
     assert json.loads((folder / "config.json").read_text())["pretrained_cfg"]["license"] == "apache-2.0"
     assert rmt.load(folder / "model.safetensors", device="cpu").metadata == rmt.load(model_file).metadata
 

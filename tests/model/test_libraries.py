@@ -4,6 +4,8 @@ import pytest
 import torch
 from helpers.networks import official, pico
 
+from rmt.errors import RMTError
+
 pytestmark = pytest.mark.optional
 
 
@@ -22,6 +24,12 @@ def test_segmentation_models_pytorch(overlay):
     state = encoder.model.state_dict()
     weight = next(value for key, value in state.items() if key.endswith("stem.0.weight"))
     assert torch.equal(weight, pico().stem[0].weight)
+
+
+def test_deeplab_of_segmentation_models_pytorch_is_refused():
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    with pytest.raises(RMTError, match="in place of DeepLabV3"):
+        smp.DeepLabV3Plus("tu-rmt_pico", encoder_weights=None)
 
 
 def test_transformers(overlay):

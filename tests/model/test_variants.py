@@ -11,9 +11,12 @@ import timm.data
 import timm.optim
 import torch
 from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 import rmt
+from rmt.errors import RMTError
 from rmt.model import MAX_DROP_PATH, RMT, count_macs, create_model, list_models, variants
+from rmt.model.rmt import PatchStem, Stage
 
 ROOT = Path(__file__).parents[2]
 
@@ -378,16 +381,38 @@ def test_prune_and_out_indices():
     assert kept(torch.randn(1, 3, 64, 64)).shape == (1, 1000)
 
 
-@pytest.mark.parametrize("feature_cls", ["getter", "hook"])
+@pytest.mark.parametrize("feature_cls", ["getter", "hook", "list", "dict", "fx"])
 def test_every_feature_wrapper_of_timm_gives_the_same_maps(feature_cls):
     x = torch.randn(1, 3, 64, 64)
-    model = timm.create_model("rmt_pico").eval()
-    wrapped = timm.create_model("rmt_pico", features_only=True, feature_cls=feature_cls).eval()
-    inner = getattr(wrapped, "model", wrapped)
-    inner.load_state_dict({k: v for k, v in model.state_dict().items() if k in inner.state_dict()}, strict=False)
+    torch.manual_seed(0)
+    model = timm.create_model("rmt_test").eval()
+    torch.manual_seed(0)
+    wrapped = timm.create_model("rmt_test", features_only=True, feature_cls=feature_cls).eval()
     with torch.no_grad():
-        maps = wrapped(x)
-    assert [m.shape for m in maps] == [m.shape for m in model.forward_intermediates(x, intermediates_only=True)]
+        maps, wanted = wrapped(x), model.forward_intermediates(x, intermediates_only=True)
+    for found, own in zip(maps.values() if isinstance(maps, dict) else maps, wanted, strict=True):
+        torch.testing.assert_close(found, own)
+
+
+@pytest.mark.parametrize("name", ["rmt_test", "rmt_swin_tiny"])
+def test_torchvision_s_feature_extractor_takes_the_stages_as_leaves(name):
+    model = timm.create_model(name, depths=(1, 1, 1, 1)).eval()
+    with pytest.raises(RMTError, match=r"pass tracer_kwargs=\{\"leaf_modules\": \[rmt\.model\.rmt\.Stage"):
+        create_feature_extractor(model, ["stages.1"])
+    extractor = create_feature_extractor(
+        model, {"stages.1": "8", "stages.3": "32"}, tracer_kwargs={"leaf_modules": [Stage, PatchStem]}
+    )
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        wanted = model.forward_intermediates(x, indices=[1, 3], intermediates_only=True)
+        for found, own in zip(extractor(x).values(), wanted, strict=True):
+            torch.testing.assert_close(found, own)
+
+
+def test_other_strides_are_refused():
+    assert timm.create_model("rmt_test", output_stride=32).num_classes == 1000
+    with pytest.raises(RMTError, match="output_stride=16: RMT's maps have strides 4, 8, 16 and 32"):
+        timm.create_model("rmt_test", features_only=True, output_stride=16)
 
 
 def test_checkpointing_of_activations_keeps_the_gradients_and_the_memory_down():

@@ -25,6 +25,7 @@ def run(
     calibration_images: int = 300,
     max_drop: float = 0.5,
     license: str = "",
+    data_license: str = "",
 ) -> None:
     """Export a trained network: its deployed form with labels and preprocessing, in one file that predicts by itself.
 
@@ -51,6 +52,7 @@ def run(
         calibration_images: int8: how many of them at most.
         max_drop: int8: percentage points of accuracy (top-1, AP, mIoU) that it may lose; if more, nothing is written.
         license: hub: the licence of the weights, e.g. apache-2.0, for the model card.
+        data_license: hub: the licence of the training images, for the model card.
     """
     from rmt.errors import RMTError
     from rmt.export import ExportOptions, export
@@ -65,14 +67,14 @@ def run(
     if format == "hub":
         given = (dynamic, precision != "fp32", image_size, data, images, calibration)
         if any(given) or output is None:
-            raise RMTError("--format hub takes --output FOLDER and --license, and no other option")
+            raise RMTError("--format hub takes --output FOLDER, --license and --data-license, and no other option")
         from rmt.export.hub import write_hub_folder
 
-        write_hub_folder(source, output, license)
+        write_hub_folder(source, output, license, data_license)
         say(f'{output}: timm.create_model("local-dir:{output}", pretrained=True)')
         return
-    if license:
-        raise RMTError("--license has an effect with --format hub only")
+    if license or data_license:
+        raise RMTError(f"--{'license' if license else 'data-license'} has an effect with --format hub only")
     options = ExportOptions(format, dynamic, precision, image_size, max_drop)
     if calibration is not None and precision != "int8":
         raise RMTError("--calibration has an effect with --precision int8 only")
@@ -128,17 +130,19 @@ def _labelled(metadata: dict[str, Any], data: str, max_images: int) -> tuple[Any
 
 
 def _report(exported: dict[str, Any], path: Path) -> list[str]:
+    from rmt.export.images import count_images
+
     check, accuracy = exported["check"], exported.get("accuracy")
     sizes = ", ".join("×".join(map(str, size)) for size in check["sizes"])
     bound = f" (tolerance {check['tolerance']:.0e})" if check["tolerance"] else ""
     lines = [
         f"largest error {check['error']:.1e} of the largest value{bound}, same likeliest class for "
-        f"{check['agreement']:.2f} %, on {check['images']} images at {sizes}"
+        f"{check['agreement']:.2f} %, on {count_images(check['images'])} at {sizes}"
     ]
     if accuracy:
         lines.append(
             f"{accuracy['metric']} {accuracy['before']:.2f} % before, {accuracy['after']:.2f} % after, on "
-            f"{accuracy['images']:,} images"
+            f"{count_images(accuracy['images'])}"
         )
     size = sum(file.stat().st_size for file in {path, path.with_suffix(".bin")} if file.exists()) / 1e6
     return [*lines, f"{path}: {exported['format']}, {exported['precision']}, {size:.1f} MB"]

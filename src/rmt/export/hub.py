@@ -18,13 +18,14 @@ from rmt.model import load_model, read_metadata, resolve_checkpoint
 from rmt.output_folder import require_empty
 
 
-def write_hub_folder(checkpoint: str | Path, folder: Path, licence: str) -> None:
+def write_hub_folder(checkpoint: str | Path, folder: Path, licence: str, data_licence: str = "") -> None:
     """Write config.json, model.safetensors and README.md (the model card), and load them once by timm.
 
     Args:
         checkpoint: the model file or run folder of a classifier.
         folder: new or empty.
         licence: of the weights, as the hub names it, e.g. "apache-2.0".
+        data_licence: of the training images, for the model card.
     Raises:
         RMTError: not a classifier, no licence, the folder is not empty, or the copy differs from the original.
     """
@@ -44,7 +45,7 @@ def write_hub_folder(checkpoint: str | Path, folder: Path, licence: str) -> None
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.writing-", dir=folder.parent))
         try:
-            _write(network, metadata, draft, folder.name, licence)
+            _write(network, metadata, draft, folder.name, licence, data_licence)
             _check(network, draft, metadata["preprocessing"])
             if folder.exists():
                 folder.rmdir()
@@ -54,12 +55,14 @@ def write_hub_folder(checkpoint: str | Path, folder: Path, licence: str) -> None
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def _write(network: nn.Module, metadata: dict[str, Any], folder: Path, name: str, licence: str) -> None:
+def _write(
+    network: nn.Module, metadata: dict[str, Any], folder: Path, name: str, licence: str, data_licence: str
+) -> None:
     tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
     notes = {"format": "pt", "rmt": json.dumps(metadata)}  # `rmt` reads the file, too
     (folder / "model.safetensors").write_bytes(safetensors.torch.save(tensors, metadata=notes))
     (folder / "config.json").write_text(json.dumps(_config(network, metadata, licence), indent=2) + "\n")
-    (folder / "README.md").write_text(_card(metadata, name, licence))
+    (folder / "README.md").write_text(_card(metadata, name, licence, data_licence))
 
 
 def _config(network: Any, metadata: Mapping[str, Any], licence: str) -> dict[str, Any]:
@@ -100,8 +103,8 @@ def _config(network: Any, metadata: Mapping[str, Any], licence: str) -> dict[str
     return config
 
 
-def _card(metadata: Mapping[str, Any], name: str, licence: str) -> str:
-    """The model card: licence, how to load it, what is known about training and scores."""
+def _card(metadata: Mapping[str, Any], name: str, licence: str, data_licence: str) -> str:
+    """The model card: licences, how to load it, what is known about training and scores."""
     metrics = {key: value for key, value in metadata["metrics"].items() if isinstance(value, int | float)}
     scores = {
         f"{part} {key}": value
@@ -113,7 +116,7 @@ def _card(metadata: Mapping[str, Any], name: str, licence: str) -> str:
     rows = "\n".join(f"| {key} | {value:g} |" for key, value in (metrics | scores).items())
     table = f"\n## Scores\n\n| | |\n|---|---|\n{rows}\n" if rows else ""
     recipe = metadata["recipe"]
-    data = f"\nTrained on `{recipe['data']}`.\n" if isinstance(recipe.get("data"), str) and recipe["data"] else ""
+    data = f"Trained on `{recipe['data']}`. " if isinstance(recipe.get("data"), str) and recipe["data"] else ""
     classes = ", ".join(map(str, metadata["classes"][:20])) + (", …" if metadata["classes"][20:] else "")
     return f"""---
 license: {licence}
@@ -129,7 +132,9 @@ tags:
 {metadata["model"]}, trained by rmt-vision, an implementation of RMT
 ([Retentive Networks Meet Vision Transformers](https://arxiv.org/abs/2309.11523)).
 Classes: {classes or "without names"}.
-{data}
+
+{data}Licence of the training images: {data_licence or "not stated"}.
+
 ```python
 import rmt, timm  # pip install rmt-vision; `import rmt` registers the networks with timm
 

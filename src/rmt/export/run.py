@@ -22,6 +22,7 @@ from rmt.errors import RMTError
 from rmt.export.check import check_sizes, compare, normalisation, prepare_image
 from rmt.export.formats import Format, Name, Precision, format_named, fuses_attention
 from rmt.export.graph import INPUT, network_graph
+from rmt.export.images import count_images
 from rmt.inference.exported import MIN_SIZE, PROGRAMS, open_exported
 from rmt.model import resolve_checkpoint
 from rmt.model.shipped import default_output
@@ -133,13 +134,13 @@ def export(
         }
         draft = folder / target.name
         form.save(model, json.dumps(metadata | {"exported": exported}), draft)
-        step(f"checking on {len(images)} images")
+        step(f"checking on {count_images(len(images))}")
         with torch.inference_mode():
             runtime = open_exported(draft, {"exported": exported}, trusted=True)
             sizes = check_sizes(graph, size)
             exported["check"] = compare(graph, runtime.named_outputs, images, sizes, prepare, options.precision)
         if accuracy is not None and options.format not in PROGRAMS:
-            step(f"measuring {accuracy.metric} on {accuracy.images} images, before and after")
+            step(f"measuring {accuracy.metric} on {count_images(accuracy.images)}, before and after")
             exported["accuracy"] = _accuracy(accuracy, source, draft, options)
         form.save(model, json.dumps(metadata | {"exported": exported}), draft)
         replace_together([(draft.with_suffix(suffix), target.with_suffix(suffix)) for suffix in form.files])

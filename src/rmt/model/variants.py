@@ -28,15 +28,23 @@ from typing import Any, cast
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import (
+    PretrainedCfg,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+    register_notrace_module,
+)
 
 from rmt.errors import RMTError
 from rmt.model.attention import REPLACEMENTS
 from rmt.model.pretrained import complete_pretrained_cfg, filter_state_dict
-from rmt.model.rmt import ATTENTIONS, RMT
+from rmt.model.rmt import ATTENTIONS, RMT, PatchStem, Stage
 from rmt.model.shipped import SHIPPED, shipped_weights
 
 ATTENTIONS.update(REPLACEMENTS)
+for _module in (Stage, PatchStem):  # what timm's feature_cls="fx" calls as a whole, see `rmt.ops.call.tracing`
+    register_notrace_module(_module)
 
 NARROW, MID, WIDE = (2, 6), (2, 7), (2, 8)  # decay_range (a, b), Eq. 8: a larger b sees farther
 
@@ -190,6 +198,11 @@ def build(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
     """Build variant `name`; kwargs are those of `RMT` and of timm's `create_model`."""
     if "img_size" in kwargs:  # many of timm's networks are built for one size
         raise RMTError("img_size: leave it out; the network takes images of any height and width when it is called")
+    if (stride := kwargs.pop("output_stride", 32)) != 32:
+        raise RMTError(
+            f"output_stride={stride}: RMT's maps have strides 4, 8, 16 and 32, and its attention cannot be dilated; "
+            "take Unet, FPN or UPerNet in place of DeepLabV3"
+        )
     overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
     device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
     if pretrained:
@@ -209,7 +222,7 @@ def build(name: str, pretrained: bool = False, **kwargs: Any) -> RMT:
                 headless=bool(kwargs.get("features_only")),
                 name=str(overlay.get("file") or "the state dict"),
             ),
-            feature_cfg=dict(out_indices=tuple(range(stages)), feature_cls="getter"),
+            feature_cfg=dict(out_indices=tuple(range(stages)), feature_cls="getter", flatten_sequential=True),
             **ARCHITECTURES[name] | kwargs,
         )
     if pretrained:  # the tensors are in the network now

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from rmt.errors import RMTError
 from rmt.ops.masa import MaSAConfig
 
 Op = Literal["attention", "depthwise", "layer_norm", "linear"]
@@ -51,6 +52,9 @@ def tracing(x: Tensor) -> Tracing:
     differentiation. `"eager"`: none of these.
 
     PyTorch 2.6 cannot distinguish export from compilation: there `torch.compile` is `"export"`, too.
+
+    Raises:
+        RMTError: x is a proxy of `torch.fx.symbolic_trace`.
     """
     if torch.jit.is_tracing():
         return "export"
@@ -58,6 +62,11 @@ def tracing(x: Tensor) -> Tracing:
         return "compile" if KNOWS_EXPORT and not _exporting() else "export"
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return "func"
+    if isinstance(x, torch.fx.Proxy):
+        raise RMTError(
+            "torch.fx cannot record RMT's stages, whose kernels depend on the sizes of the image: pass "
+            'tracer_kwargs={"leaf_modules": [rmt.model.rmt.Stage, rmt.model.rmt.PatchStem]}'
+        )
     if type(x) not in (Tensor, torch.nn.Parameter) or _get_current_dispatch_mode() or x.device.type == "meta":
         return "fake"
     return "eager"
