@@ -66,6 +66,15 @@ def test_impossible_values_are_named_with_their_option(field, value):
     assert f"--{field.replace('_', '-')}" in problem
 
 
+@pytest.mark.parametrize("option", ["pad_to", "crop_padding"])
+def test_the_tensor_loader_is_refused_where_pillow_is_needed(option):
+    fast = replace(quickstart(), loader="tensor", pad_to=0, crop_padding=0)
+    assert fast.problems() == []
+    assert replace(fast, loader="auto", **{option: 4}).problems() == []
+    (problem,) = replace(fast, **{option: 4}).problems()
+    assert problem == f"--loader tensor is not for --{option.replace('_', '-')}: take --loader pillow"
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "option"),
     [

@@ -28,13 +28,14 @@ class CachedSet:
         self.labels = parent.labels
         self._images: dict[int, Image.Image] = {}
         self._room = limit
+        self._full = False  # whether an image had no room
         self.decoding_seconds = 0.0
 
     def __len__(self) -> int:
         return len(self.parent)
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_images": {}, "_room": self.limit}
+        return self.__dict__ | {"_images": {}, "_room": self.limit, "_full": False}
 
     def load(self, index: int) -> Image.Image:
         image = self._images.get(index)
@@ -47,7 +48,13 @@ class CachedSet:
                 image.readonly = 1  # methods that change an image change a copy then
                 self._images[index] = image
                 self._room -= size
+            else:
+                self._full = True
         return image
+
+    def source(self, index: int) -> bytes | Image.Image:
+        """The image if it is kept, or may be; then the bytes of its file, which is faster than to decode it here."""
+        return self.parent.source(index) if self._full and index not in self._images else self.load(index)
 
     def kept_share(self) -> float:
         """The share of the images that there is memory for, judged by those that this process has loaded."""

@@ -73,6 +73,11 @@ class ImageSet(Protocol):
     def load(self, index: int) -> Image.Image:
         """Image number `index`, upright 8-bit RGB. Raises `BadImage`."""
 
+    def source(self, index: int) -> bytes | Image.Image:
+        """What image number `index` is decoded from: the bytes of its file; or the image itself, if that is at hand.
+
+        Raises `BadImage` if it cannot be read."""
+
     def name(self, index: int) -> str:
         """What messages call image number `index`."""
 
@@ -98,6 +103,9 @@ class Subset:
 
     def load(self, index: int) -> Image.Image:
         return self.parent.load(int(self.indices[index]))
+
+    def source(self, index: int) -> bytes | Image.Image:
+        return self.parent.source(int(self.indices[index]))
 
     def name(self, index: int) -> str:
         return self.parent.name(int(self.indices[index]))

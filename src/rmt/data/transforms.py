@@ -180,6 +180,12 @@ class Normalize:
     def __call__(self, image: Tensor) -> Tensor:
         return image.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
 
+    def batch(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) of any memory format to contiguous float32, on the device of the images."""
+        if self.mean.device != images.device:
+            self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
+        return self(images.contiguous())
+
     def __repr__(self) -> str:
         return f"Normalize(mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()})"
 

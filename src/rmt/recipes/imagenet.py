@@ -37,6 +37,7 @@ _SUPERVISED = ClassifyRecipe(
     repeated_augmentation=True,
     interpolation="bicubic",
     crop_pct=0.875,
+    loader=AUTO,
     mixup=0.8,
     cutmix=1.0,
     mix_switch=0.5,

@@ -139,7 +139,8 @@ def _time(
     The seconds include loading, without that decoding. The first batch, for which workers start and kernels are
     compiled, is not counted, unless it is the only one.
     """
-    samples = loader.samples if isinstance(loader.samples, CachedSet) else None
+    images_of = getattr(loader, "image_set", loader.samples)
+    samples = images_of if isinstance(images_of, CachedSet) else None
 
     def decoding() -> float:
         return 0.0 if samples is None else samples.decoding_seconds

@@ -1,13 +1,16 @@
 """`rmt shard`: what goes in comes out, bad images are named, and a stopped call goes on."""
 
+import io
 import json
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from helpers.pictures import make_folder
+from PIL import Image
 
 from rmt.commands.cli import main
+from rmt.data.images import read_image
 from rmt.data.sources import packing as sharding
 from rmt.data.sources.folders import FolderSet
 from rmt.data.sources.packing import PLAN, check_shard, pack
@@ -53,6 +56,28 @@ def test_every_image_comes_back_as_it_was(photos, tmp_path):
         assert opened.classes == folder.classes
         assert np.bincount(opened.labels).tolist() == np.bincount(folder.labels).tolist()
         assert opened.load(0).size == (32, 32)
+
+
+def test_large_images_are_made_smaller_and_others_kept(photos, tmp_path):
+    large = Image.new("RGB", (90, 60), (200, 30, 100))
+    large.paste((0, 0, 0), (0, 0, 45, 60))
+    large.save(photos / "train" / "large.png")
+    (photos / "train" / "large.png").rename(next((photos / "train").iterdir()) / "large.png")
+    pack(photos, tmp_path / "shards", short_side=40, quality=80, workers=1)
+    found = {path: data for shard in (tmp_path / "shards").glob("train*") for path, data, _ in rows(shard)}
+    for path, data in found.items():
+        if not path.endswith("large.png"):
+            assert data == (photos / "train" / path).read_bytes()
+            continue
+        made = read_image(data)
+        assert Image.open(io.BytesIO(data)).format == "JPEG" and made.size == (60, 40)
+        expected = large.resize((60, 40), Image.Resampling.BICUBIC)
+        assert np.abs(np.asarray(made).astype(int) - np.asarray(expected)).mean() < 4
+    assert len(found) == 22
+    with pytest.raises(RMTError, match=r"shards made otherwise \(another quality\)"):
+        pack(photos, tmp_path / "shards", short_side=40)
+    with pytest.raises(RMTError, match="shards made otherwise"):
+        pack(photos, tmp_path / "shards")
 
 
 def test_order_by_seed_or_as_in_the_folder(photos, tmp_path):

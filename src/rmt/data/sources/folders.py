@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from rmt.data.files import size_on_disk, valid_name
-from rmt.data.images import EXTENSIONS, read_image
+from rmt.data.images import EXTENSIONS, read_bytes, read_image
 from rmt.data.sets import preview
 from rmt.data.split_names import folder_names
 from rmt.errors import RMTError
@@ -54,6 +54,9 @@ class FolderSet:
 
     def load(self, index: int) -> Image.Image:
         return read_image(self.path(index))
+
+    def source(self, index: int) -> bytes:
+        return read_bytes(self.path(index), self.name(index))
 
     def name(self, index: int) -> str:
         return str(self.path(index))

@@ -1,18 +1,20 @@
 """`rmt shard`: pack an image folder into parquet shards, in parallel; an interrupted call can be repeated."""
 
 import hashlib
+import io
 import json
 import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -38,6 +40,8 @@ class ShardJob:
     files: tuple[str, ...]  # relative to root
     labels: tuple[int, ...]
     classes: tuple[str, ...]
+    short_side: int = 0  # of larger images, which are resized and written as JPEG; 0 keeps all as they are
+    quality: int = 90  # of these JPEGs
 
 
 @dataclass
@@ -61,6 +65,8 @@ def pack(
     out: str | Path,
     *,
     shard_images: int = 2_000,
+    short_side: int = 0,
+    quality: int = 0,
     shuffle: bool = True,
     seed: int = 0,
     workers: int = 0,
@@ -68,13 +74,17 @@ def pack(
     """Write every image of a folder to parquet shards that Hugging Face `datasets` can read, too.
 
     Each image is decoded once; those that cannot be decoded are skipped and named. The files are copied as they are,
-    not encoded again. Each shard is read back and compared before it gets its name. Complete shards are kept, so that
-    an interrupted call can be repeated. The file `index.json` lists the shards, for servers that list no folders.
+    not encoded again, unless the images are larger than `short_side`. Each shard is read back and compared before it
+    gets its name. Complete shards are kept, so that an interrupted call can be repeated. The file `index.json` lists
+    the shards, for servers that list no folders.
 
     Args:
         folder: `train/CLASS/*`, `val/CLASS/*` and `test/CLASS/*`, or class folders.
         out: folder for the shards.
         shard_images: images per shard.
+        short_side: resize images whose short side has more pixels than this, by Pillow's bicubic filter, and write them
+            as JPEG; 0: none.
+        quality: of these JPEGs, 1 to 100; 0: 90.
         shuffle: put the training images in a random order, which streaming needs.
         seed: of that order.
         workers: number of processes; 0: one per core.
@@ -83,18 +93,27 @@ def pack(
     """
     if shard_images < 1 or workers < 0 or seed < 0:
         raise RMTError("--shard-images must be at least 1, --workers and --seed at least 0")
+    if short_side < 0 or not 0 <= quality <= 100:
+        raise RMTError("--short-side must be at least 0, and --quality from 1 to 100")
+    if quality and not short_side:
+        raise RMTError("--quality is that of resized images: add --short-side, for example --short-side 256")
+    quality = quality or 90
     source, target = Path(folder).expanduser(), Path(out).expanduser()
     folders = class_split_folders(source)
     sets = {split: FolderSet(part) for split, part in folders.items()}
     if len({images.classes for images in sets.values()}) > 1:
         raise RMTError(f"{source}: {', '.join(sets)} have different classes")
     sources = {split: _fingerprint(images) for split, images in sets.items()}
-    _check_plan({"shard_images": shard_images, "shuffle": shuffle, "seed": seed, "sources": sources}, target)
+    plan: dict = {"shard_images": shard_images, "shuffle": shuffle, "seed": seed, "sources": sources}
+    if short_side:
+        plan |= {"short_side": short_side, "quality": quality}
+    _check_plan(plan, target)
     jobs: list[ShardJob] = []
     for split, images in sets.items():
         shuffled = shuffle and split == "train"
         order = permutation(len(images), PACK, seed) if shuffled else np.arange(len(images))
-        jobs += _jobs(images, order, split, target, shard_images)
+        for job in _jobs(images, order, split, target, shard_images):
+            jobs.append(replace(job, short_side=short_side, quality=quality))
     total, console = PackResult(), Console(stderr=True, highlight=False)
     columns = (TextColumn("shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -129,7 +148,8 @@ def _check_plan(plan: dict, out: Path) -> None:
     except (OSError, ValueError) as error:
         raise RMTError(f"{out / PLAN}: cannot be read ({error})") from None
     if before != plan:
-        changed = [key for key in plan if not isinstance(before, dict) or before.get(key) != plan[key]]
+        known = before if isinstance(before, dict) else {}
+        changed = [key for key in plan | known if known.get(key) != plan.get(key)]
         raise RMTError(f"{out}: it holds shards made otherwise (another {', '.join(changed)}); choose another folder")
 
 
@@ -155,10 +175,12 @@ def write_shard(job: ShardJob) -> PackResult:
     for file, label in zip(job.files, job.labels, strict=True):
         path = job.root / file
         try:
-            read_image(data := read_bytes(path, str(path)), str(path))
+            image = read_image(data := read_bytes(path, str(path)), str(path))
         except BadImage as error:
             result.bad[error.name] = error.reason
             continue
+        if 0 < job.short_side < min(image.size):
+            data = _smaller(image, job.short_side, job.quality)
         rows.append({"bytes": data, "path": file})
         labels.append(label)
         result.images += 1
@@ -174,6 +196,14 @@ def write_shard(job: ShardJob) -> PackResult:
         if check_shard(draft) is None:
             raise RMTError(f"{job.target}: what was read back is not what was written; check the disk")
     return result
+
+
+def _smaller(image: Image.Image, short_side: int, quality: int) -> bytes:
+    """The image with this short side, as JPEG."""
+    width, height = (round(side * short_side / min(image.size)) for side in image.size)
+    file = io.BytesIO()
+    image.resize((width, height), Image.Resampling.BICUBIC).save(file, "JPEG", quality=quality)
+    return file.getvalue()
 
 
 def check_shard(path: Path) -> PackResult | None:

@@ -40,11 +40,15 @@ class ShardRows:
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
-    def load(self, index: int) -> Image.Image:
+    def source(self, index: int) -> bytes:
         shard, row = self._place(index)
         data = self._cache.table(shard)["bytes"][row].as_py()
         if data is None:
             raise BadImage(self.name(index), "the row holds no image bytes")
+        return data
+
+    def load(self, index: int) -> Image.Image:
+        data = self.source(index)
         try:
             return read_image(data)
         except BadImage as error:

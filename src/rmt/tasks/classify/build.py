@@ -30,6 +30,7 @@ def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
     - metric: macro recall if the classes are unbalanced or weighted, else top-1;
     - image_size: that of the weights, if they are a classifier's of ours; else 224, 96 for rmt_pico, 64 for rmt_micro,
       32 for rmt_nano;
+    - loader: tensor, unless the recipe needs Pillow;
     - optimizer and augmentation: AdamW and mild RandAugment; `small_image_settings` for rmt_nano from scratch;
     - lr and layer_decay: 5e-4 and 0.75 to fine-tune trained weights, 2e-3 and 1 to train from scratch;
     - batch_size: 32, but at most the training images of one device (an even number, for Mixup, which mixes pairs);
@@ -42,6 +43,8 @@ def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
     if recipe.model == "rmt_nano" and not recipe.weights:
         recipe = recipe.fill_open(**small_image_settings(size))
     recipe = recipe.fill_open(**_OTHERWISE, clip_grad=0.0)
+    needs_pillow = recipe.token_labels or recipe.pad_to or recipe.crop_padding
+    recipe = recipe.fill_open(loader="pillow" if needs_pillow else "tensor")
     batch = min(recipe.batch_size, len(data.train) // world_size(recipe))
     recipe = replace(
         recipe,

@@ -15,6 +15,7 @@ from rmt.data.splits import open_splits, open_test, present_splits, resolve_stre
 from rmt.data.token_labels.label_maps import LabelMaps
 from rmt.data.token_labels.transforms import TokenLabelTransform
 from rmt.data.transforms import eval_transform, train_transform
+from rmt.data.uint8_transforms import Uint8Transform
 from rmt.errors import RMTError
 from rmt.recipes import ClassifyRecipe
 from rmt.training.batch import world_size as processes_of
@@ -118,11 +119,14 @@ class ClassifyData:
             pad_to=recipe.pad_to,
             crop_padding=recipe.crop_padding,
         )
+        chosen: Any = transform
+        if self.maps is not None:
+            chosen = TokenLabelTransform(transform, self.maps, swap_axes=recipe.swap_map_axes)
+        elif recipe.loader == "tensor":
+            chosen = Uint8Transform(transform)
         return ImageLoader(
             self.train,
-            transform
-            if self.maps is None
-            else TokenLabelTransform(transform, self.maps, swap_axes=recipe.swap_map_axes),
+            chosen,
             batch_size=recipe.batch_size,
             shuffle=True,
             drop_last=True,

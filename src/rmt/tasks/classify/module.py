@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
+from rmt.data.transforms import Normalize
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.baseline import MajorityBaseline, baseline_warning
 from rmt.tasks.classify.data import ClassifyData
@@ -37,6 +38,7 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
     ) -> None:
         super().__init__(model, recipe, data)
         num_classes = len(data.classes)
+        self.normalize = Normalize(self.preprocessing["mean"], self.preprocessing["std"])
         self.mix = _build_mix(recipe, num_classes)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
@@ -50,8 +52,18 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
         return [
             f"{len(data.classes)} classes",
             *data.describe(recipe),
+            *self._loader_note(),
             *self._metric_note(),
             f"{recipe.epochs} epochs, {describe_batch(recipe)}, peak learning rate {self.lr:.2e}",
+        ]
+
+    def _loader_note(self) -> list[str]:
+        """Says that training images are not exactly those of Pillow."""
+        if self.recipe.loader == "pillow":
+            return []
+        return [
+            "training images are cropped and resized as tensors, which differs from Pillow by 0.05 of 255 grey levels "
+            "on average (docs/scaling.md): --loader pillow uses Pillow"
         ]
 
     def _metric_note(self) -> list[str]:
@@ -69,7 +81,10 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
         return baseline_warning(self.recipe, self.baseline, epoch=epoch, best=best, train_loss=train_loss, lr=self.lr)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of images (B, 3, H, W) and labels (B,), with the recipe's Mixup and label smoothing."""
+        """Mean cross-entropy of images (B, 3, H, W), normalised or uint8, and labels (B,), with the recipe's Mixup and
+        label smoothing."""
+        if images.dtype == torch.uint8:
+            images = self.normalize.batch(images)
         if self.mix is not None:
             images, targets = self.mix(images.clone(), labels)  # (B, num_classes), smoothed by Mixup itself
             return F.cross_entropy(self.model(images), targets, weight=self.class_weights)
