@@ -20,6 +20,8 @@ def run(
     split: Literal["train", "val", "test"] | None = None,
     max_images: int | None = None,
     per_class: bool = False,
+    knn: bool = False,
+    neighbours: int | None = None,
     batch_size: int | None = None,
     image_size: int | None = None,
     classes: str | None = None,
@@ -48,6 +50,9 @@ def run(
         max_images: Images to evaluate at most, evenly spread over the split; by default all.
         per_class: Classifiers and detectors: also print precision, recall and F1, or AP, per class, which JSON always
             contains; of up to 20 classes a classifier's are printed in any case.
+        knn: Classifiers: the accuracy of the class that the nearest training images have, by cosine similarity of the
+            embeddings (`rmt embed`), instead of the network's own classes, which may be others.
+        neighbours: Classifiers: the nearest images that vote with `knn` (20).
         batch_size: Classifiers: images per step (64). Segmenters: windows per step (4).
         image_size: Classifiers: side in pixels of the images, instead of the checkpoint's. Detectors: the short side.
         classes: Segmenters: the class list, instead of the one in the data's folder.
@@ -75,7 +80,7 @@ def run(
         raise RMTError(f"--workers must be at least 0, not {workers}")
     given: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size}
     given |= {"images": images, "annotations": annotations, "split": split}
-    given |= {"max_images": max_images}
+    given |= {"max_images": max_images, "knn": knn or None, "neighbours": neighbours}
     given |= {"classes": classes, "inference": inference, "short_side": short_side, "flip": flip or None}
     given |= {"scales": scales}
     own = options_for(task.evaluate, given=given, path=checkpoint)

@@ -18,6 +18,7 @@ from rmt.data.transforms import eval_transform
 from rmt.errors import RMTError
 from rmt.inference.classify import ClassifyPredictor
 from rmt.tasks.classify.class_scores import MOST, class_scores, class_table, macro_f1
+from rmt.tasks.classify.knn import NEIGHBOURS, describe_knn, evaluate_knn
 from rmt.tasks.classify.metrics import ClassificationMetrics, top5
 from rmt.training.evaluation_facts import evaluation_facts, run_hold_out, unreadable_lines
 from rmt.training.evaluator import Evaluator, evaluate
@@ -85,6 +86,8 @@ def evaluate_checkpoint(
     device: str = "auto",
     precision: str = "auto",
     workers: int = 2,
+    knn: bool = False,
+    neighbours: int | None = None,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint on `split` of `data`; by default its validation split, what its run held out, or all.
 
@@ -93,11 +96,18 @@ def evaluate_checkpoint(
 
     Returns loss, top1, top5, macro_recall and macro_f1 (percent), images, per_class (see `class_scores`), classes,
     confusion (K lists of K counts, a row per true class), unreadable (name -> reason) and judged (see
-    `evaluation_facts`). Raises RMTError.
+    `evaluation_facts`). With `knn` it is the k-NN accuracy of the embeddings instead, see `evaluate_knn`. Raises
+    RMTError.
     """
     if batch_size < 1:
         raise RMTError(f"--batch-size must be at least 1, not {batch_size}")
+    if neighbours is not None and not knn:
+        raise RMTError("--neighbours is for k-NN accuracy: add --knn")
     predictor = ClassifyPredictor.load(checkpoint, device=device, precision=precision, image_size=image_size)
+    if knn:
+        chosen = {"split": split, "max_images": max_images, "batch_size": batch_size, "workers": workers}
+        count = NEIGHBOURS if neighbours is None else neighbours
+        return evaluate_knn(predictor, checkpoint, data, neighbours=count, **chosen)  # type: ignore[arg-type]
     images, part = open_evaluation(predictor.metadata, data, split)
     if predictor.metadata["classes"]:
         images = with_classes(images, predictor.classes)
@@ -126,6 +136,8 @@ def evaluate_checkpoint(
 
 def describe(result: dict[str, Any], *, per_class: bool = False) -> list[str]:
     """The metrics in one line, those of each class (of many with `per_class`), and the images that cannot be read."""
+    if "knn_top1" in result:
+        return describe_knn(result)
     metrics = (
         f"top-1 {result['top1']:.2f} %   top-5 {result['top5']:.2f} %   macro recall {result['macro_recall']:.2f} %   "
         f"macro F1 {result['macro_f1']:.2f} %   loss {result['loss']:.4f}"
