@@ -178,7 +178,7 @@ class Network(FromCode):
             "top-1 on ImageNet-1k": top1,
             "weights": f"in the package: `{SHIPPED[name]}`" if name in SHIPPED else "none in the package",
         }
-        yield "| | |"
+        yield "| fact | value |"
         yield "|---|---|"
         for label, text in rows.items():
             yield f"| {label} | {text} |"

@@ -1,6 +1,21 @@
-// Boxes that scroll sideways can be reached and scrolled by the keyboard.
+// What assistive technology and the keyboard need beyond the theme's pages.
 document.addEventListener("DOMContentLoaded", () => {
-  for (const box of document.querySelectorAll("pre, div.math, .table-wrapper")) {
+  const all = (selector) => document.querySelectorAll(selector);
+  // Boxes that scroll sideways can be reached and scrolled by the keyboard.
+  for (const box of all("pre, div.math, .table-wrapper")) {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+  }
+  for (const caption of all("p.caption[role=heading]")) caption.setAttribute("aria-level", "2");
+  for (const [name, label] of [["sidebar-drawer", "Pages"], ["toc-drawer", "On this page"]]) {
+    for (const aside of all(`aside.${name}`)) aside.setAttribute("aria-label", label);
+  }
+  // The lines of a long signature are no list of definitions.
+  for (const part of all("dt.sig dl, dt.sig dd")) part.setAttribute("role", "presentation");
+  // The corner of a table with headings on two sides is no heading.
+  for (const head of all("th")) {
+    if (head.textContent.trim()) continue;
+    const cell = document.createElement("td");
+    cell.className = head.className;
+    head.replaceWith(cell);
   }
 });
