@@ -187,3 +187,22 @@ def test_windows_go_through_the_network_together_and_nothing_larger_does():
 def test_settings_that_cannot_be(wrong):
     with pytest.raises(rmt.RMTError, match="must be"):
         InferenceOptions(**wrong)
+
+
+def test_the_first_rows_of_a_window_do_not_count_inside_the_image():
+    """Zero padding can change them a lot: here by 50, for 6 pixels at each border of a window."""
+
+    class Bordered(torch.nn.Module):
+        num_classes = 2
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits = torch.zeros(len(x), 2, *x.shape[2:])
+            logits[:, 0] = 1
+            for side in (slice(0, 6), slice(-6, None)):
+                logits[:, 1, side] = logits[:, 1, :, side] = 50
+            return logits
+
+    image, options = torch.zeros(3, 160, 224, dtype=torch.uint8), InferenceOptions(True, 96, 32)
+    labels = segment(Bordered(), image, (160, 224), mean=[0.5] * 3, std=[0.5] * 3, inference=options)
+    inner = labels[6:-6, 6:-6]
+    assert not inner.any() and labels[:6].all()

@@ -20,6 +20,7 @@ from rmt.heads.segmentation.decode_heads import resize
 
 _MIN_SIZE = 32  # smallest side of an image for the backbone
 _STRIP_BYTES = 256 * 2**20  # of the logits that are being blended
+_LEAST_WEIGHT = 1e-6  # not 0: at the border of the image one window alone counts
 _BAND_VALUES = 2**25  # of logits that are being enlarged
 
 
@@ -140,9 +141,16 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 
 
 def blending_weights(window: int, stride: int) -> Tensor:
-    """Return weights of a window along a side, float32 (window,): 1 in the middle, decreasing over the overlap."""
+    """Return weights of a window along a side, float32 (window,): 1 in the middle, decreasing over the overlap.
+
+    The outermost eighths of the overlap do not count where another window covers them: there the zero padding of the
+    network's convolutions changes the logits, in the first row of tokens so much that a small weight is too large.
+    """
+    overlap = window - stride
+    margin = overlap // 8
     position = torch.arange(window) + 0.5
-    return (torch.minimum(position, window - position) / max(window - stride, 1)).clamp(max=1)
+    ramp = (torch.minimum(position, window - position) - margin) / max(overlap - 2 * margin, 1)
+    return ramp.clamp(min=_LEAST_WEIGHT, max=1)
 
 
 def _blended_blocks(
