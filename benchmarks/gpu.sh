@@ -17,23 +17,14 @@ within() { # seconds command...: run the command for at most that time, or until
     fi
     status=1
 }
-bench="python3 -m rmt.benchmark --device cuda --rounds 5 --seconds 0.1"
-ours="rmt_tiny rmt_small rmt_base rmt_large"
-swin=swin_tiny_patch4_window7_224
-peers="$swin convnext_tiny caformer_s18 caformer_s36 convformer_s36 mambaout_small maxvit_tiny_tf_224"
+bench="python3 -m rmt.benchmark"
 within 120 python3 "$(dirname "$0")/kernels.py" --output "$out/kernels.json" >"$out/kernels.txt"
-within 100 $bench --models $ours $peers --batches 64 --dtypes bfloat16 --no-memory \
-    --modes eager/plain eager eager+graph/plain deploy+graph --output "$out/forward.json"
-within 80 $bench --models rmt_small $swin --batches 64 --dtypes autocast --steps train \
-    --modes eager/plain eager eager+graph/plain eager+graph --output "$out/train.json"
-within 90 $bench --models rmt_tiny rmt_base rmt_large --batches 64 --dtypes autocast --steps train --no-memory \
-    --modes eager+graph/plain eager+graph --output "$out/train-others.json"
-within 70 $bench --models $ours --batches 2 --image-sizes 800x1333 --dtypes bfloat16 \
-    --modes eager/plain deploy+graph --output "$out/large.json"
-within 130 $bench --models rmt_small --batches 64 --dtypes bfloat16 --no-memory \
-    --modes deploy+graph deploy+compile+graph compile+graph/plain --output "$out/compiled.json"
-within 60 $bench --models $ours --batches 128 --dtypes bfloat16 --no-memory \
-    --modes eager+graph/plain deploy+graph --output "$out/forward-128.json"
+within 100 $bench --preset gpu-forward --output "$out/forward.json"
+within 80 $bench --preset gpu-train --output "$out/train.json"
+within 90 $bench --preset gpu-train-others --output "$out/train-others.json"
+within 70 $bench --preset gpu-large --output "$out/large.json"
+within 130 $bench --preset gpu-compiled --output "$out/compiled.json"
+within 60 $bench --preset gpu-forward-128 --output "$out/forward-128.json"
 if command -v compute-sanitizer >/dev/null; then
     within 90 compute-sanitizer --tool memcheck python3 benchmarks/gpu_memcheck.py >"$out/memcheck.txt" 2>&1
 fi

@@ -32,7 +32,7 @@ from rmt.data.sets import ImageSet
 from rmt.data.sources.folders import FolderSet
 from rmt.data.sources.packing import pack
 from rmt.data.splits import open_splits
-from rmt.data.transforms import train_transform
+from rmt.data.transforms import _allow_posterize_0, train_transform
 from rmt.data.uint8_transforms import Uint8Transform
 
 BATCH = 32
@@ -67,6 +67,7 @@ def of_timm(folder: Path, augmentation: str) -> Epoch:
         persistent_workers=False,
         device=torch.device("cpu"),
     )
+    _allow_posterize_0(loader.loader.dataset.transform)
     return lambda: iter(loader.loader)  # without normalisation and erasing, which are the device's
 
 
@@ -83,6 +84,7 @@ def of_webdataset(tar: Path, augmentation: str) -> Epoch:
         re_mode="pixel",
         interpolation="bicubic",
     )
+    _allow_posterize_0(transform)
     images = webdataset.WebDataset(str(tar), shardshuffle=False, empty_check=False).shuffle(100).decode("pil")
     batches = images.to_tuple("jpg", "cls").map_tuple(transform, lambda label: label).batched(BATCH)
     return lambda: iter(webdataset.WebLoader(batches, batch_size=None, num_workers=0))

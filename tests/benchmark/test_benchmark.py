@@ -6,18 +6,26 @@ import subprocess
 import sys
 
 import pytest
+import timm
 import torch
 from helpers.scripts_under_test import script
 
 from rmt.benchmark.__main__ import main
-from rmt.benchmark.cases import Options, list_cases
+from rmt.benchmark.build import build_model
+from rmt.benchmark.cases import RUNTIMES, Options, list_cases
+from rmt.benchmark.machine import quiet_warnings
 from rmt.benchmark.memory import peak_memory
 from rmt.benchmark.plot import plot
+from rmt.benchmark.presets import PRESETS, with_preset
 from rmt.benchmark.reach import reach_table
 from rmt.benchmark.run import run_benchmark, table
+from rmt.benchmark.runtimes import runtime_step
+from rmt.benchmark.series import run_series
 from rmt.errors import RMTError
+from rmt.model import list_models
 
 SMALL = Options(models=("rmt_pico", "test_vit"), image_sizes=("32",), rounds=2, seconds=0.01, memory=False)
+SMALL = dataclasses.replace(SMALL, modes=("eager", "deploy"))
 
 
 def test_cases_are_the_product_less_what_makes_no_sense():
@@ -75,7 +83,7 @@ def test_a_run_records_what_it_measured(tmp_path):
     assert ours["macs"] > 5e6
     assert ours["images_per_second"] == pytest.approx(2 / ours["seconds"]["median"])
     assert 0 < ours["fraction_of_matrix_peak"] < 1
-    assert len(table(content).splitlines()) == 6
+    assert len(table(content | dict(warnings=[])).splitlines()) == 6
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's high-water mark")
@@ -101,6 +109,110 @@ def test_mistakes_end_in_one_line():
         main(["--models", "no_such_network", "--rounds", "1"])
     with pytest.raises(SystemExit, match=r"^rmt\.benchmark: 'fast' is not one of .*$"):
         main(["--modes", "fast"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--device", "gpu"], "--device gpu: choose one of cpu"),
+        (["--device", "mps"], "no Apple GPU"),
+        (["--batches", "0"], "--batches and --rounds must be at least 1"),
+        (["--seconds", "-1"], "must not be negative"),
+        (["--preset", "table12"], "--preset table12: there is none of this name; choose one of cpu-224"),
+        (["--modes", "deploy", "--steps", "train"], "no case is possible"),
+        (["--models", "test_vit", "--image-sizes", "33", "--modes", "eager", "--no-memory"], "test_vit, 33, batch 8"),
+        (["--output", "/proc/no/file.json"], "--output /proc/no/file.json: No such file or directory"),
+    ],
+)
+def test_wrong_options_end_in_one_line(words, message):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    text = str(stop.value.code)
+    assert text.startswith("rmt.benchmark: ") and message in text and "\n" not in text
+
+
+@pytest.mark.parametrize("name", ["repvit_m0_9", "efficientvit_b0", "test_resnet.r160_in1k"])
+def test_networks_that_lack_an_argument_are_built(name):
+    """The first two have no `drop_path_rate`; the name of the last is one with a tag."""
+    assert sum(p.numel() for p in build_model(name, (64, 64), seed=0).parameters()) > 1e5
+
+
+def test_peers_are_compiled_by_default():
+    cases = list_cases(Options(models=("rmt_pico", "resnet18")), frozenset({"rmt_pico"}))
+    assert {c.mode for c in cases if c.model == "resnet18"} == {"eager", "compile"}
+    assert {c.mode for c in cases if c.model == "rmt_pico"} == {"eager", "deploy", "deploy+compile"}
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_other_runtimes_compute_the_same(runtime):
+    for package in ("onnx", "onnxscript", runtime):
+        pytest.importorskip(package)
+    torch.manual_seed(0)
+    model, images = build_model("rmt_pico", (32, 32), seed=0).eval(), torch.randn(2, 3, 32, 32)
+    (found,) = (
+        runtime_step(runtime, model, images)()
+        if runtime == "onnxruntime"
+        else list(runtime_step(runtime, model, images)().values())
+    )
+    with torch.no_grad():
+        assert torch.allclose(torch.as_tensor(found), model(images), atol=1e-4)
+    train = Options(models=("rmt_pico",), modes=(runtime, "eager"), steps=("forward", "train"))
+    assert [(c.mode, c.step) for c in list_cases(train, frozenset({"rmt_pico"}))] == [
+        (runtime, "forward"), ("eager", "forward"), ("eager", "train")
+    ]  # fmt: skip
+
+
+def test_a_busy_machine_is_said():
+    assert quiet_warnings(0.0, [0.01, 0.1]) == quiet_warnings(None, []) == []
+    load, spread = quiet_warnings(1000.0, [0.3, 0.01])
+    assert "1000.0 processes" in load and "1 of 2 cases varied" in spread and "30%" in spread
+    assert "note: busy" in table(dict(results=[], warnings=["busy"]))
+
+
+def test_a_series_continues_where_it_stopped(tmp_path):
+    """Each network beside the reference; what the file has is not measured again."""
+    calls: list[tuple] = []
+
+    def run(options, output, command=""):
+        calls.append((*options.models, *options.steps, *options.image_sizes))
+        if options.models[0] == "broken":
+            raise RMTError("no such network")
+        results = [
+            dict(model=name, step=options.steps[0], images_per_second=10.0 * (i + 1), mode="eager")
+            for i, name in enumerate(options.models)
+        ]
+        return dict(started="now", machine={}, results=results)
+
+    options = Options(
+        models=("rmt_small", "broken", "fastvit_sa12"), image_sizes=("published",), steps=("forward",), reference="swin"
+    )
+    path = tmp_path / "run.json"
+    content = run_series(run, options, path)
+    assert calls == [
+        ("rmt_small", "swin", "forward", "224"), ("broken", "swin", "forward", "224"),
+        ("fastvit_sa12", "swin", "forward", "256"),
+    ]  # fmt: skip
+    assert [entry.get("reference_images_per_second") for entry in content["results"]] == [20.0, None, 20.0]
+    assert content["results"][0]["published"]["top1"] == 84.1 and "failed" in content["results"][1]
+    more = dataclasses.replace(options, models=(*options.models, "swin"), steps=("forward",))
+    assert len(run_series(run, more, path)["results"]) == 4
+    assert calls[3:] == [("broken", "swin", "forward", "224"), ("swin", "forward", "224")]
+    assert json.loads(path.read_text())["results"][3]["model"] == "swin"
+    with pytest.raises(RMTError, match="the results of other options"):
+        run_series(run, dataclasses.replace(options, rounds=3), path)
+    path.write_text("{}")
+    with pytest.raises(RMTError, match="not the results of such a run"):
+        run_series(run, options, path)
+
+
+def test_presets_are_possible_and_take_other_options():
+    names = {*list_models(), *timm.list_models()}
+    for name, options in PRESETS.items():
+        assert set(options.models) <= names, name
+        sizes = options.image_sizes if not options.reference else ("224",)
+        assert list_cases(dataclasses.replace(options, image_sizes=sizes), frozenset(list_models()))
+    assert with_preset("cpu-latency", Options(rounds=2)) == dataclasses.replace(PRESETS["cpu-latency"], rounds=2)
+    assert with_preset("", SMALL) == SMALL
 
 
 def test_it_needs_torch_timm_and_numpy_alone():
@@ -133,6 +245,10 @@ def test_plots(tmp_path):
     drawn = plot(content, tmp_path / "run.json")
     assert [path.name for path in drawn] == ["run.png", "run-pixels.png"]
     assert all(path.stat().st_size > 10_000 for path in drawn)
+    for result in results:
+        result |= dict(macs=4e9, reference_images_per_second=20.0)
+    series = content | dict(series=dict(reference="swin_tiny"))
+    assert [path.name for path in plot(series, tmp_path / "series.json")] == ["series.png", "series-macs.png"]
 
 
 def test_reach_table():

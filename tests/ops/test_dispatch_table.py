@@ -67,6 +67,14 @@ def fast_linear_layers(monkeypatch):
     monkeypatch.setattr(cpu, "slower_than_pytorch", lambda dtype: None)
 
 
+def test_mps_takes_the_readable_operators():
+    """And attention in blocks where there are many scores; a forced kernel is refused in one line."""
+    assert {choose(call(op, "mps", grad=grad)) for op in OPS for grad in (False, True)} == {"plain"}
+    assert choose(call(device="mps", shape=(1, 448, 448, 4, 16))) == "blockwise"
+    with use_backend("native"), pytest.raises(RMTError, match="it runs on a CPU, not on mps"):
+        choose(call(device="mps"))
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_the_table(op):
     used = set()

@@ -10,6 +10,7 @@ from typing import Any
 
 from rmt.benchmark.cases import Case, Options
 from rmt.benchmark.memory import measure_memory
+from rmt.benchmark.presets import PRESETS, with_preset
 from rmt.benchmark.run import run_benchmark, set_threads, table
 from rmt.errors import RMTError
 
@@ -19,6 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     args = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m rmt.benchmark", description=__doc__)
     parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--preset", default="", help=f"the options of a table of docs/speed.md: {', '.join(PRESETS)}")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # one case, for `memory.peak_memory`
     for field in fields(Options):
         name, default = f"--{field.name.replace('_', '-')}", field.default
@@ -29,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             parser.add_argument(name, type=type(default), default=default)
     values = vars(parser.parse_args(args))
-    output, memory_of = values.pop("output"), values.pop("memory_of")
+    output, memory_of, preset = (values.pop(name) for name in ("output", "memory_of", "preset"))
     try:
         if memory_of is not None:
             case, values = json.loads(memory_of)
@@ -37,9 +39,12 @@ def main(argv: list[str] | None = None) -> None:
             print(json.dumps(measure_memory(Case(**case), options)))
         else:
             command = shlex.join(["python", "-m", "rmt.benchmark", *args])
-            print(table(run_benchmark(_options(values), output, command=command)))
-    except RMTError as error:
+            print(table(run_benchmark(with_preset(preset, _options(values)), output, command=command)))
+    except (RMTError, OSError) as error:
         sys.exit(f"rmt.benchmark: {error}")
+    except KeyboardInterrupt:
+        print("rmt.benchmark: stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 def _options(values: dict[str, Any]) -> Options:

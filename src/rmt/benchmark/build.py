@@ -9,7 +9,8 @@ import timm
 import torch
 from torch import nn
 
-from rmt.benchmark.cases import Case, Options
+from rmt.benchmark.cases import RUNTIMES, Case, Options
+from rmt.benchmark.runtimes import runtime_step
 from rmt.benchmark.timing import TORCH_DTYPES, cuda_graph
 from rmt.errors import RMTError
 from rmt.model import create_model, deploy, list_models
@@ -21,12 +22,14 @@ def build_model(name: str, size: tuple[int, int], seed: int) -> nn.Module:
     torch.manual_seed(seed)
     if name in list_models():
         return create_model(name, drop_path_rate=0.0)
-    if name not in timm.list_models():
+    if not timm.is_model(name):
         raise RMTError(f"no network named {name!r} in rmt or timm {timm.__version__}")
-    if size != (224, 224):
-        with suppress(TypeError):  # only networks with windows or position embeddings of a fixed size take it
-            return timm.create_model(name, drop_path_rate=0.0, img_size=size)
-    return timm.create_model(name, drop_path_rate=0.0)
+    cfg = timm.get_pretrained_cfg(name)
+    sized = dict(img_size=size) if cfg is None or tuple(cfg.input_size[1:]) != size else {}
+    for options in (dict(drop_path_rate=0.0) | sized, sized, dict(drop_path_rate=0.0)):
+        with suppress(TypeError):  # not every network takes them
+            return timm.create_model(name, **options)
+    return timm.create_model(name)
 
 
 def build_step(case: Case, options: Options) -> Callable[[], object]:
@@ -36,6 +39,8 @@ def build_step(case: Case, options: Options) -> Callable[[], object]:
         RMTError: an unknown network or, when called, a backend that does not support the case.
     """
     model, x = _model_and_images(case, options)
+    if case.mode in RUNTIMES:
+        return runtime_step(case.mode, model, x)
     run = torch.compile(model, dynamic=False) if "compile" in case.mode else model
     labels = torch.arange(case.batch, device=x.device) % 1000
     backend = None if case.backend == "auto" else case.backend
@@ -74,11 +79,12 @@ def _model_and_images(case: Case, options: Options) -> tuple[nn.Module, torch.Te
     device = torch.device(options.device)
     model = build_model(case.model, (case.image_size, case.image_width), options.seed)
     model = model.train() if case.step == "train" else model.eval()
-    if case.mode.startswith("deploy"):
+    deployed = case.mode.startswith("deploy") or (case.mode in RUNTIMES and case.model in list_models())
+    if deployed:
         model = deploy(model, tolerance=case.tolerance)
     layout = torch.channels_last if options.memory_format == "channels_last" else torch.contiguous_format
     x = torch.randn(case.batch, 3, case.image_size, case.image_width, generator=torch.Generator().manual_seed(0))
     dtype = TORCH_DTYPES.get(case.dtype, torch.float32)
-    if not case.mode.startswith("deploy"):  # the deployed form has its own layout
+    if not deployed:  # the deployed form has its own layout
         model = model.to(memory_format=layout)
     return model.to(device, dtype), x.to(device, dtype).contiguous(memory_format=layout)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from rmt.errors import RMTError
 
-MODES = ("eager", "compile", "deploy", "deploy+compile")  # on CUDA also with +graph: replayed as a CUDA graph
+RUNTIMES = ("onnxruntime", "openvino")  # the exported network on a CPU in float32; ours in the deployed form
+MODES = ("eager", "compile", "deploy", "deploy+compile", *RUNTIMES)  # on CUDA also +graph: replayed as a CUDA graph
 STEPS = ("forward", "train")
 DTYPES = ("float32", "bfloat16", "float16", "autocast")
 MEMORY_FORMATS = ("contiguous", "channels_last")
@@ -42,11 +43,11 @@ class Options:
     image_sizes: tuple[str, ...] = ("224",)  # pixels a side, or HEIGHTxWIDTH
     batches: tuple[int, ...] = (8,)  # images per step
     dtypes: tuple[str, ...] = ("float32",)  # float32, bfloat16, float16 or autocast (to bfloat16)
-    modes: tuple[str, ...] = ("eager", "deploy")  # eager, compile, deploy, deploy+compile; or MODE/BACKEND
+    modes: tuple[str, ...] = ("eager", "deploy", "deploy+compile")  # or compile, onnxruntime, openvino, MODE/BACKEND
     backends: tuple[str, ...] = ("auto",)  # implementations of attention in RMT networks
     tolerances: tuple[float, ...] = (0.0,)  # of windowed attention in the deployed form; 0 is exact
     steps: tuple[str, ...] = ("forward",)  # forward, or train: forward pass, loss and backward pass
-    device: str = "cpu"  # cpu or cuda
+    device: str = "cpu"  # cpu, cuda or mps
     memory_format: str = "contiguous"  # contiguous or channels_last
     rounds: int = 7  # each measures every case once, in random order
     seconds: float = 0.2  # time per case and round: short steps are repeated
@@ -54,6 +55,7 @@ class Options:
     tf32: bool = False  # CUDA: TensorFloat-32 in float32 matrix products
     threads: int = 0  # CPU threads; 0 is PyTorch's default
     seed: int = 0  # of weights and of the order of cases
+    reference: str = ""  # measure the networks one after another, each beside this one; a repeated call continues
 
 
 _AXES = ("models", "image_sizes", "batches", "dtypes", "modes", "backends", "tolerances", "steps")
@@ -68,6 +70,7 @@ def list_cases(options: Options, ours: frozenset[str]) -> list[Case]:
     Raises:
         RMTError: an unknown word.
     """
+    _check_numbers(options)
     modes = tuple(mode.partition("/")[0] for mode in options.modes)
     for words, known in (
         (tuple(mode.removesuffix("+graph") for mode in modes), MODES),
@@ -87,11 +90,23 @@ def list_cases(options: Options, ours: frozenset[str]) -> list[Case]:
         deployed = mode.startswith("deploy")
         if (deployed and step == "train") or (tolerance and not deployed):
             continue  # the deployed form has no gradients; windows are an option of it
+        if mode in RUNTIMES and (step == "train" or dtype != "float32" or options.device != "cpu"):
+            continue
         if model not in ours:
             mode = mode.replace("deploy+compile", "compile").replace("deploy", "eager")
             own_backend, tolerance = "auto", 0.0
         cases[Case(model, *_parse_size(size), batch, dtype, mode, own_backend or backend, tolerance, step)] = None
+    if not cases:
+        raise RMTError("no case is possible: deployed and exported networks do not train; runtimes need float32, cpu")
     return list(cases)
+
+
+def _check_numbers(options: Options) -> None:
+    """Raise RMTError for a number that no run can have."""
+    if min(options.batches, default=0) < 1 or options.rounds < 1:
+        raise RMTError("--batches and --rounds must be at least 1")
+    if options.seconds < 0 or options.threads < 0 or min(options.tolerances, default=0.0) < 0:
+        raise RMTError("--seconds, --threads and --tolerances must not be negative")
 
 
 def _parse_size(text: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ import timm
 import torch
 
 from rmt._version import __version__
+from rmt.errors import RMTError
+
+MOST_LOAD = 0.25  # processes per core that a quiet machine runs
+MOST_SPREAD = 0.1
 
 
 def describe(device: str) -> dict[str, Any]:
@@ -33,6 +38,35 @@ def describe(device: str) -> dict[str, Any]:
         properties = torch.cuda.get_device_properties(device)
         info |= dict(gpu=properties.name, gpu_memory=properties.total_memory, cuda=torch.version.cuda)
     return info
+
+
+def check_device(device: str) -> None:
+    """Raise RMTError unless PyTorch finds the device, cpu, cuda, cuda:NUMBER or mps, on this machine."""
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise RMTError(f"--device {device}: choose one of cpu, cuda, cuda:NUMBER, mps")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise RMTError(f"device {device}: this machine has no CUDA device that PyTorch can use")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise RMTError("device mps: this machine has no Apple GPU that PyTorch can use")
+
+
+def quiet_warnings(load: float | None, spreads: Sequence[float]) -> list[str]:
+    """Return what says that other work disturbed a run: one line each.
+
+    Args:
+        load: the system's mean number of running processes in the minute before the run; None if not known.
+        spreads: of each case, half the distance of the quartiles of its rounds, relative to the median.
+    """
+    found, cores = [], os.cpu_count() or 1
+    if load is not None and load > MOST_LOAD * cores:
+        found.append(f"the machine was not quiet: {load:.1f} processes were running on {cores} cores before the run")
+    if wide := [spread for spread in spreads if spread > MOST_SPREAD]:
+        found.append(
+            f"{len(wide)} of {len(spreads)} cases varied by more than ± {MOST_SPREAD:.0%} between rounds (up to "
+            f"± {max(wide):.0%}): compare them with care, or repeat with more --rounds on a quiet machine"
+        )
+    return found
 
 
 def _cpu_name() -> str:

@@ -3,30 +3,14 @@
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rmt.benchmark.published import PUBLISHED
 from rmt.errors import RMTError
 from rmt.extras import missing_extra
-from rmt.model.variants import PAPER_TOP1
-
-# Published top-1 accuracy on ImageNet-1k at 224², in percent: from the papers of the networks (maxvit_tiny_rw_224: from
-# timm).
-ACCURACY = PAPER_TOP1 | {
-    "swin_tiny_patch4_window7_224": 81.3,
-    "convnext_tiny": 82.1,
-    "caformer_s18": 83.6,
-    "caformer_s36": 84.5,
-    "convformer_s36": 84.1,
-    "davit_small": 84.2,
-    "gcvit_small": 84.3,
-    "mambaout_small": 84.1,
-    "maxvit_tiny_rw_224": 83.5,
-    "maxvit_tiny_tf_224": 83.6,
-    "maxvit_small_tf_224": 84.4,
-}
 
 
 def plot(content: dict[str, Any], path: Path) -> list[Path]:
@@ -42,11 +26,17 @@ def plot(content: dict[str, Any], path: Path) -> list[Path]:
     """
     results = [r for r in content["results"] if "failed" not in r and r["step"] == "forward"]
     files = []
-    if sum(r["model"] in ACCURACY for r in results if r["image_size"] == 224) > 1:
+    published = [r for r in results if _is_published(r)]
+    if len(published) > 1:
         files.append(path.with_suffix(".png"))
         with _axes(content, files[-1]) as axes:
-            _accuracy_against_speed(axes, results)
-    if len({r["image_size"] for r in results}) > 1:
+            _accuracy_against(axes, published, _speed, _speed_label(content))
+    if "series" in content:
+        files.append(path.with_name(f"{path.stem}-macs.png"))
+        with _axes(content, files[-1]) as axes:
+            once = list({r["model"]: r | dict(mode="", dtype="") for r in published if r["macs"]}.values())
+            _accuracy_against(axes, once, lambda r: r["macs"] / 1e9, "multiply-adds of an image, 10⁹")
+    elif len({r["image_size"] for r in results}) > 1:
         files.append(path.with_name(f"{path.stem}-pixels.png"))
         with _axes(content, files[-1]) as axes:
             _cost_per_pixel(axes, results)
@@ -80,19 +70,36 @@ def _variant(result: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _accuracy_against_speed(axes: Any, results: list[dict]) -> None:
+def _is_published(result: dict[str, Any]) -> bool:
+    """Whether the accuracy of the network is known for images of this size."""
+    return result["model"] in PUBLISHED and PUBLISHED[result["model"]].side == result["image_size"]
+
+
+def _speed(result: dict[str, Any]) -> float:
+    """Images per second; of a series relative to the reference network in the same run."""
+    reference = result.get("reference_images_per_second")
+    return result["images_per_second"] / reference if reference else result["images_per_second"]
+
+
+def _speed_label(content: dict[str, Any]) -> str:
+    series = content.get("series")
+    return f"images per second ÷ those of {series['reference']}" if series else "images per second, 224²"
+
+
+def _accuracy_against(axes: Any, results: list[dict], x_of: Callable[[dict], float], label: str) -> None:
     series = defaultdict(list)
     for r in results:
-        if r["model"] in ACCURACY and r["image_size"] == 224:
-            ours = "ours" if r["model"].startswith("rmt_") else "timm"
-            series[f"{ours}: {_variant(r)}, batch {r['batch']}"].append(r)
-    for label, rs in series.items():
-        x, y = [r["images_per_second"] for r in rs], [ACCURACY[r["model"]] for r in rs]
-        axes.plot(x, y, "o" if label.startswith("timm") else "s-", label=label)
+        ours = "ours" if r["model"].startswith("rmt_") else "timm"
+        teacher = ", trained with a teacher" if PUBLISHED[r["model"]].teacher else ""
+        words = [ours + teacher, _variant(r)] if r["mode"] else [ours + teacher]
+        series[f"{': '.join(words)}, batch {r['batch']}"].append((x_of(r), PUBLISHED[r["model"]].top1, r["model"]))
+    for name, found in series.items():
+        x, y = [point[0] for point in sorted(found)], [point[1] for point in sorted(found)]
+        axes.plot(x, y, "o" if not name.startswith("ours:") else "s-", label=name)
     axes.margins(x=0.12)
-    points = sorted((r["images_per_second"], ACCURACY[r["model"]], r["model"]) for rs in series.values() for r in rs)
+    points = sorted(point for found in series.values() for point in found)
     _label_points(axes, {name.split("_patch")[0]: point for *point, name in points}, [point for *point, _ in points])
-    axes.set(xlabel="images per second, 224²", ylabel="published top-1 accuracy, %")
+    axes.set(xlabel=label, ylabel="published top-1 accuracy, %")
 
 
 def _label_points(axes, labels: dict[str, list[float]], points: list[list[float]]) -> None:

@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import torch
 
 from rmt.benchmark.build import build_model, build_step, output_error
 from rmt.benchmark.cases import Case, Options, list_cases
-from rmt.benchmark.machine import describe
+from rmt.benchmark.machine import check_device, describe, quiet_warnings
 from rmt.benchmark.memory import peak_memory
+from rmt.benchmark.series import run_series
 from rmt.benchmark.timing import matrix_product, summarise, time_rounds
 from rmt.errors import RMTError
 from rmt.model import list_models
@@ -36,13 +38,16 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
     Raises:
         RMTError: unknown words, networks or devices.
     """
+    check_device(options.device)
+    if output is not None:
+        _check_writable(output)
+    if options.reference:
+        return run_series(run_benchmark, options, output, command)
     report = functools.partial(print, file=sys.stderr)
+    cases = list_cases(options, frozenset(list_models()))
     cuda = options.device.startswith("cuda")
-    if cuda and not torch.cuda.is_available():
-        raise RMTError(f"device {options.device}: this machine has no CUDA device that PyTorch can use")
     set_threads(options)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
-    cases = list_cases(options, frozenset(list_models()))
     started = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     machine = describe(options.device)
 
@@ -58,10 +63,10 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
             function = build_step(case, options)
             for _ in range(3 if cuda else 1):
                 function()
-        except (RMTError, RuntimeError) as error:
-            if len(cases) == 1:
-                raise
-            failed[case] = " ".join(str(error).split())
+        except Exception as error:  # timm's networks, compilers and exporters raise nearly any
+            failed[case] = " ".join(str(error).split()) or type(error).__name__
+            if len(failed) == len(cases):  # nothing is left to measure
+                raise error if isinstance(error, RMTError) else RMTError(f"{case.label}: {failed[case]}") from error
             report(f"  left out: {failed[case]}")
         else:
             functions[case], first_call[case] = function, time.perf_counter() - start
@@ -77,6 +82,7 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
         if options.memory:
             report(f"memory of {case.label}")
         seconds, cost = summarise(times[case]), _cost(case.model, (case.image_size, case.image_width))
+        macs = cost["macs"]
         rate = case.batch / seconds["median"]
         passes = 3 if case.step == "train" else 1
         entry = asdict(case) | dict(
@@ -85,7 +91,7 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
             first_call=first_call[case],
             peak_memory=peak_memory(case, options) if options.memory else None,
             output_error=output_error(case, options) if case.tolerance and case.step == "forward" else None,
-            fraction_of_matrix_peak=2 * cost["macs"] * passes * rate / peaks[case.dtype],
+            fraction_of_matrix_peak=None if macs is None else 2 * macs * passes * rate / peaks[case.dtype],
         )
         results.append(entry | cost)
     content = dict(
@@ -95,6 +101,7 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
         machine=machine,
         mac_convention=CONVENTION,
         matrix_peak=peaks,
+        warnings=quiet_warnings(machine["load"], [_spread(e["seconds"]) for e in results if "failed" not in e]),
         results=results,
     )
     if output is not None:
@@ -103,33 +110,58 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
     return content
 
 
+def _check_writable(output: Path) -> None:
+    """Raise RMTError now if the results could not be written after the measurement."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with open(output, "a"):
+            pass
+        if not output.stat().st_size:
+            output.unlink()
+    except OSError as error:
+        raise RMTError(f"--output {output}: {error.strerror}") from None
+
+
+def _spread(seconds: dict) -> float:
+    low, high = seconds["quartiles"]
+    return (high - low) / 2 / seconds["median"]
+
+
 def set_threads(options: Options) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
 
 
 @functools.cache
-def _cost(name: str, size: tuple[int, int]) -> dict[str, int]:
+def _cost(name: str, size: tuple[int, int]) -> dict[str, int | None]:
     model: Any = build_model(name, size, seed=0)
     if not isinstance(getattr(model, "in_chans", None), int):
         model.in_chans = 3
-    return dict(parameters=sum(p.numel() for p in model.parameters()), macs=count_macs(model, *size))
+    macs = None
+    with suppress(Exception):  # a network that cannot run on the meta device
+        macs = count_macs(model, *size)
+    return dict(parameters=sum(p.numel() for p in model.parameters()), macs=macs)
 
 
 def table(content: dict) -> str:
     """Format the results for a terminal, one line per case."""
     lines = [f"{'images/s':>9} {'ms':>9} {'± %':>5} {'peak MB':>8} {'of peak':>7}  case"]
     for entry in content["results"]:
+        if "failed" in entry and "mode" not in entry:  # a network of a series
+            lines.append(
+                f"{'–':>9} {'':>9} {'':>5} {'':>8} {'':>7}  {entry['model']}, {entry['step']}: {entry['failed']}"
+            )
+            continue
         label = Case(**{key: entry[key] for key in Case.__dataclass_fields__}).label
         if "failed" in entry:
             lines.append(f"{'–':>9} {'':>9} {'':>5} {'':>8} {'':>7}  {label}: {entry['failed']}")
             continue
-        median, (low, high) = entry["seconds"]["median"], entry["seconds"]["quartiles"]
+        median, peak = entry["seconds"]["median"], entry["fraction_of_matrix_peak"]
         memory = "–" if entry["peak_memory"] is None else f"{entry['peak_memory'] / 1e6:.0f}"
         error = entry.get("output_error")
         lines.append(
-            f"{entry['images_per_second']:9.2f} {median * 1e3:9.1f} {(high - low) / 2 / median * 100:5.1f} "
-            f"{memory:>8} {entry['fraction_of_matrix_peak']:7.2f}  {label}"
+            f"{entry['images_per_second']:9.2f} {median * 1e3:9.1f} {_spread(entry['seconds']) * 100:5.1f} "
+            f"{memory:>8} {'–' if peak is None else f'{peak:.2f}':>7}  {label}"
             + ("" if error is None else f", output error {error:.1e}")
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"note: {line}" for line in content.get("warnings", []))])

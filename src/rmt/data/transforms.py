@@ -139,6 +139,8 @@ def _allow_posterize_0(part: object) -> None:
     `rand-m9-mstd0.5-inc1` uses 0 bits about once in 600 images. Pillow used to return a black image, which published
     trainings had; Pillow 13 raises.
     """
+    if isinstance(part, Compose):
+        part = part.transforms
     if isinstance(part, list | tuple):
         for inner in part:
             _allow_posterize_0(inner)

@@ -44,14 +44,17 @@ def deploy(model: Network, *, tolerance: float = 0.0, spread: float | None = Non
     """
     if not any(isinstance(module, RMT) for module in model.modules()):
         raise RMTError(f"deploy rewrites RMT networks, and this {type(model).__name__} contains none: use it as it is")
+    device = next(model.parameters()).device
     model = copy.deepcopy(model).eval().requires_grad_(False)
+    if device.type == "mps":  # it has no float64, in which the weights are computed
+        model = model.cpu()
     for network in [module for module in model.modules() if isinstance(module, RMT)]:
         _fold_network(network, tolerance, spread)
     model = model.to(memory_format=torch.channels_last)
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.out_channels:
             _lay_out_taps(module)
-    return model
+    return model.to(device) if device.type == "mps" else model
 
 
 def _fold_network(network: RMT, tolerance: float, spread: float | None) -> None:

@@ -42,7 +42,7 @@ class ClassificationMetrics(Metric):
         """loss; top1, top5 and macro_recall (over the classes that occur) in percent; images, their number."""
         count = max(int(self.count), 1)
         occurs = self.images > 0
-        recalls = self.hits[occurs].double() / self.images[occurs]
+        recalls = self.hits[occurs].cpu().double() / self.images[occurs].cpu()  # MPS has no float64
         return {
             "loss": float(self.loss) / count,
             "top1": 100 * int(self.top1) / count,
