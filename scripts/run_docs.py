@@ -56,6 +56,7 @@ NOT_RUN = {
     "RMT-B.pth": "a large file of the authors",
     "SHARDS": "needs CIFAR-10",
     "rmt serve": "a server",
+    "rmt demo": "a server",
     "composites": "needs the pictures of Debian packages",
     "--data trees": "needs photographs of a package",
     "--data eight": "needs the pictures of Debian packages",

@@ -1,4 +1,4 @@
-"""`rmt serve`: its options, and mistakes in one line."""
+"""`rmt serve` and `rmt demo`: their options, and mistakes in one line."""
 
 import pytest
 from helpers.served import classifier
@@ -38,6 +38,17 @@ def test_options_reach_the_server(started, tmp_path, capsys):
     assert "photos.example" in started[1][0].user_middleware[0].kwargs["hosts"]
     assert main(["serve", str(file), "--port", "0", "--device", "cpu", "--host", "0.0.0.0"]) == 0
     assert "whoever reaches 0.0.0.0 can use this server: see --token-file" in capsys.readouterr().err
+
+
+def test_a_demo_opens_its_page_for_this_machine_alone(started, tmp_path, capsys, monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    file = str(classifier(tmp_path / "a.safetensors"))
+    assert main(["demo", file, "--device", "cpu"]) == 0
+    address = capsys.readouterr().out.split(" answers at ")[1].split()[0]
+    assert opened == [address] and address.startswith("http://127.0.0.1:")
+    assert started[0][0].user_middleware[0].kwargs["hosts"] == ("localhost", "127.0.0.1", "::1")
+    assert main(["demo", file, "--device", "cpu", "--no-browser"]) == 0 and len(opened) == 1
 
 
 @pytest.mark.parametrize(

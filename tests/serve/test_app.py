@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import threading
 
 import numpy as np
@@ -17,6 +18,7 @@ import rmt
 from rmt.data.detection.rle import decode
 from rmt.inference.inputs import open_image
 from rmt.serve.app import create_app
+from rmt.serve.guard import PAGE
 from rmt.serve.hosted import Hosted
 from rmt.serve.limits import Limits
 
@@ -100,6 +102,37 @@ def test_embeddings_are_those_of_the_predictor(clients, hosted, task):
         assert np.allclose([answer["embedding"] for answer in answers], expected.numpy(), atol=1e-5)
     refused = error(clients[task].post("/embed?stage=9", files=files))
     assert refused == (422, "not_usable", "stage must lie in 1 to 4, the stages of the network, not 9")
+
+
+@pytest.mark.parametrize("task", MAKE)
+def test_an_explanation_is_that_of_the_predictor(clients, hosted, task):
+    answer = clients[task].post("/explain?x=0.25&y=0.5", content=picture(7), headers=PNG).json()["results"][0]
+    expected = hosted[task].predictor.explain(picture(7), at=(14, 20), evidence=False)
+    assert answer["at"] == [14, 20] and answer["view"] == expected.values()["view"] and len(answer["stages"]) == 4
+    for stage, view in zip(answer["stages"], expected.stages, strict=True):
+        assert stage["query"] == list(view.query) and stage["grid"] == list(view.grid)
+        for head, weights in zip(stage["heads"], np.abs(view.attention), strict=True):
+            shares = np.frombuffer(base64.b64decode(head["attention"]), np.uint8).reshape(view.grid)
+            assert np.abs(shares / 255 - weights / weights.max()).max() <= 0.51 / 255
+            assert head["half_distance"] > 0
+
+
+def test_a_point_that_the_network_does_not_see_is_refused(clients):
+    client, wide = clients["classify"], picture(7, (40, 160))
+    status, _, message = error(client.post("/explain?x=0.01", content=wide, headers=PNG))
+    assert status == 422 and "lies outside what the network is shown of the image" in message
+    assert client.post("/explain", content=wide, headers=PNG).status_code == 200
+    for x in ("2", "nan", "left"):
+        assert error(client.post(f"/explain?x={x}", content=wide, headers=PNG))[0] == 422
+
+
+def test_the_page_comes_with_its_files_and_asks_nobody_else(clients):
+    page = clients["classify"].get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8" and "<title>RMT demo</title>" in page.text
+    texts = [page.text, *(clients["classify"].get(path).text for path in PAGE if path != "/")]
+    for text in texts:
+        assert len(text) > 900 and not re.search(r"https?://|@import|innerHTML|insertAdjacentHTML|eval\(", text)
+    assert not re.search(r"style=|<script>|\son\w+=", page.text), "the policy of the page allows no inline code"
 
 
 @pytest.mark.parametrize(

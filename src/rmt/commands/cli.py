@@ -23,6 +23,7 @@ COMMANDS = (
     "embed",
     "serve",
     "explain",
+    "demo",
     "export",
     "info",
     "convert",

@@ -31,8 +31,9 @@ def run(
 ) -> None:
     """Serve a trained network: POST an image to /predict, or open the address in a browser.
 
-    Paths: /predict (an image as it is, a form, or base64 in JSON), /model, /health, /metrics (Prometheus),
-    /openapi.json, and the page. On SIGTERM or Ctrl-C the server answers what it has accepted, and exits with 0.
+    Paths: /predict, /explain and /embed (an image as it is, a form, or base64 in JSON), /model, /health, /metrics
+    (Prometheus), /openapi.json, and the page. On SIGTERM or Ctrl-C the server answers what it has accepted, and exits
+    with 0.
 
     Args:
         checkpoint: A `.safetensors` file, an exported file, a run folder (meaning its best weights), or a network with

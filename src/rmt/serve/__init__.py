@@ -1,1 +1,1 @@
-"""A trained network behind HTTP: requests, batches, limits."""
+"""A trained network behind HTTP: requests, batches, limits, and a page that shows the answers."""

@@ -5,12 +5,16 @@ import io
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from PIL import Image
 from pydantic import BaseModel, Field
 
 from rmt.inference import Predictor
 from rmt.inference.drawing.masks import UNCOLOURED, class_shares
 from rmt.inference.drawing.palette import line_colour, palette
+from rmt.inference.explain import Explanation
+from rmt.inference.runtime import TorchRuntime
+from rmt.model import RMT
 
 
 class ErrorText(BaseModel):
@@ -68,6 +72,34 @@ class Segmentation(BaseModel):
     classes_png: str = Field(description="base64 of a palette PNG whose values are the class indices")
 
 
+class Head(BaseModel):
+    mean_distance: float = Field(description="of the tokens attended to, weighted by the attention; in pixels")
+    half_distance: float | None = Field(description="where the decay built into the head is 1/2; in pixels")
+    attention: str = Field(description="base64 of a byte per token, row by row: 255 for the largest weight")
+
+
+class StageView(BaseModel):
+    """The last block of a stage. Distances are Manhattan distances in pixels of the photograph."""
+
+    stage: int = Field(description="counted from 1")
+    form: str
+    grid: list[int] = Field(description="rows and columns of tokens")
+    token: float = Field(description="side of a token in pixels")
+    query: list[int] = Field(description="row and column of the token at the point")
+    heads: list[Head]
+
+
+class Explained(BaseModel):
+    """What each head attends to from a point. Pixels are those of the photograph."""
+
+    width: int
+    height: int
+    decision: str
+    at: list[float] = Field(description="the point: x, y in pixels")
+    view: list[float] = Field(description="what the network sees: left, top, right, bottom; can reach beyond the image")
+    stages: list[StageView]
+
+
 class Embedding(BaseModel):
     embedding: list[float]
 
@@ -86,11 +118,13 @@ class Model(BaseModel):
     colours: list[list[int]] = Field(description="red, green, blue of each class, 0 to 255")
     transparent: list[int] = Field(description="segmentation: classes that are drawn as the photograph itself")
     image_size: list[int]
+    explains: bool = Field(description="whether /explain answers")
     threshold: float | None = Field(description="detection: the suggested lowest score")
     limits: dict[str, float]
 
 
 TopK = Annotated[int, Field(ge=1, le=1000, description="classes in the answer, likeliest first")]
+Fraction = Annotated[float, Field(ge=0, le=1, description="of the width (x) or height (y) of the image")]
 Stage = Annotated[int, Field(ge=1, le=64, description="counted from 1; by default what a classifier's last layer sees")]
 Threshold = Annotated[float, Field(ge=0, le=1, description="lowest score of the objects in the answer")]
 
@@ -130,6 +164,32 @@ def _class_map(predictor: Predictor, found: Any) -> dict[str, Any]:
     return {"shares": shares, "classes_png": png}
 
 
+def explains(predictor: Predictor) -> bool:
+    """Whether the predictor's attention can be read: an RMT network in PyTorch, not an exported graph."""
+    runtime = predictor.runtime
+    return isinstance(runtime, TorchRuntime) and any(isinstance(part, RMT) for part in runtime.model.modules())
+
+
+def explanation(found: Explanation) -> dict[str, Any]:
+    """The JSON values of `Explained`, without the size of the image."""
+    values, stages = found.values(), []
+    for view, facts in zip(found.stages, values["stages"], strict=True):
+        weights = np.abs(view.attention)
+        shares = weights / weights.max((1, 2), keepdims=True).clip(1e-12)
+        half = facts["half_distance"] or [None] * len(weights)
+        heads = [
+            {
+                "mean_distance": mean,
+                "half_distance": distance,
+                "attention": base64.b64encode(np.rint(255 * share).astype(np.uint8).tobytes()).decode(),
+            }
+            for mean, distance, share in zip(facts["mean_distance"], half, shares, strict=True)
+        ]
+        shape = {key: facts[key] for key in ("stage", "form", "grid", "token")}
+        stages.append({**shape, "query": list(view.query), "heads": heads})
+    return {**{key: values[key] for key in ("decision", "at", "view")}, "stages": stages}
+
+
 def describe(predictor: Predictor, version: int, limits: dict[str, float]) -> dict[str, Any]:
     """The JSON values of `Model`."""
     count = len(predictor.classes)
@@ -143,6 +203,7 @@ def describe(predictor: Predictor, version: int, limits: dict[str, float]) -> di
         "colours": colours,
         "transparent": [k for k, name in enumerate(predictor.classes) if segments and name in UNCOLOURED],
         "image_size": [int(side) for side in predictor.preprocessing["size"]],
+        "explains": explains(predictor),
         "threshold": getattr(predictor, "threshold", None),
         "limits": limits,
     }

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from importlib.resources import files
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -16,18 +17,29 @@ from rmt.data.images import BadImage
 from rmt.errors import RMTError
 from rmt.inference.embeddings import embedding_function
 from rmt.inference.runtime import TorchRuntime
-from rmt.serve.answers import ANSWERS, Embedding, Model, Stage, Threshold, TopK, describe
+from rmt.serve.answers import (
+    ANSWERS,
+    Embedding,
+    Explained,
+    Fraction,
+    Model,
+    Stage,
+    Threshold,
+    TopK,
+    describe,
+    explains,
+)
 from rmt.serve.bodies import Body, Budget, Gone
 from rmt.serve.errors import Refusal, error_body, error_response, json_response
-from rmt.serve.guard import Guard
+from rmt.serve.guard import PAGE, Guard
 from rmt.serve.hosted import Hosted, Watch
-from rmt.serve.jobs import Embed, Job, Predict
+from rmt.serve.jobs import Embed, Explain, Job, Predict
 from rmt.serve.limits import Limits
 from rmt.serve.metrics import Metrics
 from rmt.serve.openapi import IMAGES, answers_of, refusals
 from rmt.serve.work import Work
 
-PATHS = ("/predict", "/embed", "/model", "/health", "/metrics", "/openapi.json")
+PATHS = ("/predict", "/explain", "/embed", "/model", "/health", "/metrics", "/openapi.json", *PAGE)
 
 
 def create_app(
@@ -105,6 +117,7 @@ def create_app(
 
     task = hosted.predictor.task
     images_to("/predict", ANSWERS[task], "Classes, objects or a class map for each image", _predict_job(hosted))
+    images_to("/explain", Explained, "What each head attends to from a point", _explain_job(hosted))
     images_to("/embed", Embedding, "The features of each image as a vector", _embed_job(hosted))
 
     @app.get("/model", responses={200: {"model": Model}, **refusals()}, response_class=Response, summary="The network")
@@ -130,6 +143,8 @@ def create_app(
     async def document() -> Response:
         return json_response(app.openapi())
 
+    for path, (name, kind) in PAGE.items():
+        _add_file(app, path, name, kind)
     return app
 
 
@@ -188,6 +203,23 @@ def _embed_job(hosted: Hosted) -> Callable[..., Job]:
         return Embed(stage)
 
     return embed
+
+
+def _explain_job(hosted: Hosted) -> Callable[..., Job]:
+    def explain(x: Fraction = 0.5, y: Fraction = 0.5, _: None = _known("x", "y")) -> Job:
+        if not explains(hosted.predictor):
+            raise Refusal(422, "only a model file of an RMT network can be explained, not an exported file")
+        return Explain(x, y)
+
+    return explain
+
+
+def _add_file(app: FastAPI, path: str, name: str, kind: str) -> None:
+    content = (files("rmt.serve") / "page" / name).read_bytes()
+
+    @app.get(path, include_in_schema=False)
+    async def page() -> Response:
+        return Response(content, media_type=f"{kind}; charset=utf-8", headers={"Cache-Control": "no-cache"})
 
 
 def _add_error_handlers(app: FastAPI) -> None:

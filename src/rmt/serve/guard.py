@@ -12,7 +12,13 @@ from rmt.serve.errors import Refusal
 from rmt.serve.metrics import Metrics
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-OPEN = ("/health", "/openapi.json")
+PAGE = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("page", "draw", "download", "server")},
+}
+"""Path -> file of the page and its type."""
+OPEN = ("/health", "/openapi.json", *PAGE)
 """Paths that need no token."""
 _HEADERS = {
     "Content-Security-Policy": (

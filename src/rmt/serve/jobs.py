@@ -1,12 +1,14 @@
-"""What can be asked about an image: predictions, embeddings. Each job says what is done where, see `Work`."""
+"""What can be asked about an image: predictions, explanations, embeddings. Each job says what is done where."""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from PIL import Image
 
+from rmt.data.images import BadImage
+from rmt.errors import RMTError
 from rmt.inference import Predictor
-from rmt.serve.answers import answer
+from rmt.serve.answers import answer, explanation
 
 Size = tuple[int, int]
 """(width, height) of a photograph."""
@@ -74,3 +76,33 @@ class Embed:
 
     def finish(self, predictor: Predictor, size: Size, found: Any) -> dict[str, Any]:
         return {"embedding": found.tolist()}
+
+
+@dataclass(frozen=True)
+class Explain:
+    """What each head attends to from a point, given as fractions of the width and height. Takes images one by one."""
+
+    x: float
+    y: float
+
+    @property
+    def kind(self) -> Any:
+        return "explain", id(self)
+
+    def prepare(self, predictor: Predictor, photo: Image.Image) -> Any:
+        return photo
+
+    def run(self, predictor: Predictor, samples: list[Any]) -> list[Any]:
+        return [self._explain(predictor, photo) for photo in samples]
+
+    def _explain(self, predictor: Predictor, photo: Image.Image) -> Any:
+        at = (min(self.x * photo.width, photo.width - 0.5), min(self.y * photo.height, photo.height - 0.5))
+        try:
+            return predictor.explain(photo, at=at, evidence=False)
+        except BadImage:
+            raise
+        except RMTError as error:  # a point outside of what the network is shown; no file is named
+            raise BadImage("image", str(error).removeprefix("--")) from None
+
+    def finish(self, predictor: Predictor, size: Size, found: Any) -> dict[str, Any]:
+        return {"width": size[0], "height": size[1], **explanation(found)}
