@@ -17,7 +17,14 @@ def exported(monkeypatch):
 
     def note(checkpoint, output, options, **arguments):
         calls.append({"checkpoint": checkpoint, "output": output, "options": options, **arguments})
-        check = {"images": 3, "sizes": [[32, 40]], "error": 1e-7, "agreement": 100.0, "tolerance": 1e-4}
+        check = {
+            "compared": "outputs",
+            "images": 3,
+            "sizes": [[32, 40]],
+            "error": 1e-7,
+            "agreement": 100.0,
+            "tolerance": 1e-4,
+        }
         accuracy = {"metric": "top-1", "images": 12, "before": 90.0, "after": 89.5}
         return {"format": options.format, "precision": options.precision, "check": check, "accuracy": accuracy}
 

@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 
 import rmt
+from rmt.data.detection.rle import decode
 from rmt.errors import RMTError
 from rmt.export import ExportOptions, export
+from rmt.export.check import compare_detections
 from rmt.export.graph import Graph, network_graph
 from rmt.heads import save_model
 from rmt.heads.segmentation import decode_heads
@@ -108,11 +110,100 @@ def test_a_program_of_one_size_predicts_the_same(head, tmp_path, monkeypatch):
         rmt.load(target).predict(PHOTOS[0].resize((50, 40)))
 
 
-def test_a_two_stage_detector_is_refused(tmp_path):
-    source = write_detector(tmp_path / "m.safetensors", "mask_rcnn", mask_width=8, box_fc_width=8)
-    with pytest.raises(RMTError, match="two-stage detectors cannot be exported"):
-        export(source, images=PHOTOS)
+TWO_STAGES = dict(mask_width=8, box_fc_width=16, box_conv_width=8, pre_nms=(200, 200), post_nms=(60, 60))
+
+
+@pytest.mark.parametrize(
+    ("head", "options"),
+    [
+        ("mask_rcnn", dict(aligned=False, sampling_ratio=2)),
+        ("cascade_mask_rcnn", dict(masks=False, score_average="probabilities")),
+        ("cascade_mask_rcnn", {}),
+    ],
+)
+def test_a_two_stage_detector_around_a_graph_finds_the_same_objects(head, options, tmp_path):
+    """The boxes of some are cut off, regions lie at all levels, and suppression removes most."""
+    source = write_detector(tmp_path / "d.safetensors", head, **TWO_STAGES, **options)
+    ours = rmt.load(source, device="cpu")
+    graph = network_graph(ours.model, "detect", (64, 96), dynamic=False)
+    theirs = DetectPredictor(DetectPredictor.wrap_exported(GraphByPyTorch(graph, 3), ours.metadata), ours.metadata)
+    for wanted, found in zip(ours.predict(PHOTOS), theirs.predict(PHOTOS), strict=True):
+        assert len(wanted.boxes) > 20
+        assert_same_objects(found, wanted)
+    # A smaller image is padded. Its boxes end at its edge.
+    (found,) = theirs.predict(PHOTOS[0].resize((70, 60)))
+    assert len(found.boxes) and found.boxes[:, 2].max() <= 70 and found.boxes[:, 3].max() <= 60
+
+
+def assert_same_objects(found, wanted):
+    """Each of one side is on the other; the order of nearly equal scores is free."""
+    assert len(found.boxes) == len(wanted.boxes) and (found.masks is None) == (wanted.masks is None)
+    np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-4)
+    free = np.ones(len(found.boxes), bool)
+    for i, box in enumerate(wanted.boxes):
+        near = (abs(found.boxes - box).max(1) < 0.05) & (found.labels == wanted.labels[i]) & free
+        j = int(near.argmax())
+        assert near[j] and abs(found.scores[j] - wanted.scores[i]) < 1e-4
+        free[j] = False
+        if wanted.masks is not None:
+            theirs, ours = (decode(side.masks[k], 64, 96) for side, k in ((found, j), (wanted, i)))
+            assert (theirs != ours).sum() <= 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (ExportOptions(dynamic=True), "--dynamic: two-stage detectors are exported for images of one size"),
+        (ExportOptions("openvino", precision="bf16"), "--precision bf16: two-stage detectors are offered in fp32"),
+        (ExportOptions("aoti"), "--format aoti: two-stage detectors are offered in onnx, openvino and torch"),
+    ],
+)
+def test_what_two_stage_detectors_are_not_offered_in(options, message, tmp_path):
+    source = write_detector(tmp_path / "m.safetensors", "mask_rcnn", **TWO_STAGES)
+    with pytest.raises(RMTError, match=message):
+        export(source, options=options, images=PHOTOS)
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_an_exported_detector_without_its_outputs_is_refused(tmp_path):
+    metadata = rmt.load(write_detector(tmp_path / "d.safetensors", "mask_rcnn", **TWO_STAGES)).metadata
+    retinanet = rmt.load(write_detector(tmp_path / "r.safetensors", convs=1)).model
+    runtime = GraphByPyTorch(network_graph(retinanet, "detect", (64, 96), dynamic=False), 3)
+    with pytest.raises(RMTError, match=r"d\.onnx has no output boxes; export it again"):
+        DetectPredictor.wrap_exported(runtime, metadata)
+
+
+def test_detections_are_compared_in_pairs():
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [20, 20, 40, 40], [0, 0, 1, 1]]])
+    one = dict(boxes=boxes, scores=torch.tensor([[0.9, 0.8, -1]]), labels=torch.tensor([[0, 1, 0]]))
+    assert compare_detections(one, one) == (0, 2, 2)
+    swapped = {name: value[:, [1, 0, 2]] for name, value in one.items()}
+    assert compare_detections(swapped, one) == (0, 2, 2)
+    for change in (
+        dict(scores=torch.tensor([[0.9, 0.7, -1]])),
+        dict(labels=torch.tensor([[0, 0, 0]])),
+        dict(boxes=boxes + torch.tensor([0, 0, 0, 2.0]) * (boxes[..., :1] > 0)),
+    ):
+        assert compare_detections(one | change, one)[1:] == (1, 2)
+    assert compare_detections(one | dict(scores=torch.tensor([[0.9, 0.8, 0.7]])), one)[1:] == (2, 3)
+    assert compare_detections(one | dict(boxes=boxes / 0), one)[1:] == (0, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("form", "head"),
+    [("onnx", "mask_rcnn"), ("openvino", "mask_rcnn"), ("torch", "mask_rcnn"), ("openvino", "cascade_mask_rcnn")],
+)
+def test_files_of_two_stage_detectors(form, head, tmp_path, monkeypatch):
+    monkeypatch.setenv("RMT_RUN_PROGRAMS", "1")
+    source = write_detector(tmp_path / "m.safetensors", head, **TWO_STAGES)
+    target = tmp_path / {"onnx": "m.onnx", "openvino": "m.xml", "torch": "m.pt2"}[form]
+    options = ExportOptions(form, image_size=(64, 96))
+    exported = export(source, target, options, images=PHOTOS, log=lambda _: None)
+    assert exported["outputs"] == ["boxes", "scores", "labels", "masks"] and exported["check"]["agreement"] >= 99
+    wanted, found = (rmt.load(path, device="cpu").predict(PHOTOS) for path in (source, target))
+    for a, b in zip(wanted, found, strict=True):
+        assert_same_objects(b, a)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (3, 7), (12, 16), (13, 5), (6, 1)])

@@ -135,10 +135,16 @@ def _report(exported: dict[str, Any], path: Path) -> list[str]:
     check, accuracy = exported["check"], exported.get("accuracy")
     sizes = ", ".join("×".join(map(str, size)) for size in check["sizes"])
     bound = f" (tolerance {check['tolerance']:.0e})" if check["tolerance"] else ""
-    lines = [
-        f"largest error {check['error']:.1e} of the largest value{bound}, same likeliest class for "
-        f"{check['agreement']:.2f} %, on {count_images(check['images'])} at {sizes}"
-    ]
+    if check["compared"] == "detections":
+        found = (
+            f"scores differ by {check['error']:.1e} at most{bound}, {check['agreement']:.2f} % of detections in common"
+        )
+    else:
+        found = (
+            f"largest error {check['error']:.1e} of the largest value{bound}, same likeliest class for "
+            f"{check['agreement']:.2f} %"
+        )
+    lines = [f"{found}, on {count_images(check['images'])} at {sizes}"]
     if accuracy:
         lines.append(
             f"{accuracy['metric']} {accuracy['before']:.2f} % before, {accuracy['after']:.2f} % after, on "

@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,9 @@ from torch.export import Dim, ExportedProgram
 
 from rmt.errors import RMTError
 from rmt.export.blocks import rewrite_blocks
+from rmt.export.detectors import DenseDetector, TwoStageDetector
 from rmt.heads import RetinaNet
+from rmt.heads.detection.mask_rcnn import MaskRCNN
 from rmt.model import RMT, deploy
 from rmt.model.state_dicts import one_line
 
@@ -29,6 +32,7 @@ class Graph:
         shape: of the example, (B, 3, H, W).
         dynamic: whether B, H and W are variable; otherwise they are those of `shape`.
         class_dim: the dimension of the first output in which the classes are.
+        detections: whether the outputs are detections, as those of `TwoStageDetector`.
     """
 
     module: nn.Module
@@ -36,6 +40,7 @@ class Graph:
     shape: tuple[int, int, int, int]
     dynamic: bool
     class_dim: int = 1
+    detections: bool = False
 
     @property
     def input_shape(self) -> list[int | None]:
@@ -75,15 +80,16 @@ def network_graph(network: nn.Module, task: str, size: tuple[int, int], dynamic:
     """The graph of a trained network in its deployed form.
 
     Args:
-        network: a classifier, a segmenter, or RetinaNet.
+        network: a classifier, a segmenter, or a detector.
         task: its task.
         size: height and width of the images; with `dynamic` of the example.
         dynamic: whether the graph takes any batch, height and width.
         fused: see `rewrite_blocks`.
     """
-    if task == "detect" and not isinstance(network, RetinaNet):
+    two_stages = task == "detect" and not isinstance(network, RetinaNet)
+    if two_stages and dynamic:
         raise RMTError(
-            "two-stage detectors cannot be exported: the number of their regions depends on the image; RetinaNet can"
+            "--dynamic: two-stage detectors are exported for images of one size, others are padded; leave it out"
         )
     if any(isinstance(module, RMT) for module in network.modules()):
         network = deploy(network)
@@ -91,19 +97,9 @@ def network_graph(network: nn.Module, task: str, size: tuple[int, int], dynamic:
             rewrite_blocks(network, fused=fused)
     # One image, and one row or column of tokens, would be recorded as special cases.
     shape = (2, 3, max(size[0], 64), max(size[1], 64)) if dynamic else (1, 3, *size)
+    if two_stages:
+        detector = TwoStageDetector(cast(MaskRCNN, network), size).eval()
+        return Graph(detector, detector.outputs, shape, dynamic, detections=True)
     if task == "detect":
-        return Graph(DenseDetector(network), ["cls_logits", "bbox_regression"], shape, dynamic, class_dim=2)
+        return Graph(DenseDetector(network), DenseDetector.outputs, shape, dynamic, class_dim=2)
     return Graph(network, ["logits"], shape, dynamic)
-
-
-class DenseDetector(nn.Module):
-    """RetinaNet without decoding and suppression: images (B, 3, H, W) to `cls_logits` (B, N, K) and `bbox_regression`
-    (B, N, 4) of the N anchors. See `ExportedDetector` for the rest."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.backbone, self.head = model.backbone, model.head
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.head(list(self.backbone(images).values()))  # type: ignore[operator]
-        return found["cls_logits"], found["bbox_regression"]

@@ -1,8 +1,12 @@
 """OpenVINO's files, by its own converter of captured programs."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import openvino
+from openvino import opset9
+from openvino.frontend.pytorch import ConversionExtension
 from torch.export import ExportedProgram
 
 from rmt.export.graph import INPUT, Graph
@@ -10,7 +14,7 @@ from rmt.export.graph import INPUT, Graph
 
 def convert(graph: Graph, program: ExportedProgram, precision: str, folder: Path) -> openvino.Model:
     """The program as an OpenVINO model. In bf16 it is compiled on loading, see `OpenVinoRuntime`."""
-    model = openvino.convert_model(program)
+    model = openvino.convert_model(program, extension=[ConversionExtension("torchvision.nms.default", _convert_nms)])
     model.reshape([-1 if side is None else side for side in graph.input_shape])  # the converter forgets fixed sizes
     model.inputs[0].get_tensor().set_names({INPUT})
     for output, name in zip(model.outputs, graph.outputs, strict=True):
@@ -21,3 +25,17 @@ def convert(graph: Graph, program: ExportedProgram, precision: str, folder: Path
 def save(model: openvino.Model, metadata: str, path: Path) -> None:
     model.set_rt_info(metadata, ["rmt"])
     openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _convert_nms(context: Any) -> list[Any]:
+    """torchvision's nms(boxes (N, 4), scores (N,), threshold), for which the converter has no rule of its own."""
+    boxes, scores, threshold = (context.get_input(i) for i in range(3))
+    found = opset9.non_max_suppression(
+        opset9.unsqueeze(boxes, opset9.constant(np.array(0))),
+        opset9.unsqueeze(scores, opset9.constant(np.array([0, 1]))),
+        opset9.constant(np.int64(2**31 - 1)),
+        opset9.convert(threshold, "f32"),
+        opset9.constant(np.float32(-10)),  # scores from which boxes take part; ours are from −2
+        box_encoding="corner",
+    )
+    return opset9.gather(found.output(0), opset9.constant(np.array(2)), opset9.constant(np.array(1))).outputs()

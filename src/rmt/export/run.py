@@ -23,6 +23,7 @@ from rmt.export.check import check_sizes, compare, normalisation, prepare_image
 from rmt.export.formats import Format, Name, Precision, format_named, fuses_attention
 from rmt.export.graph import INPUT, network_graph
 from rmt.export.images import count_images
+from rmt.heads import RetinaNet
 from rmt.inference.exported import MIN_SIZE, PROGRAMS, open_exported
 from rmt.model import resolve_checkpoint
 from rmt.model.shipped import default_output
@@ -109,6 +110,8 @@ def export(
     size = _image_size(options, task, preprocessing, predictor.model)
     if task == "classify":
         preprocessing["size"] = list(size)
+    if task == "detect" and not isinstance(predictor.model, RetinaNet):
+        _check_two_stages(options)
     fused = fuses_attention(options.format, options.precision)
     graph = network_graph(predictor.model, task, size, options.dynamic, fused=fused)
     prepare = partial(prepare_image, task, preprocessing | normalisation(predictor.model, preprocessing))
@@ -173,6 +176,14 @@ def _check_options(
             raise RMTError("--precision int8 needs --calibration FOLDER: some hundred images like those to come")
         if accuracy is None:
             raise RMTError("--precision int8 needs labelled images to measure what it loses: give --data")
+
+
+def _check_two_stages(options: ExportOptions) -> None:
+    """Two-stage detectors compute with the corners of boxes and select inside the graph, which needs float32."""
+    if options.precision != "fp32":
+        raise RMTError(f"--precision {options.precision}: two-stage detectors are offered in fp32, RetinaNet in others")
+    if options.format == "aoti":
+        raise RMTError("--format aoti: two-stage detectors are offered in onnx, openvino and torch")
 
 
 def _image_size(options: ExportOptions, task: str, preprocessing: dict[str, Any], model: Any) -> tuple[int, int]:

@@ -1,4 +1,8 @@
-"""RetinaNet around an exported graph: the graph has backbone, pyramid and heads, PyTorch decodes and suppresses."""
+"""A detector around an exported graph: what is left to do depends on the detector.
+
+RetinaNet's graph has backbone, pyramid and heads; PyTorch decodes and suppresses. That of a two-stage detector returns
+detections; PyTorch cuts them off at the image and pastes the masks.
+"""
 
 from collections import OrderedDict
 from typing import Any
@@ -6,7 +10,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import clip_boxes_to_image
 
+from rmt.errors import RMTError
 from rmt.heads import RetinaNet, build_from_metadata
 from rmt.inference.exported import ExportedRuntime
 from rmt.inference.runtime import Images
@@ -14,22 +21,31 @@ from rmt.model.checkpoints import building_from
 
 
 class ExportedDetector:
-    """A `Runtime` whose detector calls an exported graph in place of its backbone and head.
+    """A `Runtime` whose detector calls an exported graph in place of its networks.
 
     Images that are smaller than a fixed graph are padded, as in a batch with a larger image.
 
     Args:
-        runtime: the graph, images (B, 3, H, W) to `cls_logits` (B, N, K) and `bbox_regression` (B, N, 4).
+        runtime: the graph, images (B, 3, H, W) to the outputs of `DenseDetector` or `TwoStageDetector` in `rmt.export`.
         metadata: of the file, from which the detector around it is built.
+    Raises:
+        RMTError: the file has other outputs than its detector.
     """
 
     def __init__(self, runtime: ExportedRuntime, metadata: dict[str, Any]) -> None:
         self.device, self.precision, self.num_classes = runtime.device, runtime.precision, runtime.num_classes
         with building_from(runtime.path):
-            model = build_from_metadata(metadata)
-        assert isinstance(model, RetinaNet)
+            model: Any = build_from_metadata(metadata)
         graph = _Graph(runtime, model.backbone.strides)
-        model.backbone, model.head = graph, _Head(graph)  # type: ignore[assignment]
+        model.backbone = graph
+        if isinstance(model, RetinaNet):
+            needed = ["cls_logits", "bbox_regression"]
+            model.head = _Head(graph)  # type: ignore[assignment]
+        else:
+            needed = ["boxes", "scores", "labels", *(["masks"] if model.options.predicts_masks else [])]
+            model.rpn, model.roi_heads = _NoRegions(), _Detections(graph, model.options.score_threshold)
+        if missing := [name for name in needed if name not in runtime.outputs]:
+            raise RMTError(f"{runtime.path} has no output {missing[0]}; export it again with rmt export")
         self.model = model.eval()
 
     @torch.inference_mode()
@@ -66,3 +82,33 @@ class _Head(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> dict[str, Tensor]:
         return self.graph[0].outputs
+
+
+class _NoRegions(nn.Module):
+    """In place of the RPN, which is in the graph."""
+
+    def forward(self, images: ImageList, maps: Any, targets: Any = None) -> tuple[list[Tensor], dict[str, Tensor]]:
+        return [], {}
+
+
+class _Detections(nn.Module):
+    """In place of the RoI heads: the detections of the graph that has just run, cut off at the image."""
+
+    def __init__(self, graph: _Graph, threshold: float) -> None:
+        super().__init__()
+        self.graph, self.threshold = [graph], threshold
+
+    def forward(
+        self, maps: Any, regions: Any, shapes: list[tuple[int, int]], targets: Any = None
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        outputs = self.graph[0].outputs
+        detections = []
+        for i, shape in enumerate(shapes):
+            found = {name: value[i] for name, value in outputs.items()}
+            boxes = clip_boxes_to_image(found["boxes"], shape)
+            kept = (found["scores"] > max(self.threshold, -0.5)) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+            detection = {"boxes": boxes[kept], "scores": found["scores"][kept], "labels": found["labels"][kept].long()}
+            if "masks" in found:
+                detection["masks"] = found["masks"][kept][:, None]
+            detections.append(detection)
+        return detections, {}
