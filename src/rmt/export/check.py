@@ -68,8 +68,8 @@ def compare(
             x = prepare(image, size)[None]
             theirs, wanted = runtime(x), graph(x)
             if graph.detections:
-                found, equal, both = compare_detections(theirs, wanted)
-                error, same, total = max(error, found), same + equal, total + both
+                found, pairs, count = compare_detections(theirs, wanted)
+                error, same, total = max(error, found), same + pairs, total + count
                 continue
             for name, ours in wanted.items():
                 if theirs[name].shape != ours.shape:

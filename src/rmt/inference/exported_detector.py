@@ -40,7 +40,7 @@ class ExportedDetector:
         model.backbone = graph
         if isinstance(model, RetinaNet):
             needed = ["cls_logits", "bbox_regression"]
-            model.head = _Head(graph)  # type: ignore[assignment]
+            model.head = _Head(graph)
         else:
             needed = ["boxes", "scores", "labels", *(["masks"] if model.options.predicts_masks else [])]
             model.rpn, model.roi_heads = _NoRegions(), _Detections(graph, model.options.score_threshold)

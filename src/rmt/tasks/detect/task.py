@@ -66,7 +66,7 @@ TASK = Task(
     evaluate=evaluate_checkpoint,
     describe=describe,
     open_evaluation=open_evaluation,
-    accuracy=("AP", lambda result: 100 * result["figures"]["bbox"]["AP"]),
+    accuracy=("AP", lambda result: 100 * result["figures"]["box"]["ap"]),
     planning=PLANNING,
     bulky=("results",),
 )
