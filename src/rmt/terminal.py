@@ -13,22 +13,24 @@ _DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u
 
 
 def printable(text: str) -> str:
-    """The text with every character that could control a terminal as an escape, such as `\\x1b`, `\\n`, `\\udc80`.
+    """The text with every character that could control a terminal as an escape, such as `\\x1b` or `\\n`.
 
-    These are control characters, undecodable bytes of file names, separators of lines, and marks of direction. Letters
-    of every script are kept.
+    These are control characters, undecodable bytes of file names (`\\xff`), separators of lines, and marks of
+    direction. Letters of every script are kept.
     """
     if text.isprintable() and text.isascii():
         return text
-    return "".join(_escape(character) if _is_unsafe(character) else character for character in text)
+    return "".join(escape(character) if _is_unsafe(character) else character for character in text)
 
 
 def _is_unsafe(character: str) -> bool:
     return unicodedata.category(character) in _ESCAPED or character in _DIRECTION
 
 
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+def escape(character: str) -> str:
+    """The character as Python writes it between quotes; an undecodable byte as in `os.fsencode`, `\\xff`."""
+    byte = ord(character) - 0xDC00
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode("ascii")
 
 
 def short(name: str, most: int) -> str:

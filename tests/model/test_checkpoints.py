@@ -125,6 +125,28 @@ def test_parts_inside_and_beside_the_network_are_told_apart(tmp_path):
         load_official(pico(), source.state_dict() | {f"module.{name}": v for name, v in source.state_dict().items()})
 
 
+@pytest.mark.parametrize("prefix", ["ema.", "ema.module.", "model_ema.", "ema.ema_model."])
+def test_the_average_of_a_lightning_checkpoint_is_taken_or_the_weights_beside_it(tmp_path, prefix):
+    """As timm's overlay takes it, too; counters of the average lie beside its weights."""
+    source, other = pico(), pico()
+    torch.nn.init.ones_(other.head.fc.bias)
+    state = {f"{prefix}{name}": value for name, value in source.state_dict().items()} | {"ema.step": torch.tensor(3)}
+    both = {f"model.{name}": value for name, value in other.state_dict().items()} | state
+    for content in (state, both):
+        torch.save({"state_dict": content}, tmp_path / "last.ckpt")
+        model = pico()
+        assert load_official(model, tmp_path / "last.ckpt") == []
+        overlay = dict(file=str(tmp_path / "last.ckpt"))
+        for made in (model, timm.create_model("rmt_pico", pretrained=True, pretrained_cfg_overlay=overlay)):
+            assert torch.equal(made.head.fc.bias, source.head.fc.bias)
+    load_official(model := pico(), both, use_ema=False)
+    assert torch.equal(model.head.fc.bias, other.head.fc.bias)
+    callback = {"state_dict": source.state_dict(), "current_model_state": other.state_dict(), "averaging_state": {}}
+    for use_ema, expected in ((True, source), (False, other)):
+        load_official(model := pico(), callback, use_ema=use_ema)
+        assert torch.equal(model.head.fc.bias, expected.head.fc.bias)
+
+
 @pytest.mark.parametrize("lost", ["head.fc.weight", "head.fc.bias", "head.proj.weight"])
 def test_a_head_that_is_not_whole_is_refused(tmp_path, lost):
     state = {name: value for name, value in pico().state_dict().items() if name != lost}

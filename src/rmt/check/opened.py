@@ -28,6 +28,7 @@ class Where:
     classes: str = ""
     zero_is_ignored: bool = False
     annotations: Path | None = None
+    boxes: str = "auto"
 
 
 @dataclass
@@ -116,9 +117,9 @@ def _classify(where: Where) -> OpenedData:
 
 def _detect(where: Where) -> OpenedData:
     if where.annotations:
-        layout: Any = _ReadOnce(coco_files((Path(where.data).expanduser(), where.annotations)))
+        layout: Any = _ReadOnce(coco_files((Path(where.data).expanduser(), where.annotations), boxes=where.boxes))
     else:
-        layout = _ReadOnce(detection_layout(where.data))
+        layout = _ReadOnce(detection_layout(where.data, where.boxes))
     opened = OpenedData("detect", layout.name)
     for split in layout.splits:
         images = opened.attempt(lambda split=split: _detection_set(layout.read(split)))  # type: ignore[misc]

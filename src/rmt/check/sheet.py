@@ -12,10 +12,9 @@ from rmt.check.scan import chosen
 from rmt.data.images import BadImage
 from rmt.data.split_names import Split
 from rmt.inference.drawing.boxes import draw_boxes, labelled_boxes
-from rmt.inference.drawing.fonts import load_font
+from rmt.inference.drawing.fonts import fitted, load_font
 from rmt.inference.drawing.masks import draw_segmentation
 from rmt.inference.drawing.palette import palette
-from rmt.terminal import printable
 
 COLUMNS, ROWS = 4, 3
 _CELL = 360  # width of a picture on the sheet, and its largest height
@@ -112,19 +111,9 @@ def _cell(picture: Image.Image, label: str, name: str) -> Image.Image:
     cell = Image.new("RGB", (_CELL, resized.height + _CAPTION), _PAPER)
     cell.paste(resized, ((_CELL - resized.width) // 2, 0))
     draw, font = ImageDraw.Draw(cell), load_font(_TEXT)
-    draw.text((2, resized.height + 4), _fitted(label, font), fill=_INK, font=font)
-    draw.text((2, resized.height + 23), _fitted(name, font), fill=_MUTED, font=font)
+    draw.text((2, resized.height + 4), fitted(label, font, _CELL - 4), fill=_INK, font=font)
+    draw.text((2, resized.height + 23), fitted(name, font, _CELL - 4), fill=_MUTED, font=font)
     return cell
-
-
-def _fitted(text: str, font: Any, width: int = _CELL - 4) -> str:
-    """One line that is not wider than a cell."""
-    text = printable(" ".join(text.split()))
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
 
 
 def _legend(opened: OpenedData, width: int) -> Image.Image:
@@ -140,5 +129,5 @@ def _legend(opened: OpenedData, width: int) -> Image.Image:
     for place, (name, colour) in enumerate(zip(names, colours, strict=False)):
         left, top = _GAP + place % columns * cell, place // columns * line
         draw.rounded_rectangle((left, top + 4, left + 22, top + 20), radius=4, fill=colour)
-        draw.text((left + 30, top + 3), _fitted(name, font, cell - 36), fill=_INK, font=font)
+        draw.text((left + 30, top + 3), fitted(name, font, cell - 36), fill=_INK, font=font)
     return legend

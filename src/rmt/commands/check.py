@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from rmt.recipes.detect import Boxes
 from rmt.terminal import say
 
 
@@ -16,6 +17,7 @@ def run(
     classes: str = "",
     zero_is_ignored: bool = False,
     annotations: Path | None = None,
+    boxes: Boxes = "auto",
     max_images: int = 2000,
     output: Path | None = None,
     json: Path | None = None,
@@ -30,6 +32,7 @@ def run(
         classes: Segmentation: the class list, instead of the one in the folder.
         zero_is_ignored: Segmentation: mask value 0 is ignored, and the classes start at 1.
         annotations: Detection: a COCO-format JSON that lists images of the folder DATA.
+        boxes: Detection: the form of the boxes in COCO-format files, as in training.
         max_images: Images of each split to decode, evenly spread; 0 decodes all. The other facts are of all images.
         output: The file of the sheet; check-NAME.png in the current folder by default.
         json: Also write everything that was found to this JSON file.
@@ -45,7 +48,7 @@ def run(
     target = output or Path(f"check-{name or 'data'}.png")
     if target.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise RMTError(f"--output {target}: name a .png or .jpg file for the sheet of pictures")
-    report, opened = check(Where(data, classes, zero_is_ignored, annotations), task, max_images)
+    report, opened = check(Where(data, classes, zero_is_ignored, annotations, boxes), task, max_images)
     for line in report.lines():
         say(line)
     if save_sheet(opened, target):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from rmt.commands.libraries import import_quickly
+from rmt.recipes.detect import Boxes
 from rmt.recipes.recipe import Device, Precision
 from rmt.terminal import say
 
@@ -17,6 +18,7 @@ def run(
     data: str = "",
     images: Path | None = None,
     annotations: Path | None = None,
+    boxes: Boxes | None = None,
     split: Literal["train", "val", "test"] | None = None,
     max_images: int | None = None,
     per_class: bool = False,
@@ -46,6 +48,8 @@ def run(
             data; otherwise all images.
         images: Detectors: the folder of the images that `annotations` lists, instead of `data`.
         annotations: Detectors: a COCO-format JSON to evaluate on, instead of `data`.
+        boxes: Detectors: the form of the boxes in COCO-format files, as in training (`rmt train finetune-detect
+            --help`); by default that of the run.
         split: The split of `data` to evaluate on, instead of the validation split.
         max_images: Images to evaluate at most, evenly spread over the split; by default all.
         per_class: Classifiers and detectors: also print precision, recall and F1, or AP, per class, which JSON always
@@ -79,7 +83,7 @@ def run(
     if workers < 0:
         raise RMTError(f"--workers must be at least 0, not {workers}")
     given: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size}
-    given |= {"images": images, "annotations": annotations, "split": split}
+    given |= {"images": images, "annotations": annotations, "boxes": boxes, "split": split}
     given |= {"max_images": max_images, "knn": knn or None, "neighbours": neighbours}
     given |= {"classes": classes, "inference": inference, "short_side": short_side, "flip": flip or None}
     given |= {"scales": scales}

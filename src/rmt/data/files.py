@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from rmt.data.images import EXTENSIONS
+from rmt.terminal import escape
 
 
 def files_below(folder: Path, extensions: Collection[str], *, deep: bool = True) -> list[str]:
@@ -58,8 +59,8 @@ def size_on_disk(path: str | Path) -> str:
 
 
 def valid_name(name: str) -> str:
-    """The name with undecodable bytes and halves of characters as escapes (`\\udcff`), which every file can hold."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    """The name with undecodable bytes and halves of characters as escapes (`\\xff`), which every file can hold."""
+    return "".join(escape(character) if "\ud800" <= character <= "\udfff" else character for character in name)
 
 
 def read_lines(path: Path) -> list[str]:

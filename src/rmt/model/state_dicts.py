@@ -43,6 +43,9 @@ HEAD = re.compile(r"(head|aux_head)\.")
 # Names that PyTorch inserts for a module inside: torch.compile, FSDP, activation checkpointing.
 _INSERTED = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _OUR_PYRAMID = re.compile(r"(?:backbone\.)?pyramid\.(?:(backbone)|norms\.(\d+))\.")
+_AVERAGED = ("ema.", "ema_model.", "model_ema.")
+"""What LightningModules and EMA packages call the averaged copy of a network."""
+_COUNTERS = ("n_averaged", "num_updates", "decay", "initted", "step")  # that lie beside the weights of such a copy
 CLASSIFIERS = re.compile(r"(head\.fc|aux_head)\.")
 
 
@@ -51,8 +54,8 @@ def read_state_dict(path: str | Path, use_ema: bool = True) -> dict[str, Tensor]
 
     Wrapping means an outer key `model`, `state_dict`, `model_ema` or `state_dict_ema`; the names that DDP, FSDP and
     torch.compile insert, such as `module._orig_mod.`; the prefix `model.` of a LightningModule, whose other tensors are
-    left out; and the prefix `backbone.`. From a detector or segmenter, the authors' or ours, only the backbone and the
-    norms of its feature pyramid are taken.
+    left out, or `ema.` and the like of its averaged copy; and the prefix `backbone.`. From a detector or segmenter, the
+    authors' or ours, only the backbone and the norms of its feature pyramid are taken.
 
     Args:
         use_ema: prefer the averaged weights if the file has both.
@@ -76,13 +79,15 @@ def read_state_dict(path: str | Path, use_ema: bool = True) -> dict[str, Tensor]
 
 def unwrap(content: Any, use_ema: bool = True, name: str = "the checkpoint") -> dict[str, Tensor]:
     """The tensors in the content of a checkpoint file, see `read_state_dict`."""
-    keys = ["model", "state_dict"]
-    keys = ["model_ema", "state_dict_ema", *keys] if use_ema else [*keys, "model_ema", "state_dict_ema"]
+    keys = ["model", "state_dict"]  # Lightning's WeightAveraging keeps the network beside its average in `state_dict`
+    averaged = ["model_ema", "state_dict_ema"]
+    keys = [*averaged, *keys] if use_ema else ["current_model_state", *keys, *averaged]
     if isinstance(content, Mapping):
         content = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping):
         raise RMTError(f"{name} contains a {type(content).__name__}, not a dict of tensors")
-    state = _without_wrappers({str(key): value for key, value in content.items() if isinstance(value, Tensor)}, name)
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    state = _without_wrappers(tensors, use_ema, name)
     if any(_OUR_PYRAMID.match(key) for key in state):
         state = _pyramid_of_ours(state)
     elif any(key.startswith("backbone.") for key in state):
@@ -92,11 +97,17 @@ def unwrap(content: Any, use_ema: bool = True, name: str = "the checkpoint") -> 
     return state
 
 
-def _without_wrappers(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+def _without_wrappers(state: dict[str, Tensor], use_ema: bool, name: str) -> dict[str, Tensor]:
     """Without the names that wrappers put around a network. Raises RMTError if two tensors then have one name."""
     pairs = [(_INSERTED.sub("", key), value) for key, value in state.items()]
     while True:
-        if any(key.startswith("module.") for key, _ in pairs):  # beside it, AveragedModel has its counter
+        averaged = [(key, value) for key, value in pairs if key.startswith(_AVERAGED)]
+        if averaged:
+            beside = [(key, value) for key, value in pairs if not key.startswith(_AVERAGED)]
+            inside = [(key.partition(".")[2], value) for key, value in averaged]
+            inside = [(key, value) for key, value in inside if key not in _COUNTERS]
+            pairs = inside if use_ema or not beside else beside
+        elif any(key.startswith("module.") for key, _ in pairs):  # beside it, AveragedModel has its counter
             pairs = [(key.removeprefix("module."), value) for key, value in pairs if key != "n_averaged"]
         elif any(key.startswith("model.") for key, _ in pairs):
             pairs = [(key.removeprefix("model."), value) for key, value in pairs if key.startswith("model.")]

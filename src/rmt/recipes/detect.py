@@ -23,6 +23,7 @@ from rmt.recipes.recipe import (
     check_unused,
 )
 
+Boxes = Literal["auto", "xywh", "xyxy", "cxcywh", "normalized_xywh", "normalized_xyxy", "normalized_cxcywh"]
 Head = Literal["retinanet", "mask_rcnn", "cascade_mask_rcnn"]
 
 
@@ -64,6 +65,10 @@ class DetectRecipe(Recipe):
     crowd_as_objects: bool = False
     """Train on crowd regions (`iscrowd`) and objects marked difficult like on other objects, and count them in
     evaluation: for files of tools that mark every mask as crowd."""
+    boxes: Boxes = "auto"
+    """Form of the boxes in COCO-format files: x, y, width, height (xywh), two corners (xyxy) or centre, width, height
+    (cxcywh), in pixels or (normalized) as shares of the sides of the image. `auto`: xywh in pixels as COCO has it; the
+    run does not start if they look like another form."""
 
     head: Head = "mask_rcnn"
     """Detector on top of the backbone."""

@@ -1,15 +1,18 @@
 """COCO-format files as tools write them: what can be understood is taken, what cannot is asked about or named."""
 
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
 from helpers.coco_sets import annotation, rectangle, write_json
 from PIL import Image
 
+from rmt.data.detection import conventions
 from rmt.data.detection.coco import open_coco
-from rmt.data.detection.layouts import coco_files, open_detection
+from rmt.data.detection.layouts import coco_files, detection_layout, open_detection
 from rmt.errors import RMTError
+from rmt.recipes.detect import Boxes
 
 SIZE = (96, 64)  # width, height
 CATEGORIES = [{"id": 1, "name": "disc"}, {"id": 2, "name": "bar"}]
@@ -60,18 +63,65 @@ def test_one_file_under_several_ids_is_one_image(tmp_path):
     assert not set(rest.table.files[rest.indices]) & set(held.table.files[held.indices])
 
 
-@pytest.mark.parametrize(
-    ("convert", "question"),
-    [
-        (lambda x, y, w, h: (x / 96, y / 64, w / 96, h / 64), "lie within 0…1: are these shares of the sides"),
-        (lambda x, y, w, h: (x, y, x + w, y + h), "as x1, y1, x2, y2 100 % would lie inside: are these x1, y1, x2"),
-        (lambda x, y, w, h: (x + w / 2, y + h / 2, w, h), "are these centre x, centre y, width, height?"),
-    ],
-)
-def test_boxes_in_another_form_are_asked_about(tmp_path, convert, question):
+def shares(form):
+    return lambda x, y, w, h: tuple(value / side for value, side in zip(form(x, y, w, h), SIZE * 2, strict=True))
+
+
+def corners(x, y, w, h):
+    return x, y, x + w, y + h
+
+
+def centres(x, y, w, h):
+    return x + w / 2, y + h / 2, w, h
+
+
+FORMS = {
+    "xyxy": (corners, "as x1, y1, x2, y2 100 % would lie inside: are these x1, y1, x2"),
+    "cxcywh": (centres, "are these centre x, centre y, width, height?"),
+    "normalized-xywh": (shares(lambda *box: box), "lie within 0…1: are these shares of the sides"),
+    "normalized-xyxy": (shares(corners), "lie within 0…1"),
+    "normalized-cxcywh": (shares(centres), "lie within 0…1"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_boxes_in_another_form_are_asked_about_and_the_option_answers(tmp_path, form):
+    convert, question = FORMS[form]
+    files = coco_files((boxes(tmp_path, convert) / "photos", tmp_path / "some.json"))
     with pytest.raises(RMTError, match=question) as error:
-        opened(boxes(tmp_path, convert))
+        files.read("train")
     assert "some.json: " in str(error.value) and "\n" not in str(error.value)
+    assert f"If so: --boxes {form} (or " in str(error.value)
+    files.boxes = form.replace("-", "_")
+    assert f"(--boxes {form})" in files.choices[0]
+    found = files.read("train").table
+    right = opened(boxes(tmp_path)).table
+    np.testing.assert_allclose(found.boxes, right.boxes, atol=1e-9)
+    np.testing.assert_allclose(found.areas, right.boxes[:, 2] * right.boxes[:, 3])
+
+
+def test_the_forms_are_those_of_the_recipe():
+    forms = [prefix + form for prefix in ("", conventions.NORMALIZED) for form in conventions.FORMS]
+    assert get_args(Boxes) == ("auto", *forms)
+
+
+def test_a_form_that_most_boxes_do_not_have_is_refused_and_xywh_is_taken_at_its_word(tmp_path):
+    files = coco_files((boxes(tmp_path) / "photos", tmp_path / "some.json"), boxes="normalized_xywh")
+    with pytest.raises(RMTError, match=r"some.json: read with --boxes normalized-xywh, 100 % of the boxes would"):
+        files.read("train")
+    save(tmp_path, [annotation(n, n, 1, (90, 50, 60, 60), segmentation=[]) for n in range(1, 9)])  # drawn at the corner
+    files.boxes = "xywh"
+    assert files.read("train").table.boxes.tolist() == [[90, 50, 60, 60]] * 8
+    with pytest.raises(RMTError, match="--boxes xyxy is for COCO-format files, and .* is YOLO: leave it out"):
+        detection_layout(str(yolo(tmp_path)), "xyxy")
+
+
+def yolo(root):
+    for folder in ("images", "labels"):
+        (root / "set" / folder).mkdir(parents=True)
+    Image.new("RGB", SIZE).save(root / "set/images/a.png")
+    (root / "set/labels/a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    return root / "set"
 
 
 def test_boxes_that_are_right_are_not_asked_about(tmp_path):

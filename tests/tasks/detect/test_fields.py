@@ -91,6 +91,7 @@ ELSEWHERE = {
     "val_annotations": "below",
     "holdout": "below",
     "empty_images": "below",
+    "boxes": "data/detection/test_coco_exports.py",
     "crowd_as_objects": "data/detection/test_coco_exports.py",
     "effective_batch": "training/test_batch.py",
     "early_stopping": "training/test_train.py",

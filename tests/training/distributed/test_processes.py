@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.kills import EACH_UPDATE, killed_at, run_until_killed
 from helpers.pictures import make_folder
 from helpers.runs import assert_same_run, rows, tiny_recipe, weights
 from helpers.together import (
@@ -35,9 +36,6 @@ from rmt.training.checkpoints.io import read_state
 PLAIN = dict(
     drop_path=0.0, mixup=0.0, cutmix=0.0, random_erasing=0.0, randaugment="", min_crop=1.0, flip=0.0, accumulate=1
 )
-
-
-EACH_UPDATE = 1e-9  # checkpoint_minutes: save after every update
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +74,43 @@ def test_without_either_each_device_has_statistics_of_its_own(tmp_path):
     folder = train_together(tmp_path, batch_size=4, **options)
     alone = rmt.train(tiny_recipe(output=str(tmp_path / "alone"), batch_size=8, **options)).folder
     assert losses(folder) != pytest.approx(losses(alone), rel=1e-5)
+
+
+def rates(folder: Path) -> dict[int, float]:
+    """The learning rate of each update that a run has logged."""
+    return {int(row["step"]): float(row["lr"]) for row in rows(folder) if row["kind"] == "step"}
+
+
+@pytest.mark.parametrize("devices", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_run_goes_on_with_other_devices_at_its_place_in_the_schedule(tmp_path, monkeypatch, devices):
+    """24 images in batches of 4 are 6 updates on one device, and 3 on two."""
+    options = PLAIN | dict(batch_size=4, epochs=2, warmup_epochs=0.5, checkpoint_minutes=EACH_UPDATE)
+    if devices == 2:
+        monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
+        with monkeypatch.context() as patch:
+            killed_at(patch, "training_step", 9)
+            run_until_killed(tiny_recipe(output=str(tmp_path / "run"), **options))
+        place, said = (
+            (8, 4),
+            together(
+                tmp_path, "--resume", str(tmp_path / "run"), "--devices", "2", "--workers", "0", "--accept-changes"
+            )[0],
+        )
+    else:
+        train_together(tmp_path, before=functools.partial(die, 1, 5), codes=(1, -9), **options)
+        arguments = ("train", "--resume", str(tmp_path / "run"), "--devices", "1", "--accept-changes")
+        place = (4, 8)
+        (code,) = run_together(rmt_command, *arguments, size=1, output=tmp_path / "said", before=without_report)
+        said = (tmp_path / "said" / "0.txt").read_text()
+        assert code == 0, said
+    assert f"update {place[0]} counts as {place[1]}, so that the learning rate stays on its schedule" in said
+    each = 6 // devices
+    assert read_state(tmp_path / "run" / "last.ckpt")["global_step"] == 2 * each
+    whole = rmt.train(tiny_recipe(output=str(tmp_path / "whole"), **options | dict(batch_size=4 * devices))).folder
+    expected, found = rates(whole), rates(tmp_path / "run")
+    assert {n: rate for n, rate in found.items() if n > place[1]} == {
+        n: pytest.approx(expected[n]) for n in range(place[1] + 1, 2 * each + 1)
+    }
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rmt.data.detection.coco_records import mend_annotations, read_images, whole, without_roots
-from rmt.data.detection.conventions import box_question, id_question
+from rmt.data.detection.conventions import FORMS, NORMALIZED, id_question, option, read_boxes
 from rmt.data.detection.dataset import DetectionSet, Source, open_set
 from rmt.data.detection.table import MANY_CROWDS, ObjectTable, Problems, pack
 from rmt.data.files import subfolder
@@ -33,15 +33,23 @@ _MANY_CROWDS = 0.5  # share of crowd regions above which they are probably objec
 
 class CocoFiles:
     """A layout (see `layouts`) of COCO-format files: `splits` has the annotation file of each split, and `locate`
-    returns (image folder, annotation file)."""
+    returns (image folder, annotation file). `boxes` is the form of the boxes, see `conventions.read_boxes`."""
 
     def __init__(self, name: str, splits: Mapping[Split, str], locate: Callable[[Split], tuple[Path, Path]]):
         self.name, self.splits, self.locate = name, splits, locate
-        self.choices: list[str] = []
+        self.boxes = "auto"
+
+    @property
+    def choices(self) -> list[str]:
+        if self.boxes == "auto":
+            return []
+        unit = "shares of the sides" if self.boxes.startswith(NORMALIZED) else "pixels"
+        form = FORMS[self.boxes.removeprefix(NORMALIZED)]
+        return [f"boxes are read as {form} in {unit} (--boxes {option(self.boxes)})"]
 
     def read(self, split: Split, *, masks: bool = True) -> Source:
         images, annotations = self.locate(split)
-        return Source(images, annotations, read_coco(annotations, images, masks=masks))
+        return Source(images, annotations, read_coco(annotations, images, masks=masks, boxes=self.boxes))
 
 
 def named_files(name: str, parts: Mapping[Split, tuple[Path, Path]]) -> CocoFiles:
@@ -127,10 +135,10 @@ def _image_folder(root: Path, name: str, split: Split) -> Path:
     return next((folder for folder in candidates if folder is not None and folder.is_dir()), root / name)
 
 
-def read_coco(path: Path, folder: Path, *, masks: bool = True) -> ObjectTable:
+def read_coco(path: Path, folder: Path, *, masks: bool = True, boxes: str = "auto") -> ObjectTable:
     """Read and check a COCO-format JSON of images in `folder`, with `masks` also the masks.
 
-    Raises `RMTError` for the errors listed above.
+    `boxes` is the form of the boxes, see `conventions.read_boxes`. Raises `RMTError` for the errors listed above.
     """
     content = _read_json(path)
     images, annotations, categories = (_records(content, part, path) for part in _PARTS)
@@ -141,8 +149,8 @@ def read_coco(path: Path, folder: Path, *, masks: bool = True) -> ObjectTable:
     mend_annotations(annotations, id_of, problems)
     ids = {"image_id": id_of.values(), "category_id": [record["id"] for record in categories]}
     questions = [id_question(annotations, key, listed) for key, listed in ids.items()]
-    if question := next(filter(None, [*questions, box_question(images, annotations)]), ""):
-        raise RMTError(f"{path}: {question} Boxes must be x, y, width, height in pixels, ids those of the lists")
+    if question := next(filter(None, [*questions, read_boxes(images, annotations, boxes)]), ""):
+        raise RMTError(f"{path}: {question}")
     crowds = sum(annotation["iscrowd"] for annotation in annotations)
     if crowds > _MANY_CROWDS * len(annotations):
         problems.add(MANY_CROWDS, f"{crowds:,} of {len(annotations):,} annotations")

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from rmt.data.detection.coco import coco_layout, named_files
+from rmt.data.detection.coco import CocoFiles, coco_layout, named_files
+from rmt.data.detection.conventions import option
 from rmt.data.detection.dataset import DetectionSet, Source, open_set
 from rmt.data.detection.labelme import labelme_layout
 from rmt.data.detection.voc import voc_layout
@@ -43,8 +44,11 @@ class Layout(Protocol):
         """Read and check the images and objects of a split, with `masks` also their masks. Raises `RMTError`."""
 
 
-def detection_layout(data: str) -> Layout:
-    """The layout of a folder, or of the folder of a `data.yaml`. Raises `RMTError` that says what is expected."""
+def detection_layout(data: str, boxes: str = "auto") -> Layout:
+    """The layout of a folder, or of the folder of a `data.yaml`; `boxes` is the form of the boxes in COCO-format files.
+
+    Raises `RMTError` that says what is expected.
+    """
     root = Path(data).expanduser()
     found: Layout | None
     if root.suffix.lower() in (".yaml", ".yml") and root.is_file():
@@ -57,6 +61,10 @@ def detection_layout(data: str) -> Layout:
         inner = [folder for folder in sorted(root.glob("*/"))[:20] if find_layout(folder) is not None]
         hint = f"; did you mean {inner[0]}?" if len(inner) == 1 else ""
         raise RMTError(f"{data}: no detection data found{hint}; expected {EXPECTED}")
+    if isinstance(found, CocoFiles):
+        found.boxes = boxes
+    elif boxes != "auto":
+        raise RMTError(f"--boxes {option(boxes)} is for COCO-format files, and {data} is {found.name}: leave it out")
     return found
 
 
@@ -65,9 +73,11 @@ def find_layout(root: Path) -> Layout | None:
     return coco_layout(root) or voc_layout(root) or yolo_layout(root) or labelme_layout(root)
 
 
-def coco_files(train: tuple[Path, Path], val: tuple[Path, Path] | None = None) -> Layout:
+def coco_files(train: tuple[Path, Path], val: tuple[Path, Path] | None = None, boxes: str = "auto") -> Layout:
     """The layout of COCO-format files that were named: (image folder, annotation file) of each split."""
-    return named_files("COCO", {"train": train, "val": val} if val else {"train": train})
+    files = named_files("COCO", {"train": train, "val": val} if val else {"train": train})
+    files.boxes = boxes
+    return files
 
 
 def open_detection(

@@ -32,6 +32,9 @@ class FolderSet:
         skipped: Counter[str] = Counter()
         folders = class_folders(root, skipped)
         self.classes = tuple(valid_name(name) for name in folders)
+        if len(set(self.classes)) < len(self.classes):  # one of them has the escape of another's byte in its name
+            twice = sorted(name for name in set(self.classes) if self.classes.count(name) > 1)
+            raise RMTError(f"{root}: class folders that are shown by the same name, rename one: {preview(twice)}")
         if len(self.classes) < 2:
             inner = root / folders[0]
             hint = f"; did you mean {inner}?" if len(folder_names(inner)) > 1 else ""

@@ -10,10 +10,11 @@ from PIL import Image, ImageDraw
 from rmt.data.detection.rle import decode
 from rmt.inference.drawing.fonts import load_font
 from rmt.inference.drawing.palette import line_colour
-from rmt.terminal import printable
+from rmt.terminal import printable, short
 
 MIN_SCORE = 0.5
 """The lowest score of objects that are drawn, unless another is asked for."""
+_MOST_LETTERS = 32  # of the name of a class
 _MASK_OPACITY = 0.42
 _MIN_LONG_SIDE = 900  # smaller pictures are enlarged, since text and lines would be coarse
 
@@ -44,7 +45,7 @@ def labelled_boxes(
     chosen = range(len(boxes)) if scores is None else np.flatnonzero(scores >= threshold).tolist()
     objects = []
     for place, i in enumerate(chosen):
-        words = [classes[labels[i]]] if several else []
+        words = [short(classes[labels[i]], _MOST_LETTERS)] if several else []
         if scores is not None:
             words.append(f"{scores[i]:.2f}")
         colour = int(labels[i]) if several else place

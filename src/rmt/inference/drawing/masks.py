@@ -3,13 +3,13 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from rmt.inference.drawing.fonts import load_font
+from rmt.inference.drawing.fonts import fitted, load_font
 from rmt.inference.drawing.palette import palette
-from rmt.terminal import printable
 
 _OPACITY = 0.58
 _MIN_SHORT_SIDE = 480  # smaller pictures are enlarged by a whole factor
 _INK, _MUTED, _PAPER = (31, 41, 51), (123, 135, 148), (255, 255, 255)
+_NAME_WIDTH = 0.62  # most of the legend's width that the name of a class takes
 _MIN_SHARE = 0.001  # of the pixels, for an entry in the legend
 UNCOLOURED = ("background",)
 """Classes whose pixels show the photograph itself."""
@@ -65,10 +65,11 @@ def _dilated(values: np.ndarray, radius: int) -> np.ndarray:
 
 def with_legend(picture: Image.Image, labels: np.ndarray, classes: tuple[str, ...]) -> Image.Image:
     """Returns the picture with its classes listed below, the largest first, with their shares of the pixels."""
-    entries = [(name, f"{100 * s:.1f} %") for name, s in class_shares(labels, classes).items() if s >= _MIN_SHARE]
     size = max(14, round(picture.width / 42))
-    font = load_font(size)
-    longest = max((font.getlength(f"{printable(name)}  {share}") for name, share in entries), default=0)
+    font, room = load_font(size), _NAME_WIDTH * picture.width
+    shares = {name: share for name, share in class_shares(labels, classes).items() if share >= _MIN_SHARE}
+    entries = [(name, fitted(name, font, room), f"{100 * share:.1f} %") for name, share in shares.items()]
+    longest = max((font.getlength(f"{shown}  {share}") for _, shown, share in entries), default=0)
     cell = round(2.2 * size + longest + 1.2 * size)
     columns = max(1, (picture.width - size) // cell)
     rows = -(-len(entries) // columns)
@@ -77,13 +78,12 @@ def with_legend(picture: Image.Image, labels: np.ndarray, classes: tuple[str, ..
     page.paste(picture, (0, 0))
     draw = ImageDraw.Draw(page)
     colours = dict(zip(classes, map(tuple, palette(len(classes)).tolist()), strict=True))
-    for place, (name, share) in enumerate(entries):
+    for place, (name, shown, share) in enumerate(entries):
         left = size // 2 + place % columns * cell
         middle = picture.height + size // 2 + place // columns * line + line // 2
         box = (left, middle - size // 2, left + round(1.4 * size), middle + size // 2)
         fill, outline = (_PAPER, _MUTED) if name in UNCOLOURED else (colours[name], None)
         draw.rounded_rectangle(box, radius=size // 5, fill=fill, outline=outline)
-        shown = printable(name)
         draw.text((left + 1.9 * size, middle), shown, fill=_INK, font=font, anchor="lm")
         draw.text(
             (left + 1.9 * size + font.getlength(f"{shown}  "), middle), share, fill=_MUTED, font=font, anchor="lm"

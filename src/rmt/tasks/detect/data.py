@@ -114,13 +114,13 @@ class DetectData:
 
 def _layout(recipe: DetectRecipe) -> Layout:
     if recipe.data:
-        return detection_layout(recipe.data)
+        return detection_layout(recipe.data, recipe.boxes)
     if not recipe.annotations:
         raise RMTError("--data is missing: a folder of images and annotations; or give --images and --annotations")
     val = None
     if recipe.val_annotations:
         val = (Path(recipe.val_images or recipe.images), Path(recipe.val_annotations))
-    return coco_files((Path(recipe.images), Path(recipe.annotations)), val)
+    return coco_files((Path(recipe.images), Path(recipe.annotations)), val, recipe.boxes)
 
 
 def eval_loader(images: DetectionSet, preprocessing: dict[str, Any], **options: Any) -> BatchLoader:

@@ -66,19 +66,26 @@ class DetectEvaluator(Evaluator):
 
 
 def open_evaluation(
-    metadata: dict[str, Any], data: str, split: Split | None = None, *, with_masks: bool = False
+    metadata: dict[str, Any], data: str, split: Split | None = None, *, with_masks: bool = False, boxes: str = ""
 ) -> EvaluationSplit[DetectionSet]:
-    """Opens the images that a model file with this metadata is evaluated on; see `open_detection_split`."""
+    """Opens the images that a model file with this metadata is evaluated on; see `open_detection_split`.
+
+    `boxes` is the form of the boxes instead of that in the run.
+    """
     held = run_hold_out(metadata, data=data)
     crowd = counts_crowd(metadata)
-    return open_detection_split(
-        detection_layout(data), with_masks=with_masks, crowd_as_objects=crowd, split=split, held=held
-    )
+    layout = detection_layout(data, boxes or box_form(metadata))
+    return open_detection_split(layout, with_masks=with_masks, crowd_as_objects=crowd, split=split, held=held)
 
 
 def counts_crowd(metadata: dict[str, Any]) -> bool:
     """Whether the run that wrote a model file took crowd regions for objects."""
     return bool(metadata["recipe"].get("crowd_as_objects"))
+
+
+def box_form(metadata: dict[str, Any]) -> str:
+    """The form in which the run that wrote a model file read boxes."""
+    return str((metadata.get("recipe") or {}).get("boxes") or "auto")
 
 
 def evaluate_checkpoint(
@@ -87,6 +94,7 @@ def evaluate_checkpoint(
     *,
     images: Path | None = None,
     annotations: Path | None = None,
+    boxes: str = "",
     split: Split | None = None,
     max_images: int | None = None,
     image_size: int = 0,
@@ -97,8 +105,8 @@ def evaluate_checkpoint(
     """Evaluates a detector on the validation split of the folder `data` or on `split` of it, or on `annotations`.
 
     If its run held images out of the same data, these are evaluated; of more than `max_images` images, so many, evenly
-    spread. The data's classes are matched with the
-    checkpoint's by name.
+    spread. The data's classes are matched with the checkpoint's by name. `boxes` is the form of the boxes in a
+    COCO-format file; empty: that of the run.
 
     Returns images (their number), figures (kind -> name -> 0…1, see `METRICS`), per_class (kind -> class -> AP), notes,
     unreadable (name -> reason), judged (see `evaluation_facts`) and results, in COCO's results format. Raises RMTError.
@@ -110,7 +118,7 @@ def evaluate_checkpoint(
     predictor = DetectPredictor.load(checkpoint, device=device, precision=precision, image_size=image_size)
     part: EvaluatedPart
     if images and annotations:
-        layout = coco_files((images, annotations))
+        layout = coco_files((images, annotations), boxes=boxes or box_form(predictor.metadata))
         held = run_hold_out(predictor.metadata, images=images, annotations=annotations)
         divided = not predictor.metadata["recipe"].get("val_annotations") if held else False
         found, part = open_detection_split(
@@ -123,7 +131,7 @@ def evaluate_checkpoint(
             by_path = {**predictor.metadata, "data": None}
             part = "train" if run_hold_out(by_path, images=images, annotations=annotations) else "listed"
     else:
-        found, part = open_evaluation(predictor.metadata, data, split, with_masks=predictor.masks)
+        found, part = open_evaluation(predictor.metadata, data, split, with_masks=predictor.masks, boxes=boxes)
     if max_images is not None:
         found = found.subset(evenly_spread(len(found), max_images))
     evaluator = DetectEvaluator(found.with_classes(predictor.classes))
