@@ -79,8 +79,10 @@ def _one_line(error: Exception) -> str:
     elif isinstance(error, ModuleNotFoundError) and (remedy := missing_extra("this command", error)):
         text = str(remedy)
     elif isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         text = f"{where}{error.strerror or error}"
+    elif isinstance(error, MemoryError):
+        text = f"not enough memory ({error or type(error).__name__})"
     elif (reason := disk_error(error)) is not None:
         text = f"{reason} ({type(error).__name__}: {error})"
     else:

@@ -1,13 +1,23 @@
 """The files of a folder by name, such as an image and the annotation file of the same name; their lines and sizes."""
 
 import codecs
+import errno
+import math
 import os
+import stat
 from collections.abc import Collection
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rmt.data.images import EXTENSIONS
 from rmt.terminal import escape
+
+MAX_TEXT = 2**28
+"""Bytes of a text file that is read as a whole, such as a list of classes."""
+MAX_TABLE = 2**32
+"""Bytes of a CSV file."""
+MAX_JSON = 2**34
+"""Bytes of a file of annotations: those of the largest public data have 6 GB."""
 
 
 def files_below(folder: Path, extensions: Collection[str], *, deep: bool = True) -> list[str]:
@@ -41,10 +51,18 @@ def images_by_stem(folder: Path, *, deep: bool = True) -> dict[str, str]:
     return found
 
 
+def is_folder(entry: os.DirEntry[Any]) -> bool:
+    """Whether an entry is a folder, or a link to one; False for a link that leads to itself or that may not be read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def subfolder(root: Path, names: Collection[str]) -> Path | None:
     """The first folder directly below `root` whose name, in lower case, is one of `names`."""
     try:
-        present = {entry.name.lower(): Path(entry.path) for entry in os.scandir(root) if entry.is_dir()}
+        present = {entry.name.lower(): Path(entry.path) for entry in os.scandir(root) if is_folder(entry)}
     except OSError:
         return None
     return next((present[name] for name in names if name in present), None)
@@ -68,9 +86,25 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in read_text(path, errors="replace").splitlines() if line.strip()]
 
 
+def read_file(path: Path, most: int = MAX_TEXT) -> bytes:
+    """The content of a regular file of at most so many bytes. Raises `OSError` for others."""
+    require_regular(path, most)
+    return path.read_bytes()
+
+
+def require_regular(path: Path, most: float = math.inf) -> None:
+    """Raise `OSError` where reading might never end: for a pipe, a device, a file of more than so many bytes."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        is_folder = stat.S_ISDIR(status.st_mode)
+        raise OSError(errno.EINVAL, "a folder, not a file" if is_folder else "not a regular file", str(path))
+    if status.st_size > most:
+        raise OSError(errno.EFBIG, f"{status.st_size:,} bytes, the limit is {most:,}", str(path))
+
+
 def read_text(path: Path, *, errors: str = "strict") -> str:
     """The text of a file in UTF-8, or in UTF-16 with a byte order mark, as editors of Windows write it."""
-    return decode_text(path.read_bytes(), errors=errors)
+    return decode_text(read_file(path), errors=errors)
 
 
 def decode_text(data: bytes, *, errors: str = "strict") -> str:
@@ -79,7 +113,11 @@ def decode_text(data: bytes, *, errors: str = "strict") -> str:
 
 
 def open_text(path: Path) -> IO[str]:
-    """A file opened for reading as `read_text` does, with other characters replaced and its line ends kept."""
+    """A file opened for reading as `read_text` does, with other characters replaced and its line ends kept.
+
+    Raises `OSError`, also for a file that is not regular or has more than `MAX_TABLE` bytes.
+    """
+    require_regular(path, MAX_TABLE)
     with open(path, "rb") as file:
         encoding = _encoding(file.read(2))
     return open(path, newline="", encoding=encoding, errors="replace")

@@ -21,6 +21,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 
 from rmt.atomic import replace_file
+from rmt.data.files import require_regular
 from rmt.data.sets import HoldOut, preview
 from rmt.errors import RMTError
 
@@ -128,6 +129,7 @@ def _read_line(file: IO[str], most: int) -> Any:
 def _opened(path: Path) -> Iterator[IO[str]]:
     """A record, opened for reading. Whatever is wrong with it becomes an `RMTError`."""
     try:
+        require_regular(path)
         with gzip.open(path, "rt", encoding="ascii") as file:
             yield file
     except (OSError, EOFError, ValueError, LookupError, TypeError, RecursionError, zlib.error):

@@ -181,7 +181,7 @@ def read_size(source: Path | str | bytes, name: str | None = None) -> tuple[int,
     """(height, width) of the upright image, from the header of a file or the bytes of one. Raises `BadImage`."""
     name = name or ("image" if isinstance(source, bytes) else str(source))
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+        with _open_header(source) as image:
             width, height = image.size
             turned = _orientation(image) >= 5
     except Exception:  # plugins raise nearly any exception for a broken header
@@ -192,9 +192,18 @@ def read_size(source: Path | str | bytes, name: str | None = None) -> tuple[int,
 
 def read_orientation(path: Path | str) -> int:
     """The EXIF orientation in the header of a file: 1 for upright, or if there is none or it cannot be read."""
-    with suppress(Exception), Image.open(path, formats=FORMATS) as image:
+    with suppress(Exception), _open_header(path) as image:
         return _orientation(image)
     return 1
+
+
+def _open_header(source: Path | str | bytes) -> Image.Image:
+    """The image with undecoded pixels. Raises ValueError where opening the file might never end."""
+    if isinstance(source, bytes):
+        return Image.open(io.BytesIO(source), formats=FORMATS)
+    if not stat.S_ISREG(os.stat(source).st_mode):
+        raise ValueError("not a regular file")
+    return Image.open(source, formats=FORMATS)
 
 
 def _orientation(image: Image.Image) -> int:

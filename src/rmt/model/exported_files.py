@@ -12,6 +12,7 @@ from xml.parsers import expat
 
 from rmt.errors import RMTError
 
+MAX_ONNX = 2**31  # protobuf's own limit
 MAX_BYTES = 16 * 2**20
 """Of the metadata."""
 SUFFIXES = (".onnx", ".xml", ".pt2")
@@ -36,18 +37,20 @@ def exported_metadata(path: Path) -> str:
 
 def _of_onnx(path: Path) -> str | None:
     """The entry `rmt` of `metadata_props` (field 14 of ModelProto). Other fields are skipped, not read."""
-    found = None
+    found, size = None, path.stat().st_size
+    if size > MAX_ONNX:
+        raise ValueError(f"{size:,} bytes, and a protobuf message has at most {MAX_ONNX:,}")
     with path.open("rb") as file:
-        for number, length in _fields(file, path.stat().st_size):
+        for number, length in _fields(file, size):
             if number != 14:
                 file.seek(length, 1)
                 continue
             end = file.tell() + length
             entry = {}
-            for part, size in _fields(file, end):
-                if size > MAX_BYTES:
-                    raise ValueError(f"metadata of {size:,} bytes")
-                entry[part] = file.read(size)
+            for part, count in _fields(file, end):
+                if count > MAX_BYTES:
+                    raise ValueError(f"metadata of {count:,} bytes")
+                entry[part] = file.read(count)
             if entry.get(1) == b"rmt":
                 found = entry.get(2, b"").decode()
     return found

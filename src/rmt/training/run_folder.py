@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rmt.atomic import write_text
+from rmt.data.files import require_regular
 from rmt.errors import RMTError
 from rmt.output_folder import create_folder, require_empty, unused_path
 from rmt.recipes.recipe import Recipe, from_dict
@@ -38,6 +39,7 @@ if fcntl is not None:
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file of a run. Raises OSError or ValueError, also for more than `MAX_JSON`."""
+    require_regular(path)
     with path.open("rb") as file:
         text = file.read(MAX_JSON + 1)
     if len(text) > MAX_JSON:
@@ -138,6 +140,9 @@ class RunFolder:
 
     def _recipe_values(self) -> dict[str, Any]:
         try:
-            return dict(read_json(self.recipe))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+            values = read_json(self.recipe)
+        except (OSError, ValueError, RecursionError) as error:
             raise RMTError(f"cannot read {self.recipe}: {' '.join(str(error).split())[:200]}") from error
+        if not isinstance(values, dict):
+            raise RMTError(f"cannot read {self.recipe}: a JSON object with the fields of a recipe is expected")
+        return values

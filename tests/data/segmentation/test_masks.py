@@ -90,6 +90,8 @@ def test_broken_lossy_and_missing_files(tmp_path):
         ("sky\ntree\nsky\n", "the class sky is listed twice"),
         ("sky 1 2 3\ntree 1 2 3\n", r"\(1, 2, 3\) is given to two"),
         ("sky 1 2 3\ntree\n", "some classes have a colour and some have none"),
+        ("sky\nignore: 1,2\n", "'ignore: 1,2' is not a value to ignore: write one line for each, void 11"),
+        ("sky 65536123\n", "65536123 is not the value of a class in masks, which have at most 16 bits"),
         ("sky 1 2 300\n", "1 2 300 is not a colour"),
         ("\n".join(map(str, range(256))), "256 classes, where 1 to 255"),
     ],

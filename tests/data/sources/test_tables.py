@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers.image_sets import picture
 
+from rmt.data.sources.tables import TableSet
 from rmt.data.splits import open_evaluation_split, open_splits
 from rmt.errors import RMTError
 
@@ -81,3 +82,26 @@ def test_class_folders_are_preferred(make_folder):
     root = make_folder({"train/ant": 3, "train/bee": 3, "val/ant": 1, "val/bee": 1})
     (root / "train.csv").write_text("id,label\n000,cat\n")
     assert open_splits(str(root)).train.classes == ("ant", "bee")
+
+
+def test_an_image_in_two_rows_is_one_image_and_two_labels_are_refused(tmp_path):
+    text = rows()
+    repeated = TableSet(make(tmp_path / "twice", text + text.partition("\n")[2]) / "train.csv")
+    assert len(repeated) == 12 and repeated.skipped == {"row of an image that another row lists": 12}
+    with pytest.raises(
+        RMTError, match=r"a0.jpg has the labels dog, other; a classifier learns one label of each image"
+    ):
+        TableSet(make(tmp_path / "both", text + "a0.jpg,other\n") / "train.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("image_id,label,label\n" + "a0.jpg,0,1\n" * 3, "columns of the same name: label; rename or remove one"),
+        ("image_id,label\n" + "x" * (2**22 + 2), "a line of more than 4,194,304 characters"),
+    ],
+    ids=["columns", "line"],
+)
+def test_a_heading_or_line_that_no_list_has_is_refused(tmp_path, text, said):
+    with pytest.raises(RMTError, match=said):
+        TableSet(make(tmp_path, text) / "train.csv")

@@ -19,7 +19,7 @@ from rmt.data.detection.coco_records import mend_annotations, read_images, whole
 from rmt.data.detection.conventions import FORMS, NORMALIZED, id_question, option, read_boxes
 from rmt.data.detection.dataset import DetectionSet, Source, open_set
 from rmt.data.detection.table import MANY_CROWDS, ObjectTable, Problems, pack
-from rmt.data.files import subfolder
+from rmt.data.files import MAX_JSON, read_file, subfolder
 from rmt.data.sets import preview
 from rmt.data.split_names import SPLITS, Split, split_folders, split_of
 from rmt.errors import RMTError
@@ -159,7 +159,7 @@ def read_coco(path: Path, folder: Path, *, masks: bool = True, boxes: str = "aut
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_file(path, MAX_JSON))
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise RMTError(f"{path}: {reason}") from None

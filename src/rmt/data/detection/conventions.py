@@ -4,7 +4,7 @@ Trained on, such numbers would give a detector of wrong boxes or classes; a ques
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def read_boxes(images: Sequence[Mapping[str, Any]], annotations: Iterable[dict[s
     """
     sizes = {record["id"]: (record["width"], record["height"]) for record in images}
     of_images = [a for a in annotations if isinstance(a.get("image_id"), int) and a["image_id"] in sizes]
-    given = [a for a in of_images if _is_box(a.get("bbox")) and any(a["bbox"])]
+    given = [a for a in of_images if _is_box(box := a.get("bbox")) and any(box)]  # zeros: computed from the mask
     if not given:
         return ""
     boxes = np.array([a["bbox"] for a in given], dtype=np.float64)
@@ -125,7 +125,7 @@ def id_question(annotations: Sequence[Mapping[str, Any]], key: str, listed: Iter
     return ""
 
 
-def _is_box(box: Any) -> bool:
+def _is_box(box: Any) -> TypeGuard[list[float]]:
     return isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from rmt.data.detection.coco_records import BACKGROUNDS, FileNames, whole
 from rmt.data.detection.dataset import Source, image_size
 from rmt.data.detection.table import Problems, pack
-from rmt.data.files import files_below
+from rmt.data.files import files_below, read_file
 from rmt.data.split_names import Split, split_folders
 from rmt.errors import RMTError
 
@@ -138,9 +138,7 @@ def _has_files(folder: Path) -> bool:
 def _load(path: Path) -> Any:
     """The content of a JSON file, or why it cannot be read."""
     try:
-        if (size := path.stat().st_size) > MAX_BYTES:
-            return f"{size:,} bytes, the limit is {MAX_BYTES:,}"
-        return json.loads(path.read_bytes())
+        return json.loads(read_file(path, MAX_BYTES))
     except OSError as error:
         return error.strerror or "cannot be read"
     except (ValueError, RecursionError):

@@ -5,6 +5,8 @@ from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from rmt.data.files import read_file
+
 MAX_BYTES = 16 * 2**20
 MAX_DEPTH = 50
 
@@ -40,9 +42,7 @@ def read_xml(path: Path) -> Element:
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, builder.data
     parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
     try:
-        if (size := path.stat().st_size) > MAX_BYTES:
-            raise BadXml(f"{size:,} bytes, the limit is {MAX_BYTES:,}")
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(read_file(path, MAX_BYTES), True)
         return builder.close()
     except OSError as error:
         raise BadXml(error.strerror or "cannot be read") from None

@@ -88,6 +88,10 @@ class ClassList:
             if (value := _void_value(line)) is not None:
                 void.add(value)
                 continue
+            if re.match(rf"({'|'.join(_IGNORED_NAMES)})\s*:", line, re.IGNORECASE):
+                raise RMTError(
+                    f"{path}: {line.strip()[:40]!r} is not a value to ignore: write one line for each, void 11"
+                )
             name, colour = _name_and_colour(path, line)
             ignored = colour is not None and name.lower() in _IGNORED_NAMES
             if not ignored:
@@ -113,10 +117,12 @@ def _given_values(path: Path, names: list[str]) -> dict[int, int]:
 
     Names that are not unique without their numbers have no values.
     """
-    matches = [re.fullmatch(r"(.*\S)\s*[\s:=]\s*(\d{1,5})", name) for name in names]
+    matches = [re.fullmatch(r"(.*\S)\s*[\s:=]\s*(\d+)", name) for name in names]
     bare = [name if match is None else match[1].rstrip(":= ") for name, match in zip(names, matches, strict=True)]
     if len(set(bare)) < len(bare) or not all(bare):
         return {}
+    if large := [match[2] for match in matches if match is not None and len(match[2].lstrip("0")) > 5]:
+        raise RMTError(f"{path}: {large[0][:20]} is not the value of a class in masks, which have at most 16 bits")
     given = {label: int(match[2]) for label, match in enumerate(matches) if match is not None}
     if twice := [value for value in given.values() if list(given.values()).count(value) > 1]:
         raise RMTError(f"{path}: the value {twice[0]} is given to two classes")

@@ -3,6 +3,7 @@
 import json
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import groupby, islice
@@ -97,12 +98,20 @@ def class_names(shard: Shard, metadata: Mapping[bytes, bytes] | None) -> tuple[s
     if is_tar(shard):
         url = str(shard if isinstance(shard, RemoteFile) else shard.absolute())
         text = read_text(url.rpartition("/")[0] + "/classes.txt") or ""
-        return tuple(line.strip() for line in text.splitlines() if line.strip())
+        return _distinct(tuple(line.strip() for line in text.splitlines() if line.strip()), f"classes.txt of {shard}")
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(valid_name(str(name)) for name in features["label"]["names"])
-    except (KeyError, TypeError, ValueError):
+        names = tuple(valid_name(str(name)) for name in features["label"]["names"])
+    except (KeyError, TypeError, ValueError, RecursionError):
         return ()
+    return _distinct(names, f"the metadata of {shard}")
+
+
+def _distinct(names: tuple[str, ...], where: str) -> tuple[str, ...]:
+    """The names. Raises `RMTError` if two classes have the same, which would make them one in every table."""
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise RMTError(f"{where}: classes of the same name: {preview(twice)}; rename one")
+    return names
 
 
 def is_tar(shard: Shard) -> bool:
@@ -134,7 +143,10 @@ def _batches(shard: Shard, path: Path, labelled: bool) -> Iterator[pa.RecordBatc
                 image, count = batch["image"], len(batch)
                 if pa.types.is_struct(image.type):
                     image = pc.struct_field(image, "bytes")
-                label = batch["label"].cast(pa.int64()) if len(wanted) == 2 else pa.nulls(count, pa.int64())
+                try:
+                    label = batch["label"].cast(pa.int64()) if len(wanted) == 2 else pa.nulls(count, pa.int64())
+                except pa.ArrowInvalid:
+                    raise RMTError(f"{shard}: a label beyond 64 bits, which is not the number of a class") from None
                 yield pa.record_batch([image.cast(pa.binary()), label, pa.nulls(count, pa.string())], schema=_SCHEMA)
 
 
@@ -143,6 +155,7 @@ def _tar_samples(shard: Shard, path: Path, labelled: bool) -> Iterator[dict[str,
 
     Unless `labelled` the class may be absent, and samples without an image are left out.
     """
+    unpacked, most = 0, _EXPANSION * path.stat().st_size + _EXPANSION_FREE
     with tarfile.open(path) as tar:
         for key, members in groupby(tar, lambda member: _key_and_kind(member)[0]):
             images: list[bytes] = []
@@ -153,8 +166,18 @@ def _tar_samples(shard: Shard, path: Path, labelled: bool) -> Iterator[dict[str,
                     raise RMTError(f"{shard}: sample {key}: .cls has {member.size:,} bytes, not the number of a class")
                 if f".{kind}" in EXTENSIONS and member.size > MAX_BYTES:
                     raise RMTError(f"{shard}: sample {key}: an image of {member.size:,} bytes, above {MAX_BYTES:,}")
-                if (file := tar.extractfile(member) if kind == "cls" or f".{kind}" in EXTENSIONS else None) is not None:
-                    (labels if kind == "cls" else images).append(file.read())
+                if kind != "cls" and f".{kind}" not in EXTENSIONS:
+                    continue
+                try:
+                    file = tar.extractfile(member)
+                except (KeyError, RecursionError):
+                    raise RMTError(f"{shard}: {member.name} is a link to {member.linkname}, no member of it") from None
+                if file is not None:
+                    content = file.read(MAX_BYTES + 1)  # that of a link may be larger than the link's own size
+                    unpacked += len(content)
+                    if unpacked > most:
+                        raise RMTError(f"{shard}: its links unpack to more than {_EXPANSION} times its size")
+                    (labels if kind == "cls" else images).append(content)
             if not images and not (labels and labelled):
                 continue
             if not labelled and not labels:
@@ -181,6 +204,8 @@ def _checked(schema: pa.Schema, shard: Shard, labelled: bool) -> pa.Schema:
     needed = ("image", "label") if labelled else ("image",)
     if absent := [name for name in needed if name not in schema.names]:
         raise RMTError(f"{shard}: no column {' or '.join(absent)}; it has {preview(schema.names)}")
+    if twice := [name for name in ("image", "label") if schema.names.count(name) > 1]:
+        raise RMTError(f"{shard}: more than one column {' and '.join(twice)}; write it with one")
     image = schema.field("image").type
     if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
         image = image.field("bytes").type

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rmt.data.files import size_on_disk, valid_name
+from rmt.data.files import is_folder, size_on_disk, valid_name
 from rmt.data.images import EXTENSIONS, read_bytes, read_image
 from rmt.data.sets import preview
 from rmt.data.split_names import folder_names
@@ -76,7 +76,7 @@ def class_folders(root: Path, skipped: Counter[str] | None = None) -> tuple[str,
     for entry in _entries(os.fsencode(root)):
         if entry.name.startswith(b"."):
             skipped["hidden"] += 1
-        elif entry.is_dir():
+        elif is_folder(entry):
             names.append(os.fsdecode(entry.name))
         else:
             skipped["outside the class folders"] += 1
@@ -99,7 +99,7 @@ def _image_files(folder: bytes, skipped: Counter[str]) -> Iterator[bytes]:
         for entry in entries:
             if entry.name.startswith(b"."):
                 skipped["hidden"] += 1
-            elif entry.is_dir():
+            elif is_folder(entry):
                 waiting.append(entry.path)
             elif os.path.splitext(entry.name)[1].lower() in _EXTENSIONS:
                 yield entry.path

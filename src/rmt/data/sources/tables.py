@@ -3,8 +3,10 @@
 import csv
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -18,6 +20,7 @@ from rmt.errors import RMTError
 LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "target", "species", "breed", "diagnosis")
 IMAGE_FOLDERS = ("", "images", "image", "img", "imgs", "train_images", "train", "test_images", "test", "val", "valid")
 MAX_ROWS = 20_000_000
+MAX_LINE = 2**22
 MAX_CLASSES = 10_000
 _WHOLE = ("data", "annotations", "labels")
 """Names of the file of undivided data; the last one is preferred."""
@@ -43,21 +46,28 @@ class TableSet:
         label_column = _label_column(path, heading, rows, file_column)
         self.columns = heading[file_column], heading[label_column]
         self.skipped: dict[str, int] = {}
-        kept: list[tuple[str, str]] = []
+        kept: dict[str, str] = {}  # file -> label
         for row in rows:
             found, label = files.get(_stem(row[file_column])), row[label_column].strip()
-            if reason := "row without a label" if not label else "row whose image is missing" if found is None else "":
+            if found is not None and kept.get(found, label) != label and label:
+                raise RMTError(
+                    f"{path}: {found} has the labels {preview([kept[found], label])}; a classifier learns one label of "
+                    "each image"
+                )
+            reasons = {"row without a label": not label, "row whose image is missing": found is None}
+            reasons["row of an image that another row lists"] = found in kept
+            if reason := next((reason for reason, holds in reasons.items() if holds), ""):
                 self.skipped[reason] = self.skipped.get(reason, 0) + 1
             elif found is not None:
-                kept.append((found, label))
-        names = sorted({label for _, label in kept}, key=_numbers_first)
+                kept[found] = label
+        names = sorted(set(kept.values()), key=_numbers_first)
         if not 2 <= len(names) <= MAX_CLASSES:
             what = f"{len(names):,} different values in the column {self.columns[1]!r}"
             raise RMTError(f"{path}: {what}, where a classifier needs 2 to {MAX_CLASSES:,} classes")
         self.classes = tuple(names)
         label_of = {name: number for number, name in enumerate(names)}
-        self.labels = np.array([label_of[label] for _, label in kept], dtype=np.int64)
-        self._paths = np.array([os.fsencode(name) for name, _ in kept])
+        self.labels = np.array([label_of[label] for label in kept.values()], dtype=np.int64)
+        self._paths = np.array([os.fsencode(name) for name in kept])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,16 +127,26 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
         with open_text(path) as file:
             sample = file.read(8192)
             file.seek(0)
-            lines = iter(csv.reader(file, delimiter=_delimiter(sample)))
+            lines = iter(csv.reader(_lines(file, path), delimiter=_delimiter(sample)))
             heading = [word.strip() for word in next(lines, [])]
             rows = list(_rows(lines, len(heading), path))
     except OSError as error:
         raise RMTError(f"{path}: cannot be read ({error.strerror})") from None
     except csv.Error as error:
         raise RMTError(f"{path}: not a CSV file ({error})") from None
+    if twice := [name for name, count in Counter(filter(None, heading)).items() if count > 1]:
+        raise RMTError(f"{path}: columns of the same name: {preview(twice)}; rename or remove one")
     if len(heading) < 2 or not rows:
         raise RMTError(f"{path}: a heading and rows of at least two columns are expected: image file and label")
     return heading, rows
+
+
+def _lines(file: IO[str], path: Path) -> Iterator[str]:
+    """The lines of a file. Raises `RMTError` for one that is too long for a list of images and labels."""
+    while line := file.readline(MAX_LINE + 1):
+        if len(line) > MAX_LINE:
+            raise RMTError(f"{path}: a line of more than {MAX_LINE:,} characters, so it is not a list of images")
+        yield line
 
 
 def _rows(lines: Iterator[list[str]], width: int, path: Path) -> Iterator[list[str]]:

@@ -22,6 +22,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from rmt.data.files import read_text
 from rmt.data.sets import ImageSet, Subset
 from rmt.errors import RMTError
 
@@ -88,7 +89,7 @@ class LabelMapSpec:
         """Read the description. Raises RMTError if the folder has no maps that this version can read."""
         path = folder / INDEX
         try:
-            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            values: dict[str, Any] = json.loads(read_text(path))
             values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
             spec = cls(**values)
             possible = spec._is_possible()

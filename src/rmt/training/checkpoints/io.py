@@ -19,6 +19,7 @@ import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
 from rmt.atomic import replace_file
+from rmt.data.files import require_regular
 from rmt.errors import RMTError
 
 _MARK = b"RMT-SHA256:"
@@ -61,12 +62,16 @@ def previous(path: Path) -> Path:
 def read_state(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """The checkpoint in the file. Raises RMTError if missing, damaged, or has more than tensors and primitives."""
     try:
-        data = path.read_bytes()
+        require_regular(path)
+        with path.open("rb") as file:  # the checksum first: without it the file may be anything, and of any size
+            file.seek(max(path.stat().st_size - _TRAILER, 0))
+            if not file.read(_TRAILER).startswith(_MARK):
+                raise RMTError(f"{path} is not a complete checkpoint: its checksum is missing (truncated?)")
+            file.seek(0)
+            data = file.read()
     except OSError as error:
         raise RMTError(f"cannot read {path}: {error.strerror}") from error
     body, trailer = memoryview(data)[:-_TRAILER], data[-_TRAILER:]
-    if not trailer.startswith(_MARK):
-        raise RMTError(f"{path} is not a complete checkpoint: its checksum is missing (truncated?)")
     if hashlib.sha256(body).digest() != trailer[len(_MARK) :]:
         raise RMTError(f"{path} is damaged: its checksum does not match")
     try:

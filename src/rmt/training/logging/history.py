@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rmt.atomic import disk_errors_as_rmt_error, write_text
+from rmt.data.files import MAX_TABLE, require_regular
 from rmt.errors import RMTError
 from rmt.training.evaluator import MetricColumns
 
@@ -100,6 +101,7 @@ def _read_whole_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]
     Raises RMTError for a row that no run has written.
     """
     try:
+        require_regular(path, MAX_TABLE)
         whole, end, _ = path.read_text(encoding="utf-8").rpartition("\n")
         found = list(csv.DictReader(io.StringIO(whole + end), restval=""))
     except (OSError, ValueError, csv.Error) as error:
