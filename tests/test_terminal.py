@@ -16,6 +16,7 @@ import rmt
 from rmt.commands.cli import main
 from rmt.data.sources.folders import FolderSet
 from rmt.inference.drawing.boxes import LabelledBox, draw_boxes
+from rmt.inference.drawing.fonts import plain_text
 from rmt.tasks.report_page import class_bars
 from rmt.terminal import lines, log_to, printable, say
 from rmt.training.logging import plots
@@ -91,7 +92,7 @@ def test_all_places_use_it():
 def test_names_are_drawn_as_they_are():
     figure = Figure(figsize=(6, 8))
     top, middle, bottom = figure.subplots(3, 1)
-    with plots.plain_text():
+    with plain_text():
         size = len(NAMES)
         plots.plot_confusion(top, np.eye(size, dtype=np.int64), NAMES)
         class_bars(middle, "IoU", "", [(name, 50.0, 40.0) for name in NAMES])
