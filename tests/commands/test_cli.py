@@ -101,6 +101,9 @@ def test_a_mistyped_option_is_the_parser_s_own_message_and_exit_code_2(capsys, a
         (["train", "nowhere.py:mine"], "no recipe file nowhere.py"),
         (["train", "finetune"], "--data is missing"),
         (["train", "finetune", "--data", "nowhere"], "nowhere"),
+        (["train", "finetune-segment", "nowhere", "--minutes", "3"], "nowhere"),  # --data may be left out
+        (["train", "finetune", "here", "--data=there"], "'here' after the recipe is the data already"),
+        (["train", "."], "it is a folder; name a recipe before it, e.g. finetune ."),
         (["train", "quickstart", "--epochs", "-1"], "--epochs must not be negative"),
         (["train", "--resume", "nowhere"], "no run of `rmt train`"),
         (["evaluate", "nowhere.safetensors", "--data", "sample"], "nowhere.safetensors"),

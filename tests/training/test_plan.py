@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 from helpers.detect_runs import data as coco
 from helpers.resolved import resolved
 from helpers.runs import assert_same_run, photos
@@ -127,6 +128,29 @@ def test_steps_are_timed_with_frozen_stages_and_recomputed_blocks_as_the_run_has
     (network,) = seen
     assert not any(p.requires_grad for p in network.stem.parameters()) and network.head.fc.weight.requires_grad
     assert network.stages[0].grad_checkpointing
+
+
+def test_the_first_batches_do_not_count_and_evaluation_comes_before_them(tmp_path, clock, monkeypatch):
+    """The first two steps build kernels and touch memory, which the larger batches of an evaluation make lasting."""
+    happened: list[str] = []
+    loss, update = ClassifyModule.batch_loss, Evaluator.update
+
+    def slow_at_first(self, batch):
+        happened.append("step")
+        clock.advance(-STEP * (0.98 if happened.count("step") > 2 else 0.5))
+        return loss(self, batch)
+
+    def evaluated(self, network, batch):
+        happened.append("evaluation")
+        return update(self, network, batch)
+
+    monkeypatch.setattr(ClassifyModule, "batch_loss", slow_at_first)
+    monkeypatch.setattr(Evaluator, "update", evaluated)
+    recipe, task = replace(recipe_of("classify", tmp_path), minutes=0.0, batch_size=2), task_named("classify")
+    ran, data = resolved(recipe)
+    timing = measure(task.build(ran, data, fresh=False, log=print), torch.device("cpu"), clock)
+    assert timing.step == pytest.approx(0.02 * STEP) and timing.image == pytest.approx(IMAGE)
+    assert happened[0] == "evaluation" and "evaluation" not in happened[happened.index("step") :]
 
 
 @pytest.mark.parametrize("load", [0.5, 2.0])

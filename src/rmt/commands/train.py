@@ -17,12 +17,12 @@ from rmt.recipes import Recipe
 from rmt.recipes.choice import choose_recipe
 from rmt.recipes.recipe import AUTO, option
 
-_USAGE = """usage: rmt train RECIPE [--field value]…      (rmt train RECIPE --help lists the fields)
+_USAGE = """usage: rmt train RECIPE [DATA] [--field value]…      (rmt train RECIPE --help lists the fields)
        rmt train --resume RUN [--field value]… [--accept-changes]
        rmt train --resume RUN --minutes N          train it for N more minutes
 
 Trains a network as a recipe says and leaves a run folder: weights, metrics, report.png.
-RECIPE is a name below, or FILE.py:NAME for one of your own.
+RECIPE is a name below, or FILE.py:NAME for one of your own. DATA is the same as --data DATA.
 """
 
 
@@ -47,7 +47,8 @@ def main(args: list[str]) -> int:
         print(f"rmt train: the recipe comes first, before {args[0]}\n\n{_USAGE}", file=sys.stderr)
         return 2
     recipe, description = choose_recipe(args[0])
-    options = spell_out_flags(type(recipe), args[1:])
+    description += f"\n\nDirectly after the recipe's name --data may be left out: rmt train {args[0]} DATA"
+    options = spell_out_flags(type(recipe), name_the_data(args[1:]))
     chosen = tyro.cli(type(recipe), default=recipe, args=options, prog=f"rmt train {args[0]}", description=description)
     if problems := chosen.problems():  # refused before torch is imported, which takes a while
         raise RMTError("; ".join(problems))
@@ -57,6 +58,18 @@ def main(args: list[str]) -> int:
         task_named(chosen.task)
     train(chosen, started=started)
     return 0
+
+
+def name_the_data(options: list[str]) -> list[str]:
+    """Returns the options with `--data` before a first word that is none.
+
+    Raises RMTError if `--data` follows as well.
+    """
+    if not options or options[0].startswith("-"):
+        return options
+    if any(word.partition("=")[0] == "--data" for word in options):
+        raise RMTError(f"{options[0]!r} after the recipe is the data already: leave out --data")
+    return ["--data", *options]
 
 
 @contextmanager

@@ -22,6 +22,8 @@ def choose_recipe(word: str) -> tuple[Recipe, str]:
     if word not in RECIPES:
         near = difflib.get_close_matches(word, RECIPES, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(RECIPES)}"
+        if os.path.isdir(word):
+            hint = f"it is a folder; name a recipe before it, e.g. finetune {word} for photos sorted into folders"
         raise RMTError(f"unknown recipe {word!r}: {hint} (`rmt recipes` describes them; FILE.py:NAME takes your own)")
     return RECIPES[word](), inspect.getdoc(RECIPES[word]) or ""
 

@@ -17,6 +17,7 @@ from rmt.training.network import configure_network
 
 Clock = Callable[[], float]
 
+WARM_UP = 2  # batches that are not counted, where there are more than three
 MIN_STEPS = 3  # that are counted, unless they take longer than LIMIT
 ENOUGH = 3.0  # seconds of steps after which no more are measured
 LIMIT = 6.0  # seconds after which the step in progress is the last one, but for the second one, in training
@@ -80,8 +81,11 @@ def measure(module: TrainingModule, device: torch.device, clock: Clock) -> Timin
     # Without what takes minutes to compile, or exchanges statistics with other processes.
     configure_network(module.model, replace(module.recipe, compile=False, sync_batchnorm=False), device)
     module.to(device)
+    # Evaluation first: its larger batches let the allocator keep the memory that training asks for in every step. Until
+    # then glibc returns it to the system, and its pages are zeroed again, which takes up to a fifth of a step on a CPU.
+    image = _evaluated_image(module, device, clock, shard)
     step, decoding = _training_step(module, device, clock, shard)
-    every = processes.all_gather(Timing(step, _evaluated_image(module, device, clock, shard), decoding))
+    every = processes.all_gather(Timing(step, image, decoding))
     return Timing(*(max(values) for values in zip(*map(astuple, every), strict=True)))
 
 
@@ -112,7 +116,7 @@ def _training_step(
     return seconds / steps, decoding / max(images, 1)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: what the network caches in its first pass is for training, too
 def _evaluated_image(module: TrainingModule, device: torch.device, clock: Clock, shard: dict[str, int]) -> float:
     networks = module.networks()
     for network in networks.values():
@@ -136,8 +140,9 @@ def _time(
 ) -> tuple[float, int, int, float]:
     """Seconds for some batches, number of batches and images, and seconds of decoding images that are kept from then.
 
-    The seconds include loading, without that decoding. The first batch, for which workers start and kernels are
-    compiled, is not counted, unless it is the only one.
+    The seconds include loading, without that decoding. The first two batches, for which workers start, kernels are
+    compiled and memory is touched for the first time, are not counted; of two or three batches the first one, and a
+    single one is.
     """
     images_of = getattr(loader, "image_set", loader.samples)
     samples = images_of if isinstance(images_of, CachedSet) else None
@@ -154,9 +159,11 @@ def _time(
         measured.append((now - last, len(batch["index"]), decoded - before))
         last, before = now, decoded
         # The second one at least: the first one's seconds say little on a busy machine.
-        if len(measured) > 1 and (now - began >= limit or (len(measured) > MIN_STEPS and now - began >= ENOUGH)):
+        if len(measured) > 1 and (
+            now - began >= limit or (len(measured) >= WARM_UP + MIN_STEPS and now - began >= ENOUGH)
+        ):
             break
-    counted = measured[1:] or measured
+    counted = measured[min(WARM_UP, len(measured) // 2) :]
     seconds, images, decoded = map(sum, zip(*counted, strict=True))
     kept = decoded * samples.kept_share() if samples is not None else 0.0
     return seconds - kept, len(counted), images, kept
