@@ -4,7 +4,8 @@
 
 Runs the three finetune recipes on one core, alone and beside one and two processes that never wait, and writes
 `plan-time.json`: the seconds planned and taken, of the whole run and of an update, and what share of the core other
-programs took meanwhile, which should be 0. What the file has already is not measured again.
+programs took meanwhile. A run is not recorded if that is more than --others, and what the file has already is not
+measured again.
 """
 
 import argparse
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/plan-time"), help="folder for the runs")
     parser.add_argument("--core", type=int, default=0, help="the core that everything runs on")
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="numbers of processes beside the run")
+    parser.add_argument("--others", type=float, default=0.1, help="largest share of the core for other programs")
     parser.add_argument("--results", type=Path, default=HERE / "plan-time.json")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -119,6 +121,9 @@ def main() -> None:
             if any((entry["data"], entry["busy"]) == (name, busy) for entry in read(args.results)):
                 continue
             result = measure(args.work, name, busy, args.core)
+            if result["others_share"] > args.others:
+                print(f"{name}, {busy} busy: others took {result['others_share']:.0%} of the core; run this again")
+                continue
             result |= {"date": time.strftime("%Y-%m-%d %H:%M"), "commit": commit(), "cpu": describe("cpu")["cpu"]}
             write_text(args.results, json.dumps([*read(args.results), result], indent=1) + "\n")
             print(f"{name}, {busy} busy: {result['planned_seconds']} s planned, {result['wall_seconds']} s taken")

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from rmt.extras import EXTRAS, missing_extra
 
@@ -45,10 +46,17 @@ def test_commands_that_need_no_extra(words, part):
 
 
 def test_what_needs_one_says_how_to_get_it():
-    done = on_a_bare_installation("import rmt\ntry: rmt.load('x')\nexcept rmt.RMTError as error: print(error)")
-    assert done.stdout.startswith("rmt.load needs the package "), done.stderr
+    done = on_a_bare_installation("import rmt\ntry: rmt.resume('x')\nexcept rmt.RMTError as error: print(error)")
+    assert done.stdout.startswith("rmt.resume needs the package "), done.stderr
     assert "pip install '.[train]' in a checkout" in done.stdout
     assert done.stdout.count("\n") == 1
+
+
+def test_a_classifier_predicts_without_extras(tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "grey.png")
+    code = "import rmt; print(len(rmt.load('rmt_micro', device='cpu').predict(sys.argv[1:])))"
+    done = on_a_bare_installation(code, str(tmp_path / "grey.png"))
+    assert done.stdout == "1\n", done.stderr
 
 
 def test_the_package_can_be_looked_at_without_extras():

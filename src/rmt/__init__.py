@@ -9,16 +9,18 @@ from rmt.extras import missing_extra
 
 if TYPE_CHECKING:
     from rmt.heads import detector, segmenter
+    from rmt.inference import load
     from rmt.model import create_model, list_models, load_checkpoint, load_official, save_checkpoint
     from rmt.model.deploy import deploy
     from rmt.recipes import Recipe
-    from rmt.tasks import load, resume, train
+    from rmt.tasks import resume, train
 
 _EXPORTS = {
     "rmt.model": ["create_model", "deploy", "list_models", "load_checkpoint", "load_official", "save_checkpoint"],
     "rmt.heads": ["detector", "segmenter"],
+    "rmt.inference": ["load"],
     "rmt.recipes": ["Recipe"],
-    "rmt.tasks": ["load", "resume", "train"],
+    "rmt.tasks": ["resume", "train"],
 }
 _MODULES = {name: module for module, names in _EXPORTS.items() for name in names}
 
