@@ -62,6 +62,9 @@ def test_a_folder_of_classes(tmp_path, capsys):
     assert code == 0 and "class folders, for classification" in out and (tmp_path / "sheet.png").exists()
     assert "images per class: ant 12, bee 20" in out and "sizes: all 40×30" in out
     assert "warning" not in out and f"next: rmt train finetune --data {root}\n" in out
+    assert "note: no validation split" not in out
+    shutil.rmtree(root / "val")
+    assert "note: no validation split: training holds out a part of train → --holdout" in run(capsys, root)[1]
 
 
 def test_what_is_wrong_with_photos_is_said_with_a_remedy(tmp_path, capsys):

@@ -86,6 +86,9 @@ def build_report(where: Where, opened: OpenedData, scans: dict[Split, Scan]) -> 
     for split, images in opened.splits.items():
         report.splits[split] = _facts(opened.task, images, scans[split])
         report.findings += _image_findings(split, scans[split])
+    if "val" not in opened.splits:
+        text = "no validation split: training holds out a part of train"
+        report.findings.append(Finding("note", text, "--holdout 0.1 for a smaller one than a fifth"))
     report.findings += _across(scans)
     report.findings += _class_findings(opened.task, report.splits)
     if opened.task == "segment":
