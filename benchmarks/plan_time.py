@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from first_hour import commit, read, take_rows
+from first_hour import CPU_CLOCK, commit, read, take_rows
 
 from rmt.atomic import write_text
 from rmt.benchmark.machine import describe
@@ -32,7 +32,7 @@ TIME = re.compile(r"time .* to start, .* for ([\d,]+) updates .* to finish: (?:(
 STEP = re.compile(r"measured ([\d.]+) (ms|s) a step")
 
 
-def measure(work: Path, data: str, busy: int, core: int) -> dict[str, Any]:
+def measure(work: Path, data: str, busy: int, core: int, *, cpu_clock: bool) -> dict[str, Any]:
     """Trains once beside `busy` processes on `core`, and returns what was planned and what it took."""
     recipe, minutes = RUNS[data]
     run = work / f"{data}-{busy}"
@@ -42,8 +42,8 @@ def measure(work: Path, data: str, busy: int, core: int) -> dict[str, Any]:
     loops = [subprocess.Popen([*pinned, sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
     try:
         load, began, before, ours = os.getloadavg()[0], time.monotonic(), core_seconds(core), child_seconds()
-        executable = str(Path(sys.executable).parent / "rmt")
-        done = subprocess.run([*pinned, executable, *command[1:]], cwd=work, capture_output=True, text=True)
+        executable = [sys.executable, "-c", CPU_CLOCK] if cpu_clock else [str(Path(sys.executable).parent / "rmt")]
+        done = subprocess.run([*pinned, *executable, *command[1:]], cwd=work, capture_output=True, text=True)
         wall, cpu, on_core = time.monotonic() - began, child_seconds() - ours, core_seconds(core) - before
         looped = sum(map(process_seconds, (loop.pid for loop in loops)))
     finally:
@@ -62,8 +62,9 @@ def measure(work: Path, data: str, busy: int, core: int) -> dict[str, Any]:
         "busy": busy,
         "command": f"taskset -c {core} {' '.join(command)}",
         "planned_seconds": promised,
+        "clock": "cpu" if cpu_clock else "wall",
+        "taken_share": round((cpu if cpu_clock else wall) / promised, 3),
         "wall_seconds": round(wall, 1),
-        "taken_share": round(wall / promised, 3),
         "planned_step_seconds": float(step[1]) / (1000 if step[2] == "ms" else 1),
         "step_seconds": round(step_seconds(run), 4),
         "updates": int(planned[1].replace(",", "")),
@@ -108,6 +109,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/plan-time"), help="folder for the runs")
     parser.add_argument("--core", type=int, default=0, help="the core that everything runs on")
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="numbers of processes beside the run")
+    parser.add_argument(
+        "--cpu-clock", action="store_true", help="minutes of CPU time, where other work shares the core"
+    )
     parser.add_argument("--others", type=float, default=0.1, help="largest share of the core for other programs")
     parser.add_argument("--results", type=Path, default=HERE / "plan-time.json")
     args = parser.parse_args()
@@ -120,13 +124,16 @@ def main() -> None:
         for name in RUNS:
             if any((entry["data"], entry["busy"]) == (name, busy) for entry in read(args.results)):
                 continue
-            result = measure(args.work, name, busy, args.core)
-            if result["others_share"] > args.others:
+            result = measure(args.work, name, busy, args.core, cpu_clock=args.cpu_clock)
+            if result["others_share"] > args.others and not args.cpu_clock:
                 print(f"{name}, {busy} busy: others took {result['others_share']:.0%} of the core; run this again")
                 continue
             result |= {"date": time.strftime("%Y-%m-%d %H:%M"), "commit": commit(), "cpu": describe("cpu")["cpu"]}
             write_text(args.results, json.dumps([*read(args.results), result], indent=1) + "\n")
-            print(f"{name}, {busy} busy: {result['planned_seconds']} s planned, {result['wall_seconds']} s taken")
+            print(
+                f"{name}, {busy} busy: {result['taken_share']:.2f} of the {result['planned_seconds']} s planned",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ def test_a_folder_of_classes(tmp_path, capsys):
     assert "images per class: ant 12, bee 20" in out and "sizes: all 40×30" in out
     assert "warning" not in out and f"next: rmt train finetune --data {root}\n" in out
     assert "note: no validation split" not in out
+    assert "note: 16 training images per class (median) are few to train from scratch → --weights rmt_micro" in out
     shutil.rmtree(root / "val")
     assert "note: no validation split: training holds out a part of train → --holdout" in run(capsys, root)[1]
 
