@@ -143,6 +143,7 @@ def test_peers_are_compiled_by_default():
     assert {c.mode for c in cases if c.model == "rmt_pico"} == {"eager", "deploy", "deploy+compile"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_other_runtimes_compute_the_same(runtime):
     for package in ("onnx", "onnxscript", runtime):
@@ -181,7 +182,7 @@ def test_a_series_continues_where_it_stopped(tmp_path):
             dict(model=name, step=options.steps[0], images_per_second=10.0 * (i + 1), mode="eager")
             for i, name in enumerate(options.models)
         ]
-        return dict(started="now", machine={}, results=results)
+        return dict(started="now", machine={}, warnings=["busy"], results=results)
 
     options = Options(
         models=("rmt_small", "broken", "fastvit_sa12"), image_sizes=("published",), steps=("forward",), reference="swin"
@@ -194,6 +195,7 @@ def test_a_series_continues_where_it_stopped(tmp_path):
     ]  # fmt: skip
     assert [entry.get("reference_images_per_second") for entry in content["results"]] == [20.0, None, 20.0]
     assert content["results"][0]["published"]["top1"] == 84.1 and "failed" in content["results"][1]
+    assert content["warnings"] == ["2 of 3 results were disturbed: see the `warnings` of each"]
     more = dataclasses.replace(options, models=(*options.models, "swin"), steps=("forward",))
     assert len(run_series(run, more, path)["results"]) == 4
     assert calls[3:] == [("broken", "swin", "forward", "224"), ("swin", "forward", "224")]

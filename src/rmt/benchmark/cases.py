@@ -43,7 +43,9 @@ class Options:
     image_sizes: tuple[str, ...] = ("224",)  # pixels a side, or HEIGHTxWIDTH
     batches: tuple[int, ...] = (8,)  # images per step
     dtypes: tuple[str, ...] = ("float32",)  # float32, bfloat16, float16 or autocast (to bfloat16)
-    modes: tuple[str, ...] = ("eager", "deploy", "deploy+compile")  # or compile, onnxruntime, openvino, MODE/BACKEND
+    # eager, compile, deploy, deploy+compile, onnxruntime or openvino; or MODE/BACKEND. timm's networks, which have no
+    # deployed form, are eager or compiled instead
+    modes: tuple[str, ...] = ("eager", "deploy", "deploy+compile")
     backends: tuple[str, ...] = ("auto",)  # implementations of attention in RMT networks
     tolerances: tuple[float, ...] = (0.0,)  # of windowed attention in the deployed form; 0 is exact
     steps: tuple[str, ...] = ("forward",)  # forward, or train: forward pass, loss and backward pass

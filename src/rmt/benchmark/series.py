@@ -42,6 +42,9 @@ def run_series(run: Run, options: Options, output: Path | None, command: str = "
                 print(f"left out: {name}, {step}: {error}", file=sys.stderr)
                 part = dict(results=[dict(model=name, step=step, failed=str(error))])
             _add(content, part, name, options.reference)
+            disturbed = sum(bool(entry.get("warnings")) for entry in content["results"])
+            of_all = f"{disturbed} of {len(content['results'])} results were disturbed: see the `warnings` of each"
+            content["warnings"] = [of_all] if disturbed else []
             if output is not None:
                 output.parent.mkdir(parents=True, exist_ok=True)
                 write_text(output, json.dumps(content, indent=1) + "\n")
