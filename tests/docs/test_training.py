@@ -65,3 +65,29 @@ def test_the_quickstart_s_figures_are_those_of_the_committed_runs():
         assert ", ".join(scores) in text
     assert f"reaches {found['median_test_top1_last_raw']:.1f} % on 2,000 test images" in page("README.md")
     assert all(run["model"] == quickstart().model for run in found["runs"])
+
+
+def test_the_loaders_figures_are_those_of_the_committed_run():
+    found = json.loads(page("benchmarks/loader.json"))
+    times, gains = found["cpu_ms_per_image"], found["speed_against_pillow"]
+    for row, augmentation, small in (
+        ("the paper's augmentation", "the paper's", ""),
+        ("crop and flip alone", "crop and flip", ""),
+        ("the paper's, shards of short side 256", "the paper's", ", shards of short side 256"),
+        ("crop and flip, shards of short side 256", "crop and flip", ", shards of short side 256"),
+    ):
+        (line,) = [line for line in SCALING.splitlines() if line.startswith(f"| {row} | ")]
+        for loader in ("pillow", "tensor") if small else ("pillow", "tensor", "timm", "WebDataset"):
+            key = f"{augmentation}: {loader}{small}"
+            assert f"| {times[key]:.2f}" in line
+            assert (loader == "pillow" and not small) or f"{times[key]:.2f} ({gains[key]:.2f} ×)" in line
+    (line,) = [line for line in SCALING.splitlines() if line.startswith("With torchvision's decoder")]
+    other = json.loads(page("benchmarks/loader-torchvision.json"))["speed_against_pillow"]
+    for key in ("the paper's: tensor", "crop and flip: tensor"):
+        assert f"{other[key]:.2f}" in line and f"{other[f'{key}, shards of short side 256']:.2f}" in line
+    text = " ".join(SCALING.split())
+    for augmentation, mean in (
+        ("crop and flip", "differ from Pillow's by {:.2f}"),
+        ("the paper's", "by {:.2f} on average after"),
+    ):
+        assert mean.format(found["change_of_pixels"][augmentation]["mean"]) in text

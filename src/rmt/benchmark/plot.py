@@ -31,12 +31,12 @@ def plot(content: dict[str, Any], path: Path) -> list[Path]:
         files.append(path.with_suffix(".png"))
         with _axes(content, files[-1]) as axes:
             _accuracy_against(axes, published, _speed, _speed_label(content))
-    if "series" in content:
+    if "series" in content and len(published) > 1:
         files.append(path.with_name(f"{path.stem}-macs.png"))
         with _axes(content, files[-1]) as axes:
             once = list({r["model"]: r | dict(mode="", dtype="") for r in published if r["macs"]}.values())
             _accuracy_against(axes, once, lambda r: r["macs"] / 1e9, "multiply-adds of an image, 10⁹")
-    elif len({r["image_size"] for r in results}) > 1:
+    if "series" not in content and len({r["image_size"] for r in results}) > 1:
         files.append(path.with_name(f"{path.stem}-pixels.png"))
         with _axes(content, files[-1]) as axes:
             _cost_per_pixel(axes, results)
