@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from timm.data.auto_augment import NAME_TO_OP, auto_augment_transform, rand_augment_transform
 
@@ -123,3 +124,12 @@ def test_an_operation_that_is_not_known_is_refused():
     moves.ops[0].aug_fn = print
     with pytest.raises(ValueError, match="cannot follow the operation Rotate"):
         move_maps(moves)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 3)])
+def test_a_mirrored_map_becomes_a_tensor(shape):
+    """Also of one column, as an image of 32 pixels has, whose flipped view NumPy calls contiguous."""
+    before = numbered(*shape)
+    after = before.mirrored()
+    assert np.array_equal(torch.from_numpy(after.classes).numpy(), before.classes[:, ::-1])
+    assert np.array_equal(torch.from_numpy(after.scores).numpy(), before.scores[:, ::-1])

@@ -42,8 +42,8 @@ class LabelledImage:
         """Image and map flipped horizontally."""
         return LabelledImage(
             hflip(self.image),
-            np.ascontiguousarray(self.scores[:, ::-1]),
-            np.ascontiguousarray(self.classes[:, ::-1]),
+            self.scores[:, ::-1].copy(),
+            self.classes[:, ::-1].copy(),
             self.whole,
             (self.whole[0] - self.corner[0] - self.image.width, self.corner[1]),
         )
