@@ -18,6 +18,8 @@ import os
 import re
 import shlex
 import shutil
+import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -31,7 +33,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from helpers.documentation import parse_command  # noqa: E402 - after the folder of the tests is known
 
-PROGRAMS = ("rmt", "make", "pip", "python", "torchrun", "srun")
+PROGRAMS = ("rmt", "curl", "make", "pip", "python", "torchrun", "srun")
+ADDRESS = "127.0.0.1:8000"  # of the server, on pages that start one
 TINY = {
     "classify": dict(
         model="rmt_test", image_size=32, epochs=1, warmup_epochs=0, batch_size=4, repeated_augmentation=False
@@ -54,8 +57,8 @@ NOT_RUN = {
     "TIMM_NAME": "the reader's own teacher",
     "swin.safetensors": "weights of Swin",
     "RMT-B.pth": "a large file of the authors",
+    "runs/ade20k-upernet-base": "a run with a large file of the authors",
     "SHARDS": "needs CIFAR-10",
-    "rmt serve": "a server",
     "rmt demo": "a server",
     "composites": "needs the pictures of Debian packages",
     "--data trees": "needs photographs of a package",
@@ -113,11 +116,11 @@ class Workspace:
         self.data: dict[str, Callable[[Path], Any]] = {
             "photos": self._photos,
             "imagenet": self._imagenet,
-            "coco": self._boxes,
+            "boxes": self._boxes,
+            "coco": self._annotated,
             "segments": self._masks,
             "ADEChallengeData2016": self._ade20k,
             "photo.jpg": self._photo,
-            "annotated": self._annotated,
             **dict.fromkeys(("all.json", "train.json", "val.json", "mine.json"), self._annotations),
             "RMT-S.pth": lambda path: self._weights(path, "rmt_s"),
             "RMT-T.pth": lambda path: self._weights(path, "first_release_rmt_t"),
@@ -173,13 +176,12 @@ class Workspace:
         make_coco(path)
 
     def _annotations(self, path: Path) -> None:
-        shutil.copy(self.path("annotated") / "annotations" / "instances_train2017.json", path)
+        shutil.copy(self.path("coco") / "annotations" / "instances_train2017.json", path)
 
     def _ade20k(self, path: Path) -> None:
         from helpers.segment_data import make_segments
 
         make_segments(path, ade=True)
-        (path / "classes.txt").unlink()
 
     def _photo(self, path: Path) -> None:
         from PIL import Image
@@ -236,10 +238,10 @@ def with_paths(text: str, page: str, folder: Path, workspace: Workspace) -> str:
         if not run.exists():
             shutil.copytree(workspace.run(task), run)
         text = re.sub(r"\bRUN\b", str(run), text)
-    own = {"classify": "photos", "detect": "coco", "segment": "segments"}[task]
+    own = {"classify": "photos", "detect": "boxes", "segment": "segments"}[task]
     text = re.sub(r"\b(FOLDER|DATA)\b", str(workspace.path(own)), text)
     if "--annotations" in text:
-        text = text.replace("--images photos", f"--images {workspace.path('annotated') / 'train2017'}")
+        text = text.replace("--images photos", f"--images {workspace.path('coco') / 'train2017'}")
     for name in workspace.data:
         if re.search(rf"(?<![\w/.-]){re.escape(name)}(?![\w.-])", text) and not (folder / name).exists():
             if workspace.path(name).is_dir():
@@ -257,7 +259,8 @@ def made_small(argv: list[str]) -> list[str]:
         return [*argv[:3], *(("--minutes", "0.05") if "--minutes" in argv else ())]
     recipe, _ = choose_recipe(argv[1])
     values = dict(TINY[recipe.task], **ALWAYS)
-    if "--weights" in argv or "--model" in argv:
+    weights = argv[argv.index("--weights") + 1] if "--weights" in argv else ""
+    if "--model" in argv or Path(weights).is_file():  # a run of the page is of the small network
         del values["model"]
     elif recipe.model.endswith("_tl"):
         values["model"] = "rmt_test_tl"
@@ -289,7 +292,10 @@ def run_command(command: str) -> str:
         from rmt.commands.cli import main
 
         argv = made_small(words[1:]) if words[1] == "train" and len(words) > 2 and "--help" not in words else words[1:]
-        code = main(argv)
+        try:
+            code = main(argv)
+        except SystemExit as end:  # after --help
+            code = int(end.code or 0)
         if code:
             raise RuntimeError(f"exit code {code} of rmt {shlex.join(argv)}")
         return "ran"
@@ -306,7 +312,7 @@ def run_command(command: str) -> str:
 def run_page(path: Path, workspace: Workspace, only: str = "") -> Iterator[tuple[Block, str, str]]:
     """Runs the blocks of a page in a folder of its own: each block, what was done, and the error if it failed."""
     folder = Path(tempfile.mkdtemp(prefix=f"{path.stem}-", dir=workspace.root))
-    names: dict[str, Any] = {"__name__": "page"}
+    names: dict[str, Any] = {"__name__": "page", "_server": None}
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -327,21 +333,53 @@ def run_page(path: Path, workspace: Workspace, only: str = "") -> Iterator[tuple
                 yield block, done, ""
     finally:
         os.chdir(before)
+        if names["_server"]:
+            names["_server"].terminate()
+            names["_server"].wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_server(command: str) -> tuple[subprocess.Popen, int]:
+    """Starts `rmt serve` on a free port, and waits until it answers. Returns the process and the port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [*shlex.split(command)[1:], "--port", str(port), "--device", "cpu"]
+    server = subprocess.Popen([sys.executable, "-m", "rmt.commands.cli", *words], stdout=subprocess.DEVNULL)
+    for _ in range(600):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return server, port
+        if server.poll() is not None:
+            break
+        time.sleep(0.2)
+    server.kill()
+    raise RuntimeError(f"{command}: no server answered")
 
 
 def run_block(block: Block, page: str, folder: Path, workspace: Workspace, names: dict[str, Any]) -> str:
     if block.needs and importlib.util.find_spec(block.needs) is None:
         return f"left out: needs {block.needs}"
+    text = block.text.replace(ADDRESS, f"127.0.0.1:{names.get('_port')}")
     if block.kind == "python":
-        exec(compile(with_paths(block.text, page, folder, workspace), page, "exec"), names)
+        exec(compile(with_paths(text, page, folder, workspace), page, "exec"), names)
         return "ran"
     for sign, reason in NOT_RUN.items():
         if sign in block.text:
             if block.text.startswith("rmt "):
                 parse_command(block.text.replace("…", "20260101-120000"))
             return f"understood: {reason}"
-    command = block.text.replace("--data sample", "--data photos")
+    if text.startswith("rmt serve"):
+        if names["_server"] is None:
+            names["_server"], names["_port"] = start_server(with_paths(text, page, folder, workspace))
+            return "ran"
+        parse_command(block.text.replace("…", "20260101-120000"))
+        return "understood: the first server of the page runs"
+    if text.startswith("curl"):
+        subprocess.run(
+            [*shlex.split(with_paths(text, page, folder, workspace)), "--fail"], check=True, capture_output=True
+        )
+        return "ran"
+    command = text.replace("--data sample", "--data photos")
     if command.startswith("rmt train quickstart"):
         with_paths("photos", page, folder, workspace)  # which take the place of the sample
     if command.startswith("rmt token-labels"):
@@ -352,7 +390,9 @@ def run_block(block: Block, page: str, folder: Path, workspace: Workspace, names
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", type=Path, nargs="*", help="by default the README and all pages of docs/")
-    parser.add_argument("--record", type=Path, help="also write what was run to this JSON file")
+    parser.add_argument(
+        "--record", type=Path, help="also write what was run to this JSON file, in place of what it has of these pages"
+    )
     args = parser.parse_args()
     pages = args.pages or [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     result: dict[str, dict[str, Any]] = {}
@@ -374,11 +414,15 @@ def main() -> int:
                     f"{name}: {counts | {'failed': len(counts['failed'])}}, {time.monotonic() - start:.0f} s",
                     flush=True,
                 )
+    if args.record and args.record.exists() and args.pages:
+        result = json.loads(args.record.read_text(encoding="utf-8"))["pages"] | result
     totals = {key: sum(page[key] for page in result.values()) for key in ("ran", "understood", "left_out")}
     totals["failed"] = sum(len(page["failed"]) for page in result.values())
     print(totals)
     if args.record:
-        args.record.write_text(json.dumps(dict(totals=totals, pages=result), indent=2) + "\n", encoding="utf-8")
+        args.record.write_text(
+            json.dumps(dict(totals=totals, pages=dict(sorted(result.items()))), indent=2) + "\n", encoding="utf-8"
+        )
     return 1 if totals["failed"] else 0
 
 

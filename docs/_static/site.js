@@ -10,7 +10,15 @@ document.addEventListener("DOMContentLoaded", () => {
     for (const aside of all(`aside.${name}`)) aside.setAttribute("aria-label", label);
   }
   // The lines of a long signature are no list of definitions.
-  for (const part of all("dt.sig dl, dt.sig dd")) part.setAttribute("role", "presentation");
+  for (const list of all("dt.sig dl")) {
+    const lines = [...list.children].map((line) => {
+      const span = document.createElement("span");
+      span.className = "sig-line";
+      span.append(...line.childNodes);
+      return span;
+    });
+    list.replaceWith(...lines);
+  }
   // The corner of a table with headings on two sides is no heading.
   for (const head of all("th")) {
     if (head.textContent.trim()) continue;
