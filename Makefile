@@ -73,7 +73,13 @@ docs: .venv/.docs
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
-.PHONY: dist
+.PHONY: dist typed
+
+# The share of the package's public symbols whose types are known to a type checker.
+typed: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pyright==1.1.414
+	. $(BIN)/activate && pyright --verifytypes rmt --ignoreexternal | tail -n 20
+
 # The sdist and the wheel, checked: make dist REPOSITORY=https://github.com/OWNER/NAME
 dist: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check build twine

@@ -1,6 +1,6 @@
 """RMT: Retentive Networks Meet Vision Transformers. `import rmt` makes `timm.create_model("rmt_small")` work."""
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rmt._timm import register_models
 from rmt._version import __version__
@@ -44,7 +44,7 @@ __all__ = [
 register_models()
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Import what needs torch on first use, so that `rmt --help` answers without it.
 
     Where a package of an extra is missing, the name stands for a function that raises an RMTError: `hasattr`,
