@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from first_hour import CPU_CLOCK, commit, read, take_rows
+from first_hour import CPU_CLOCK, ROWS, commit, read, take_rows
 
 from rmt.atomic import write_text
 from rmt.benchmark.machine import describe
@@ -119,7 +119,7 @@ def main() -> None:
     for name in ("bccd", "camvid"):
         if not (args.work / name).exists():
             (args.work / name).symlink_to((args.data / name).resolve(), target_is_directory=True)
-    take_rows(args.data / "cifar10", args.work / "cifar10-10k")
+    take_rows(args.data / "cifar10", args.work / "cifar10-10k", ROWS)
     for busy in args.busy:
         for name in RUNS:
             if any((entry["data"], entry["busy"]) == (name, busy) for entry in read(args.results)):
