@@ -10,15 +10,30 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from rmt.atomic import replace_file
+from rmt.data.images import BadImage
+from rmt.errors import RMTError
+from rmt.inference.explain.reach import StageReach, measure_reach, plot_reach
+from rmt.inference.predictor import Predictor
+from rmt.recipes import Recipe
+from rmt.recipes.recipe import option
 from rmt.terminal import short
 from rmt.training.logging import plots
 from rmt.training.module import TrainingModule
 from rmt.training.task import FinishedRun
 
-_WIDTH, _TITLE_HEIGHT, _CURVES_HEIGHT = 16, 1.1, 3.9  # inches
+_WIDTH, _TITLE_HEIGHT, _CURVES_HEIGHT = 16, 1.4, 3.6  # inches
 _MAX_CLASSES = 40  # bars of `class_bars`
+_REACH_IMAGES = 8
+REACH_HEIGHT = 3.9
+"""Of the row of `draw_reach_row`, in inches."""
+_AUGMENTATION = (
+    *("min_crop", "crop_padding", "randaugment", "random_erasing", "mixup", "cutmix", "label_smoothing"),
+    *("random_crop", "min_scale", "max_scale", "min_ratio", "max_ratio", "balanced_crops"),
+    *("flip", "vertical_flip", "rotation", "distortion"),
+)
 
 
 class ReportPage:
@@ -55,17 +70,18 @@ class ReportPage:
             f"classes: {metrics['classes']} · {length} in {metrics['training_seconds'] / 60:.1f} min on "
             f"{machine['device']} ({machine['precision']}) · seed {metrics['seed']}"
         )
-        plots.title(self._title, metrics["recipe"], facts, scores, label)
+        plots.title(self._title, metrics["recipe"], facts, essentials(self.module.recipe, metrics), scores, label)
 
-    def curves(self, score: str, note: str, loss_note: str) -> None:
-        """Loss, the score that `best` is chosen by, learning rate and throughput over epochs or iterations.
+    def curves(self, score: str, note: str, loss_note: str, baseline: float | None = None) -> None:
+        """Loss, the score that `best` is chosen by, learning rate and speed over epochs or iterations.
 
         Args:
             score: the name of the score.
             note: which images it is of.
             loss_note: what the training loss contains.
+            baseline: the score of always predicting one class, in percent.
         """
-        left, middle, right = self._curves.subplots(1, 3)
+        left, middle, right, speed = self._curves.subplots(1, 4, width_ratios=[1.25, 1.25, 1, 0.8])
         updates, best_by = max(self.module.updates_per_epoch, 1), self.module.metric_columns.best
         unit, scale = ("iteration", 1) if self.module.iterations else ("epoch", updates)
 
@@ -78,13 +94,56 @@ class ReportPage:
         best = self.metrics["best"]
         scores = curve(f"val_{best_by}"), curve(f"ema_val_{best_by}")
         point = best["epoch"] * updates / scale, best["val"][best_by]
-        plots.plot_accuracy(middle, *scores, point, note, title=f"{score}, %", unit=unit)
-        plots.plot_learning_rate(right, curve("lr", "step"), curve("images_per_s"), unit=unit)
+        plots.plot_accuracy(middle, *scores, point, note, title=f"{score}, %", unit=unit, baseline=baseline)
+        plots.plot_learning_rate(right, curve("lr", "step"), unit=unit)
+        plots.plot_speed(speed, curve("images_per_s"), unit=unit)
 
     def save(self) -> None:
         """Writes `report.png` into the run's folder."""
         with replace_file(self.run.folder.report) as draft:
             self.figure.savefig(draft, dpi=100, format="png")
+
+
+def essentials(recipe: Recipe, metrics: dict[str, Any]) -> str:
+    """The data, weights, batch, learning rate and augmentation of a run, in one line."""
+    data = short(str(getattr(recipe, "data", "")) or str(getattr(recipe, "images", "")), 40)
+    parts = [f"data {data}", f"weights {short(recipe.weights, 40)}" if recipe.weights else "random weights"]
+    parts += [f"batch {metrics['effective_batch']:,}", f"learning rate {metrics['peak_lr']:.2g}"]
+    used = {name: getattr(recipe, name, 0) for name in _AUGMENTATION}
+    words = [f"{option(name)} {value:g}" if not isinstance(value, str | bool) else f"{option(name)} {value}"
+             for name, value in used.items() if value]  # fmt: skip
+    return short(" · ".join([*parts, f"augmentation: {', '.join(words) or 'none'}"]), 200)
+
+
+def measured_reach(predictor: Predictor, images: Any) -> list[StageReach]:
+    """How far the heads look on the first of some images, a set with `load`; none for networks of timm."""
+    inputs: list[Tensor] = []
+    try:
+        backbone = predictor.backbone()
+    except RMTError:
+        return []
+    for index in range(min(len(images), 4 * _REACH_IMAGES)):
+        try:
+            loaded = images.load(index)
+        except BadImage:
+            continue
+        photo = getattr(loaded, "image", loaded)
+        inputs += predictor.normalized(predictor.collate([predictor.transform()(photo)]))
+        if len(inputs) == _REACH_IMAGES:
+            break
+    return measure_reach(backbone, [image.to(predictor.device) for image in inputs]) if inputs else []
+
+
+def draw_reach_row(figure: Any, stages: list[StageReach]) -> None:
+    """The panels of `plot_reach` in a row of the page."""
+    style: Any = dict(x=0.012, ha="left", fontsize=12, fontweight="bold", color=plots.INK)
+    title = figure.suptitle("How far each head looks", **style)
+    note = (
+        f"mean distance of the tokens attended to, on {_REACH_IMAGES} validation images; below the line of the decay "
+        "alone a head looks nearer than its decay makes it"
+    )
+    plots.add_note(title, figure, note)
+    plot_reach(figure.subplots(1, len(stages), squeeze=False)[0], stages)
 
 
 def shown_classes(rows: list[Any]) -> list[Any]:
@@ -93,20 +152,27 @@ def shown_classes(rows: list[Any]) -> list[Any]:
     return rows if len(rows) <= _MAX_CLASSES else rows[:half] + rows[-half:]
 
 
-def class_bars(ax: Axes, title: str, note: str, rows: Sequence[tuple[str, float, float | None]]) -> None:
-    """A bar for each class: (name, score in percent, and a second score drawn as a tick, or None)."""
+def class_bars(
+    ax: Axes, title: str, note: str, rows: Sequence[tuple[str, float, float | None]], dots: Sequence[float] = ()
+) -> None:
+    """A bar for each class: (name, score in percent, and a second score drawn as a tick, or None).
+
+    Args:
+        dots: a third score of each class, drawn as a dot.
+    """
     plots.style_axes(ax)
     plots.set_title(ax, title, note)
     places = range(len(rows))
     names, scores, ticks = zip(*rows, strict=True) if rows else ((), (), ())
     ax.barh(places, scores, color=plots.RAW, height=0.62)
     ax.plot([np.nan if tick is None else tick for tick in ticks], places, "|", color=plots.INK, ms=9, mew=1.5)
+    ax.plot(dots, places[: len(dots)], "o", color=plots.EMA, ms=4.5)
     for place, score in zip(places, scores, strict=True):
-        ax.text(score + 0.6, place, f"{score:.1f}", va="center", fontsize=8, color=plots.MUTED)
+        ax.text(101, place, f"{score:.1f}", va="center", fontsize=8.5, color=plots.MUTED)
     ax.set_yticks(places, [short(name, 24) for name in names])
     ax.tick_params(axis="y", colors=plots.INK)
     ax.invert_yaxis()
-    ax.set_xlim(0, 104)
+    ax.set_xlim(0, 106)
     ax.grid(axis="y", visible=False)
 
 

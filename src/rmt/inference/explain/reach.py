@@ -114,7 +114,7 @@ def plot_reach(axes: Iterable[Any], stages: list[StageReach]) -> None:
         if len(stage.attended) > 1:
             ax.vlines(x, stage.attended.min(0), stage.attended.max(0), color="#d97706", lw=1.2, alpha=0.5)
         ax.plot(x, mean, "o", color="#d97706", ms=5.5, label="trained, mean of the blocks")
-        ax.set_ylim(0, 1.25 * max(stage.uniform, stage.attended.max()))
+        ax.set_ylim(0, 1.25 * max(stage.uniform, stage.attended.max(), 0.1))
         ax.spines[["top", "right"]].set_visible(False)
         ax.spines[["left", "bottom"]].set_color("#e4e7eb")
         ax.grid(color="#e4e7eb", lw=0.8)

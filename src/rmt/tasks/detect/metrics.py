@@ -1,7 +1,7 @@
 """COCO's average precision and recall, computed by faster-coco-eval."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ class CocoMetrics:
 
     figures: dict[str, dict[str, float]]  # kind -> name in METRICS -> value
     per_class: dict[str, dict[str, float]]  # kind -> class -> AP
+    precision50: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """kind -> class -> precision at IoU 0.5 at the recalls 0, 0.01, …, 1; -1 for a class without objects."""
 
     def percent(self) -> dict[str, float]:
         """`box_ap`, `box_ap50`, …, `mask_ap`, … in percent; 0 where there is nothing to compare."""
@@ -54,7 +56,7 @@ def coco_metrics(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]],
         from faster_coco_eval import COCO, COCOeval_faster
     except ModuleNotFoundError as error:
         raise missing_extra("scoring", error) or error from None
-    figures, per_class = {}, {}
+    figures, per_class, curves = {}, {}, {}
     names = {category["id"]: category["name"] for category in truth["categories"]}
     annotations = COCO(dict(truth))
     for kind in kinds:
@@ -68,7 +70,10 @@ def coco_metrics(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]],
         per_class[KINDS[kind]] = {
             names[category]: _mean(precision[:, :, index]) for index, category in enumerate(evaluation.params.catIds)
         }
-    return CocoMetrics(figures, per_class)
+        curves[KINDS[kind]] = {
+            names[category]: precision[0, :, index].tolist() for index, category in enumerate(evaluation.params.catIds)
+        }
+    return CocoMetrics(figures, per_class, curves)
 
 
 def table(

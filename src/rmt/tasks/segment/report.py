@@ -8,7 +8,15 @@ from rmt.data.images import BadImage
 from rmt.inference.drawing.masks import draw_segmentation
 from rmt.inference.runtime import Runtime
 from rmt.inference.segment import SegmentPredictor
-from rmt.tasks.report_page import ReportPage, bars_height, class_bars, shown_classes
+from rmt.tasks.report_page import (
+    REACH_HEIGHT,
+    ReportPage,
+    bars_height,
+    class_bars,
+    draw_reach_row,
+    measured_reach,
+    shown_classes,
+)
 from rmt.tasks.segment.evaluate import SegmentEvaluator
 from rmt.tasks.segment.module import COLUMNS, SegmentModule
 from rmt.training.logging import plots
@@ -25,22 +33,31 @@ def draw_report(
     details = metrics["details"]["best"]
     known = sorted((row for row in details["per_class"] if row["iou"] is not None), key=lambda row: -row["iou"])
     bars = [(row["class"], row["iou"], row["accuracy"]) for row in shown_classes(known)]
-    page = ReportPage(module, run, metrics, [bars_height(bars), 6.2])
+    metadata = {"classes": module.data.classes, "preprocessing": module.preprocessing}
+    metadata |= {"recipe": module.recipe.as_dict(), "model": module.recipe.model}
+    predictor = SegmentPredictor(network, metadata)
+    stages = measured_reach(predictor, module.data.val)
+    page = ReportPage(module, run, metrics, [bars_height(bars), 6.2, *([REACH_HEIGHT] if stages else [])])
     scores = [(name, f"{entry['val']['miou']:.2f} %") for name, entry in final_rows(metrics)]
     scores.append(("one class always", f"{details['most_frequent']['miou']:.2f} %"))
     page.title(scores, f"mIoU, {metrics['images']['val']:,} images")
     label = "Mean IoU" if module.recipe.metric == "miou" else COLUMNS[module.recipe.metric].capitalize()
-    page.curves(label, f"on {metrics['images']['val']:,} validation images", "training loss includes augmentation")
+    page.curves(
+        label,
+        f"on {metrics['images']['val']:,} validation images",
+        "training loss includes augmentation",
+        baseline=details["most_frequent"].get(module.recipe.metric),
+    )
     class_bars(page.rows[0].subplots(), "IoU by class, %", "best weights; the tick is the accuracy of the class", bars)
-    _samples(page.rows[1], module, network)
+    _samples(page.rows[1], module, predictor)
+    if stages:
+        draw_reach_row(page.rows[2], stages)
     page.save()
 
 
-def _samples(figure: Any, module: SegmentModule, network: Runtime) -> None:
+def _samples(figure: Any, module: SegmentModule, predictor: SegmentPredictor) -> None:
     """Random validation images: the image, the mask, the prediction."""
     data, random = module.data, np.random.default_rng(module.recipe.seed)
-    metadata = {"classes": data.classes, "preprocessing": module.preprocessing, "recipe": module.recipe.as_dict()}
-    predictor = SegmentPredictor(network, metadata)
     style: Any = dict(x=0.012, ha="left", fontsize=12, fontweight="bold", color=plots.INK)
     figure.suptitle("Random images: image, truth, prediction", **style)
     axes = figure.subplots(3, _SAMPLES)
