@@ -1,5 +1,6 @@
 """The commands in docs/serving.md are valid, and its limits are those of the code."""
 
+import json
 import re
 
 import pytest
@@ -29,3 +30,11 @@ def test_the_limits_are_those_of_the_code():
         f"`--max-connections` ({limits.max_connections:,})",
     ):
         assert text in PAGE, text
+
+
+def test_the_attacks_are_the_committed_ones():
+    text, found = page("docs/reliability.md"), json.loads(page("benchmarks/serve-hostile.json"))
+    for name, part in found["parts"].items():
+        answers = ", ".join(f"{count:,} × {status}" for status, count in part["answers"].items())
+        assert f"| {name} | {answers} | {part['lost']} |" in text
+    assert f"at most {found['memory_mb']['peak']:,} MB" in text and found["exit_code"] == 0

@@ -107,6 +107,16 @@ def test_headers_that_do_not_come_cost_the_connection(running, start):
         assert time.monotonic() - began < 5
 
 
+def test_headers_that_the_busy_server_has_not_read_yet_do_not_count_as_late(running):
+    loop = running.servers[0].servers[0].get_loop()
+    with running.connect() as client:
+        time.sleep(0.1)  # the server waits for the headers now
+        loop.call_soon_threadsafe(time.sleep, 0.6)
+        time.sleep(0.05)
+        client.sendall(POST % len(picture()) + picture())
+        assert answer(client)[0] == 200
+
+
 def test_a_body_that_comes_too_slowly_is_refused(running):
     with running.connect() as client:
         client.sendall(POST % 1000 + b"x" * 10)

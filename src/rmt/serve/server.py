@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from rmt.errors import RMTError
 from rmt.serve.limits import Limits
 
-HEADER_SECONDS = 10.0
+HEADER_SECONDS = 20.0
 HEADER_BYTES = 64 * 2**10
 KEEP_ALIVE_SECONDS = 15
 _TOO_MANY = b'{"error": {"code": "busy", "message": "there are too many connections now"}}'
