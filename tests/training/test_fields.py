@@ -43,6 +43,7 @@ CHANGES: dict[str, Any] = {
     "clip_grad": 1.0,
     "drop_path": 0.5,
     "ema_decay": 0.5,
+    "loader": "tensor",
     "ema_warmup": True,
     "precision": "bf16",
     "seed": 1,

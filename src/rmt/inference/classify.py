@@ -73,6 +73,8 @@ class ClassifyPredictor(Predictor):
 
     def run(self, batch: Tensor, *, top_k: int = 5) -> list[list[Prediction]]:  # type: ignore[override]
         logits = self.runtime(batch)  # (B, K)
+        if logits.ndim != 2:  # a network with global_pool=""
+            raise RMTError(f"the network gives logits of {logits.ndim} dimensions, a classifier one row per image")
         top = logits.float().softmax(1).topk(min(top_k, logits.shape[1]))
         return [
             [Prediction(self.classes[k], probability, k) for probability, k in zip(*ranking, strict=True)]
