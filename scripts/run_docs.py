@@ -120,7 +120,7 @@ class Workspace:
             "coco": self._annotated,
             "segments": self._masks,
             "ADEChallengeData2016": self._ade20k,
-            "photo.jpg": self._photo,
+            **dict.fromkeys(("photo.jpg", "one.jpg", "two.jpg"), self._photo),
             **dict.fromkeys(("all.json", "train.json", "val.json", "mine.json"), self._annotations),
             "RMT-S.pth": lambda path: self._weights(path, "rmt_s"),
             "RMT-T.pth": lambda path: self._weights(path, "first_release_rmt_t"),

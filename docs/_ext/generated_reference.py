@@ -125,7 +125,7 @@ class Command(FromCode):
         for parameter in inspect.signature(run).parameters.values():
             hint = hints[parameter.name]
             if dataclasses.is_dataclass(core := get_args(hint)[0] if get_origin(hint) is Annotated else hint):
-                docs = trailing_comments(core)
+                docs = field_comments(core)
                 for field in dataclasses.fields(core):
                     kind = get_type_hints(core)[field.name]
                     yield from entry(f"--{option(field.name)}", kind, field.default, docs[field.name])
@@ -143,10 +143,18 @@ def title(parameter: inspect.Parameter, hint: Any) -> str:
     return f"--{option(given.get('name', parameter.name))}"
 
 
-def trailing_comments(kind: type) -> dict[str, str]:
-    """The comment behind each field of a dataclass."""
-    found = re.findall(r"^    (\w+):.*?  # (.*)$", inspect.getsource(kind), re.MULTILINE)
-    return {name: text[0].upper() + text[1:] + "." for name, text in found}
+def field_comments(kind: type) -> dict[str, str]:
+    """The comment behind each field of a dataclass, or above it."""
+    found, above = {}, []
+    for line in inspect.getsource(kind).splitlines():
+        if comment := re.match(r" +# (.*)", line):
+            above.append(comment[1])
+            continue
+        if field := re.match(r"    (\w+): (?:.*?  # (.*))?", line):
+            text = field[2] or " ".join(above)
+            found[field[1]] = text[:1].upper() + text[1:] + "."
+        above = []
+    return found
 
 
 class Network(FromCode):

@@ -5,6 +5,7 @@ the pages that need neither data nor large networks are run.
 """
 
 import ast
+import json
 import re
 import shlex
 
@@ -44,6 +45,12 @@ def test_links_in_the_checkout_lead_to_files(name):
 def test_its_python_runs(name, tmp_path):
     results = list(run_docs.run_page(ROOT / name, run_docs.Workspace(tmp_path), only="python"))
     assert results and [error for _, _, error in results if error] == []
+
+
+def test_the_last_run_of_all_blocks():
+    recorded = json.loads(page("benchmarks/documentation.json"))
+    assert recorded["totals"]["failed"] == 0
+    assert recorded["totals"]["ran"] > 100
 
 
 def test_blocks_are_found_in_order():

@@ -1,0 +1,61 @@
+"""What the site reads off the code and the committed results when it is built; needs Sphinx, of the extra docs."""
+
+import json
+import re
+import sys
+
+import pytest
+from helpers.documentation import ROOT, page
+
+pytest.importorskip("sphinx")
+sys.path.append(str(ROOT / "docs" / "_ext"))
+import figures
+import generated_reference
+from docstrings import escape
+
+from rmt.commands.cli import COMMANDS
+from rmt.recipes import RECIPES
+
+
+def lines(kind: type, name: str) -> str:
+    return "\n".join(kind.lines(kind.__new__(kind), name))
+
+
+def test_the_front_page_s_figures_are_those_of_the_committed_runs():
+    assert figures.substitutions()["quickstart_top1"] == "91.0 %"
+    table = lines(figures.Peers, "gpu/forward")
+    rows = json.loads(page("benchmarks/gpu/forward.json"))["results"]
+    fastest = max(row["images_per_second"] for row in rows if row["model"] == "convnext_tiny")
+    assert f"| convnext_tiny | 82.1 | {fastest:,.0f} |" in table
+    assert table.index("**rmt_small**") < table.index("swin_tiny")  # the fastest first
+
+
+def test_every_field_and_recipe_is_listed_with_its_text():
+    text = lines(generated_reference.RecipeFields, "DetectRecipe")
+    assert "`--short-side` (int or `auto`;" in text
+    listed = "\n".join(lines(generated_reference.Recipes, task) for task in ("classify", "detect", "segment"))
+    assert all(f"`{name}`\n: " in listed for name in RECIPES)
+
+
+def test_a_command_s_arguments_are_named_as_on_the_command_line():
+    text = lines(generated_reference.Command, "token-labels")
+    assert "`--import` (path; not given by default)" in text and "`--data` (text; required)" in text
+    assert "`IN.pth` (path; required)" in lines(generated_reference.Command, "convert")
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
+def test_every_option_of_a_command_has_a_text(command):
+    entries = re.findall(r"^`(\S+)` \(.*\n: (.*)", lines(generated_reference.Command, command), re.M)
+    assert entries and all(len(text) > 3 for _, text in entries)
+
+
+def test_a_network_s_facts():
+    text = lines(generated_reference.Network, "rmt_tiny")
+    assert (
+        "| parameters | 14,334,216 |" in text
+        and "along rows and columns, along rows and columns, over all pairs" in text
+    )
+
+
+def test_marks_of_restructuredtext_are_escaped_outside_of_code():
+    assert escape("|Δ|·ln γ, `*.pth` and `Detection`s") == "\\|Δ\\|·ln γ, `*.pth` and `Detection`\\ s"
