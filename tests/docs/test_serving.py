@@ -38,3 +38,13 @@ def test_the_attacks_are_the_committed_ones():
         answers = ", ".join(f"{count:,} × {status}" for status, count in part["answers"].items())
         assert f"| {name} | {answers} | {part['lost']} |" in text
     assert f"at most {found['memory_mb']['peak']:,} MB" in text and found["exit_code"] == 0
+
+
+def test_the_speeds_are_the_committed_ones():
+    for name, row in json.loads(page("benchmarks/serve.json"))["results"].items():
+        assert f"| {name} | {row['loop_images_per_cpu_s'][str(row['best_batch'])]:.1f} ({row['best_batch']}) |" in PAGE
+        latency = f"{row['half_load_p50_ms']:.0f}, {row['half_load_p99_ms']:.0f} ms"
+        assert (
+            f"| {row['images_per_cpu_s']:.1f} | {row['ratio']:.2f} | {latency} | {row['first_answer_s']:.1f} s |"
+            in PAGE
+        )
