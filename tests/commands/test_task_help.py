@@ -33,7 +33,7 @@ def test_the_options_are_those_that_the_task_takes(task):
     taken |= {"pictures", "masks"} if kind.has_pictures else set()
     taken |= {"batch_size"} if kind.batch_size > 1 else set()
     every = set(inspect.signature(predict.run).parameters)
-    assert documented(predict.run, task) == every & (taken | OWN | {"images"})
+    assert documented(predict.run, task) == every & (taken | OWN | {"images", "engine", "replicas"})
 
 
 def test_a_text_is_reduced_to_one_task():

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rmt.errors import RMTError
 from rmt.terminal import complain, say
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rmt.data.sources.collection import Collection
     from rmt.inference.bulk.work import Work
 
+BulkEngine = Literal["local", "ray"]
 ANSWERS = (".parquet", ".csv", ".jsonl")
 
 
@@ -43,13 +44,20 @@ def checkpoint_and_images(words: tuple[str, ...], command: str) -> tuple[Path, t
     return Path(first), words[1:]
 
 
-def write_answers_file(work: "Work", collection: "Collection", output: Path) -> int:
+def write_answers_file(
+    work: "Work", collection: "Collection", output: Path, *, engine: BulkEngine, replicas: int
+) -> int:
     """Writes the file of answers and says what it has; the exit code is 1 if an image could not be read."""
     from rmt.inference.bulk.job import write_answers
     from rmt.inference.bulk.stream import check_counts
 
-    check_counts(work.batch_size, work.workers)
-    report = write_answers(work, collection, output)
+    check_counts(work.batch_size, work.workers, replicas)
+    if engine == "ray":
+        from rmt.inference.bulk.ray_engine import RayEngine
+
+        report = write_answers(work, collection, output, engine=RayEngine(replicas))
+    else:
+        report = write_answers(work, collection, output)
     before = f"{report.before:,} images were there, " if report.before else ""
     line = f"{output}: {before}{report.images:,} images by {report.model}, {report.rate:,.1f} images/s"
     say(line + (f"; {len(report.bad):,} could not be read" if report.bad else ""))

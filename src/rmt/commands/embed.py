@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from rmt.commands.bulk import checkpoint_and_images, write_answers_file
+from rmt.commands.bulk import BulkEngine, checkpoint_and_images, write_answers_file
 from rmt.commands.libraries import import_quickly
 from rmt.recipes.recipe import Device, Precision
 
@@ -22,6 +22,8 @@ def run(
     workers: int = 2,
     device: Device = "auto",
     precision: Precision = "auto",
+    engine: BulkEngine = "local",
+    replicas: int = 0,
 ) -> int:
     """Write the embeddings of images: the pooled features of a network.
 
@@ -42,6 +44,8 @@ def run(
         workers: Processes that read images; 0 reads them in this process.
         device: Where to compute.
         precision: Precision of the forward pass.
+        engine: `ray` has several networks work at the same time, on this machine or on the cluster of RAY_ADDRESS.
+        replicas: With Ray: the number of networks; 0 takes one for each GPU, or for each `--workers` + 1 cores.
     """
     with import_quickly():
         from rmt.commands.options import not_an_option, options_for
@@ -67,4 +71,4 @@ def run(
         stage=stage,
         dtype=dtype,
     )
-    return write_answers_file(work, open_collection(words), output)
+    return write_answers_file(work, open_collection(words), output, engine=engine, replicas=replicas)

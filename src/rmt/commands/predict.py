@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from rmt.commands.bulk import checkpoint_and_images, is_answers, write_answers_file
+from rmt.commands.bulk import BulkEngine, checkpoint_and_images, is_answers, write_answers_file
 from rmt.commands.libraries import import_quickly
 from rmt.recipes.recipe import Device, Precision
 from rmt.terminal import complain, say
@@ -31,6 +31,8 @@ def run(
     workers: int = 2,
     device: Device = "auto",
     precision: Precision = "auto",
+    engine: BulkEngine = "local",
+    replicas: int = 0,
     json: bool = False,
 ) -> int:
     """Predict what images show.
@@ -69,6 +71,9 @@ def run(
         workers: Processes that read images, of more than a few; 0 reads them in this process.
         device: Where to compute.
         precision: Precision of the forward pass.
+        engine: `ray` has several networks work at the same time on a file of answers, on this machine or on the cluster
+            of RAY_ADDRESS.
+        replicas: With Ray: the number of networks; 0 takes one for each GPU, or for each `--workers` + 1 cores.
         json: Print one JSON object per image instead of text.
     """
     with import_quickly():
@@ -95,7 +100,7 @@ def run(
     images_per_step = batch_size if kind.batch_size > 1 else None
     given |= {"batch_size": batch_size if images_per_step is None else None}
     options = options_for(kind.run, kind.show, given=given, path=path)
-    check_counts(batch_size, workers)
+    check_counts(batch_size, workers, replicas)
     if not kind.has_pictures and (masks or not pictures):
         raise not_an_option(["masks"] if masks else ["no_pictures"], path)
     if is_answers(output):
@@ -116,11 +121,12 @@ def run(
             masks=masks or "rle",
             **shown,
         )
-        return write_answers_file(work, open_collection(words), output)
+        return write_answers_file(work, open_collection(words), output, engine=engine, replicas=replicas)
     if output is not None and not kind.has_pictures:
         raise RMTError(f"--output {output}: name a file of answers, FILE.parquet, FILE.csv or FILE.jsonl")
-    if masks:
-        raise RMTError("--masks is for files of answers: add --output FILE.parquet, FILE.csv or FILE.jsonl")
+    if masks or engine != "local" or replicas:
+        option = "--masks" if masks else "--replicas" if engine == "local" else "--engine ray"
+        raise RMTError(f"{option} is for files of answers: add --output FILE.parquet, FILE.csv or FILE.jsonl")
     collection = open_collection(words)
     stems = [collection.stem(i) for i in range(len(collection))] if kind.has_pictures else []
     folder = PredictionFolder(output, stems) if kind.has_pictures and (pictures or output) else None

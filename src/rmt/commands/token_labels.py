@@ -1,12 +1,15 @@
 """`rmt token-labels`: a teacher's dense label maps for token labelling."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from rmt.commands.bulk import BulkEngine
 from rmt.recipes.recipe import Device, Precision
 from rmt.terminal import say
 
@@ -23,11 +26,12 @@ def run(
     std: tuple[float, float, float] | None = None,
     top_k: int = 5,
     shard_images: int = 10_000,
-    part: str = "1/1",
     batch_size: int = 64,
     device: Device = "auto",
     precision: Precision = "auto",
     workers: int = 2,
+    engine: BulkEngine = "local",
+    replicas: int = 0,
 ) -> None:
     """Store a teacher's dense predictions (label maps) of training images, for `-tl` recipes (`--token-labels OUT`).
 
@@ -47,20 +51,24 @@ def run(
         std: Their standard deviation.
         top_k: Classes to keep per location, 1 to 100.
         shard_images: Images per file.
-        part: `2/8` makes the second of eight parts; run all eight, anywhere, into the same folder.
         batch_size: Images per step.
         device: Where to compute.
         precision: Precision of the teacher's forward pass.
         workers: Processes that read images, or threads that read published maps.
+        engine: `ray` has several teachers work at the same time, on this machine or on the cluster of RAY_ADDRESS.
+        replicas: With Ray: the number of teachers; 0 takes one for each GPU, or for each `--workers` + 1 cores.
     """
     from rmt.training.evaluation_facts import unreadable_lines
 
     if import_ is not None:
-        given = dict(teacher=teacher, weights=weights, image_size=image_size, mean=mean, std=std, top_k=top_k)
-        _require_unused(given | dict(batch_size=batch_size, device=device, precision=precision))
+        given: dict[str, Any] = dict(
+            teacher=teacher, weights=weights, image_size=image_size, mean=mean, std=std, top_k=top_k
+        )
+        given |= dict(batch_size=batch_size, device=device, precision=precision, engine=engine, replicas=replicas)
+        _require_unused(given)
         from rmt.tasks.classify.token_labelling.published_maps import import_label_maps
 
-        report = import_label_maps(import_, data, out, shard_images=shard_images, part=part, workers=workers)
+        report = import_label_maps(import_, data, out, shard_images=shard_images, workers=workers)
     else:
         from rmt.tasks.classify.token_labelling.maps import make_token_labels
 
@@ -70,11 +78,11 @@ def run(
             out,
             top_k=top_k,
             shard_images=shard_images,
-            part=part,
             batch_size=batch_size,
             device=device,
             precision=precision,
             workers=workers,
+            labeller=_labeller(engine, replicas),
         )
     spec = report.spec
     grid, gigabytes = "×".join(map(str, spec.grid)), spec.bytes_per_image / 1e3
@@ -89,8 +97,6 @@ def run(
         say(line)
     if import_ is not None:
         say(f"{report.without_map:,} images have no map in {import_}; trainings leave them out")
-    if report.missing:
-        say(f"{report.missing} of {spec.files} shards are still to be made by the other parts")
 
 
 def _load_teacher(
@@ -116,6 +122,19 @@ def _load_teacher(
     loaded = load_teacher(name, weights)
     size = (image_size, image_size) if image_size else loaded.size
     return replace(loaded, mean=mean or loaded.mean, std=std or loaded.std, size=size)
+
+
+def _labeller(engine: BulkEngine, replicas: int) -> Callable[..., Any] | None:
+    """What makes the files of maps, if it is not this process."""
+    from rmt.errors import RMTError
+
+    if replicas < 0 or (replicas and engine == "local"):
+        raise RMTError("--replicas is the number of teachers on Ray, at least 0: add --engine ray")
+    if engine == "local":
+        return None
+    from rmt.tasks.classify.token_labelling.ray_maps import label_on_ray
+
+    return partial(label_on_ray, replicas=replicas)
 
 
 def _require_unused(given: dict[str, Any]) -> None:

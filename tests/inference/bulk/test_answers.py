@@ -142,7 +142,7 @@ def test_names_that_are_no_text_and_images_named_twice(network, data, tmp_path):
     words = [os.fsdecode(name), str(data / "0.png"), str(data / "0.png")]
     assert main(["predict", str(network), *words, "--output", str(tmp_path / "x.csv"), *OPTIONS]) == 0
     with open(tmp_path / "x.csv", newline="") as file:
-        assert [row["image"] for row in csv.DictReader(file)] == [f"{tmp_path}/\\udcff.png", str(data / "0.png")]
+        assert [row["image"] for row in csv.DictReader(file)] == [f"{tmp_path}/\\xff.png", str(data / "0.png")]
 
 
 def test_mistakes_are_one_line(network, data, tmp_path, capsys):
@@ -175,6 +175,7 @@ def test_mistakes_are_one_line(network, data, tmp_path, capsys):
         ("name a file of answers", "predict", network, image, "--output", tmp_path / "n.txt"),
         ("name it FILE.parquet", "embed", network, image, "--output", tmp_path / "n.csv"),
         ("--stage must lie in 1 to 4", "embed", network, image, "--stage", "9", "--output", tmp_path / "n.parquet"),
+        ("--engine ray is for files of answers", "predict", network, image, "--engine", "ray"),
         ("--masks: not an option", "predict", network, image, "--masks", "rle"),
         ("--json prints answers", "predict", network, image, "--json", "--output", tmp_path / "n.csv"),
         ("--batch-size must be at least 1", "predict", network, image, "--batch-size", "0"),

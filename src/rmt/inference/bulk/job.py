@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -96,21 +97,25 @@ def _missing(collection: Collection, done: set[str]) -> np.ndarray:
 class _Parts:
     """Collects tables into parts.
 
-    A part has no images of both sides of an earlier one, so that the parts can be put into the order of the images.
+    A part has neighbouring images, and none of both sides of an earlier part, so that the parts can be put into the
+    order of the images.
     """
 
     def __init__(self, answers: AnswersFile) -> None:
         self.answers, self.earlier = answers, answers.firsts()
-        self.place, self.first, self.tables, self.since = -1, -1, list[pa.Table](), 0.0
+        self.first, self.last, self.tables, self.since = -1, -1, list[pa.Table](), 0.0
 
     def add(self, done: Done) -> None:
         places = np.searchsorted(self.earlier, done.indices)
-        for row, place in enumerate(places.tolist()):
-            if not self.tables or place != self.place:
+        borders = [0, *(np.flatnonzero(np.diff(places)) + 1).tolist(), len(places)] if len(places) else []
+        for start, stop in pairwise(borders):
+            first = done.indices[start]
+            if start or first != self.last + 1 or first in self.earlier:
                 self.flush()
-                self.place, self.first, self.since = place, done.indices[row], time.monotonic()
-            if row == 0 or place != places[row - 1]:
-                self.tables.append(done.table.slice(row, int((places == place).sum())))
+            if not self.tables:
+                self.first, self.since = first, time.monotonic()
+            self.tables.append(done.table.slice(start, stop - start))
+            self.last = done.indices[stop - 1]
         if sum(map(len, self.tables)) >= PART_IMAGES or time.monotonic() - self.since > PART_SECONDS:
             self.flush()
 

@@ -42,7 +42,7 @@ def test_every_image_has_the_map_that_the_teacher_gives_it(teacher, photos, tmp_
     made = make(teacher, photos, tmp_path / "maps")
     about = made.spec
     assert (about.images, about.files, about.grid, about.top_k) == (13, 4, (1, 1), 3)
-    assert (made.maps, made.missing) == (12, 0)
+    assert made.maps == 12
     assert [name.rpartition("/")[2] for name in made.unreadable] == ["3.png"]
     assert 1_000_000 * made.spec.bytes_per_image == 1_000_000 * about.bytes_per_image == 1_000_000 * (1 * 3 * 4 + 8)
 
@@ -76,14 +76,10 @@ def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_the_same_bytes_by_other_batches_workers_and_parts(teacher, photos, tmp_path):
+def test_the_same_bytes_by_other_batches_and_workers(teacher, photos, tmp_path):
     make(teacher, photos, tmp_path / "a", batch_size=4)
     make(teacher, photos, tmp_path / "b", workers=2, batch_size=4)
     assert content(tmp_path / "b") == content(tmp_path / "a")
-    first = make(teacher, photos, tmp_path / "c", part="1/2", batch_size=4)
-    assert first.missing == 2
-    assert make(teacher, photos, tmp_path / "c", part="2/2", batch_size=4).missing == 0
-    assert content(tmp_path / "c") == content(tmp_path / "a")
 
 
 def test_only_what_is_missing_or_damaged_is_made_again(teacher, photos, tmp_path, capsys):
@@ -137,9 +133,6 @@ def test_a_folder_of_something_else_is_refused(teacher, photos, tmp_path):
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(RMTError, match="holds thesis.tex but no .* another folder for the label maps"):
         make(teacher, photos, tmp_path / "other")
-    for part in ("0/2", "3/2", "half"):
-        with pytest.raises(RMTError, match="--part"):
-            make(teacher, photos, out, part=part)
 
 
 def test_the_command_says_what_it_made(teacher, photos, tmp_path, capsys):

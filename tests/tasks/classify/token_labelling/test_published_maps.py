@@ -49,7 +49,7 @@ def packed(photos, **options):
 def test_maps_come_back_as_they_were_published(photos):
     report = packed(photos)
     assert (report.spec.grid, report.spec.top_k, report.spec.files) == ((3, 4), 2, 3)
-    assert (report.maps, report.agree, report.without_map, report.missing) == (11, 11, 1, 0)
+    assert (report.maps, report.agree, report.without_map) == (11, 11, 1)
     images = open_train(str(photos))
     maps = LabelMaps(photos.parent / "maps", images)
     assert maps.available.tolist() == [index != 6 for index in range(12)]
@@ -61,9 +61,8 @@ def test_maps_come_back_as_they_were_published(photos):
         assert np.array_equal(classes, published[1].transpose(1, 2, 0))
 
 
-def test_parts_and_a_second_call(photos):
-    assert packed(photos, part="2/2").missing == 2
-    assert packed(photos, part="1/2").missing == 0
+def test_a_second_call(photos):
+    packed(photos)
     again = packed(photos, workers=0)
     assert (again.maps, again.without_map) == (0, 1)
 

@@ -1,6 +1,5 @@
-"""Write a folder of label maps file by file, so that an interrupted command continues and several share the work."""
+"""Write a folder of label maps file by file, so that an interrupted command continues."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +23,8 @@ from rmt.output_folder import create_or_reopen
 from rmt.terminal import log_to
 
 MakeFiles = Callable[[Sequence[int], Callable[[int], None]], Iterator[tuple[int, Arrays]]]
-"""make(numbers, show_progress) yields number and arrays of each of these files (ascending) when it is complete;
-`show_progress` is to be called with the number of images done."""
+"""make(numbers, show_progress) yields number and arrays of each of these files when it is complete; it calls
+`show_progress` with the number of images done."""
 
 
 @dataclass
@@ -34,7 +33,6 @@ class TokenLabelReport:
 
     spec: LabelMapSpec
     bytes: int = 0  # on disk, of all files of maps
-    missing: int = 0  # files that other parts have still to write
     maps: int = 0  # written in this call
     agree: int = 0  # of these, those whose top-1 class, pooled over the map, is the image's label
     unreadable: dict[str, str] = field(default_factory=dict)  # name -> reason
@@ -42,25 +40,23 @@ class TokenLabelReport:
 
 
 def write_label_maps(
-    folder: Path, report: TokenLabelReport, make: MakeFiles, *, part: str, warnings: Sequence[str], console: Console
+    folder: Path, report: TokenLabelReport, make: MakeFiles, *, warnings: Sequence[str], console: Console
 ) -> None:
     """Write the files of `report.spec` that are missing or damaged.
 
     Args:
         folder: a new or empty folder, or one that has maps of the same description.
-        report: its `bytes`, `missing` and `without_map` are set.
+        report: its `bytes` and `without_map` are set.
         make: computes the maps.
-        part: "2/8" writes every eighth file from the second on.
         warnings: lines that are printed first.
         console: for warnings and progress.
     Raises:
-        RMTError: the folder has other maps or other files, `part` is wrong, or the disk is full.
+        RMTError: the folder has other maps or other files, or the disk is full.
     """
     spec = report.spec
-    first, parts = _parse_part(part)
     if create_or_reopen(folder, INDEX, spec.as_json(), "label maps"):
         _require_equal(spec, LabelMapSpec.read(folder), folder)
-    todo, complaints = incomplete_files(folder, spec, range(first, spec.files, parts))
+    todo, complaints = incomplete_files(folder, spec, range(spec.files))
     for line in (*warnings, *(f"made again: {complaint}" for complaint in complaints)):
         log_to(console, line)
     columns = (TextColumn("label maps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -70,8 +66,7 @@ def write_label_maps(
             with replace_file(folder / spec.file_name(number)) as draft:
                 write_map_file(draft, arrays)
     paths = [folder / spec.file_name(number) for number in range(spec.files)]
-    paths = [path for path in paths if path.exists()]
-    report.bytes, report.missing = sum(path.stat().st_size for path in paths), spec.files - len(paths)
+    report.bytes = sum(path.stat().st_size for path in paths)
     report.without_map = sum(map(images_without_map, paths))
 
 
@@ -86,11 +81,3 @@ def _require_equal(spec: LabelMapSpec, before: LabelMapSpec, folder: Path) -> No
     ours, theirs = vars(spec), vars(before)
     if changes := ", ".join(f"{key} {theirs[key]!r} -> {ours[key]!r}" for key in ours if ours[key] != theirs[key]):
         raise RMTError(f"{folder}: it holds maps made otherwise ({changes}); choose another folder or remove it")
-
-
-def _parse_part(text: str) -> tuple[int, int]:
-    """The first file and the step of a part: "2/8" to (1, 8)."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise RMTError(f"--part {text!r}: write it like 2/8, the second part of eight")
-    return int(match[1]) - 1, int(match[2])

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -28,17 +29,17 @@ def make_token_labels(
     *,
     top_k: int = 5,
     shard_images: int = 10_000,
-    part: str = "1/1",
     batch_size: int = 64,
     device: str = "auto",
     precision: str = "auto",
     workers: int = 2,
+    labeller: Callable[..., Iterator[tuple[int, Arrays]]] | None = None,
     console: Console | None = None,
 ) -> TokenLabelReport:
     """Writes the maps of every training image of `data` (of all images if it has no validation split) into `out`.
 
-    Complete files are kept, so an interrupted call is continued by repeating it. `part` "2/8" writes every eighth file
-    from the second on, so that eight processes can share the work, on one machine or several.
+    Complete files are kept, so an interrupted call is continued by repeating it. `labeller` makes the files; by default
+    it is `label`, and `label_on_ray` has several teachers.
 
     Raises:
         RMTError: `out` holds other maps, or for a mistake in data or options, or a full disk.
@@ -48,34 +49,26 @@ def make_token_labels(
     if top_k > MAX_TOP_K:
         raise RMTError(f"--top-k {top_k} is more than a map may have: take at most {MAX_TOP_K}")
     chosen_device = choose_device(device)
-    chosen_precision = choose_precision(precision, chosen_device)
+    choose_precision(precision, chosen_device)  # before anything is written
     images = open_train(data)  # with the images that a run would hold out: another run may hold out others
     teacher.model.to(chosen_device)
     report = TokenLabelReport(_describe(teacher, images, top_k, shard_images, chosen_device))
-    make = partial(
-        _label,
-        teacher,
-        images,
-        report,
-        device=chosen_device,
-        precision=chosen_precision,
-        batch_size=batch_size,
-        workers=workers,
-    )
+    options: dict[str, Any] = {"device": device, "precision": precision, "batch_size": batch_size, "workers": workers}
+    make = partial(labeller or label, teacher, images, report, **options)
     warnings = _class_warnings(teacher, images, report.spec)
     console = console or Console(stderr=True, highlight=False)
-    write_label_maps(Path(out).expanduser(), report, make, part=part, warnings=warnings, console=console)
+    write_label_maps(Path(out).expanduser(), report, make, warnings=warnings, console=console)
     return report
 
 
-def _label(
+def label(
     teacher: Teacher,
     images: ImageSet,
     report: TokenLabelReport,
     todo: Sequence[int],
     show_progress: Callable[[int], None],
     *,
-    device: torch.device,
+    device: str,
     precision: str,
     batch_size: int,
     workers: int,
@@ -86,6 +79,9 @@ def _label(
     """
     if not todo:
         return
+    chosen_device = choose_device(device)
+    chosen_precision = choose_precision(precision, chosen_device)
+    teacher.model.to(chosen_device)
     spec = report.spec
     wanted = Subset(images, [row for number in todo for row in spec.rows(number)])
     transform = SquashTransform(teacher)
@@ -97,13 +93,13 @@ def _label(
         for step, batch in enumerate(loader, start=1):
             report.unreadable.update(batch["bad"])
             if len(batch["label"]):
-                with autocast(precision, device):
-                    top = teacher.top(batch["image"].to(device, non_blocking=True), spec.top_k)
+                with autocast(chosen_precision, chosen_device):
+                    top = teacher.top(batch["image"].to(chosen_device, non_blocking=True), spec.top_k)
                 scores, classes = (part.cpu() for part in top)
                 if not torch.isfinite(scores.half()).all():
                     raise RMTError(
-                        f"{spec.teacher}: its logits are not finite in half precision; with --precision {precision} "
-                        "they may overflow: take --precision fp32, or another teacher"
+                        f"{spec.teacher}: its logits are not finite in half precision; with --precision "
+                        f"{chosen_precision} they may overflow: take --precision fp32, or another teacher"
                     )
                 report.agree += int((pooled_top(scores, classes, spec.num_classes) == batch["label"]).sum())
                 report.maps += len(scores)

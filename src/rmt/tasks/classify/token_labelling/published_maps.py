@@ -43,14 +43,13 @@ def import_label_maps(
     out: str | Path,
     *,
     shard_images: int = 10_000,
-    part: str = "1/1",
     workers: int = 2,
     console: Console | None = None,
 ) -> TokenLabelReport:
     """Pack the maps of `source` for every training image of `data` into `out`. The scores are stored as they are.
 
     The map of the image `CLASS/IMAGE.jpg` is `CLASS/IMAGE.pt`. Images without one are counted in the report. Complete
-    files are kept, and `part` divides the work, as in `make_token_labels`.
+    files are kept, as in `make_token_labels`.
 
     Args:
         workers: number of threads that read maps.
@@ -86,7 +85,7 @@ def import_label_maps(
     report = TokenLabelReport(spec)
     console = console or Console(stderr=True, highlight=False)
     make = partial(_pack, source, images, report, threads=max(workers, 1))
-    write_label_maps(Path(out).expanduser(), report, make, part=part, warnings=(), console=console)
+    write_label_maps(Path(out).expanduser(), report, make, warnings=(), console=console)
     return report
 
 
