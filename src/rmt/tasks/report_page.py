@@ -139,8 +139,8 @@ def draw_reach_row(figure: Any, stages: list[StageReach]) -> None:
     style: Any = dict(x=0.012, ha="left", fontsize=12, fontweight="bold", color=plots.INK)
     title = figure.suptitle("How far each head looks", **style)
     note = (
-        f"mean distance of the tokens attended to, on {_REACH_IMAGES} validation images; below the line of the decay "
-        "alone a head looks nearer than its decay makes it"
+        f"mean distance of the tokens attended to, on up to {_REACH_IMAGES} validation images; below the line of the "
+        "decay alone a head looks nearer than its decay makes it"
     )
     plots.add_note(title, figure, note)
     plot_reach(figure.subplots(1, len(stages), squeeze=False)[0], stages)
