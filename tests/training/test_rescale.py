@@ -40,14 +40,20 @@ def test_the_update_is_as_many_epochs_from_the_start(before, now, update):
     assert rescaled_update(update, before, before) == update
 
 
-@pytest.fixture
-def stopped(tmp_path, monkeypatch):
-    """A run that was stopped after update 4 of 9: in the second epoch of three, of three updates each."""
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory):
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.MonkeyPatch.context() as patch:
         killed_at(patch, "training_step", 9)
-        run_until_killed(tiny_recipe(output=str(tmp_path / "run"), checkpoint_minutes=EACH_UPDATE, weight_decay=0.1))
-    assert read_state(tmp_path / "run" / "last.ckpt")["global_step"] == 4
-    return tmp_path / "run"
+        run_until_killed(tiny_recipe(output=str(run), checkpoint_minutes=EACH_UPDATE, weight_decay=0.1))
+    assert read_state(run / "last.ckpt")["global_step"] == 4
+    return run
+
+
+@pytest.fixture
+def stopped(stopped_once, tmp_path):
+    """A run that was stopped after update 4 of 9: in the second epoch of three, of three updates each."""
+    return shutil.copytree(stopped_once, tmp_path / "run")
 
 
 def rates_of(recipe) -> list[float]:
@@ -79,10 +85,10 @@ def taken(monkeypatch):
     ("changes", "update", "total"),
     [
         (dict(accumulate=1), 8, 18),  # after 1 1/3 epochs, of 6 updates now
-        (dict(batch_size=2), 8, 18),
+        pytest.param(dict(batch_size=2), 8, 18, marks=pytest.mark.slow),
         (dict(batch_size=2, accumulate=4), 4, 9),
         (dict(batch_size=6), 3, 6),  # nearest to 2 2/3, of 2 updates: still inside the epoch
-        (dict(epochs=5), 4, 15),
+        pytest.param(dict(epochs=5), 4, 15, marks=pytest.mark.slow),
         (dict(accumulate=1, epochs=5), 8, 30),
         (dict(lr=1e-2, weight_decay=0.3), 4, 9),
     ],

@@ -36,8 +36,8 @@ def no_report(monkeypatch):
     [
         ("training_step", 1),  # before the first state
         ("training_step", 4),  # inside an accumulation
-        ("training_step", 9),  # in the second epoch
-        ("validation_step", 1),
+        pytest.param("training_step", 9, marks=pytest.mark.slow),  # in the second epoch
+        pytest.param("validation_step", 1, marks=pytest.mark.slow),
         ("validation_step", 4),
         ("optimizer_step", 6),
     ],
@@ -72,9 +72,9 @@ def test_killed_again_and_again(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         killed_at(patch, "training_step", 4)
         run_until_killed(tiny_recipe(output=str(tmp_path), checkpoint_minutes=EACH_UPDATE))
-    for _ in range(3):
+    for _ in range(2):
         with monkeypatch.context() as patch:
-            killed_at(patch, "training_step", 4)
+            killed_at(patch, "training_step", 5)
             with pytest.raises(Killed):
                 resume(tmp_path)
     resume(tmp_path)
@@ -217,7 +217,9 @@ def test_a_complete_run_stays_as_it_is(tmp_path, capsys):
     assert {file.name: file.stat().st_mtime_ns for file in copy.iterdir()} == times
 
 
-@pytest.mark.parametrize("files", [0, 5, 12, 33])  # written before the disk is full: in the first epoch … at the end
+@pytest.mark.parametrize(
+    "files", [0, 5, pytest.param(12, marks=pytest.mark.slow), 33]
+)  # written before the disk is full: in the first epoch … at the end
 def test_a_full_disk_stops_with_a_line_and_the_state_before_can_be_resumed(tmp_path, monkeypatch, files):
     original = os.fsync
     full = []

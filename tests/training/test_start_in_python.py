@@ -92,8 +92,8 @@ except rmt.errors.RMTError as error:
 @pytest.mark.parametrize(
     ("call", "workers", "refused"),
     [
-        ("go()", 2, True),
-        ("if __name__ == '__main__': go()", 2, False),
+        ("go()", 1, True),
+        ("if __name__ == '__main__': go()", 1, False),
         pytest.param("go()", 0, False, marks=pytest.mark.slow),
         pytest.param("if '__main__' == __name__:\n        go()", 2, False, marks=pytest.mark.slow),
         pytest.param("if True: go()", 2, True, marks=pytest.mark.slow),
