@@ -1,9 +1,9 @@
 """Fuzz what reads files from anywhere, and report tracebacks, hangs and peak memory.
 
-Six kinds of input are changed at random, each in a process of its own: images, model files, COCO annotations, recipes,
-checkpoints, shards. An input may be taken, or refused by an RMTError of one line. Any other exception is a traceback,
-more than 20 seconds of processor time, or 200 of waiting, are a hang. The memory is the most that the process has had
-resident, PyTorch included.
+Eight kinds of input are changed at random, each in a process of its own: images, model files, COCO annotations, other
+annotations (YOLO, VOC, labelme), tables (CSV files, class lists), recipes, checkpoints, shards. An input may be taken,
+or refused by an RMTError of one line. Any other exception is a traceback, more than 20 seconds of processor time, or
+200 of waiting, are a hang. The memory is the most that the process has had resident, PyTorch included.
 
     python scripts/fuzz.py --minutes 10 --output benchmarks/hostile.json
 """
@@ -201,6 +201,79 @@ def coco(folder: Path) -> Attempt:
     return attempt
 
 
+def annotations(folder: Path) -> Attempt:
+    from PIL import Image
+
+    from rmt.data.detection.layouts import detection_layout, open_detection
+
+    box = "".join(f"<{side}>{n}</{side}>" for side, n in dict(xmin=2, ymin=3, xmax=30, ymax=20).items())
+    size = "<size><width>60</width><height>40</height></size>"
+    xml = f"<annotation>{size}<object><name>a</name><bndbox>{box}</bndbox></object></annotation>"
+    shape = {"label": "a", "points": [[2, 3], [30, 20]], "shape_type": "rectangle"}
+    labelme = {"version": "5", "imagePath": "0.png", "imageHeight": 40, "imageWidth": 60, "shapes": [shape]}
+    seeds = {
+        "labels/0.txt": ("images", b"0 .5 .5 .4 .4\n1 .1 .1 .9 .1 .9 .9\n"),
+        "data.yaml": ("images", b"train: images\nval: images\nnames: {0: a, 1: b}\n"),
+        "Annotations/0.xml": ("JPEGImages", xml.encode()),
+        "0.json": ("", json.dumps(labelme).encode()),
+    }
+    sets = {}
+    for number, (file, (images, data)) in enumerate(seeds.items()):
+        sets[file] = root = folder / str(number)
+        for part in (images, str(Path(file).parent)):
+            (root / part).mkdir(parents=True, exist_ok=True)
+        if file == "data.yaml":
+            (root / "labels").mkdir()
+            (root / "labels" / "0.txt").write_bytes(seeds["labels/0.txt"][1])
+        for image in range(3):
+            Image.fromarray(np.full((40, 60, 3), image, np.uint8)).save(root / images / f"{image}.png")
+        for image in range(3):  # those of the other images stay as they are
+            (root / file.replace("0.", f"{image}.")).write_bytes(data.replace(b"0.png", b"%d.png" % image))
+
+    def attempt(draw: random.Random) -> None:
+        file, root = draw.choice(list(sets.items()))
+        data = seeds[file][1]
+        if file == "0.json" and draw.random() < 0.7:
+            data = json.dumps(change_values(draw, labelme)).encode()
+        else:
+            data = change_bytes(draw, data)
+        (root / file).write_bytes(data)
+        options = dict(with_masks=None, empty_images=True, holdout=0.4)
+        for part in open_detection(detection_layout(str(root)), **options)[:2]:
+            for index in range(len(part)):
+                part.objects(index)
+
+    return attempt
+
+
+def tables(folder: Path) -> Attempt:
+    from PIL import Image
+
+    from rmt.data.segmentation.masks import ClassList
+    from rmt.data.sources.tables import TableSet
+
+    for number in range(6):
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(folder / f"{number}.png")
+    rows = b"file,label,fold\n" + b"".join(b"%d.png,%s,1\n" % (n, (b"cat", b"dog")[n % 2]) for n in range(6))
+    lists = [
+        b"sky\nroad 7\nvoid 11\n",
+        b"sky 1 2 3\nroad 4 5 6\nvoid 0 0 0\n",
+        b"Idx Ratio Train\n1\t0.1\t9\twall, side\n",
+    ]
+
+    def attempt(draw: random.Random) -> None:
+        if draw.random() < 0.5:
+            (folder / "train.csv").write_bytes(change_bytes(draw, rows))
+            found = TableSet(folder / "train.csv")
+            for index in range(len(found)):
+                found.load(index)
+        else:
+            (folder / "classes.txt").write_bytes(change_bytes(draw, draw.choice(lists)))
+            ClassList.read(folder / "classes.txt")
+
+    return attempt
+
+
 def recipes(folder: Path) -> Attempt:
     from rmt.recipes import RECIPES
     from rmt.training.resolve import validate
@@ -273,7 +346,7 @@ def shards(folder: Path) -> Attempt:
     return attempt
 
 
-KINDS = {f.__name__: f for f in (images, model_files, coco, recipes, states, shards)}
+KINDS = {f.__name__: f for f in (images, model_files, coco, annotations, tables, recipes, states, shards)}
 
 
 def run_kind(name: str, seconds: float, seed: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from helpers.image_sets import encode, picture
 from PIL import Image
 
 from rmt.data.detection.coco import open_coco, read_coco
+from rmt.data.detection.layouts import detection_layout, open_detection
 from rmt.data.segmentation.masks import ClassList
 from rmt.data.sources import remote
 from rmt.data.sources.remote import list_folder
@@ -343,3 +344,27 @@ def test_links_in_a_tar(tmp_path, kind):
     assert len(tar(1, "0.png")) == 3
     refused(lambda: tar(1, "/etc/passwd"), "2.png is a link to /etc/passwd, no member of it")
     refused(lambda: tar(130, "0.png"), "its links unpack to more than 20 times its size")
+
+
+@pytest.mark.parametrize(
+    "size", [(10**9, 60), (40, 10**9), (20_000, 20_000), (-40, -60), (40.5, 60), ("1e9", 60)], ids=str
+)
+def test_the_size_of_an_image_that_annotations_state(tmp_path, size):
+    """labelme and VOC: the mask of an object has that size. Impossible ones are read from the image instead."""
+    made = {"labelme": tmp_path / "a", "voc": tmp_path / "b"}
+    for place in (made["labelme"], made["voc"] / "JPEGImages", made["voc"] / "Annotations"):
+        place.mkdir(parents=True)
+    box = "".join(f"<{side}>{n}</{side}>" for side, n in dict(xmin=2, ymin=3, xmax=30, ymax=20).items())
+    stated = f"<size><height>{size[0]}</height><width>{size[1]}</width></size>"
+    xml = f"<annotation>{stated}<object><name>a</name><bndbox>{box}</bndbox></object></annotation>"
+    shape = {"label": "a", "points": [[2, 3], [30, 3], [30, 20]], "shape_type": "polygon"}
+    content = {"version": "5", "imageHeight": size[0], "imageWidth": size[1], "shapes": [shape]}
+    for number in range(2):
+        Image.new("RGB", (60, 40)).save(made["labelme"] / f"{number}.png")
+        Image.new("RGB", (60, 40)).save(made["voc"] / "JPEGImages" / f"{number}.png")
+        (made["labelme"] / f"{number}.json").write_text(json.dumps(content | {"imagePath": f"{number}.png"}))
+        (made["voc"] / "Annotations" / f"{number}.xml").write_text(xml)
+    for root in made.values():
+        found = open_detection(detection_layout(str(root)), with_masks=None, empty_images=True, holdout=0.5).train
+        assert found.sizes.tolist() == [[40, 60]]
+        assert found.objects(0).boxes[0, 2] == 30

@@ -59,10 +59,17 @@ def read_images(
     return found, id_of
 
 
+def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
+    """(height, width) as annotations give them; None if no image that can be read has that size."""
+    sides = whole(height), whole(width)
+    if not sides[0] or not sides[1] or min(sides[0], sides[1]) < 0 or sides[0] * sides[1] > MAX_PIXELS:
+        return None
+    return sides[0], sides[1]
+
+
 def _size(record: Mapping[str, Any], path: Path, file: Path) -> tuple[int, int]:
-    height, width = whole(record.get("height")), whole(record.get("width"))
-    if height and width and min(height, width) > 0 and height * width <= MAX_PIXELS:
-        return height, width
+    if size := stated_size(record.get("height"), record.get("width")):
+        return size
     try:
         return read_size(file)
     except BadImage as error:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rmt.data.detection.coco_records import BACKGROUNDS, FileNames, whole
+from rmt.data.detection.coco_records import BACKGROUNDS, FileNames, stated_size
 from rmt.data.detection.dataset import Source, image_size
 from rmt.data.detection.table import Problems, pack
 from rmt.data.files import files_below, read_file
@@ -103,8 +103,7 @@ class LabelmeFolder:
     def _parse(self, content: dict[str, Any], name: str) -> _File:
         stated = str(content["imagePath"]).replace("\\", "/")
         image = self._names.find(os.path.normpath(os.path.join(os.path.dirname(name), stated)))
-        height, width = whole(content.get("imageHeight")), whole(content.get("imageWidth"))
-        file = _File(name, image, (height, width) if height and width and min(height, width) > 0 else None)
+        file = _File(name, image, stated_size(content.get("imageHeight"), content.get("imageWidth")))
         groups: dict[tuple[str, Any], list[list[float]]] = {}
         for number, shape in enumerate(content["shapes"], 1):
             label = shape.get("label") if isinstance(shape, dict) else None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from rmt.data.detection.coco_records import stated_size
 from rmt.data.detection.dataset import Source, image_size
 from rmt.data.detection.table import DIFFICULT, NO_CATEGORY, Problems, pack
 from rmt.data.detection.xml_file import BadXml, read_xml
@@ -243,8 +244,7 @@ def _parse(root: Element, name: str, stem: str, images: dict[str, str], folder: 
 def _stated_size(root: Element) -> tuple[int, int] | None:
     size = root.find("size")
     values = [_number(size.findtext(key)) for key in ("height", "width")] if size is not None else []
-    good = len(values) == 2 and all(value.is_integer() and 0 < value < 2**31 for value in values)
-    return (int(values[0]), int(values[1])) if good else None
+    return stated_size(*values) if len(values) == 2 else None
 
 
 def _number(text: str | None) -> float:
