@@ -186,7 +186,7 @@ class Workspace:
     def _photo(self, path: Path) -> None:
         from PIL import Image
 
-        Image.new("RGB", (96, 64), (90, 120, 60)).save(path)
+        Image.new("RGB", (640, 480), (90, 120, 60)).save(path)
 
     def _weights(self, path: Path, case: str) -> None:
         import torch
@@ -240,6 +240,7 @@ def with_paths(text: str, page: str, folder: Path, workspace: Workspace) -> str:
         text = re.sub(r"\bRUN\b", str(run), text)
     own = {"classify": "photos", "detect": "boxes", "segment": "segments"}[task]
     text = re.sub(r"\b(FOLDER|DATA)\b", str(workspace.path(own)), text)
+    text = text.replace("--target cat", "--target red")  # a class of the small runs
     if "--annotations" in text:
         text = text.replace("--images photos", f"--images {workspace.path('coco') / 'train2017'}")
     for name in workspace.data:
