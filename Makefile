@@ -72,6 +72,7 @@ test-openmmlab: .venv-openmmlab/.installed
 
 # The site, in build/docs: open index.html, or serve the folder from anywhere.
 docs: .venv/.docs
+	$(BIN)/python -m pytest tests/docs/test_site_extensions.py  # skipped by make test, which has no Sphinx
 	$(BIN)/python scripts/build_docs.py $(ARGS)
 
 .venv/.docs: .venv/.installed

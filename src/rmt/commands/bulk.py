@@ -59,6 +59,7 @@ def write_answers_file(
     else:
         report = write_answers(work, collection, output)
     before = f"{report.before:,} images were there, " if report.before else ""
-    line = f"{output}: {before}{report.images:,} images by {report.model}, {report.rate:,.1f} images/s"
+    images = f"{report.images:,} image{'' if report.images == 1 else 's'}"
+    line = f"{output}: {before}{images} by {report.model}, {report.rate:,.1f} images/s"
     say(line + (f"; {len(report.bad):,} could not be read" if report.bad else ""))
     return 1 if report.bad else 0
