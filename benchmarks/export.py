@@ -54,7 +54,7 @@ def build_cases(size: int, files: list[tuple[Name, Precision]], folder: Path) ->
         for form, precision in files:
             started = time.monotonic()
             fused = fuses_attention(form, precision)
-            graph = network_graph(network, "classify", (size, size), dynamic=False, fused=fused)
+            graph = network_graph(network, (size, size), dynamic=False, fused=fused)
             if (form, fused) not in converted:
                 converted[form, fused] = format_named(form).convert(graph, graph.capture(), precision, place)
             model = converted[form, fused]

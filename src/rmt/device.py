@@ -1,6 +1,7 @@
 """Where and in which precision a network runs: `--device` and `--precision`, for training and inference alike."""
 
 import contextlib
+from typing import Any
 
 import torch
 
@@ -39,7 +40,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
-def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """The context for a forward pass in that precision ("fp32", "bf16" or "fp16") outside Lightning's Trainer."""
     if precision == "fp32":
         return contextlib.nullcontext()

@@ -72,7 +72,7 @@ class GraphByPyTorch(ExportedRuntime):
 def test_a_detector_around_a_graph_finds_the_same_boxes(tmp_path):
     source = write_detector(tmp_path / "d.safetensors", convs=1)
     ours = rmt.load(source, device="cpu")
-    graph = network_graph(ours.model, "detect", (64, 96), dynamic=False)
+    graph = network_graph(ours.model, (64, 96), dynamic=False)
     runtime = DetectPredictor.wrap_exported(GraphByPyTorch(graph, 3), ours.metadata)
     theirs = DetectPredictor(runtime, ours.metadata)
     for wanted, found in zip(ours.predict(PHOTOS), theirs.predict(PHOTOS), strict=True):
@@ -125,7 +125,7 @@ def test_a_two_stage_detector_around_a_graph_finds_the_same_objects(head, option
     """The boxes of some are cut off, regions lie at all levels, and suppression removes most."""
     source = write_detector(tmp_path / "d.safetensors", head, **TWO_STAGES, **options)
     ours = rmt.load(source, device="cpu")
-    graph = network_graph(ours.model, "detect", (64, 96), dynamic=False)
+    graph = network_graph(ours.model, (64, 96), dynamic=False)
     theirs = DetectPredictor(DetectPredictor.wrap_exported(GraphByPyTorch(graph, 3), ours.metadata), ours.metadata)
     for wanted, found in zip(ours.predict(PHOTOS), theirs.predict(PHOTOS), strict=True):
         assert len(wanted.boxes) > 20
@@ -168,7 +168,7 @@ def test_what_two_stage_detectors_are_not_offered_in(options, message, tmp_path)
 def test_an_exported_detector_without_its_outputs_is_refused(tmp_path):
     metadata = rmt.load(write_detector(tmp_path / "d.safetensors", "mask_rcnn", **TWO_STAGES)).metadata
     retinanet = rmt.load(write_detector(tmp_path / "r.safetensors", convs=1)).model
-    runtime = GraphByPyTorch(network_graph(retinanet, "detect", (64, 96), dynamic=False), 3)
+    runtime = GraphByPyTorch(network_graph(retinanet, (64, 96), dynamic=False), 3)
     with pytest.raises(RMTError, match=r"d\.onnx has no output boxes; export it again"):
         DetectPredictor.wrap_exported(runtime, metadata)
 

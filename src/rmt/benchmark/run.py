@@ -25,7 +25,7 @@ from rmt.model.cost import count_macs
 CONVENTION = "1 MAC is one multiply and one add; convolutions, linear layers and both attention products count"
 
 
-def run_benchmark(options: Options, output: Path | None = None, command: str = "") -> dict:
+def run_benchmark(options: Options, output: Path | None = None, command: str = "") -> dict[str, Any]:
     """Measure all cases of `options`, and report the progress on stderr.
 
     A case that fails, for example because memory is exhausted, is left out if there are others.
@@ -143,7 +143,7 @@ def _cost(name: str, size: tuple[int, int]) -> dict[str, int | None]:
     return dict(parameters=sum(p.numel() for p in model.parameters()), macs=macs)
 
 
-def table(content: dict) -> str:
+def table(content: dict[str, Any]) -> str:
     """Format the results for a terminal, one line per case."""
     lines = [f"{'images/s':>9} {'ms':>9} {'± %':>5} {'peak MB':>8} {'of peak':>7}  case"]
     for entry in content["results"]:

@@ -87,6 +87,9 @@ class BatchLoader:
         RMTError: a worker dies, or `MAX_REPLACEMENTS` images in a row cannot be read.
     """
 
+    epoch: int
+    batches: int
+
     def __init__(
         self,
         samples: SampleSet,
@@ -102,7 +105,7 @@ class BatchLoader:
     ):
         plan = EpochPlan(samples=len(samples), shuffle=shuffle, seed=seed, **order)
         self.samples = samples
-        self.plan = FixedLengthEpochs(plan, steps_per_epoch) if steps_per_epoch else plan
+        self.plan: FixedLengthEpochs | EpochPlan = FixedLengthEpochs(plan, steps_per_epoch) if steps_per_epoch else plan
         self.epoch = 0
         self.batches = 0  # returned in this epoch
         self._iteration = 0

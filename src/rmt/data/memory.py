@@ -1,7 +1,9 @@
 """Decoded images kept in memory: decoding a small JPEG takes longer than augmenting it."""
 
 import time
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from rmt.data.sets import ImageSet
@@ -21,11 +23,13 @@ class CachedSet:
         decoding_seconds: what loading the images of `parent` has taken in this process.
     """
 
+    decoding_seconds: float
+
     def __init__(self, parent: ImageSet, limit: int = CACHE_BYTES):
         self.parent = parent
         self.limit = limit
-        self.classes = parent.classes
-        self.labels = parent.labels
+        self.classes: tuple[str, ...] = parent.classes
+        self.labels: np.ndarray = parent.labels
         self._images: dict[int, Image.Image] = {}
         self._room = limit
         self._full = False  # whether an image had no room
@@ -34,7 +38,7 @@ class CachedSet:
     def __len__(self) -> int:
         return len(self.parent)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_images": {}, "_room": self.limit, "_full": False}
 
     def load(self, index: int) -> Image.Image:

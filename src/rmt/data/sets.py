@@ -92,11 +92,11 @@ class Subset:
 
     def __init__(self, parent: ImageSet, indices: Sequence[int] | np.ndarray):
         self.parent = parent
-        self.indices = np.asarray(indices, dtype=np.int64).reshape(-1)
+        self.indices: np.ndarray = np.asarray(indices, dtype=np.int64).reshape(-1)
         if len(self.indices) and not (self.indices.min() >= 0 and self.indices.max() < len(parent)):
             raise IndexError(f"indices must lie in 0…{len(parent) - 1}")
-        self.classes = parent.classes
-        self.labels = parent.labels[self.indices]
+        self.classes: tuple[str, ...] = parent.classes
+        self.labels: np.ndarray = parent.labels[self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)

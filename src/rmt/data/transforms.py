@@ -28,9 +28,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ImageTransform(Compose):
     """Applies `steps` one after another; the result is float32 (3, height, width) with `size` = (height, width)."""
 
-    def __init__(self, size: Size, steps: Sequence[Callable]):
+    def __init__(self, size: Size, steps: Sequence[Callable[[Any], Any]]):
         super().__init__(steps)
-        self.size = size if isinstance(size, tuple) else (size, size)
+        self.size: tuple[int, int] = size if isinstance(size, tuple) else (size, size)
 
 
 def train_transform(
@@ -175,6 +175,9 @@ class Normalize:
 
     It is torchvision's arithmetic without its checks, which take longer than augmenting a small image.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         self.mean, self.std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))

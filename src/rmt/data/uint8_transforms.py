@@ -36,13 +36,15 @@ class Uint8Transform:
     takes_encoded = True
 
     def __init__(self, transform: ImageTransform):
-        self.size = transform.size
+        self.size: tuple[int, int] = transform.size
         _, pad, crop, augment, _, normalize, *erase = transform.transforms
         self.crop, *flips = crop.transforms
         if pad.side or not isinstance(self.crop, RandomResizedCropAndInterpolation):
             raise ValueError("padded images and padded crops are for Pillow")
-        self.flips = [(flip.p, 3 if isinstance(flip, RandomHorizontalFlip) else 2) for flip in flips]
-        self.augment = [_with_fast_operations(step) for step in augment.transforms]
+        self.flips: list[tuple[float, int]] = [
+            (flip.p, 3 if isinstance(flip, RandomHorizontalFlip) else 2) for flip in flips
+        ]
+        self.augment: list[Any] = [_with_fast_operations(step) for step in augment.transforms]
         self.mean, self.std = normalize.mean, normalize.std
         self.erase: Callable[[Any], Any] | None = next(iter(erase), None)
 

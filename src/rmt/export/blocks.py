@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rmt.model.deploy import DeployedBlock
+from rmt.model.deploy import DeployedBlock, DeployedFeedForward
 from rmt.model.rmt import RMT, ManhattanSelfAttention, Stage
 from rmt.ops import SpatialPrior
 from rmt.ops.masa import manhattan_log_decay
@@ -39,13 +39,17 @@ def rewrite_blocks(network: nn.Module, *, fused: bool = False) -> None:
 class GraphBlock(nn.Module):
     """A `DeployedBlock` for one image: (1, h, w, C) -> (1, h, w, C)."""
 
+    cpe: nn.Conv2d | None
+    eps: tuple[float, float]
+    mlp: DeployedFeedForward
+
     def __init__(self, block: DeployedBlock, fused: bool = False) -> None:
         super().__init__()
         self.fused = fused
         attn = block.attn
         self.attn = attn  # `Stage` asks it for the prior
         self.cpe, self.eps, self.mlp = block.cpe, block.eps, block.mlp
-        self.projections = nn.ModuleList(
+        self.projections: nn.ModuleList = nn.ModuleList(
             _linear(weight, bias)
             for weight, bias in zip(attn.qkv.weight.chunk(3), cast(Tensor, attn.qkv.bias).chunk(3), strict=True)
         )

@@ -9,9 +9,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import clip_boxes_to_image, nms, roi_align
 
 from rmt.heads.detection.box_head import BoxHead
+from rmt.heads.detection.fpn import BackboneWithFPN
 from rmt.heads.detection.mask_rcnn import MaskRCNN
 from rmt.heads.detection.postprocess import at_least_float32
-from rmt.heads.detection.roi_heads import MultiScaleRoIAlign
+from rmt.heads.detection.retinanet import RetinaNet, RetinaNetHead
+from rmt.heads.detection.roi_heads import MultiScaleRoIAlign, RoIHeads
+from rmt.heads.detection.rpn import RegionProposalNetwork
 
 MAX_CANDIDATES = 4000
 """Pairs of region and class that take part in the last suppression, those with the highest scores: the detections are
@@ -22,14 +25,17 @@ class DenseDetector(nn.Module):
     """RetinaNet without decoding and suppression: images (B, 3, H, W) to `cls_logits` (B, N, K) and `bbox_regression`
     (B, N, 4) of the N anchors. See `ExportedDetector` for the rest."""
 
-    outputs = ("cls_logits", "bbox_regression")
+    outputs: tuple[str, ...] = ("cls_logits", "bbox_regression")
 
-    def __init__(self, model: nn.Module) -> None:
+    backbone: BackboneWithFPN
+    head: RetinaNetHead
+
+    def __init__(self, model: RetinaNet) -> None:
         super().__init__()
         self.backbone, self.head = model.backbone, model.head
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.head(list(self.backbone(images).values()))  # type: ignore[operator]
+        found = self.head(list(self.backbone(images).values()))
         return found["cls_logits"], found["bbox_regression"]
 
 
@@ -41,11 +47,20 @@ class TwoStageDetector(nn.Module):
     Boxes are cut off at H and W, also those of the regions; the eager network knows how much of an image is padding.
     """
 
+    backbone: BackboneWithFPN
+    rpn: RegionProposalNetwork
+    roi_heads: RoIHeads
+
     def __init__(self, model: MaskRCNN, size: tuple[int, int]) -> None:
         super().__init__()
         self.backbone, self.rpn, self.roi_heads = model.backbone, model.rpn, model.roi_heads
         self.size = size
-        self.outputs = ("boxes", "scores", "labels", *(("masks",) if model.options.predicts_masks else ()))
+        self.outputs: tuple[str, ...] = (
+            "boxes",
+            "scores",
+            "labels",
+            *(("masks",) if model.options.predicts_masks else ()),
+        )
         grids = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in model.backbone.strides]
         maps = [torch.empty(1, 0, *grid) for grid in grids]
         anchors = model.rpn.anchor_generator(ImageList(torch.empty(1, 0, *size), [size]), maps)[0]

@@ -4,7 +4,6 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -76,18 +75,16 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def network_graph(network: nn.Module, task: str, size: tuple[int, int], dynamic: bool, *, fused: bool = False) -> Graph:
+def network_graph(network: nn.Module, size: tuple[int, int], dynamic: bool, *, fused: bool = False) -> Graph:
     """The graph of a trained network in its deployed form.
 
     Args:
         network: a classifier, a segmenter, or a detector.
-        task: its task.
         size: height and width of the images; with `dynamic` of the example.
         dynamic: whether the graph takes any batch, height and width.
         fused: see `rewrite_blocks`.
     """
-    two_stages = task == "detect" and not isinstance(network, RetinaNet)
-    if two_stages and dynamic:
+    if isinstance(network, MaskRCNN) and dynamic:
         raise RMTError(
             "--dynamic: two-stage detectors are exported for images of one size, others are padded; leave it out"
         )
@@ -97,9 +94,9 @@ def network_graph(network: nn.Module, task: str, size: tuple[int, int], dynamic:
             rewrite_blocks(network, fused=fused)
     # One image, and one row or column of tokens, would be recorded as special cases.
     shape = (2, 3, max(size[0], 64), max(size[1], 64)) if dynamic else (1, 3, *size)
-    if two_stages:
-        detector = TwoStageDetector(cast(MaskRCNN, network), size).eval()
+    if isinstance(network, MaskRCNN):
+        detector = TwoStageDetector(network, size).eval()
         return Graph(detector, detector.outputs, shape, dynamic, detections=True)
-    if task == "detect":
+    if isinstance(network, RetinaNet):
         return Graph(DenseDetector(network), DenseDetector.outputs, shape, dynamic, class_dim=2)
     return Graph(network, ["logits"], shape, dynamic)

@@ -113,7 +113,7 @@ def export(
     if task == "detect" and not isinstance(predictor.model, RetinaNet):
         _check_two_stages(options)
     fused = fuses_attention(options.format, options.precision)
-    graph = network_graph(predictor.model, task, size, options.dynamic, fused=fused)
+    graph = network_graph(predictor.model, size, options.dynamic, fused=fused)
     prepare = partial(prepare_image, task, preprocessing | normalisation(predictor.model, preprocessing))
     with _folder_beside(target) as folder, _step(log) as step:
         step(f"capturing {metadata['model']} at {'any size' if graph.dynamic else '×'.join(map(str, graph.shape[2:]))}")

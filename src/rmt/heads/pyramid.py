@@ -33,16 +33,16 @@ class Pyramid(nn.Module):
 
     def __init__(self, backbone: Any, first: int = 0, freeze_bn: bool = False) -> None:
         super().__init__()
-        self.freezes_batchnorm = freeze_bn and not isinstance(backbone, RMT)  # ours remembers it itself
+        self.freezes_batchnorm: bool = freeze_bn and not isinstance(backbone, RMT)  # ours remembers it itself
         if freeze_bn and isinstance(backbone, RMT):
             backbone.freeze_batchnorm()
         levels = _levels(backbone)
         backbone.prune_intermediate_layers([levels[-1]], prune_norm=True)
         self.backbone = backbone
-        self.indices = levels[first:]
-        self.channels = [backbone.feature_info[i]["num_chs"] for i in self.indices]
-        self.strides = [backbone.feature_info[i]["reduction"] for i in self.indices]
-        self.norms = nn.ModuleList(LayerNorm2d(channels, eps=1e-5) for channels in self.channels)
+        self.indices: list[int] = levels[first:]
+        self.channels: list[int] = [backbone.feature_info[i]["num_chs"] for i in self.indices]
+        self.strides: list[int] = [backbone.feature_info[i]["reduction"] for i in self.indices]
+        self.norms: nn.ModuleList = nn.ModuleList(LayerNorm2d(channels, eps=1e-5) for channels in self.channels)
         self.train(self.training)
         if not isinstance(backbone, RMT) and not next(backbone.parameters()).is_meta:
             self._require_any_size()

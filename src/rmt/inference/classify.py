@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmt.data.transforms import IMAGENET_MEAN, IMAGENET_STD, ImageTransform, Normalize, eval_transform, shown_part
 from rmt.errors import RMTError
@@ -37,7 +37,7 @@ class ClassifyPredictor(Predictor):
     """A trained classifier; `preprocessing` holds the arguments of `rmt.data.transforms.eval_transform`."""
 
     task = "classify"
-    load_network = staticmethod(load_model)
+    load_network: ClassVar[Callable[..., tuple[nn.Module, dict[str, Any]]]] = staticmethod(load_model)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", precision: str = "auto", image_size: int = 0) -> Self:

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmt.data.detection.rle import encode
 from rmt.data.detection.transforms import DetectionEvalTransform
@@ -76,13 +76,13 @@ class DetectPredictor(Predictor):
 
     task = "detect"
     batch_size = 1  # padding to the size of another image would change the result
-    load_network = staticmethod(load_model)
+    load_network: ClassVar[Callable[..., tuple[nn.Module, dict[str, Any]]]] = staticmethod(load_model)
     has_pictures = True
-    show_options = ("threshold",)
+    show_options: ClassVar[tuple[str, ...]] = ("threshold",)
 
     def __init__(self, runtime: Runtime, metadata: dict[str, Any]) -> None:
         super().__init__(runtime, metadata)
-        self.preprocessing = {"size": [800, 1333], **metadata["preprocessing"]}
+        self.preprocessing: dict[str, Any] = {"size": [800, 1333], **metadata["preprocessing"]}
         known = self.preprocessing.get("category_ids") or range(1, runtime.num_classes + 1)
         self.category_ids: list[int | None] = list(known)
 

@@ -40,7 +40,7 @@ class ExportedRuntime(ABC):
         outputs: the names of the graph's outputs.
     """
 
-    device = torch.device("cpu")
+    device: torch.device = torch.device("cpu")
 
     def __init__(self, path: Path, exported: Mapping[str, Any]) -> None:
         self.path = path

@@ -32,6 +32,10 @@ class ExportedDetector:
         RMTError: the file has other outputs than its detector.
     """
 
+    device: torch.device
+    precision: str
+    num_classes: int
+
     def __init__(self, runtime: ExportedRuntime, metadata: dict[str, Any]) -> None:
         self.device, self.precision, self.num_classes = runtime.device, runtime.precision, runtime.num_classes
         with building_from(runtime.path):
@@ -46,7 +50,7 @@ class ExportedDetector:
             model.rpn, model.roi_heads = _NoRegions(), _Detections(graph, model.options.score_threshold)
         if missing := [name for name in needed if name not in runtime.outputs]:
             raise RMTError(f"{runtime.path} has no output {missing[0]}; export it again with rmt export")
-        self.model = model.eval()
+        self.model: nn.Module = model.eval()
 
     @torch.inference_mode()
     def __call__(self, images: Images, **arguments: Any) -> Any:

@@ -26,7 +26,9 @@ class OpenVinoRuntime(ExportedRuntime):
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,  # to cores that other programs may keep busy
         }
-        self.request = core.compile_model(core.read_model(path), "CPU", settings).create_infer_request()
+        self.request: openvino.InferRequest = core.compile_model(
+            core.read_model(path), "CPU", settings
+        ).create_infer_request()
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         found = self.request.infer([images])

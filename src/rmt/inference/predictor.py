@@ -34,8 +34,12 @@ class Predictor(ABC):
         metadata: everything that is stored in the file besides the weights, recipe and metrics included.
     """
 
+    device: torch.device
+    precision: str
+    num_classes: int
+
     task: ClassVar[str]
-    load_network: ClassVar[Any]
+    load_network: ClassVar[Callable[..., tuple[nn.Module, dict[str, Any]]]]
     """(path) -> (network, metadata): reads a model file of this package."""
     batch_size: ClassVar[int] = 32
     has_pictures: ClassVar[bool] = False

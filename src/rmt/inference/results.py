@@ -52,9 +52,9 @@ class PredictionFolder:
     """
 
     def __init__(self, output: Path | None, stems: Sequence[str]) -> None:
-        self.path = unused_path(FOLDER) if output is None else output
+        self.path: Path = unused_path(FOLDER) if output is None else output
         require_empty(self.path)
-        self.stems = unique_names([_fitted(stem) for stem in stems])
+        self.stems: list[str] = unique_names([_fitted(stem) for stem in stems])
 
     def write(self, number: int, pictures: dict[str, Image.Image]) -> dict[str, str]:
         """Writes the pictures of image `number`: STEM.png, or STEM-KIND.png where there are several kinds.

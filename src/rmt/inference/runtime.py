@@ -38,10 +38,10 @@ class TorchRuntime:
     """
 
     def __init__(self, model: nn.Module, device: torch.device, precision: str = "fp32") -> None:
-        self.model = model.to(device).eval()
+        self.model: nn.Module = model.to(device).eval()
         self.device = device
         self.precision = precision
-        self.num_classes = int(model.num_classes)  # type: ignore[arg-type]
+        self.num_classes: int = int(model.num_classes)  # type: ignore[arg-type]
 
     def __call__(self, images: Images, **arguments: Any) -> Any:
         return self.run(self.model, images, **arguments)

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmt.data.segmentation.transforms import resize_to_fit
 from rmt.data.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -50,12 +51,12 @@ class SegmentPredictor(Predictor):
 
     task = "segment"
     batch_size = 1  # images differ in size, and are divided into windows one by one
-    load_network = staticmethod(load_model)
+    load_network: ClassVar[Callable[..., tuple[nn.Module, dict[str, Any]]]] = staticmethod(load_model)
     has_pictures = True
 
     def __init__(self, runtime: Runtime, metadata: dict[str, Any]) -> None:
         super().__init__(runtime, metadata)
-        self.colours = palette(len(self.classes))
+        self.colours: np.ndarray = palette(len(self.classes))
         self.preprocessing.setdefault("mean", list(IMAGENET_MEAN))
         self.preprocessing.setdefault("std", list(IMAGENET_STD))
         self.preprocessing.setdefault("long_side", 2048)

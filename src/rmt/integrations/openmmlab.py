@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from rmt.errors import RMTError
-from rmt.heads.pyramid import build_pyramid
+from rmt.heads.pyramid import Pyramid, build_pyramid
 
 try:
     from mmengine.model import BaseModule
@@ -64,12 +64,12 @@ class RMTBackbone(BaseModule):
             )
         if list(out_indices) != sorted(set(out_indices) & {0, 1, 2, 3}) or not out_indices:
             raise RMTError(f"out_indices={tuple(out_indices)!r} must be ascending stage indices from 0 to 3")
-        self.checkpoint = checkpoint or (init_cfg or {}).get("checkpoint")
-        self.pyramid = build_pyramid(
+        self.checkpoint: str | None = checkpoint or (init_cfg or {}).get("checkpoint")
+        self.pyramid: Pyramid = build_pyramid(
             arch, drop_path_rate=drop_path_rate, first=out_indices[0], freeze_bn=norm_eval, **kwargs
         )
         self.pyramid.backbone.set_grad_checkpointing(with_cp)
-        self.selected = [i - out_indices[0] for i in out_indices]
+        self.selected: list[int] = [i - out_indices[0] for i in out_indices]
 
     def init_weights(self) -> None:
         super().init_weights()

@@ -14,7 +14,8 @@ Computed in float64 and rounded once.
 """
 
 import copy
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from rmt.errors import RMTError
 from rmt.model.rmt import RMT, Block, FeedForward, Head, ManhattanSelfAttention, PatchMerging, gated
-from rmt.ops import SpatialPrior, add_layer_norm, depthwise_conv, fuses_gelu, layer_norm, linear
+from rmt.ops import MaSAConfig, SpatialPrior, add_layer_norm, depthwise_conv, fuses_gelu, layer_norm, linear
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -76,23 +77,29 @@ def _fold_network(network: RMT, tolerance: float, spread: float | None) -> None:
 class DeployedAttention(nn.Module):
     """ManhattanSelfAttention with one linear for q, k, v, gate and half-split rotary pairs."""
 
+    num_heads: int
+    head_dim: int
+    decay_range: tuple[float, float]
+    phases: str
+    gate_norm: nn.GroupNorm | None
+
     def __init__(self, attn: ManhattanSelfAttention) -> None:
         super().__init__()
         self.num_heads, self.head_dim, self.decay_range = attn.num_heads, attn.head_dim, attn.decay_range
         self.phases, self.gate_norm = attn.phases, attn.gate_norm
-        self.attend = attn.attend
-        self.config = attn.config._replace(scale=1.0, half_split=True)
+        self.attend: Callable[..., Tensor] = attn.attend
+        self.config: MaSAConfig = attn.config._replace(scale=1.0, half_split=True)
         q, k, v = ([linear.weight.double(), linear.bias.double()] for linear in (attn.q, attn.k, attn.v))
         rows = _half_split_rows(attn.num_heads, attn.head_dim, q[0].device)
         parts = [[t[rows] for t in q], [t[rows] * attn.config.scale for t in k], v]
         if attn.gate is not None:
             parts.append([attn.gate.weight.double(), torch.zeros_like(v[1])])
         weights, biases = zip(*parts, strict=True)
-        self.qkv = _linear(torch.cat(weights), torch.cat(biases), like=attn.q)
-        self.lce = attn.lce
-        self.proj = attn.proj
+        self.qkv: nn.Linear = _linear(torch.cat(weights), torch.cat(biases), like=attn.q)
+        self.lce: nn.Conv2d | None = attn.lce
+        self.proj: nn.Linear = attn.proj
 
-    prior = ManhattanSelfAttention.prior
+    prior: ClassVar[Callable[..., SpatialPrior]] = ManhattanSelfAttention.prior
 
     def forward(self, x: Tensor, prior: SpatialPrior) -> Tensor:
         qkv = linear(x, self.qkv.weight, self.qkv.bias)
@@ -108,10 +115,13 @@ class DeployedAttention(nn.Module):
 class DeployedFeedForward(nn.Module):
     """residual + FeedForward(x), with h + DWConv(h) as one convolution: (B, h, w, C) -> (B, h, w, C)."""
 
+    fc1: nn.Linear
+    fc2: nn.Linear
+
     def __init__(self, mlp: FeedForward) -> None:
         super().__init__()
         self.fc1, self.fc2 = mlp.fc1, mlp.fc2
-        self.dwconv = _with_identity(mlp.dwconv) if mlp.dwconv is not None else None
+        self.dwconv: nn.Conv2d | None = _with_identity(mlp.dwconv) if mlp.dwconv is not None else None
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         if self.dwconv is not None and fuses_gelu(x, self.dwconv):
@@ -129,10 +139,10 @@ class DeployedBlock(nn.Module):
 
     def __init__(self, block: Block) -> None:
         super().__init__()
-        self.cpe = _with_identity(block.cpe) if block.cpe is not None else None
-        self.eps = (block.norm1.eps, block.norm2.eps)
-        self.attn = DeployedAttention(block.attn)
-        self.mlp = DeployedFeedForward(block.mlp)
+        self.cpe: nn.Conv2d | None = _with_identity(block.cpe) if block.cpe is not None else None
+        self.eps: tuple[float, float] = (block.norm1.eps, block.norm2.eps)
+        self.attn: DeployedAttention = DeployedAttention(block.attn)
+        self.mlp: DeployedFeedForward = DeployedFeedForward(block.mlp)
         _fold_layer_norm(block.norm1, self.attn.qkv)
         _fold_layer_norm(block.norm2, self.mlp.fc1)
         _fold_layer_scale(block.ls1, self.attn.proj)

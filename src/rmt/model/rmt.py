@@ -70,6 +70,17 @@ class ManhattanSelfAttention(nn.Module):
         lce: whether to add the local context enhancement.
     """
 
+    head_dim: int
+    decay_range: tuple[float, float]
+    config: MaSAConfig
+    q: Linear
+    k: Linear
+    v: Linear
+    gate: Linear | None
+    gate_norm: nn.GroupNorm | None
+    lce: nn.Conv2d | None
+    proj: Linear
+
     attend: Callable[..., Tensor] = staticmethod(manhattan_attention)  # what those of `rmt.model.attention` replace
     window_size: int | None = None
 
@@ -144,6 +155,10 @@ ATTENTIONS: dict[str, type[ManhattanSelfAttention]] = {"masa": ManhattanSelfAtte
 class FeedForward(nn.Module):
     """Linear C -> r·C, GELU, h + DWConv3×3(h), linear r·C -> C, on tokens (B, h, w, C)."""
 
+    fc1: Linear
+    dwconv: nn.Conv2d | None
+    fc2: Linear
+
     def __init__(self, dim: int, hidden_dim: int, conv: bool = True) -> None:
         super().__init__()
         self.fc1 = Linear(dim, hidden_dim)
@@ -167,6 +182,14 @@ class Block(nn.Module):
         cpe: whether to add the conditional positional encoding, a 3×3 depthwise convolution.
         ffn_conv: whether the feed-forward has its depthwise convolution.
     """
+
+    cpe: nn.Conv2d | None
+    norm1: LayerNorm
+    ls1: LayerScale | nn.Identity
+    norm2: LayerNorm
+    mlp: FeedForward
+    ls2: LayerScale | nn.Identity
+    drop_path: DropPath
 
     def __init__(
         self,
@@ -253,6 +276,9 @@ class PoolStem(nn.Sequential):
 class PatchStem(nn.Module):
     """Patch embedding of the ablation networks: (B, 3, H, W) -> (B, C, ⌈H/p⌉, ⌈W/p⌉)."""
 
+    proj: nn.Conv2d
+    norm: LayerNorm | nn.Identity
+
     def __init__(self, in_chans: int, dim: int, patch_size: int, norm: bool) -> None:
         super().__init__()
         self.patch_size = patch_size
@@ -274,6 +300,9 @@ class ConvDownsample(nn.Sequential):
 class PatchMerging(nn.Module):
     """Swin's downsampling: concatenate the four tokens of each 2×2 patch, LayerNorm, linear without bias."""
 
+    norm: LayerNorm
+    reduction: Linear
+
     def __init__(self, dim: int, dim_out: int) -> None:
         super().__init__()
         self.norm = LayerNorm(4 * dim, eps=1e-6)
@@ -286,6 +315,8 @@ class PatchMerging(nn.Module):
 
 class Stage(nn.Module):
     """Downsampling and blocks of one width: (B, C, H, W) -> (B, C', h, w)."""
+
+    blocks: nn.ModuleList
 
     def __init__(self, downsample: nn.Module, blocks: Sequence[Block]) -> None:
         super().__init__()
@@ -313,6 +344,10 @@ class Head(nn.Module):
     the classifier is applied to every token, (B, num_classes, h, w); with `num_classes=0` the pooled features are
     returned.
     """
+
+    num_features: int
+    drop: nn.Dropout
+    pool: SelectAdaptivePool2d
 
     POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 
@@ -384,6 +419,14 @@ class RMT(nn.Module):
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
     """
+
+    num_classes: int
+    global_pool: str
+    stages: nn.Sequential
+    num_features: int
+    head: Head
+    head_hidden_size: int
+    batchnorm_frozen: bool
 
     feature_info: list[dict[str, Any]]
     pretrained_cfg: dict[str, Any]  # set by timm
@@ -591,7 +634,7 @@ class RMT(nn.Module):
         """Names of the layer scales. (timm's optimizers exempt biases and norms by themselves.)"""
         return {name for name, _ in self.named_parameters() if name.endswith((".ls1.gamma", ".ls2.gamma"))}
 
-    def group_matcher(self, coarse: bool = False) -> dict:
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layer groups, for layer-wise learning rates."""
         fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
         return dict(stem=r"^stem", blocks=r"^stages\.(\d+)" if coarse else fine)

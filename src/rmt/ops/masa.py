@@ -101,7 +101,9 @@ def decay_rates(num_heads: int, decay_range: tuple[float, float]) -> list[float]
     return [1 - 2 ** (-a - (b - a) * i / num_heads) for i in range(num_heads)]
 
 
-def log_decay_rates(num_heads: int, decay_range: tuple[float, float], dtype, device) -> Tensor:
+def log_decay_rates(
+    num_heads: int, decay_range: tuple[float, float], dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """ln γᵢ of each head, (n,)."""
     rates = decay_rates(num_heads, decay_range)
     return torch.tensor([math.log(gamma) for gamma in rates], dtype=dtype, device=device)
@@ -124,7 +126,9 @@ def manhattan_log_decay(prior: SpatialPrior) -> Tensor:
     return (along_columns + along_rows).flatten(3, 4).flatten(1, 2)  # from (n, h, w, h, w)
 
 
-def rotary_phases(height: int, width: int, head_dim: int, dtype, device, phases: Phases = "flat") -> Tensor:
+def rotary_phases(
+    height: int, width: int, head_dim: int, dtype: torch.dtype, device: torch.device, phases: Phases = "flat"
+) -> Tensor:
     """The angle of each channel pair of each token in radians, (height, width, 1, head_dim/2).
 
     `"flat"`, as in the released networks: p·θⱼ for the row-major position p = y·width + x, θⱼ = 10000^(−j/(d/2−1)). The

@@ -20,7 +20,7 @@ Compute = Callable[[Hashable, list[Any]], Sequence[Any]]
 class _Waiting:
     kind: Hashable
     item: Any
-    future: Future = field(default_factory=Future)
+    future: Future[Any] = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
 
 
@@ -33,6 +33,12 @@ class Batcher:
         max_wait: seconds.
         on_batch: called with the size of each batch and its seconds.
     """
+
+    compute: Compute
+    max_batch: Callable[[], int]
+    max_wait: float
+    on_batch: Callable[[int, float], None]
+    seconds_per_item: float
 
     def __init__(
         self,
@@ -53,7 +59,7 @@ class Batcher:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def submit(self, kind: Hashable, item: Any) -> Future:
+    def submit(self, kind: Hashable, item: Any) -> Future[Any]:
         """Returns the future of an item's answer. Cancelled before its batch begins, the item costs nothing."""
         entry = _Waiting(kind, item)
         with self._changed:

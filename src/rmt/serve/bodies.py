@@ -7,7 +7,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -30,7 +30,7 @@ Encoded = Annotated[str, Field(min_length=1, json_schema_extra={"contentEncoding
 class JSONImages(BaseModel):
     """One image or several, as base64."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     images: list[Encoded] = Field(min_length=1)
 
 
@@ -40,6 +40,9 @@ class Gone(Exception):
 
 class Budget:
     """Bytes that all requests hold together. Used by one thread, that of the event loop."""
+
+    limit: int
+    used: int
 
     def __init__(self, limit: int) -> None:
         self.limit, self.used = limit, 0
@@ -56,6 +59,11 @@ class Budget:
 
 class Body:
     """The body of one request, whose bytes are taken from the budget until `release`."""
+
+    request: Request
+    limits: Limits
+    budget: Budget
+    size: int
 
     def __init__(self, request: Request, limits: Limits, budget: Budget) -> None:
         self.request, self.limits, self.budget = request, limits, budget

@@ -25,6 +25,10 @@ CODES = {
 class Refusal(Exception):
     """A request that gets no answer: status, one line for its sender, further headers."""
 
+    status: int
+    message: str
+    headers: dict[str, str]
+
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status, self.message, self.headers = status, message, dict(headers or {})

@@ -46,9 +46,13 @@ class Guard:
         token: what the header `Authorization: Bearer …` must have, unless empty.
     """
 
+    app: ASGIApp
+    metrics: Metrics
+    hosts: frozenset[str]
+
     def __init__(self, app: ASGIApp, metrics: Metrics, hosts: Sequence[str] = (), token: str = "") -> None:
         self.app, self.metrics, self.hosts = app, metrics, frozenset(hosts)
-        self.token = token.encode()
+        self.token: bytes = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

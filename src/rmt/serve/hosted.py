@@ -29,7 +29,7 @@ class Hosted:
     """
 
     def __init__(self, path: str | Path, **options: Any) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self.options = options
         self.current: tuple[Predictor, int] = (self._load(), 1)
 
@@ -87,6 +87,10 @@ class Watch:
         hosted: the network.
         on_reload: called with "loaded" or "refused".
     """
+
+    hosted: Hosted
+    on_reload: Callable[[str], None]
+    seconds: float
 
     def __init__(self, hosted: Hosted, on_reload: Callable[[str], None], seconds: float = POLL_SECONDS) -> None:
         self.hosted, self.on_reload, self.seconds = hosted, on_reload, seconds

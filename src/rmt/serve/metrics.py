@@ -17,8 +17,8 @@ class Metrics:
     """
 
     def __init__(self, paths: tuple[str, ...]) -> None:
-        self.paths = frozenset(paths)
-        self.registry = CollectorRegistry()
+        self.paths: frozenset[str] = frozenset(paths)
+        self.registry: CollectorRegistry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         where: dict[str, Any] = {"registry": self.registry}
         self._requests = Counter("rmt_requests", "Requests by path and status.", ["path", "status"], **where)

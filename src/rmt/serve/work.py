@@ -28,6 +28,9 @@ from rmt.terminal import complain
 class Pixels:
     """The pixels of decoded images: one that would exceed the limit waits until others are done."""
 
+    limit: int
+    used: int
+
     def __init__(self, limit: int) -> None:
         self.limit, self.used = limit, 0
         self._changed = threading.Condition()
@@ -61,13 +64,19 @@ class Work:
         on_batch: see `Batcher`.
     """
 
+    hosted: Hosted
+    limits: Limits
+    accepted: int
+
     def __init__(self, hosted: Hosted, limits: Limits, on_batch: Callable[[int, float], None]) -> None:
         self.hosted, self.limits = hosted, limits
         self.accepted = 0  # images that are not answered yet; changed by the event loop alone
-        self.pixels = Pixels(limits.pixels)
+        self.pixels: Pixels = Pixels(limits.pixels)
         self._decoders = ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 1)), thread_name_prefix="rmt-decode")
         self._finishers = ThreadPoolExecutor(2, thread_name_prefix="rmt-finish")
-        self.batcher = Batcher(_run, lambda: _together(hosted.predictor, limits.max_batch), limits.max_wait, on_batch)
+        self.batcher: Batcher = Batcher(
+            _run, lambda: _together(hosted.predictor, limits.max_batch), limits.max_wait, on_batch
+        )
 
     async def answers(self, images: list[bytes], job: Job) -> list[Any]:
         """Returns for each image its answer, or the BadImage of one that cannot be used.

@@ -36,14 +36,14 @@ __all__ = [
 ]
 
 
-def task_named(name: str) -> Task:
+def task_named(name: str) -> Task[Any, Any, Any]:
     """Returns the task of that name, importing its package on first use. Raises RMTError when there is none."""
     if name not in TASKS:
         raise RMTError(f"no such task: {name!r}; there are {', '.join(TASKS)}")
     return importlib.import_module(TASKS[name]).TASK
 
 
-def task_of_checkpoint(path: str | Path) -> tuple[str, Task]:
+def task_of_checkpoint(path: str | Path) -> tuple[str, Task[Any, Any, Any]]:
     """Returns the name and the task of a model file or run folder."""
     name = read_metadata(path)["task"]
     return name, task_named(name)

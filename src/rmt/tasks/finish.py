@@ -14,7 +14,7 @@ from rmt.training.task import FinishedRun
 
 
 def finish(
-    module: TrainingModule,
+    module: TrainingModule[Any, Any],
     run: FinishedRun,
     *,
     evaluators: Mapping[str, Evaluator] | None = None,

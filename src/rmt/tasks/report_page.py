@@ -49,12 +49,17 @@ class ReportPage:
         rows: a subfigure for each of `heights`.
     """
 
+    module: TrainingModule[Any, Any]
+    run: FinishedRun
+    metrics: dict[str, Any]
+    rows: list[Any]
+
     def __init__(
-        self, module: TrainingModule, run: FinishedRun, metrics: dict[str, Any], heights: Sequence[float]
+        self, module: TrainingModule[Any, Any], run: FinishedRun, metrics: dict[str, Any], heights: Sequence[float]
     ) -> None:
         self.module, self.run, self.metrics = module, run, metrics
         heights = [_TITLE_HEIGHT, _CURVES_HEIGHT, *heights]
-        self.figure = Figure(figsize=(_WIDTH, sum(heights)), facecolor="white", layout="constrained")
+        self.figure: Figure = Figure(figsize=(_WIDTH, sum(heights)), facecolor="white", layout="constrained")
         self.figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)  # type: ignore[union-attr, call-arg]
         parts: Any = self.figure.subfigures(len(heights), 1, height_ratios=heights)
         self._title, self._curves, *self.rows = parts

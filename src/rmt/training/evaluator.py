@@ -61,6 +61,8 @@ class Evaluator(nn.Module, ABC):
         unreadable: name and reason of each image that this process could not read.
     """
 
+    num_read: int
+
     def __init__(self, num_images: int) -> None:
         super().__init__()
         self.num_images = num_images

@@ -25,7 +25,7 @@ LENGTH_FIELDS = {"epochs", "iterations", "restart_update", "restart_lr", "early_
 def extend(
     recipe: Any,
     data: Any,
-    task: Task,
+    task: Task[Any, Any, Any],
     state: dict[str, Any] | None,
     minutes: float,
     device: torch.device,

@@ -72,7 +72,7 @@ def _line(points: Sequence[tuple[float, float]], x: float) -> float:
     return seconds + min(max(slope, 0.0), proportional) * (x - near)
 
 
-def measure(module: TrainingModule, device: torch.device, clock: Clock) -> Timing:
+def measure(module: TrainingModule[Any, Any], device: torch.device, clock: Clock) -> Timing:
     """Trains a few steps with `module`, whose learning rate is set to 0, and evaluates a few images with it.
 
     With several processes all must call it, and the slowest one counts. Nothing is exchanged between them otherwise.
@@ -90,7 +90,7 @@ def measure(module: TrainingModule, device: torch.device, clock: Clock) -> Timin
 
 
 def _training_step(
-    module: TrainingModule, device: torch.device, clock: Clock, shard: dict[str, int]
+    module: TrainingModule[Any, Any], device: torch.device, clock: Clock, shard: dict[str, int]
 ) -> tuple[float, float]:
     """`step` and `decoding` of `Timing`."""
     recipe = module.recipe
@@ -117,7 +117,9 @@ def _training_step(
 
 
 @torch.no_grad()  # not inference mode: what the network caches in its first pass is for training, too
-def _evaluated_image(module: TrainingModule, device: torch.device, clock: Clock, shard: dict[str, int]) -> float:
+def _evaluated_image(
+    module: TrainingModule[Any, Any], device: torch.device, clock: Clock, shard: dict[str, int]
+) -> float:
     networks = module.networks()
     for network in networks.values():
         network.eval()

@@ -85,6 +85,10 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
         data: the opened data.
     """
 
+    model: nn.Module
+    progress: Progress
+    started: bool
+
     metric_columns: MetricColumns  # of the class, or set by __init__
 
     def __init__(self, model: nn.Module, recipe: RecipeT, data: DataT) -> None:
@@ -97,16 +101,16 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
             self.ema.requires_grad_(False)
         self.recipe = recipe
         self.data = data
-        self.preprocessing = data.preprocessing(recipe)
-        self.batches_per_epoch = data.batches_per_epoch(recipe)
-        self.lr = peak_lr(recipe)
+        self.preprocessing: dict[str, Any] = data.preprocessing(recipe)
+        self.batches_per_epoch: int = data.batches_per_epoch(recipe)
+        self.lr: float = peak_lr(recipe)
         self.progress = Progress()
         self.print_line: Callable[[str], None] = print
         self.started = False  # whether the Trainer has restored the checkpoint, if any
         self._has_gradients = False  # whether a batch of the current update gave gradients
         self._train_loader: BatchLoader | None = None
         self._val_loader: BatchLoader | None = None
-        self.evaluators = nn.ModuleDict({kind: self.build_evaluator() for kind in self.networks()})
+        self.evaluators: nn.ModuleDict = nn.ModuleDict({kind: self.build_evaluator() for kind in self.networks()})
 
     @abstractmethod
     def batch_loss(self, batch: dict[str, Any]) -> Tensor:

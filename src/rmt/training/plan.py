@@ -43,7 +43,7 @@ class Outline:
         fits: whether it ends in time and sees as many images as the candidate needs.
     """
 
-    candidate: Candidate
+    candidate: Candidate[Any]
     timing: Timing
     recipe: Recipe
     updates: int
@@ -65,7 +65,7 @@ class Outline:
         return -(-(self.start + self.end + image * self.candidate.images / (1 - EVALUATION_SHARE)) // 60)
 
 
-def needs_plan(recipe: Recipe, task: Task) -> bool:
+def needs_plan(recipe: Recipe, task: Task[Any, Any, Any]) -> bool:
     """Whether the recipe asks for a plan by time and leaves open something that the plan chooses."""
     return bool(recipe.minutes and task.planning and any(map(recipe.is_open, task.planning.fields)))
 
@@ -82,8 +82,17 @@ class Planner:
         clock: seconds, `time.monotonic` but in tests.
     """
 
+    recipe: Recipe
+    data: Any
+    task: Task[Any, Any, Any]
+    planning: Planning[Any, Any]
+    device: torch.device
+    started: float
+    clock: Clock
+    build_seconds: float
+
     def __init__(
-        self, recipe: Recipe, data: Any, task: Task, device: torch.device, started: float, clock: Clock
+        self, recipe: Recipe, data: Any, task: Task[Any, Any, Any], device: torch.device, started: float, clock: Clock
     ) -> None:
         self.recipe, self.data, self.task, self.device = recipe, data, task, device
         self.started, self.clock = started, clock
@@ -117,10 +126,10 @@ class Planner:
         return chosen.recipe
 
     @staticmethod
-    def _with_network(candidate: Candidate) -> Candidate:
+    def _with_network(candidate: Candidate[Any]) -> Candidate[Any]:
         return replace(candidate, recipe=resolve_ema_decay(resolve_network(candidate.recipe)))
 
-    def _measure(self, candidate: Candidate) -> Measured:
+    def _measure(self, candidate: Candidate[Any]) -> Measured:
         updates = max(candidate.images // effective_batch(candidate.recipe), 1) if candidate.images else 1
         recipe = self._resolved(candidate, updates, 1)
         began = self.clock()
@@ -128,7 +137,7 @@ class Planner:
         self.build_seconds = max(self.clock() - began, BUILD_SECONDS)
         return Measured(candidate.work, recipe.batch_size, measure(module, self.device, self.clock))
 
-    def _outlines(self, candidates: Sequence[Candidate], measured: dict[int, Measured]) -> list[Outline]:
+    def _outlines(self, candidates: Sequence[Candidate[Any]], measured: dict[int, Measured]) -> list[Outline]:
         elapsed = processes.broadcast_from_main(lambda: self.clock() - self.started)
         known = list(measured.values())
         outlines = []
@@ -140,7 +149,7 @@ class Planner:
             outlines.append(self._outline(candidate, timing, elapsed))
         return outlines
 
-    def _outline(self, candidate: Candidate, timing: Timing, elapsed: float) -> Outline:
+    def _outline(self, candidate: Candidate[Any], timing: Timing, elapsed: float) -> Outline:
         budget = 60 * self.recipe.minutes
         recipe = candidate.recipe
         start = elapsed + self.build_seconds + decoding_seconds(timing, recipe, self.data)
@@ -157,7 +166,7 @@ class Planner:
         fits = sum(parts.values()) <= budget and updates * effective_batch(recipe) >= candidate.images
         return Outline(candidate, timing, recipe, updates, evaluations, **parts, fits=fits)
 
-    def _resolved(self, candidate: Candidate, updates: int, evaluations: int) -> Any:
+    def _resolved(self, candidate: Candidate[Any], updates: int, evaluations: int) -> Any:
         recipe = self.planning.set_length(candidate.recipe, self.data, updates, evaluations)
         return self.task.resolve(recipe, self.data)
 
@@ -174,7 +183,7 @@ class Planner:
             )
 
 
-def evaluation_seconds(timing: Timing, recipe: Recipe, data: Any, planning: Planning) -> tuple[float, float]:
+def evaluation_seconds(timing: Timing, recipe: Recipe, data: Any, planning: Planning[Any, Any]) -> tuple[float, float]:
     """Seconds of an evaluation during training, and of what follows the last one, files and report included."""
     networks = 2 if recipe.ema_decay else 1
     evaluation = timing.image * len(data.val) / world_size(recipe) + SAVE_SECONDS

@@ -28,10 +28,12 @@ class StepProfile(Callback):
     which makes a step a little slower.
     """
 
+    steps: int
+
     def __init__(self, print_line: Callable[[str], None]) -> None:
         self.print_line = print_line
         self.steps = 0
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self._at = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -31,7 +31,7 @@ class Recorder(Callback):
         self._since = 0.0
         self._lr = 0.0  # of the last update; at its end the schedule has already set the next one
 
-    def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: Trainer, pl_module: TrainingModule[Any, Any]) -> None:  # type: ignore[override]
         updates = trainer.num_training_batches // trainer.accumulate_grad_batches
         self._row_every = max(1, updates // ROWS_PER_EPOCH)
         # A run that stopped early and was killed before its report only needs the report.
@@ -41,12 +41,12 @@ class Recorder(Callback):
         self._since = time.monotonic()
 
     def on_before_optimizer_step(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: TrainingModule, optimizer: torch.optim.Optimizer
+        self, trainer: Trainer, pl_module: TrainingModule[Any, Any], optimizer: torch.optim.Optimizer
     ) -> None:
         self._lr = _highest_rate(optimizer)
 
     def on_train_batch_end(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: dict[str, Any], batch_idx: int
+        self, trainer: Trainer, pl_module: TrainingModule[Any, Any], outputs: Any, batch: dict[str, Any], batch_idx: int
     ) -> None:
         now = time.monotonic()
         progress = pl_module.progress
@@ -66,10 +66,10 @@ class Recorder(Callback):
                 seconds=round(progress.seconds, 3),
             )
 
-    def on_validation_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
+    def on_validation_start(self, trainer: Trainer, pl_module: TrainingModule[Any, Any]) -> None:  # type: ignore[override]
         self.display.evaluating()
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: TrainingModule[Any, Any]) -> None:  # type: ignore[override]
         progress, epoch = pl_module.progress, trainer.current_epoch + 1
         scores = progress.val = pl_module.compute_metrics()
         loss, lr, images_per_s = progress.loss, self._lr, progress.images_per_s

@@ -23,7 +23,7 @@ from rmt.training.task import FinishedRun
 _MOST_LETTERS = 60  # of a cell of a table
 
 
-def final_networks(module: TrainingModule, run: FinishedRun) -> dict[str, nn.Module]:
+def final_networks(module: TrainingModule[Any, Any], run: FinishedRun) -> dict[str, nn.Module]:
     """Returns `networks()` with the weights of the last epoch, and "best" with those of `best.safetensors`."""
     best = deepcopy(module.model)
     best.load_state_dict(load_file(run.folder.best))
@@ -31,7 +31,7 @@ def final_networks(module: TrainingModule, run: FinishedRun) -> dict[str, nn.Mod
 
 
 def common_metrics(
-    module: TrainingModule,
+    module: TrainingModule[Any, Any],
     run: FinishedRun,
     results: dict[str, dict[str, float]],
     *,
@@ -89,7 +89,7 @@ def common_metrics(
     }
 
 
-def write(module: TrainingModule, run: FinishedRun, metrics: dict[str, Any], best: nn.Module) -> None:
+def write(module: TrainingModule[Any, Any], run: FinishedRun, metrics: dict[str, Any], best: nn.Module) -> None:
     """Writes `metrics.json`, and the weight files once more, now with their final scores."""
     last = metrics["last"]
     for kind, network in module.networks().items():

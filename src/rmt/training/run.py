@@ -62,7 +62,7 @@ class TrainResult:
     metrics: dict[str, Any]
 
 
-def train(recipe: Recipe, task: Task, *, started: float | None = None) -> TrainResult:
+def train(recipe: Recipe, task: Task[Any, Any, Any], *, started: float | None = None) -> TrainResult:
     """Trains as the recipe says, in a new run folder. See `rmt.train`."""
     started = time.monotonic() if started is None else started
     validate(recipe)
@@ -77,7 +77,7 @@ def train(recipe: Recipe, task: Task, *, started: float | None = None) -> TrainR
 
 def resume(
     folder: RunFolder,
-    task: Task,
+    task: Task[Any, Any, Any],
     recipe: Recipe | None = None,
     *,
     accept_changes: bool = False,
@@ -140,7 +140,7 @@ def resume(
 def _fit(
     recipe: Recipe,
     machine: Machine,
-    task: Task,
+    task: Task[Any, Any, Any],
     console: Console,
     folder: RunFolder | None = None,
     state: dict[str, Any] | None = None,
@@ -149,7 +149,7 @@ def _fit(
     started: float,
     minutes: float = 0.0,
     accept_changes: bool = False,
-) -> tuple[TrainingModule, FinishedRun]:
+) -> tuple[TrainingModule[Any, Any], FinishedRun]:
     """Resolves the recipe, builds everything and trains; in every process.
 
     Args:
@@ -242,7 +242,7 @@ def _fit(
     return module, FinishedRun(folder, history, files, machine.torch_device, recipe.precision, console)
 
 
-def _train(trainer: Trainer, module: TrainingModule, state: Path | None) -> None:
+def _train(trainer: Trainer, module: TrainingModule[Any, Any], state: Path | None) -> None:
     """Runs the Trainer, from a checkpoint if there is one. Raises RMTError for one that does not fit the run."""
     try:
         trainer.fit(module, ckpt_path=None if state is None else str(state), weights_only=True)
@@ -252,7 +252,7 @@ def _train(trainer: Trainer, module: TrainingModule, state: Path | None) -> None
         raise RMTError(f"{state} does not fit the run: {' '.join(str(error).split())[:200]}") from error
 
 
-def _finish(module: TrainingModule, run: FinishedRun, task: Task) -> TrainResult:
+def _finish(module: TrainingModule[Any, Any], run: FinishedRun, task: Task[Any, Any, Any]) -> TrainResult:
     """Evaluates and reports, in the main process alone, so that every image is counted once."""
     metrics = task.finish(module, run)
     log_to(run.console, "\n".join(task.summary(metrics, run.folder)))
@@ -271,7 +271,7 @@ def _console() -> Console:
     return Console(highlight=False, soft_wrap=True, quiet=not processes.is_main_process())
 
 
-def _introduction(module: TrainingModule, folder: RunFolder) -> list[str]:
+def _introduction(module: TrainingModule[Any, Any], folder: RunFolder) -> list[str]:
     """Returns a line with network, image size, device and folder, and the task's own lines."""
     recipe, (short, long) = module.recipe, module.preprocessing["size"]
     parameters = sum(p.numel() for p in module.model.parameters()) / 1e6

@@ -52,16 +52,16 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.recipe = path / "recipe.json"
-        self.metrics_csv = path / "metrics.csv"
-        self.metrics_json = path / "metrics.json"
-        self.report = path / "report.png"
-        self.report_json = path / "report.json"
-        self.data = path / "data.jsonl.gz"
-        self.state = path / "last.ckpt"
-        self.last = path / "last.safetensors"
-        self.last_ema = path / "last-ema.safetensors"
-        self.best = path / "best.safetensors"
+        self.recipe: Path = path / "recipe.json"
+        self.metrics_csv: Path = path / "metrics.csv"
+        self.metrics_json: Path = path / "metrics.json"
+        self.report: Path = path / "report.png"
+        self.report_json: Path = path / "report.json"
+        self.data: Path = path / "data.jsonl.gz"
+        self.state: Path = path / "last.ckpt"
+        self.last: Path = path / "last.safetensors"
+        self.last_ema: Path = path / "last-ema.safetensors"
+        self.best: Path = path / "best.safetensors"
 
     @staticmethod
     def require_empty(recipe: Recipe) -> None:

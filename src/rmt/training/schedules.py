@@ -5,6 +5,7 @@ Detection and segmentation multiply factors of the peak rate: `poly(…) * warm_
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from timm.scheduler import CosineLRScheduler
@@ -37,10 +38,10 @@ def restarted(update: int, start: int, total: int, lr: float, end: float) -> flo
 class StatelessSchedule:
     """A schedule without state: the recipe and the number of updates determine the learning rate."""
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {}
 
-    def load_state_dict(self, state_dict: dict) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         pass
 
 
@@ -50,7 +51,7 @@ class UpdateSchedule(StatelessSchedule):
     def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]) -> None:
         self.optimizer = optimizer
         self.factor = factor
-        self.peaks = [group["lr"] for group in optimizer.param_groups]
+        self.peaks: list[float] = [group["lr"] for group in optimizer.param_groups]
         self.step_update(0)
 
     def step_update(self, update: int) -> None:

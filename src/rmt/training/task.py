@@ -17,7 +17,7 @@ from rmt.training.module import DataT, RecipeT, TrainingModule
 from rmt.training.run_folder import RunFolder
 
 Log = Callable[[str], None]
-ModuleT = TypeVar("ModuleT", bound=TrainingModule)
+ModuleT = TypeVar("ModuleT", bound="TrainingModule[Any, Any]")
 
 
 @dataclass(frozen=True)

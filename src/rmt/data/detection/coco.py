@@ -35,6 +35,10 @@ class CocoFiles:
     """A layout (see `layouts`) of COCO-format files: `splits` has the annotation file of each split, and `locate`
     returns (image folder, annotation file). `boxes` is the form of the boxes, see `conventions.read_boxes`."""
 
+    name: str
+    splits: Mapping[Split, str]
+    locate: Callable[[Split], tuple[Path, Path]]
+
     def __init__(self, name: str, splits: Mapping[Split, str], locate: Callable[[Split], tuple[Path, Path]]):
         self.name, self.splits, self.locate = name, splits, locate
         self.boxes = "auto"

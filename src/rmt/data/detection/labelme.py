@@ -44,9 +44,12 @@ class LabelmeFolder:
 
     name = "labelme"
 
+    root: Path
+    folders: dict[Split, Path]
+
     def __init__(self, root: Path, folders: dict[Split, Path]):
         self.root, self.folders = root, folders
-        self.splits = {split: str(folder) for split, folder in folders.items()}
+        self.splits: dict[Split, str] = {split: str(folder) for split, folder in folders.items()}
         self._names = FileNames(root)
 
     @property

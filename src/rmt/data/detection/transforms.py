@@ -37,6 +37,9 @@ class RandomSidesCrop(v2.Transform):
     A side shorter than that is not cropped. The image may lose all its objects.
     """
 
+    smallest: int
+    largest: int
+
     def __init__(self, smallest: int, largest: int):
         super().__init__()
         self.smallest, self.largest = smallest, largest
@@ -63,6 +66,9 @@ class ScaleJitter(v2.Transform):
 
     An image that has become smaller is not padded; the image may lose all its objects.
     """
+
+    smallest: float
+    largest: float
 
     def __init__(self, smallest: float, largest: float):
         super().__init__()

@@ -65,6 +65,11 @@ class VocFolder:
 
     name = "VOC"
 
+    root: Path
+    parts: dict[Split, Part]
+    lists: dict[Split, Path]
+    splits: dict[Split, str]
+
     def __init__(self, root: Path, parts: dict[Split, Part], lists: dict[Split, Path]):
         self.root, self.parts, self.lists = root, parts, lists
         if lists:

@@ -35,6 +35,11 @@ class YoloFolder:
 
     name = "YOLO"
 
+    root: Path
+    places: dict[Split, list[Path]]
+    names: dict[int, str]
+    names_from: Path | None
+
     def __init__(self, root: Path, places: dict[Split, list[Path]], names: dict[int, str], names_from: Path | None):
         self.root, self.places, self.names, self.names_from = root, places, names, names_from
         self.splits: dict[Split, str] = {split: ", ".join(map(str, paths)) for split, paths in places.items()}

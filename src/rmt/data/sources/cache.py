@@ -40,17 +40,20 @@ class ShardCache:
         RMTError: a shard is missing, or the cache cannot be written.
     """
 
+    shards: tuple[Shard, ...]
+    labelled: bool
+
     def __init__(
         self, shards: Sequence[Shard], *, limited: bool = False, room: int | None = None, labelled: bool = True
     ):
         self.shards, self.labelled = tuple(shards), labelled
-        self.sizes = [size_of(shard) for shard in shards]
+        self.sizes: list[int] = [size_of(shard) for shard in shards]
         identity = hashlib.sha256("\n".join(map(_identity, shards)).encode()).hexdigest()[:20]
-        self.folder = cache_folder() / "shards" / identity
+        self.folder: Path = cache_folder() / "shards" / identity
         with _cache_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             used = sum(file.stat().st_size for file in self.folder.glob("*.arrow"))
-            self.room = (room or (shutil.disk_usage(self.folder).free + used) // 2) if limited else None
+            self.room: int | None = (room or (shutil.disk_usage(self.folder).free + used) // 2) if limited else None
         self._start()
 
     def _start(self) -> None:

@@ -31,7 +31,7 @@ class FolderSet:
         self.root = root
         skipped: Counter[str] = Counter()
         folders = class_folders(root, skipped)
-        self.classes = tuple(valid_name(name) for name in folders)
+        self.classes: tuple[str, ...] = tuple(valid_name(name) for name in folders)
         if len(set(self.classes)) < len(self.classes):  # one of them has the escape of another's byte in its name
             twice = sorted(name for name in set(self.classes) if self.classes.count(name) > 1)
             raise RMTError(f"{root}: class folders that are shown by the same name, rename one: {preview(twice)}")
@@ -41,10 +41,10 @@ class FolderSet:
             raise RMTError(f"{root}: only one class folder ({self.classes[0]}); a classifier needs two or more{hint}")
         prefix = os.path.join(os.fsencode(root), b"")
         files = [sorted(_image_files(prefix + os.fsencode(name), skipped)) for name in folders]
-        self.skipped = dict(skipped)
+        self.skipped: dict[str, int] = dict(skipped)
         if empty := [name for name, found in zip(self.classes, files, strict=True) if not found]:
             raise RMTError(f"{root}: no image in the class folder {preview(empty)}; remove the folder or fill it")
-        self.labels = np.repeat(np.arange(len(files), dtype=np.int64), [len(found) for found in files])
+        self.labels: np.ndarray = np.repeat(np.arange(len(files), dtype=np.int64), [len(found) for found in files])
         # One array instead of a million strings: forked workers share it, because it has no reference counts inside.
         self._paths = np.array([path.removeprefix(prefix) for found in files for path in found])
 

@@ -28,11 +28,13 @@ from rmt.errors import RMTError
 class ShardRows:
     """The images of the rows of a cache, in the order of its shards, with or without labels."""
 
+    shards: tuple[Shard, ...]
+
     def __init__(self, cache: ShardCache):
         self.shards, self._cache = cache.shards, cache
         with ThreadPoolExecutor(8) as pool:
             self._tables = list(pool.map(cache.labels, range(len(self.shards))))
-        self.ends = np.cumsum([len(table) for table in self._tables], dtype=np.int64)
+        self.ends: np.ndarray = np.cumsum([len(table) for table in self._tables], dtype=np.int64)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_tables"}
@@ -102,11 +104,13 @@ class ShardSet(ShardRows):
             if nulls := table["label"].null_count:
                 raise RMTError(f"{shard}: {nulls:,} rows have no label")
         self._sizes = [size_on_disk(s) if isinstance(s, Path) else str(s.size) for s in self.shards]
-        self.labels = np.concatenate(
+        self.labels: np.ndarray = np.concatenate(
             [np.empty(0, np.int64), *(np.from_dlpack(chunk) for table in tables for chunk in table["label"].chunks)]
         )
         where = str(shards[0]) if len(shards) == 1 else str(shards[0]).rpartition("/")[0]
-        self.classes = checked_classes(self.labels, class_names(shards[0], tables[0].schema.metadata), where)
+        self.classes: tuple[str, ...] = checked_classes(
+            self.labels, class_names(shards[0], tables[0].schema.metadata), where
+        )
 
     @property
     def order(self) -> ShardOrder | None:

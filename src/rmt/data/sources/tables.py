@@ -44,7 +44,7 @@ class TableSet:
         files = _image_files(path.parent)
         file_column = _file_column(path, heading, rows, files)
         label_column = _label_column(path, heading, rows, file_column)
-        self.columns = heading[file_column], heading[label_column]
+        self.columns: tuple[str, str] = heading[file_column], heading[label_column]
         self.skipped: dict[str, int] = {}
         kept: dict[str, str] = {}  # file -> label
         for row in rows:
@@ -64,9 +64,9 @@ class TableSet:
         if not 2 <= len(names) <= MAX_CLASSES:
             what = f"{len(names):,} different values in the column {self.columns[1]!r}"
             raise RMTError(f"{path}: {what}, where a classifier needs 2 to {MAX_CLASSES:,} classes")
-        self.classes = tuple(names)
+        self.classes: tuple[str, ...] = tuple(names)
         label_of = {name: number for number, name in enumerate(names)}
-        self.labels = np.array([label_of[label] for label in kept.values()], dtype=np.int64)
+        self.labels: np.ndarray = np.array([label_of[label] for label in kept.values()], dtype=np.int64)
         self._paths = np.array([os.fsencode(name) for name in kept])
 
     def __len__(self) -> int:

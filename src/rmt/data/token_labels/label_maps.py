@@ -191,8 +191,8 @@ class LabelMaps:
     """
 
     def __init__(self, folder: str | Path, image_set: ImageSet, *, verify: bool = True):
-        self.folder = Path(folder).expanduser()
-        self.spec = LabelMapSpec.read(self.folder)
+        self.folder: Path = Path(folder).expanduser()
+        self.spec: LabelMapSpec = LabelMapSpec.read(self.folder)
         root, self._indices = root_of(image_set)
         if self.spec.num_classes != len(root.classes):
             raise RMTError(
@@ -207,7 +207,7 @@ class LabelMaps:
             for number in range(self.spec.files):
                 read_map_file(self.folder / self.spec.file_name(number), self.spec, number)
         self._open: dict[int, Any] = {}
-        self.available = self._map_exists()[self._indices]
+        self.available: np.ndarray = self._map_exists()[self._indices]
         """bool (N,): which of the images have a map."""
 
     def __getstate__(self) -> dict[str, Any]:

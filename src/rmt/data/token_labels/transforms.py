@@ -36,8 +36,10 @@ class TokenLabelTransform:
         ValueError: `transform` has a step that a label map cannot follow (padding, vertical flips, AugMix).
     """
 
+    flip_probability: float
+
     def __init__(self, transform: ImageTransform, maps: LabelMaps, *, swap_axes: bool = False):
-        self.size = transform.size
+        self.size: tuple[int, int] = transform.size
         self.maps = maps
         self.flip_probability = 0.0
         self.augment: list[RandAugment | AutoAugment] = []

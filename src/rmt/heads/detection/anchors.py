@@ -28,8 +28,8 @@ class AnchorGenerator(tv_anchors.AnchorGenerator):
     ) -> None:
         sizes = tuple(tuple(scale * stride for scale in scales) for stride in strides)
         super().__init__(sizes, (tuple(ratios),) * len(strides))
-        self.strides = list(strides)
-        self.base_anchors = [_base_anchors(level, ratios, rounded) for level in sizes]
+        self.strides: list[int] = list(strides)
+        self.base_anchors: list[Tensor] = [_base_anchors(level, ratios, rounded) for level in sizes]
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """Return the anchors (Σ hᵢ·wᵢ·A, 4) of feature maps (B, C, hᵢ, wᵢ), B times the same tensor.
@@ -37,7 +37,7 @@ class AnchorGenerator(tv_anchors.AnchorGenerator):
         They are x1 y1 x2 y2 in pixels, in float32 or higher precision: bfloat16 cannot represent every pixel past 256.
         """
         dtype = torch.promote_types(feature_maps[0].dtype, torch.float32)
-        self.cell_anchors = [anchors.to(feature_maps[0].device, dtype) for anchors in self.base_anchors]
+        self.cell_anchors: list[Tensor] = [anchors.to(feature_maps[0].device, dtype) for anchors in self.base_anchors]
         grid_sizes = [list(m.shape[-2:]) for m in feature_maps]
         anchors = torch.cat(self.grid_anchors(grid_sizes, [[s, s] for s in self.strides]))
         return [anchors for _ in image_list.image_sizes]

@@ -38,8 +38,8 @@ class BoxHead(nn.Module):
         )
         channels = o.box_conv_width if o.box_convs else o.fpn_channels
         width = o.box_fc_width if o.box_fcs else channels * ROI_SIZE**2
-        self.classify = nn.Linear(width, num_classes + 1)
-        self.regress = nn.Linear(width, num_classes * 4)
+        self.classify: nn.Linear = nn.Linear(width, num_classes + 1)
+        self.regress: nn.Linear = nn.Linear(width, num_classes * 4)
         for module in self.shared.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -24,7 +24,7 @@ class BackboneWithFPN(nn.Module):
         self.pyramid = pyramid
         self.fpn = tv.FeaturePyramidNetwork(pyramid.channels, out_channels, extra_blocks)
         self.out_channels = out_channels
-        self.strides = pyramid.strides + [pyramid.strides[-1] * 2 ** (i + 1) for i in range(extra_levels)]
+        self.strides: list[int] = pyramid.strides + [pyramid.strides[-1] * 2 ** (i + 1) for i in range(extra_levels)]
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         return self.fpn(OrderedDict((str(i), m) for i, m in enumerate(self.pyramid(x))))
@@ -45,7 +45,7 @@ class LastLevelP6P7(tv.LastLevelP6P7):
 
     def __init__(self, in_channels: int, out_channels: int, *, source: str = "c5", relu: bool = False) -> None:
         super().__init__(in_channels if source == "c5" else out_channels, out_channels)
-        self.use_P5 = source == "p5"
+        self.use_P5: bool = source == "p5"
         self.relu = relu
 
     def forward(self, p: list[Tensor], c: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:

@@ -28,8 +28,8 @@ class MaskRCNN(Detector, GeneralizedRCNN):
         roi_heads = RoIHeads(backbone.strides[:ROI_LEVELS], num_classes, o)
         super().__init__(backbone, rpn, roi_heads, DetectionTransform(o.image_mean, o.image_std, o.size_divisor))
         self.num_classes = num_classes
-        self.mask_threshold = o.mask_threshold
-        self.options = options
+        self.mask_threshold: float | None = o.mask_threshold
+        self.options: MaskRCNNOptions = options
 
     def class_logits(self, images: list[Tensor], box: Tensor, label: int) -> Tensor:
         """The logit of one class for one box in each image, (B,), differentiable: images as in `forward`, box (4,).

@@ -34,15 +34,20 @@ class RetinaNetHead(nn.Module):
         options: channels C, number of convolutions, normalisation of the losses.
     """
 
+    num_anchors: int
+    num_classes: int
+    classification: nn.Sequential
+    regression: nn.Sequential
+
     def __init__(self, num_anchors: int, num_classes: int, options: RetinaNetOptions) -> None:
         super().__init__()
         channels = options.fpn_channels
         self.num_anchors, self.num_classes = num_anchors, num_classes
-        self.normalise_by = options.normalise_by
+        self.normalise_by: str = options.normalise_by
         self.box_coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
         self.classification, self.regression = (_branch(channels, options.convs) for _ in range(2))
-        self.classify = nn.Conv2d(channels, num_anchors * num_classes, 3, padding=1)
-        self.regress = nn.Conv2d(channels, num_anchors * 4, 3, padding=1)
+        self.classify: nn.Conv2d = nn.Conv2d(channels, num_anchors * num_classes, 3, padding=1)
+        self.regress: nn.Conv2d = nn.Conv2d(channels, num_anchors * 4, 3, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
@@ -117,9 +122,9 @@ class RetinaNet(Detector, tv.RetinaNet):
             detections_per_img=o.detections,
             topk_candidates=o.candidates,
         )
-        self.transform = DetectionTransform(o.image_mean, o.image_std, o.size_divisor)
+        self.transform: DetectionTransform = DetectionTransform(o.image_mean, o.image_std, o.size_divisor)
         self.num_classes = num_classes
-        self.options = options
+        self.options: RetinaNetOptions = options
 
     def class_logits(self, images: list[Tensor], box: Tensor, label: int) -> Tensor:
         """The logit of one class at one box in each image, (B,), differentiable: images as in `forward`, box (4,).

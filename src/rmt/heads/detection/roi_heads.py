@@ -36,7 +36,7 @@ class MultiScaleRoIAlign(nn.Module):
     def __init__(self, output_size: int, strides: Sequence[int], *, aligned: bool, sampling_ratio: int) -> None:
         super().__init__()
         self.output_size = output_size
-        self.scales = [1 / stride for stride in strides]
+        self.scales: list[float] = [1 / stride for stride in strides]
         self.aligned = aligned
         self.sampling_ratio = sampling_ratio
         self.map_levels = LevelMapper(strides[0].bit_length() - 1, strides[-1].bit_length() - 1)
@@ -77,6 +77,9 @@ class RoIHeads(nn.Module):
         options: of pooling, heads, sampling and postprocessing.
     """
 
+    box_roi_pool: MultiScaleRoIAlign
+    mask_roi_pool: MultiScaleRoIAlign
+
     def __init__(self, strides: Sequence[int], num_classes: int, options: MaskRCNNOptions) -> None:
         super().__init__()
         o = options
@@ -86,11 +89,11 @@ class RoIHeads(nn.Module):
             MultiScaleRoIAlign(size, strides, aligned=o.aligned, sampling_ratio=o.sampling_ratio)
             for size in (ROI_SIZE, MASK_ROI_SIZE)
         )
-        self.box_heads = nn.ModuleList(BoxHead(num_classes, stds, o) for stds in o.box_stds)
-        self.mask_heads = nn.ModuleList(
+        self.box_heads: nn.ModuleList = nn.ModuleList(BoxHead(num_classes, stds, o) for stds in o.box_stds)
+        self.mask_heads: nn.ModuleList = nn.ModuleList(
             MaskHead(o.fpn_channels, num_classes, o.mask_convs, o.mask_width) for _ in o.stages if o.masks
         )
-        self.matchers = [Matcher(iou, iou, low_quality=o.low_quality) for iou in o.stages]
+        self.matchers: list[Matcher] = [Matcher(iou, iou, low_quality=o.low_quality) for iou in o.stages]
         self.sampler = BalancedPositiveNegativeSampler(o.rois_per_image, o.positive_fraction)
 
     def forward(

@@ -26,8 +26,8 @@ class RegionProposalNetwork(tv.RegionProposalNetwork):
         head = RPNHead(o.fpn_channels, anchor_generator.num_anchors_per_location()[0])
         pre, post = (dict(zip(("training", "testing"), n, strict=True)) for n in (o.pre_nms, o.post_nms))
         super().__init__(anchor_generator, head, 0.7, 0.3, o.rpn_batch, 0.5, pre, post, o.rpn_nms_threshold)
-        self.proposal_matcher = Matcher(0.7, 0.3, low_quality=0.3)
-        self.beta = o.rpn_beta
+        self.proposal_matcher: Matcher = Matcher(0.7, 0.3, low_quality=0.3)
+        self.beta: float = o.rpn_beta
 
     def compute_loss(
         self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]

@@ -39,7 +39,7 @@ class SemanticFPN(nn.Module):
     ) -> None:
         super().__init__()
         self.fpn = FeaturePyramidNetwork(in_channels, fpn_channels)
-        self.levels = nn.ModuleList()
+        self.levels: nn.ModuleList = nn.ModuleList()
         for i in range(len(in_channels)):
             layers: list[nn.Module] = []
             for j in range(max(1, i)):
@@ -47,8 +47,8 @@ class SemanticFPN(nn.Module):
                 if i > 0:
                     layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
             self.levels.append(nn.Sequential(*layers))
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.dropout: nn.Dropout2d = nn.Dropout2d(dropout)
+        self.classifier: nn.Conv2d = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps (B, Cᵢ, H/2^(i+2), W/2^(i+2)) to `[logits]`, (B, K, H/4, W/4)."""
@@ -67,7 +67,7 @@ class PyramidPooling(nn.Module):
     def __init__(self, in_channels: int, channels: int, bins: tuple[int, ...] = (1, 2, 3, 6)) -> None:
         super().__init__()
         self.bins = bins
-        self.branches = nn.ModuleList(Conv2dNormActivation(in_channels, channels, 1) for _ in bins)
+        self.branches: nn.ModuleList = nn.ModuleList(Conv2dNormActivation(in_channels, channels, 1) for _ in bins)
         self.bottleneck = Conv2dNormActivation(in_channels + len(bins) * channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,6 +111,8 @@ class UPerNet(nn.Module):
         aux_channels: channels of the auxiliary head, 0 for none.
     """
 
+    auxiliary: nn.Sequential | None
+
     def __init__(
         self,
         in_channels: list[int],
@@ -121,12 +123,14 @@ class UPerNet(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.pooling = PyramidPooling(in_channels[-1], channels)
-        self.laterals = nn.ModuleList(Conv2dNormActivation(c, channels, 1) for c in in_channels[:-1])
-        self.outputs = nn.ModuleList(Conv2dNormActivation(channels, channels, 3) for _ in in_channels[:-1])
+        self.pooling: PyramidPooling = PyramidPooling(in_channels[-1], channels)
+        self.laterals: nn.ModuleList = nn.ModuleList(Conv2dNormActivation(c, channels, 1) for c in in_channels[:-1])
+        self.outputs: nn.ModuleList = nn.ModuleList(
+            Conv2dNormActivation(channels, channels, 3) for _ in in_channels[:-1]
+        )
         self.fuse = Conv2dNormActivation(len(in_channels) * channels, channels, 3)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.dropout: nn.Dropout2d = nn.Dropout2d(dropout)
+        self.classifier: nn.Conv2d = nn.Conv2d(channels, num_classes, 1)
         self.auxiliary = None
         if aux_channels:
             self.auxiliary = nn.Sequential(

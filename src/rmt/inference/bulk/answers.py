@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from rmt.atomic import disk_errors_as_rmt_error, replace_file
 from rmt.errors import RMTError
-from rmt.inference.bulk.formats import FORMATS, NotWhole
+from rmt.inference.bulk.formats import FORMATS, Format, NotWhole
 from rmt.inference.bulk.rows import Rows
 from rmt.output_folder import create_folder
 
@@ -30,12 +30,16 @@ class AnswersFile:
             written.
     """
 
+    path: Path
+    model: str
+    rows: Rows
+
     def __init__(self, path: Path, model: str, rows: Rows) -> None:
         if path.is_dir():
             raise RMTError(f"--output {path} is a folder, not a file")
         self.path, self.model, self.rows = path, model, rows
-        self.format = FORMATS[path.suffix.lower()]
-        self.folder = path.with_name(path.name + PARTS)
+        self.format: Format = FORMATS[path.suffix.lower()]
+        self.folder: Path = path.with_name(path.name + PARTS)
         self.done: set[str] = set()
         """The images that have answers."""
         if path.exists():

@@ -59,7 +59,7 @@ class ClassRows(Rows):
     """The likeliest classes."""
 
     def __init__(self, most: int) -> None:
-        self.fields = [
+        self.fields: list[tuple[str, pa.DataType]] = [
             (
                 "predictions",
                 pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float32()), ("index", pa.int32())])),
@@ -67,7 +67,7 @@ class ClassRows(Rows):
         ]
 
         places = ["", *(f"_{place}" for place in range(2, most + 1))]
-        self.csv_columns = [name for place in places for name in (f"label{place}", f"probability{place}")]
+        self.csv_columns: list[str] = [name for place in places for name in (f"label{place}", f"probability{place}")]
 
     def values(self, output: list[Prediction]) -> dict[str, Any]:
         return {"predictions": [vars(prediction) for prediction in output]}
@@ -80,20 +80,28 @@ class ClassRows(Rows):
 class ObjectRows(Rows):
     """The objects of an image: `bbox` is left, top, width and height in pixels."""
 
+    classes: Sequence[str]
+    category_ids: Sequence[int | None]
+    threshold: float
+
     def __init__(
         self, classes: Sequence[str], category_ids: Sequence[int | None], masks: Masks, threshold: float
     ) -> None:
         self.classes, self.category_ids, self.masks, self.threshold = classes, category_ids, masks, threshold
         entry = [("label", pa.string()), ("category_id", pa.int32()), ("score", pa.float32())]
         entry.append(("bbox", pa.list_(pa.float32())))
-        self.csv_columns = ["width", "height", "label", "category_id", "score"]
+        self.csv_columns: list[str] = ["width", "height", "label", "category_id", "score"]
         self.csv_columns += ["left", "top", "box_width", "box_height"]
         if masks == "rle":
             entry.append(("segmentation", _RLE))
             self.csv_columns.append("segmentation")
         elif masks == "png":
             entry.append(("mask", pa.binary()))
-        self.fields = [("width", pa.int32()), ("height", pa.int32()), ("objects", pa.list_(pa.struct(entry)))]
+        self.fields: list[tuple[str, pa.DataType]] = [
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("objects", pa.list_(pa.struct(entry))),
+        ]
 
     def values(self, output: Detections) -> dict[str, Any]:
         height, width = output.size
@@ -125,14 +133,20 @@ class ObjectRows(Rows):
 class AreaRows(Rows):
     """The classes of an image's pixels: their shares, and their masks, or one picture of class indices."""
 
+    classes: tuple[str, ...]
+
     def __init__(self, classes: tuple[str, ...], masks: Masks) -> None:
         self.classes, self.masks = classes, masks
         entry = [("label", pa.string()), ("index", pa.int32()), ("share", pa.float32())]
-        self.csv_columns = ["width", "height", "label", "index", "share"]
+        self.csv_columns: list[str] = ["width", "height", "label", "index", "share"]
         if masks == "rle":
             entry.append(("segmentation", _RLE))
             self.csv_columns.append("segmentation")
-        self.fields = [("width", pa.int32()), ("height", pa.int32()), ("areas", pa.list_(pa.struct(entry)))]
+        self.fields: list[tuple[str, pa.DataType]] = [
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("areas", pa.list_(pa.struct(entry))),
+        ]
         if masks == "png":
             self.fields.append(("mask", pa.binary()))
 
@@ -164,10 +178,10 @@ class EmbeddingRows(Rows):
     """The embeddings (N, D) of some images."""
 
     def __init__(self, size: int, dtype: Literal["fp32", "fp16"]) -> None:
-        self.type = pa.float16() if dtype == "fp16" else pa.float32()
+        self.type: pa.DataType = pa.float16() if dtype == "fp16" else pa.float32()
         self.size = size
         self.csv_columns: list[str] = []
-        self.fields = [("embedding", pa.list_(self.type, size))]
+        self.fields: list[tuple[str, pa.DataType]] = [("embedding", pa.list_(self.type, size))]
 
     def table(self, names: Sequence[str], model: str, outputs: Sequence[Any]) -> pa.Table:
         values = np.stack(outputs) if len(outputs) else np.empty((0, self.size), self.type.to_pandas_dtype())

@@ -118,9 +118,13 @@ class Embedding(Work):
 class Worker:
     """A network that is loaded, and its work."""
 
+    work: Work
+    predictor: Predictor
+    rows: Rows
+
     def __init__(self, work: Work, predictor: Predictor, rows: Rows) -> None:
         self.work, self.predictor, self.rows = work, predictor, rows
-        self.model = work.model(predictor)
+        self.model: str = work.model(predictor)
 
     def run(self, collection: Collection, indices: np.ndarray) -> Iterator[Done]:
         """Yields the answers for some images, batch by batch, in order."""

@@ -23,7 +23,7 @@ class FigureFolder:
     """
 
     def __init__(self, output: Path | None, stems: Sequence[str]) -> None:
-        self.path = unused_path(FOLDER) if output is None else output
+        self.path: Path = unused_path(FOLDER) if output is None else output
         require_empty(self.path)
         self.stems = stems
 

@@ -1,6 +1,7 @@
 """Neighbourhood attention (NAT, arXiv 2204.07143): each query attends to the k × k tokens around it."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class NeighborhoodAttention(LocalAttention):
     `window_size` is odd. At the border the neighbourhood is moved inwards, as in NAT, not cut off.
     """
 
-    attention = staticmethod(neighborhood_attention)
+    attention: ClassVar[Callable[..., Tensor]] = staticmethod(neighborhood_attention)
 
     def __init__(self, dim: int, num_heads: int, *, window_size: int = 7, **options: Any) -> None:
         if window_size % 2 == 0:

@@ -6,6 +6,7 @@ token also sets its rotary phase e^{inθ}.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -124,7 +125,7 @@ class ParallelRetention(ManhattanSelfAttention):
         gate: RetNet's gate and its norm over each head.
     """
 
-    attend: Any = staticmethod(parallel_retention)
+    attend: Callable[..., Tensor] = staticmethod(parallel_retention)
 
     def __init__(self, dim: int, num_heads: int, **options: Any) -> None:
         super().__init__(dim, num_heads, **options | dict(decomposed=False))
@@ -133,13 +134,13 @@ class ParallelRetention(ManhattanSelfAttention):
 class BidirectionalRetention(ParallelRetention):
     """Retention with the decay γ^|n−m| between all tokens (Eq. 3); arguments as `ParallelRetention`."""
 
-    attend = staticmethod(bidirectional_retention)
+    attend: Callable[..., Tensor] = staticmethod(bidirectional_retention)
 
 
 class RecurrentRetention(ParallelRetention):
     """`ParallelRetention`, computed token by token: O(N) operations, but N steps one after another."""
 
-    attend = staticmethod(recurrent_retention)
+    attend: Callable[..., Tensor] = staticmethod(recurrent_retention)
 
 
 class ChunkwiseRetention(ParallelRetention):
@@ -149,11 +150,11 @@ class ChunkwiseRetention(ParallelRetention):
         window_size: side of the windows; chunks of 49 tokens with 7.
     """
 
-    window_size = 7
+    window_size: int = 7
 
     def __init__(self, dim: int, num_heads: int, *, window_size: int = 7, **options: Any) -> None:
         if not 1 <= window_size <= MAX_WINDOW:
             raise ValueError(f"window_size={window_size} does not lie in 1 to {MAX_WINDOW}")
         super().__init__(dim, num_heads, **options)
         self.window_size = window_size
-        self.attend = functools.partial(chunkwise_retention, window_size=window_size)
+        self.attend: Callable[..., Tensor] = functools.partial(chunkwise_retention, window_size=window_size)

@@ -1,7 +1,8 @@
 """Attention inside windows, as in Swin, without shift and decay; and the partition of a grid into windows."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -59,8 +60,8 @@ class LocalAttention(ManhattanSelfAttention):
         decay, gate: must be left at their defaults (or `decay="none"`).
     """
 
-    window_size = 7
-    attention: Any
+    window_size: int = 7
+    attention: ClassVar[Callable[..., Tensor]]
 
     def __init__(self, dim: int, num_heads: int, *, window_size: int = 7, **options: Any) -> None:
         name = type(self).__name__
@@ -72,10 +73,10 @@ class LocalAttention(ManhattanSelfAttention):
             raise ValueError(f"gate=True: {name} has a softmax, which a gate would replace; leave it out")
         super().__init__(dim, num_heads, **options | dict(decomposed=False, decay="none"))
         self.window_size = window_size
-        self.attend = functools.partial(type(self).attention, window_size=window_size)
+        self.attend: Callable[..., Tensor] = functools.partial(type(self).attention, window_size=window_size)
 
 
 class WindowAttention(LocalAttention):
     """Attention inside windows of window_size² tokens, without shift; see `LocalAttention` for the arguments."""
 
-    attention = staticmethod(window_attention)
+    attention: ClassVar[Callable[..., Tensor]] = staticmethod(window_attention)

@@ -12,6 +12,7 @@ No two programs add to the same number: results repeat bit for bit.
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,19 +113,24 @@ class Attention:
         launch: see `launch.py`.
     """
 
+    shape: torch.Size
+    device: torch.device
+    tables: tuple[Tensor, Tensor, Tensor]
+    radii: Tensor | None
+
     def __init__(
         self, q: Tensor, tables: Sequence[Tensor], radii: Tensor | None,
         half_split: bool, decay: bool, scale: float, launch: Launch = launch_eager,
     ) -> None:  # fmt: skip
         self.launch = launch
         # Whether the limits of registers apply that were found for such tensors.
-        self.limited = launch is not launch_traced and q.dtype.itemsize == 2 and q.shape[-1] <= WIDEST
+        self.limited: bool = launch is not launch_traced and q.dtype.itemsize == 2 and q.shape[-1] <= WIDEST
         self.shape, self.device = q.shape, q.device
         cos, sin, log_gamma = tables
         self.tables, self.radii = (cos.contiguous(), sin.contiguous(), log_gamma), radii
         exact = q.dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest"
         sizes = dict(CHANNELS=q.shape[-1], PAIRS=_padded(q.shape[-1]) // 2, PRECISION="ieee" if exact else "tf32")
-        self.options = sizes | dict(HALF_SPLIT=half_split, DECAY=decay, SCALE=scale)
+        self.options: dict[str, int | str | float] = sizes | dict(HALF_SPLIT=half_split, DECAY=decay, SCALE=scale)
 
     def is_long(self, along: str) -> bool:
         """Whether the lines of a pass are too long for `lines`, so that it reads rotated keys."""
@@ -189,15 +195,17 @@ class Attention:
         self.launch(long.backward_keys, grid, *tensors, *sizes, **options)
 
 
-def forward(launch: Launch, q: Tensor, k: Tensor, v: Tensor, cos, sin, log_gamma, radii, *options) -> Tensor:
+def forward(
+    launch: Launch, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, log_gamma: Tensor, radii: Tensor | None,
+    decomposed: bool, half_split: bool, decay: bool, scale: float,
+) -> Tensor:  # fmt: skip
     """Attention, (B, h, w, n, d).
 
     Args:
         cos, sin, log_gamma: of the prior.
-        radii: see `Attention`.
-        options: decomposed, half_split, decay, scale.
+        radii, half_split, decay, scale: see `Attention`.
+        decomposed: along rows, then along columns, instead of over all pairs.
     """
-    decomposed, half_split, decay, scale = options
     q, k, v = (_readable(t, decomposed) for t in (q, k, v))
     call = Attention(q, (cos, sin, log_gamma), radii, half_split, decay, scale, launch)
     if not v.numel():
@@ -210,9 +218,11 @@ def forward(launch: Launch, q: Tensor, k: Tensor, v: Tensor, cos, sin, log_gamma
     return v
 
 
-def backward(launch: Launch, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, cos, sin, log_gamma, *options):
+def backward(
+    launch: Launch, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, log_gamma: Tensor,
+    decomposed: bool, half_split: bool, decay: bool, scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """dq, dk, dv of `forward`, which is computed again as far as it is needed."""
-    decomposed, half_split, decay, scale = options
     q, k, v, dout = (_readable(t, decomposed) for t in (q, k, v, dout))
     call = Attention(q, (cos, sin, log_gamma), None, half_split, decay, scale, launch)
     dq, dk, dv = (t.new_empty(t.shape) for t in (q, k, v))
@@ -247,12 +257,12 @@ class Direct(torch.autograd.Function):
     """`forward` and `backward` without PyTorch's dispatcher."""
 
     @staticmethod
-    def forward(ctx, *inputs):
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
         _setup_context(ctx, inputs, None)
         return forward(launch_eager, *inputs)
 
     @staticmethod
-    def backward(ctx, dout):
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         if is_recorded(dout):
             q, k, v, cos, sin, log_gamma = ctx.saved_tensors
             options = dict(zip(("decomposed", "half_split", "decay", "scale"), ctx.options, strict=True))
@@ -260,14 +270,15 @@ class Direct(torch.autograd.Function):
         return *backward(launch_eager, dout, *ctx.saved_tensors, *ctx.options), *[None] * 8
 
 
-def _setup_context(ctx, inputs, output) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs[:6])  # q, k, v, cos, sin, log_gamma; radii are for inference
     ctx.options = inputs[7:]
 
 
-def _placed(*tables: Tensor) -> list[Tensor]:
+def _placed(cos: Tensor, sin: Tensor, log_gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The same tables, stored in memory: PyTorch's compiler otherwise recomputes them for every kernel."""
-    return [table.as_strided(table.shape, table.stride()) for table in tables]
+    cos, sin, log_gamma = (table.as_strided(table.shape, table.stride()) for table in (cos, sin, log_gamma))
+    return cos, sin, log_gamma
 
 
 @operator("triton_attention", fake=lambda q, k, v, *rest: v.new_empty(v.shape))
@@ -288,7 +299,7 @@ def _backward_operator(
     return backward(launch_traced, dout, q, k, v, *tables, decomposed, half_split, decay, scale)
 
 
-def _gradients(ctx, dout: Tensor):
+def _gradients(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
     return *torch.ops.rmt.triton_attention_backward(dout, *ctx.saved_tensors, *ctx.options), *[None] * 8
 
 

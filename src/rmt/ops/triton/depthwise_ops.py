@@ -1,6 +1,8 @@
 """Depthwise convolutions: how the kernels are launched, and the operators that PyTorch's compilers see."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -86,12 +88,12 @@ class Direct(torch.autograd.Function):
     """`convolve` and its gradients without PyTorch's dispatcher."""
 
     @staticmethod
-    def forward(ctx, *inputs):
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
         _setup_context(ctx, inputs, None)
         return convolve(launch_eager, *inputs)
 
     @staticmethod
-    def backward(ctx, dout):
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         if is_recorded(dout):
             x, weight = ctx.saved_tensors
             dx, dweight, dbias = depthwise_gradients(dout, x, weight, residual=ctx.residual, gelu=ctx.gelu)
@@ -100,13 +102,18 @@ class Direct(torch.autograd.Function):
         return _gradients(partial(image_gradient, launch_eager), partial(weight_gradients, launch_eager), ctx, dout)
 
 
-def _setup_context(ctx, inputs, output) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, weight, bias, plus, _, ctx.residual, ctx.gelu = inputs
     ctx.save_for_backward(x, weight)
     ctx.bias, ctx.plus = (None if t is None else t.dtype for t in (bias, plus))
 
 
-def _gradients(image_gradient, weight_gradients, ctx, dout: Tensor):
+def _gradients(
+    image_gradient: Callable[..., Tensor],
+    weight_gradients: Callable[..., tuple[Tensor, Tensor]],
+    ctx: Any,
+    dout: Tensor,
+) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
     dx = dweight = dbias = None
     if ctx.needs_input_grad[0]:

@@ -17,7 +17,13 @@ Launch = Callable[..., None]
 
 
 def launch_eager(
-    kernel, grid: tuple[int, ...], *args, num_warps: int, num_stages: int = 3, maxnreg: int | None = None, **constants
+    kernel: Any,
+    grid: tuple[int, ...],
+    *args: Any,
+    num_warps: int,
+    num_stages: int = 3,
+    maxnreg: int | None = None,
+    **constants: Any,
 ) -> None:
     """Run `kernel`, whose arguments are tensors and then integers, over `grid`, with at most `maxnreg` registers.
 
@@ -49,12 +55,18 @@ def launch_eager(
         _compiled[cache_key] = compiled, [constants[name] for name in kernel.arg_names[len(args) :]]
 
 
-_compiled: dict[tuple, tuple[Any, list]] = {}
+_compiled: dict[tuple[Any, ...], tuple[Any, list[Any]]] = {}
 MAX_COMPILED = 4096
 
 
 def launch_traced(
-    kernel, grid: tuple[int, ...], *args, num_warps: int, num_stages: int = 3, maxnreg: int | None = None, **options
+    kernel: Any,
+    grid: tuple[int, ...],
+    *args: Any,
+    num_warps: int,
+    num_stages: int = 3,
+    maxnreg: int | None = None,
+    **options: Any,
 ) -> None:
     """Run `kernel` over `grid`, or add it to the graph that is being traced, which takes no `maxnreg`."""
     if interpreted():
@@ -63,14 +75,14 @@ def launch_traced(
         wrap_triton(kernel)[grid](*args, **options, num_warps=num_warps, num_stages=num_stages)
 
 
-def operator(name: str, fake: Callable) -> Callable[[Callable], Any]:
+def operator(name: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
     """Register a function that launches kernels by `launch_traced` as the operator `rmt::name`.
 
     For a GPU, compilers trace into the function, and its kernels become part of the graph. Triton's interpreter needs
     values, which fake tensors do not have: there `fake` returns outputs of the same shapes and dtypes.
     """
 
-    def register(function: Callable) -> Any:
+    def register(function: Callable[..., Any]) -> Any:
         if not interpreted():
             return triton_op(f"rmt::{name}", function, mutates_args=())
         op = torch.library.custom_op(f"rmt::{name}", function, mutates_args=())

@@ -4,6 +4,7 @@ In eager mode only: PyTorch's compiler generates a LayerNorm itself and fuses it
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
         return out
     (held, wide), warps = _tile(channels, FORWARD[0]), FORWARD[1]
     scale, shift = (x, x) if weight is None or bias is None else (weight, bias)
-    constants: dict = dict(EPS=eps, AFFINE=weight is not None, TOKENS=held, CHANNELS=wide, num_warps=warps)
+    constants: dict[str, Any] = dict(EPS=eps, AFFINE=weight is not None, TOKENS=held, CHANNELS=wide, num_warps=warps)
     launch_eager(norm.layer_norm, (-(-tokens // held),), x, scale, shift, out, tokens, channels, **constants)
     return out
 
@@ -48,7 +49,7 @@ def add_layer_norm(x: Tensor, y: Tensor, eps: float, dtype: torch.dtype) -> tupl
     tokens = x.numel() // channels
     if tokens:
         (held, wide), warps = _tile(channels, FORWARD[0]), FORWARD[1]
-        constants: dict = dict(EPS=eps, TOKENS=held, CHANNELS=wide, num_warps=warps)
+        constants: dict[str, Any] = dict(EPS=eps, TOKENS=held, CHANNELS=wide, num_warps=warps)
         launch_eager(norm.add_layer_norm, (-(-tokens // held),), x, y, total, out, tokens, channels, **constants)
     return total, out
 
@@ -57,13 +58,13 @@ class LayerNorm(torch.autograd.Function):
     """`layer_norm` and its gradients. Only x is saved; mean and variance are recomputed."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, eps, dtype):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
         return layer_norm(x, weight, bias, eps, dtype)
 
     @staticmethod
-    def backward(ctx, dout):
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         if is_recorded(dout):
             normed = partial(F.layer_norm, normalized_shape=x.shape[-1:], eps=ctx.eps)
@@ -78,7 +79,7 @@ class LayerNorm(torch.autograd.Function):
         (held, wide), warps = _tile(channels, BACKWARD[0]), BACKWARD[1]
         programs = min(PROGRAMS, -(-tokens // held))
         parts = torch.empty((2, programs, channels), dtype=torch.float32, device=x.device)
-        constants: dict = dict(EPS=ctx.eps, TOKENS=held, CHANNELS=wide, num_warps=warps)
+        constants: dict[str, Any] = dict(EPS=ctx.eps, TOKENS=held, CHANNELS=wide, num_warps=warps)
         launch_eager(norm.layer_norm_backward, (programs,), x, weight, dout, dx, parts, tokens, channels, **constants)
         dweight, dbias = parts.sum(1).to(weight.dtype)
         return dx, dweight, dbias, None, None

@@ -39,8 +39,10 @@ class ClassifyEvaluator(Evaluator):
 
     def __init__(self, num_classes: int, num_images: int, *, details: bool = False) -> None:
         super().__init__(num_images)
-        self.metrics = ClassificationMetrics(num_classes)
-        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False) if details else None
+        self.metrics: ClassificationMetrics = ClassificationMetrics(num_classes)
+        self.confusion: MulticlassConfusionMatrix | None = (
+            MulticlassConfusionMatrix(num_classes, validate_args=False) if details else None
+        )
         self._predictions: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def update_metrics(self, network: Callable[..., Any], batch: dict[str, Any]) -> None:

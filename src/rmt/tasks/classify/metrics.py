@@ -12,7 +12,7 @@ class ClassificationMetrics(Metric):
     Hits are counted as integers, which torchmetrics' MulticlassAccuracy divides in float32.
     """
 
-    full_state_update = False
+    full_state_update: bool | None = False
     loss: Tensor
     top1: Tensor
     top5: Tensor

@@ -38,14 +38,16 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
     ) -> None:
         super().__init__(model, recipe, data)
         num_classes = len(data.classes)
-        self.normalize = Normalize(self.preprocessing["mean"], self.preprocessing["std"])
-        self.mix = _build_mix(recipe, num_classes)
+        self.normalize: Normalize = Normalize(self.preprocessing["mean"], self.preprocessing["std"])
+        self.mix: Mixup | None = _build_mix(recipe, num_classes)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
         by_recall = recipe.metric == "macro_recall"
         columns = ("loss", "top1", "top5", *(["macro_recall"] if by_recall else []))
-        self.metric_columns = MetricColumns(columns, recipe.metric, "macro recall" if by_recall else "top-1")
-        self.baseline = MajorityBaseline.of(data.val.labels, num_classes, by_recall=by_recall)
+        self.metric_columns: MetricColumns = MetricColumns(
+            columns, recipe.metric, "macro recall" if by_recall else "top-1"
+        )
+        self.baseline: MajorityBaseline = MajorityBaseline.of(data.val.labels, num_classes, by_recall=by_recall)
 
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data

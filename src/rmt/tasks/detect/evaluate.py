@@ -25,6 +25,8 @@ class DetectEvaluator(Evaluator):
         metrics: what `compute` computed last.
     """
 
+    metrics: CocoMetrics
+
     def __init__(self, images: DetectionSet) -> None:
         super().__init__(len(images))
         self.images = images
@@ -38,7 +40,7 @@ class DetectEvaluator(Evaluator):
             self.detections[index] = Detections.from_output(output)
 
     def require_images(self) -> None:
-        self.num_read = len(self.detections)
+        self.num_read: int = len(self.detections)
         super().require_images()
 
     def coco_results(self) -> list[dict[str, Any]]:

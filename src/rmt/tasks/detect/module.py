@@ -24,7 +24,7 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
     def __init__(self, model: nn.Module, recipe: DetectRecipe, data: DetectData) -> None:
         super().__init__(model, recipe, data)
         second = "box_ap" if recipe.metric == "box_ap50" else "box_ap50"
-        self.metric_columns = MetricColumns(
+        self.metric_columns: MetricColumns = MetricColumns(
             columns=tuple(name for name in _COLUMNS if recipe.masks or name.startswith("box")),
             best=recipe.metric,
             label=_COLUMNS[recipe.metric],

@@ -1,6 +1,6 @@
 """Evaluation of segmenters: exact counts of pixels, and the metrics from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,18 @@ class SegmentEvaluator(Evaluator):
         inference: whole or sliding, flip, scales.
     """
 
+    mean: Sequence[float]
+    std: Sequence[float]
+    inference: InferenceOptions
+
     def __init__(
         self, num_classes: int, num_images: int, *, preprocessing: dict[str, Any], inference: InferenceOptions
     ) -> None:
         super().__init__(num_images)
         self.mean, self.std, self.inference = preprocessing["mean"], preprocessing["std"], inference
-        self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=False)
+        self.confusion: MulticlassConfusionMatrix = MulticlassConfusionMatrix(
+            num_classes, ignore_index=IGNORE, validate_args=False
+        )
 
     def update_metrics(self, network: Callable[..., Any], batch: dict[str, Any]) -> None:
         for image, mask in zip(batch["image"], batch["mask"], strict=True):

@@ -8,6 +8,7 @@ from torch import Tensor
 from rmt.data.sets import skip_lines
 from rmt.heads import Segmenter, file_facts
 from rmt.heads.segmentation.losses import SegmentationLoss
+from rmt.heads.segmentation.sliding import InferenceOptions
 from rmt.inference.segment import inference_from
 from rmt.recipes import SegmentRecipe
 from rmt.tasks.segment.data import SegmentData
@@ -36,17 +37,19 @@ class SegmentModule(TrainingModule[SegmentRecipe, SegmentData]):
         data: SegmentData,
         criterion: SegmentationLoss | None = None,
     ) -> None:
-        self.inference = inference_from({"preprocessing": data.preprocessing(recipe), "recipe": recipe.as_dict()})
+        self.inference: InferenceOptions = inference_from(
+            {"preprocessing": data.preprocessing(recipe), "recipe": recipe.as_dict()}
+        )
         super().__init__(model, recipe, data)
         second = "miou" if recipe.metric == "aacc" else "aacc"
-        self.metric_columns = MetricColumns(
+        self.metric_columns: MetricColumns = MetricColumns(
             columns=tuple(COLUMNS),
             best=recipe.metric,
             label=COLUMNS[recipe.metric],
             second=second,
             second_label=COLUMNS[second],
         )
-        self.criterion = criterion or SegmentationLoss()
+        self.criterion: SegmentationLoss = criterion or SegmentationLoss()
 
     @property
     def epochs(self) -> int:

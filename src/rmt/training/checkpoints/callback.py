@@ -40,6 +40,8 @@ class StateCheckpoint(Checkpoint):
         saving: context manager around each save inside an epoch, e.g. to measure its duration.
     """
 
+    signal_number: int
+
     def __init__(
         self,
         path: Path,
@@ -49,7 +51,7 @@ class StateCheckpoint(Checkpoint):
         saving: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
     ) -> None:
         self.path = path
-        self.seconds = minutes * 60 or float("inf")
+        self.seconds: float = minutes * 60 or float("inf")
         self.before_save = before_save
         self.print_line = print_line
         self.saving = saving

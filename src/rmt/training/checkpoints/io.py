@@ -33,7 +33,9 @@ class AtomicCheckpointIO(CheckpointIO):
         super().__init__()
         self.adapt = adapt
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
         """Writes the checkpoint atomically. Raises RMTError when the disk refuses; the file before stays as it was."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -46,11 +48,11 @@ class AtomicCheckpointIO(CheckpointIO):
             _keep_previous(target)
 
     def load_checkpoint(
-        self, path: str | os.PathLike, map_location: Any = None, weights_only: bool | None = None
+        self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         return self.adapt(read_state(Path(path), map_location=map_location))
 
-    def remove_checkpoint(self, path: str | os.PathLike) -> None:
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         Path(path).unlink(missing_ok=True)
 
 

@@ -32,6 +32,9 @@ class Monitor:
         reports: whether this process is the one that prints `failure`.
     """
 
+    failure: str
+    reports: bool
+
     def __init__(self, address: str) -> None:
         self.failure = ""
         self.reports = False

@@ -29,6 +29,13 @@ class Display:
     column for EMA weights. `planned_end` is the value of `clock()` by which a planned run should end.
     """
 
+    epochs: int
+    steps: int
+    done: int
+    iterations: int
+    metric_columns: MetricColumns
+    ema: bool
+
     def __init__(
         self,
         epochs: int,
@@ -42,7 +49,7 @@ class Display:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console: Console = console or Console(highlight=False, soft_wrap=True)
         self.epochs, self.steps, self.done, self.iterations = epochs, steps, done, iterations
         self.metric_columns, self.ema = metric_columns, ema
         self._clock = clock

@@ -27,6 +27,9 @@ def columns(metric_columns: MetricColumns) -> tuple[str, ...]:
 class History:
     """Appends rows to `metrics.csv` and mirrors them into TensorBoard's events in the same folder."""
 
+    path: Path
+    columns: tuple[str, ...]
+
     def __init__(
         self,
         path: Path,
@@ -44,7 +47,7 @@ class History:
         self.path, self.columns = path, columns(metric_columns)
         rows = [] if up_to_step is None or not path.exists() else _read_whole_rows(path, self.columns)
         rows = [row | {"step": str(rescale(int(row["step"])))} for row in rows]
-        self.rows = [row for row in rows if int(row["step"]) <= (up_to_step or 0)]
+        self.rows: list[dict[str, str]] = [row for row in rows if int(row["step"]) <= (up_to_step or 0)]
         write_text(path, _as_csv(self.columns, self.rows, header=True))
         with disk_errors_as_rmt_error(path):
             self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 - open for the whole run

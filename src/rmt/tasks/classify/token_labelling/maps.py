@@ -122,9 +122,9 @@ class SquashTransform:
     """Resizes a whole image to the teacher's height × width, whatever its aspect ratio, and normalises it."""
 
     def __init__(self, teacher: Teacher):
-        self.size = teacher.size
+        self.size: tuple[int, int] = teacher.size
         self.filter = str_to_interp_mode(teacher.interpolation)
-        self.normalize = Normalize(teacher.mean, teacher.std)
+        self.normalize: Normalize = Normalize(teacher.mean, teacher.std)
 
     def __call__(self, image: Image.Image) -> Tensor:
         from torchvision.transforms.functional import pil_to_tensor, resize
