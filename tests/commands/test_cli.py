@@ -107,6 +107,8 @@ def test_a_mistyped_option_is_the_parser_s_own_message_and_exit_code_2(capsys, a
         (["train", "quickstart", "--epochs", "-1"], "--epochs must not be negative"),
         (["train", "--resume", "nowhere"], "no run of `rmt train`"),
         (["evaluate", "nowhere.safetensors", "--data", "sample"], "nowhere.safetensors"),
+        (["evaluate", "rmt_micro", "here", "--data", "there"], "'here' after the checkpoint is the data already"),
+        (["evaluate", "rmt_micro"], "give the data after the checkpoint"),
         (["predict", "nowhere.safetensors", "a.jpg"], "nowhere.safetensors"),
         (["info", "nowhere"], "nowhere"),
     ],
@@ -267,12 +269,12 @@ def test_a_broken_recipe_file_names_its_line(capsys, tmp_path):
 def test_evaluate(capsys, tmp_path):
     finished_run()
     capsys.readouterr()
-    args = ("evaluate", finished_run(), "--data", photos(), "--device", "cpu", "--workers", "0")
+    args = ("evaluate", finished_run(), photos(), "--device", "cpu", "--workers", "0")  # --data may be left out
     code, out, _ = run(capsys, *args, "--output", tmp_path / "result.json")
     assert code == 0
     assert out.startswith("top-1 ")
     assert "(12 images)" in out
-    code, printed, _ = run(capsys, *args, "--json")
+    code, printed, _ = run(capsys, *args[:2], "--data", *args[2:], "--json")
     saved = json.loads((tmp_path / "result.json").read_text())
     assert json.loads(printed) == {key: value for key, value in saved.items() if key != "confusion"}
     best = json.loads((finished_run() / "metrics.json").read_text())["best"]["val"]

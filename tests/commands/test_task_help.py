@@ -13,7 +13,7 @@ from rmt.commands.task_help import KINDS, help_for_task, text_for
 from rmt.inference import predictor_class
 from rmt.tasks import task_named
 
-OWN = {"checkpoint", "data", "device", "precision", "workers", "output", "json"}
+OWN = {"checkpoint", "folder", "data", "device", "precision", "workers", "output", "json"}
 
 
 def documented(run, task: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""`rmt evaluate CHECKPOINT --data …`: the metrics of a trained network on a set of images."""
+"""`rmt evaluate CHECKPOINT DATA`: the metrics of a trained network on a set of images."""
 
 import json as json_module
 from pathlib import Path
@@ -14,6 +14,7 @@ from rmt.terminal import say
 
 def run(
     checkpoint: Annotated[Path, tyro.conf.Positional],
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[DATA]")] = "",
     *,
     data: str = "",
     images: Path | None = None,
@@ -44,6 +45,7 @@ def run(
     Args:
         checkpoint: A `.safetensors` file, an exported file, a run folder (meaning its best weights), or a network with
             weights in the package (rmt_micro).
+        folder: The same as `--data DATA`.
         data: Data, as in training. Uses its validation split; without one the images that the run held out of the same
             data; otherwise all images.
         images: Detectors: the folder of the images that `annotations` lists, instead of `data`.
@@ -78,8 +80,11 @@ def run(
         from rmt.training.evaluation_facts import evaluation_line
 
     _, task = task_of_checkpoint(checkpoint)
+    if folder and data:
+        raise RMTError(f"{folder!r} after the checkpoint is the data already: leave out --data")
+    data = data or folder
     if not data and annotations is None:
-        raise RMTError("--data is missing: the data to evaluate on, as in training")
+        raise RMTError("--data is missing: give the data after the checkpoint, as in training")
     if workers < 0:
         raise RMTError(f"--workers must be at least 0, not {workers}")
     given: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size}
