@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import default_collate
 from torchmetrics import MeanMetric
-from torchvision.transforms.functional import to_tensor
+from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from rmt.data.images import read_image
 from rmt.data.loader import BatchLoader
@@ -95,6 +95,10 @@ class RegressionModule(TrainingModule[RegressionRecipe, RegressionData]):
 
     def batch_loss(self, batch):
         return F.mse_loss(self.model(batch["image"])[:, 0], batch["number"])
+
+    def draw_images(self, batch, count):
+        pictures = [to_pil_image(image) for image in batch["image"][:count]]
+        return [(picture, f"{number:.3f}") for picture, number in zip(pictures, batch["number"], strict=False)]
 
     def build_evaluator(self):
         return RegressionEvaluator(len(self.data.val))

@@ -85,6 +85,7 @@ ELSEWHERE = {
     "grad_checkpointing": "training/test_network.py",
     "compile": "training/test_network.py",
     "profile": "training/test_profile.py",
+    "show_batch": "training/test_show_batch.py",
     "sync_batchnorm": "training/distributed/test_processes.py",
     "freeze_batchnorm": "training/test_network.py",
     "device": "below",

@@ -191,6 +191,10 @@ class Normalize:
             self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
         return self(images.contiguous())
 
+    def undo(self, image: Tensor) -> Tensor:
+        """The reverse: float32 (…, 3, H, W) to uint8, rounded and clipped to 0…255."""
+        return image.mul(self.std).add_(self.mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+
     def __repr__(self) -> str:
         return f"Normalize(mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()})"
 

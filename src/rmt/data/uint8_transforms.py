@@ -19,7 +19,7 @@ from torchvision.transforms import InterpolationMode, RandomHorizontalFlip
 
 from rmt.data.jpeg import decode
 from rmt.data.shifts import fast_operation
-from rmt.data.transforms import MAX_ASPECT, ImageTransform
+from rmt.data.transforms import MAX_ASPECT, ImageTransform, Normalize
 
 
 class Uint8Transform:
@@ -45,7 +45,7 @@ class Uint8Transform:
             (flip.p, 3 if isinstance(flip, RandomHorizontalFlip) else 2) for flip in flips
         ]
         self.augment: list[Any] = [_with_fast_operations(step) for step in augment.transforms]
-        self.mean, self.std = normalize.mean, normalize.std
+        self.normalize: Normalize = normalize
         self.erase: Callable[[Any], Any] | None = next(iter(erase), None)
 
     def __call__(self, source: bytes | Image.Image) -> Tensor:
@@ -61,7 +61,7 @@ class Uint8Transform:
                 picture = augment(picture)
             image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
         if self.erase is not None:
-            self.erase(_Pixels(image[0], self.mean, self.std))
+            self.erase(_Pixels(image[0], self.normalize))
         return image[0]
 
     def _cropped(self, image: Tensor) -> Tensor:
@@ -87,15 +87,14 @@ class _Pixels:
 
     dtype = torch.float32
 
-    def __init__(self, image: Tensor, mean: Tensor, std: Tensor):
-        self.image, self.mean, self.std = image, mean, std
+    def __init__(self, image: Tensor, normalize: Normalize):
+        self.image, self.normalize = image, normalize
 
     def size(self) -> torch.Size:
         return self.image.shape
 
     def __setitem__(self, where: Any, values: Tensor) -> None:
-        pixels = values.mul(self.std).add_(self.mean).mul_(255).round_().clamp_(0, 255)
-        self.image[where] = pixels.to(torch.uint8)
+        self.image[where] = self.normalize.undo(values)
 
 
 def _with_fast_operations(augment: Any) -> Any:

@@ -189,6 +189,9 @@ class Recipe:
     """Seed of all random numbers. Two CPU runs with the same seed are equal bit for bit."""
     profile: bool = False
     """Print how long the parts of a step took: waiting for data, forward, backward, optimiser, saving."""
+    show_batch: bool = False
+    """Before the first step, draw 16 training images with their labels into `train_batch.png` of the run folder,
+    augmented as the network sees them."""
     checkpoint_minutes: NonNegativeFloat = 10.0
     """Minutes between checkpoints within an epoch; 0: only at the end of each epoch."""
 

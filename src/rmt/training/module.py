@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 from lightning.pytorch import LightningModule
+from PIL import Image
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -90,6 +91,8 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
     started: bool
 
     metric_columns: MetricColumns  # of the class, or set by __init__
+    draws_areas: bool = False
+    """Whether `draw_images` shows classes as coloured areas, which need a legend."""
 
     def __init__(self, model: nn.Module, recipe: RecipeT, data: DataT) -> None:
         super().__init__()
@@ -115,6 +118,14 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
     @abstractmethod
     def batch_loss(self, batch: dict[str, Any]) -> Tensor:
         """Returns the loss of a batch of the training loader."""
+
+    @abstractmethod
+    def draw_images(self, batch: dict[str, Any], count: int) -> list[tuple[Image.Image, str]]:
+        """Returns the first `count` images of a batch of the training loader, and a caption for each.
+
+        They are drawn with their labels, as the network sees them: after the changes that `batch_loss` makes, with the
+        same random numbers.
+        """
 
     @abstractmethod
     def build_evaluator(self) -> Evaluator:

@@ -36,11 +36,12 @@ from rmt.training.relocate import find_again
 from rmt.training.rescale import EpochLength, continue_schedule, rescale_state, rescaled_update
 from rmt.training.resolve import resolve, resolve_machine, resolve_resumed, validate
 from rmt.training.run_folder import RunFolder, read_json
+from rmt.training.show_batch import draw_batch
 from rmt.training.task import FinishedRun, Task
 from rmt.training.trainer import build_trainer, filter_library_warnings
 
 #: Fields that may differ on resume, since the result does not depend on them.
-IRRELEVANT = {"name", "output", "workers", "checkpoint_minutes", "profile"}
+IRRELEVANT = {"name", "output", "workers", "checkpoint_minutes", "profile", "show_batch"}
 
 #: Where the data lie, which does not matter either where the run has a record of them: see `require_same_data`.
 PATHS = {"data", "images", "annotations", "val_images", "val_annotations"}
@@ -229,6 +230,9 @@ def _fit(
 
     module.print_line = display.print_line
     log("\n".join(_introduction(module, folder)))
+    if recipe.show_batch and processes.is_main_process():
+        draw_batch(module, step * recipe.accumulate, folder.train_batch)
+        log(f"first training images, augmented: {folder.train_batch}")
     try:
         with _lock(folder), checkpoint.handle_signals():
             _train(trainer, module, None if state is None else folder.state)

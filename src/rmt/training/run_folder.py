@@ -20,6 +20,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_NAMES = ("last", "best", "recipe", "metrics", "report", "data", "train_batch")
 MAX_JSON = 2**26
 """Bytes of the largest JSON file that is read from a run folder; what a run writes takes a thousandth of it."""
 _locked: dict[Path, int] = {}
@@ -56,6 +57,7 @@ class RunFolder:
         self.metrics_csv: Path = path / "metrics.csv"
         self.metrics_json: Path = path / "metrics.json"
         self.report: Path = path / "report.png"
+        self.train_batch: Path = path / "train_batch.png"
         self.report_json: Path = path / "report.json"
         self.data: Path = path / "data.jsonl.gz"
         self.state: Path = path / "last.ckpt"
@@ -120,7 +122,7 @@ class RunFolder:
     def remove_temporary_files(self) -> None:
         """Removes the unfinished files that a kill inside a save left behind (`.best.safetensors.…`)."""
         for file in self.path.glob(".*"):
-            if file.is_file() and file.name[1:].startswith(("last", "best", "recipe", "metrics", "report", "data")):
+            if file.is_file() and file.name[1:].startswith(_NAMES):
                 file.unlink(missing_ok=True)
 
     def write_recipe(self, recipe: Recipe) -> None:

@@ -184,6 +184,7 @@ ELSEWHERE = {
     "grad_checkpointing": "training/test_network.py",
     "compile": "training/test_network.py",
     "profile": "training/test_profile.py",
+    "show_batch": "training/test_show_batch.py",
     "strategy": "below",
     "sync_batchnorm": "training/distributed/test_processes.py",
     "freeze_batchnorm": "training/test_network.py",

@@ -4,8 +4,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from timm.data.mixup import Mixup
 from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image
 
 from rmt.data.transforms import Normalize
 from rmt.recipes import ClassifyRecipe
@@ -85,16 +87,34 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of images (B, 3, H, W), normalised or uint8, and labels (B,), with the recipe's Mixup and
         label smoothing."""
+        images, targets = self._mixed(images, labels)
+        smoothing = 0.0 if self.mix else self.recipe.label_smoothing
+        return F.cross_entropy(self.model(images), targets, weight=self.class_weights, label_smoothing=smoothing)
+
+    def _mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images, and labels; with Mixup or CutMix targets (B, num_classes), smoothed by Mixup itself."""
         if images.dtype == torch.uint8:
             images = self.normalize.batch(images)
-        if self.mix is not None:
-            images, targets = self.mix(images.clone(), labels)  # (B, num_classes), smoothed by Mixup itself
-            return F.cross_entropy(self.model(images), targets, weight=self.class_weights)
-        smoothing = self.recipe.label_smoothing
-        return F.cross_entropy(self.model(images), labels, weight=self.class_weights, label_smoothing=smoothing)
+        return (images, labels) if self.mix is None else self.mix(images.clone(), labels)
 
     def batch_loss(self, batch: dict[str, Any]) -> Tensor:
         return self.loss(batch["image"], batch["label"])
+
+    def draw_images(self, batch: dict[str, Any], count: int) -> list[tuple[Image.Image, str]]:
+        images, targets = self._mixed(batch["image"], batch["label"])
+        captions = [self._caption(target) for target in targets[:count]]
+        return list(zip(map(to_pil_image, self.normalize.undo(images[:count])), captions, strict=True))
+
+    def _caption(self, target: Tensor) -> str:
+        """The class of a label, or the classes of a mixed target with their parts."""
+        classes, smoothing = self.data.classes, self.recipe.label_smoothing
+        if not target.ndim:
+            return classes[target]
+        parts = (target - smoothing / len(classes)) / (1 - smoothing)
+        shown = [label for label in parts.argsort(descending=True).tolist()[:2] if parts[label] >= 0.005]
+        if len(shown) == 1:
+            return classes[shown[0]]
+        return " + ".join(f"{parts[label]:.2f} {classes[label]}" for label in shown)
 
     def build_evaluator(self) -> ClassifyEvaluator:
         return ClassifyEvaluator(len(self.data.classes), len(self.data.val))

@@ -3,9 +3,14 @@
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image
 
+from rmt.data.detection.rle import encode
 from rmt.heads import file_facts
+from rmt.inference.drawing.boxes import draw_boxes, labelled_boxes
+from rmt.inference.drawing.sheet import CELL
 from rmt.recipes import DetectRecipe
 from rmt.tasks.detect.data import DetectData
 from rmt.tasks.detect.evaluate import DetectEvaluator
@@ -46,6 +51,15 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
 
     def batch_loss(self, batch: dict[str, Any]) -> Tensor:
         return torch.stack(list(self.model(batch["image"], batch["target"]).values())).sum()
+
+    def draw_images(self, batch: dict[str, Any], count: int) -> list[tuple[Image.Image, str]]:
+        drawn = []
+        for image, target in list(zip(batch["image"], batch["target"], strict=True))[:count]:
+            masks = encode(target["masks"].numpy()) if "masks" in target else None
+            boxes = labelled_boxes(target["boxes"].numpy(), target["labels"].numpy(), masks, self.data.classes)
+            caption = f"{len(boxes)} object{'s' if len(boxes) != 1 else ''}"
+            drawn.append((draw_boxes(to_pil_image(image), boxes, min_long_side=2 * CELL), caption))
+        return drawn
 
     def build_evaluator(self) -> DetectEvaluator:
         return DetectEvaluator(self.data.val)
