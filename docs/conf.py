@@ -29,6 +29,7 @@ extensions = [
     "docstrings",
     "public_names",
     "generated_reference",
+    "http_reference",
     "figures",
 ]
 exclude_patterns = ["_ext"]

@@ -59,3 +59,20 @@ def test_a_network_s_facts():
 
 def test_marks_of_restructuredtext_are_escaped_outside_of_code():
     assert escape("|Δ|·ln γ, `*.pth` and `Detection`s") == "\\|Δ\\|·ln γ, `*.pth` and `Detection`\\ s"
+
+
+def test_every_path_and_field_of_the_server_is_listed():
+    import http_reference
+
+    paths = lines(http_reference.Paths, "rmt_micro")
+    assert re.findall(r"### `(\w+ /\w+)`", paths) == [
+        *("POST /predict", "POST /explain", "POST /embed", "GET /model", "GET /health", "GET /metrics")
+    ]
+    assert "`?top_k=` (integer, 1 to " in paths and "- 503: " in paths and "\n: –" not in paths
+    fields = lines(http_reference.Schema, "Detection")
+    assert "| `objects` | list of `Object` | highest score first |" in fields
+    assert (
+        "| `mask` | `Runs` or null |" in fields
+        and "|  |" not in fields
+        and "| `size` | list of integer | height, width |" in fields
+    )

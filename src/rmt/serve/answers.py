@@ -18,7 +18,7 @@ from rmt.model import RMT
 
 
 class ErrorText(BaseModel):
-    code: str
+    code: str = Field(description="what kind of refusal, for programs")
     message: str = Field(description="one line")
 
 
@@ -29,8 +29,8 @@ class Error(BaseModel):
 
 
 class Ranked(BaseModel):
-    label: str
-    probability: float
+    label: str = Field(description="of the class")
+    probability: float = Field(description="0 to 1")
     index: int = Field(description="of the class")
 
 
@@ -42,32 +42,32 @@ class Runs(BaseModel):
     """A mask as compressed run lengths of COCO."""
 
     size: list[int] = Field(description="height, width")
-    counts: str
+    counts: str = Field(description="the run lengths")
 
 
 class Object(BaseModel):
-    label: str
+    label: str = Field(description="of the class")
     index: int = Field(description="of the class")
-    score: float
+    score: float = Field(description="0 to 1")
     box: list[float] = Field(description="left, top, width, height in pixels of the image")
-    mask: Runs | None = None
+    mask: Runs | None = Field(default=None, description="of a network with a mask head")
 
 
 class Detection(BaseModel):
-    width: int
-    height: int
+    width: int = Field(description="of the image in pixels")
+    height: int = Field(description="of the image in pixels")
     objects: list[Object] = Field(description="highest score first")
 
 
 class Share(BaseModel):
-    label: str
+    label: str = Field(description="of the class")
     index: int = Field(description="of the class")
     share: float = Field(description="of the pixels, 0 to 1")
 
 
 class Segmentation(BaseModel):
-    width: int
-    height: int
+    width: int = Field(description="of the image in pixels")
+    height: int = Field(description="of the image in pixels")
     shares: list[Share] = Field(description="largest first")
     classes_png: str = Field(description="base64 of a palette PNG whose values are the class indices")
 
@@ -82,26 +82,26 @@ class StageView(BaseModel):
     """The last block of a stage. Distances are Manhattan distances in pixels of the photograph."""
 
     stage: int = Field(description="counted from 1")
-    form: str
+    form: str = Field(description="rows, then columns, or all pairs")
     grid: list[int] = Field(description="rows and columns of tokens")
     token: float = Field(description="side of a token in pixels")
     query: list[int] = Field(description="row and column of the token at the point")
-    heads: list[Head]
+    heads: list[Head] = Field(description="in the order of the network")
 
 
 class Explained(BaseModel):
     """What each head attends to from a point. Pixels are those of the photograph."""
 
-    width: int
-    height: int
-    decision: str
+    width: int = Field(description="of the image in pixels")
+    height: int = Field(description="of the image in pixels")
+    decision: str = Field(description="what the network answers, in words")
     at: list[float] = Field(description="the point: x, y in pixels")
     view: list[float] = Field(description="what the network sees: left, top, right, bottom; can reach beyond the image")
-    stages: list[StageView]
+    stages: list[StageView] = Field(description="from the finest to the coarsest")
 
 
 class Embedding(BaseModel):
-    embedding: list[float]
+    embedding: list[float] = Field(description="the pooled features")
 
 
 ANSWERS: dict[str, type[BaseModel]] = {"classify": Classification, "detect": Detection, "segment": Segmentation}
@@ -111,16 +111,16 @@ ANSWERS: dict[str, type[BaseModel]] = {"classify": Classification, "detect": Det
 class Model(BaseModel):
     """The network that is served."""
 
-    task: Literal["classify", "detect", "segment"]
-    model: str
+    task: Literal["classify", "detect", "segment"] = Field(description="what it answers")
+    model: str = Field(description="name of the network")
     version: int = Field(description="one more each time that a new file is loaded")
-    classes: list[str]
+    classes: list[str] = Field(description="in the order of their indices")
     colours: list[list[int]] = Field(description="red, green, blue of each class, 0 to 255")
     transparent: list[int] = Field(description="segmentation: classes that are drawn as the photograph itself")
-    image_size: list[int]
+    image_size: list[int] = Field(description="height, width that images are resized to, in pixels")
     explains: bool = Field(description="whether /explain answers")
     threshold: float | None = Field(description="detection: the suggested lowest score")
-    limits: dict[str, float]
+    limits: dict[str, float] = Field(description="of a request: bytes, images, pixels, seconds")
 
 
 TopK = Annotated[int, Field(ge=1, le=1000, description="classes in the answer, likeliest first")]
