@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from rmt.commands.train import spell_out_flags
+from rmt.commands.train import name_the_data, spell_out_flags
 from rmt.recipes import Recipe
 from rmt.recipes.choice import choose_recipe
 from rmt.training.resolve import validate
@@ -33,7 +33,8 @@ def parse_command(line: str) -> object:
         return args[1]
     if command == "train":
         recipe, _ = choose_recipe(args[0])
-        options = spell_out_flags(type(recipe), [arg for arg in args[1:] if arg != "--help"])
+        options = name_the_data([arg for arg in args[1:] if arg != "--help"])
+        options = spell_out_flags(type(recipe), options)
         parsed: Recipe = tyro.cli(type(recipe), default=recipe, args=options)
         validate(parsed)
         return parsed
