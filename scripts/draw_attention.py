@@ -3,9 +3,8 @@
     python scripts/draw_attention.py
 
 The photograph is matplotlib's sample `grace_hopper.jpg` (U.S. Navy, public domain). Queries and keys are those of the
-first block of `rmt_micro` with the weights in the package, the same for every attention. An attention is linear in its
-values, so the weights of a query are the gradient of its output by the values: nothing is computed here a second time.
-The upper row has queries and keys of 0, so that it shows the receptive field and the decay alone.
+first block of `rmt_micro` with the weights in the package, the same for every attention. The upper row has queries and
+keys of 0, so that it shows the receptive field and the decay alone.
 """
 
 import argparse
@@ -17,14 +16,13 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.cbook import get_sample_data
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from rmt.data.transforms import eval_transform
 from rmt.model import ManhattanSelfAttention, create_model
 from rmt.model.attention import NeighborhoodAttention, WindowAttention
+from rmt.model.attention_maps import attention_inputs, query_weights
 
 GRID = 28  # tokens a side; windows of 7×7 divide it
 STRIDE = 4
@@ -35,31 +33,6 @@ ATTENTIONS: dict[str, tuple[type[ManhattanSelfAttention], dict[str, Any]]] = {
     "Manhattan, all pairs": (ManhattanSelfAttention, dict(decomposed=False)),
     "Manhattan, rows and columns": (ManhattanSelfAttention, dict(decomposed=True)),
 }
-
-
-def weights_of(attention: ManhattanSelfAttention, x: Tensor, query: tuple[int, int], content: bool) -> Tensor:
-    """The attention weights (n, h, w) of the token at `query` (row, column), for each head.
-
-    Args:
-        x: tokens (1, h, w, C).
-        content: with the queries and keys of x; otherwise they are 0.
-    """
-    heads = (attention.num_heads, attention.head_dim)
-    q, k = (part(x).unflatten(-1, heads).detach() * float(content) for part in (attention.q, attention.k))
-    v = torch.zeros_like(q, requires_grad=True)
-    out = attention.attend(q, k, v, attention.prior(*x.shape[1:3], x), attention.config)
-    (gradient,) = torch.autograd.grad(out[0, query[0], query[1], :, 0].sum(), v)  # of one channel in each head
-    return gradient[0, :, :, :, 0].permute(2, 0, 1)
-
-
-def first_tokens(network: Any, image: Tensor) -> tuple[ManhattanSelfAttention, Tensor]:
-    """The attention of the first block, and the tokens (1, h, w, C) that it is given for an image (1, 3, H, W)."""
-    attention, found = network.stages[0].blocks[0].attn, []
-    handle = attention.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0]))
-    with torch.no_grad():
-        network(image)
-    handle.remove()
-    return attention, found[0]
 
 
 def like(trained: ManhattanSelfAttention, kind: type[ManhattanSelfAttention], **options: Any) -> ManhattanSelfAttention:
@@ -77,12 +50,12 @@ def draw(photo: Image.Image, query: tuple[int, int], output: Path) -> None:
     photo = ImageOps.fit(photo, (side, side), Image.Resampling.BICUBIC, centering=(0.5, 0.1))
     cfg = network.pretrained_cfg
     transform = eval_transform(size=[side, side], mean=cfg["mean"], std=cfg["std"], crop_pct=1.0)
-    trained, x = first_tokens(network, transform(photo)[None])
+    _, _, trained, tokens = attention_inputs(network, transform(photo)[None])[0]
     figure, rows = plt.subplots(2, len(ATTENTIONS), figsize=(13, 5.6))
     for column, (name, (kind, options)) in enumerate(ATTENTIONS.items()):
         attention = like(trained, kind, **options)
         for row, content in enumerate((False, True)):
-            weights = weights_of(attention, x, query, content).mean(0).numpy()
+            weights = query_weights(attention, tokens, [query], content=content)[0].mean(0).numpy()
             draw_weights(rows[row, column], photo, weights, query)
             rows[row, column].set_xlabel(f"largest weight {weights.max():.3f}", fontsize=9)
         rows[0, column].set_title(name, fontsize=11)

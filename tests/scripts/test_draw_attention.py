@@ -6,6 +6,7 @@ from helpers.scripts_under_test import script
 from PIL import Image
 
 from rmt.model import ManhattanSelfAttention
+from rmt.model.attention_maps import query_weights
 from rmt.ops.masa import decay_rates
 
 drawing = script("draw_attention")
@@ -23,11 +24,15 @@ def trained() -> ManhattanSelfAttention:
     return ManhattanSelfAttention(8, 2)
 
 
+def weights_of(attention, tokens, content):
+    return query_weights(attention, tokens, [QUERY], content=content)[0]
+
+
 @pytest.mark.parametrize("name", drawing.ATTENTIONS)
 @pytest.mark.parametrize("content", [False, True])
 def test_weights_of_a_query_sum_to_one(name, content, tokens, trained):
     kind, options = drawing.ATTENTIONS[name]
-    weights = drawing.weights_of(drawing.like(trained, kind, **options), tokens, QUERY, content)
+    weights = weights_of(drawing.like(trained, kind, **options), tokens, content)
     assert weights.shape == (2, SIDE, SIDE) and (weights >= 0).all()
     torch.testing.assert_close(weights.sum((1, 2)), torch.ones(2))
     if "7×7" in name:
@@ -37,7 +42,7 @@ def test_weights_of_a_query_sum_to_one(name, content, tokens, trained):
 @pytest.mark.parametrize("name", ["Manhattan, all pairs", "Manhattan, rows and columns"])
 def test_by_position_alone_the_weights_fall_by_gamma_per_token(name, tokens, trained):
     kind, options = drawing.ATTENTIONS[name]
-    weights = drawing.weights_of(drawing.like(trained, kind, **options), tokens, QUERY, False)
+    weights = weights_of(drawing.like(trained, kind, **options), tokens, False)
     for head, gamma in enumerate(decay_rates(2, trained.decay_range)):
         for row, column in ((3, 6), (4, 5), (0, 0), (9, 9)):
             distance = abs(row - QUERY[0]) + abs(column - QUERY[1])
@@ -47,7 +52,7 @@ def test_by_position_alone_the_weights_fall_by_gamma_per_token(name, tokens, tra
 
 def test_plain_weights_are_the_softmax_of_the_scores(tokens, trained):
     plain = drawing.like(trained, ManhattanSelfAttention, decay="none", decomposed=False, phases="none")
-    found = drawing.weights_of(plain, tokens, QUERY, True)
+    found = weights_of(plain, tokens, True)
     q, k = (part(tokens)[0].unflatten(-1, (2, 4)) for part in (plain.q, plain.k))
     expected = torch.einsum("nd,hwnd->nhw", q[QUERY], k).div(4**0.5).flatten(1).softmax(1)
     torch.testing.assert_close(found.flatten(1), expected, rtol=1e-4, atol=1e-6)
