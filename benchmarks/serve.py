@@ -83,8 +83,9 @@ def served(path: Path, data: list[bytes], log: Path, batch: int) -> dict[str, An
     """Throughput at full load, latency at half of it, and the time from start to the first answer."""
     began = time.perf_counter()
     command = [sys.executable, "-u", "-m", "rmt.commands.cli", "serve", str(path), "--port", "0", "--device", "cpu"]
+    threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # those of the loop
     with open(log, "w") as file:
-        process = subprocess.Popen([*command, "--max-batch", str(batch)], stdout=file, stderr=file)
+        process = subprocess.Popen([*command, "--max-batch", str(batch)], stdout=file, stderr=file, env=threads)
     try:
         while not (found := re.search(r"http://127.0.0.1:(\d+)", log.read_text())):
             if process.poll() is not None:

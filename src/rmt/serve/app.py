@@ -102,7 +102,7 @@ def create_app(
         results = [error_body(422, str(one)) if isinstance(one, BadImage) else one for one in found]
         return json_response({"version": hosted.version, "results": results})
 
-    def images_to(path: str, result: type[BaseModel], summary: str, job: Callable[..., Job]) -> None:
+    def images_to(path: str, result: type[BaseModel], summary: str, job: Callable[..., Awaitable[Job]]) -> None:
         """Add a path that takes images. `job` has the options in the query as parameters."""
 
         @app.post(
@@ -170,7 +170,7 @@ async def _disconnect(request: Request) -> None:
 def _known(*names: str) -> Any:
     """A dependency that refuses other options than these."""
 
-    def check(request: Request) -> None:
+    async def check(request: Request) -> None:
         if unknown := sorted(set(request.query_params) - set(names)):
             possible = f"it has {', '.join(names)}" if names else "it has none"
             raise Refusal(422, f"no such option of this network: {unknown[0][:40]!r}; {possible}")
@@ -178,22 +178,24 @@ def _known(*names: str) -> Any:
     return Depends(check)
 
 
-def _predict_job(hosted: Hosted) -> Callable[..., Job]:
-    def classify(top_k: TopK = 5, _: None = _known("top_k")) -> Job:
+# The functions of options are coroutines, since FastAPI runs others in a thread: more work, and a wait for the threads
+# that decode.
+def _predict_job(hosted: Hosted) -> Callable[..., Awaitable[Job]]:
+    async def classify(top_k: TopK = 5, _: None = _known("top_k")) -> Job:
         return Predict((("top_k", top_k),))
 
-    def detect(threshold: Threshold | None = None, _: None = _known("threshold")) -> Job:
+    async def detect(threshold: Threshold | None = None, _: None = _known("threshold")) -> Job:
         return Predict((), hosted.predictor.threshold if threshold is None else threshold)  # type: ignore[attr-defined]
 
-    def segment(_: None = _known()) -> Job:
+    async def segment(_: None = _known()) -> Job:
         return Predict()
 
-    jobs: dict[str, Callable[..., Job]] = {"classify": classify, "detect": detect, "segment": segment}
+    jobs: dict[str, Callable[..., Awaitable[Job]]] = {"classify": classify, "detect": detect, "segment": segment}
     return jobs[hosted.predictor.task]
 
 
-def _embed_job(hosted: Hosted) -> Callable[..., Job]:
-    def embed(stage: Stage | None = None, _: None = _known("stage")) -> Job:
+def _embed_job(hosted: Hosted) -> Callable[..., Awaitable[Job]]:
+    async def embed(stage: Stage | None = None, _: None = _known("stage")) -> Job:
         if not isinstance(hosted.predictor.runtime, TorchRuntime):
             raise Refusal(422, "an exported file has no features to embed, only predictions")
         try:
@@ -205,8 +207,8 @@ def _embed_job(hosted: Hosted) -> Callable[..., Job]:
     return embed
 
 
-def _explain_job(hosted: Hosted) -> Callable[..., Job]:
-    def explain(x: Fraction = 0.5, y: Fraction = 0.5, _: None = _known("x", "y")) -> Job:
+def _explain_job(hosted: Hosted) -> Callable[..., Awaitable[Job]]:
+    async def explain(x: Fraction = 0.5, y: Fraction = 0.5, _: None = _known("x", "y")) -> Job:
         if not explains(hosted.predictor):
             raise Refusal(422, "only a model file of an RMT network can be explained, not an exported file")
         return Explain(x, y)

@@ -29,7 +29,10 @@ class Job(Protocol):
         """In the thread of the network: what it finds in each."""
 
     def finish(self, predictor: Predictor, size: Size, found: Any) -> dict[str, Any]:
-        """In another thread: the JSON values of what was found."""
+        """The JSON values of what was found."""
+
+    def draws(self, predictor: Predictor) -> bool:
+        """Whether `finish` encodes pictures, so that it should have a thread of its own."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,9 @@ class Predict:
     def finish(self, predictor: Predictor, size: Size, found: Any) -> dict[str, Any]:
         return answer(predictor, size, found, self.threshold)
 
+    def draws(self, predictor: Predictor) -> bool:
+        return predictor.task == "segment"
+
 
 @dataclass(frozen=True)
 class Embed:
@@ -76,6 +82,9 @@ class Embed:
 
     def finish(self, predictor: Predictor, size: Size, found: Any) -> dict[str, Any]:
         return {"embedding": found.tolist()}
+
+    def draws(self, predictor: Predictor) -> bool:
+        return False
 
 
 @dataclass(frozen=True)
@@ -106,3 +115,6 @@ class Explain:
 
     def finish(self, predictor: Predictor, size: Size, found: Any) -> dict[str, Any]:
         return {"width": size[0], "height": size[1], **explanation(found)}
+
+    def draws(self, predictor: Predictor) -> bool:
+        return True

@@ -109,6 +109,8 @@ class Work:
             prepared = await loop.run_in_executor(self._decoders, prepare)
             future = held.until(self.batcher.submit((job.kind, id(predictor)), (job, prepared)))
             found = await asyncio.wrap_future(future)
+            if not job.draws(predictor):
+                return job.finish(predictor, prepared.size, found)
             return await loop.run_in_executor(self._finishers, job.finish, predictor, prepared.size, found)
         except BadImage as error:
             return error
