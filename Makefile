@@ -36,10 +36,11 @@ test-hostile: install
 test-docs: install
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/run_docs.py $(ARGS)
 
-# Attacks rmt serve: make test-serve-hostile MINUTES=10. The last committed result is benchmarks/serve-hostile.json.
+# Attacks rmt serve: make test-serve-hostile MINUTES=10 ARGS="--task segment --output FILE.json"; the last line has the
+# memory. The last committed result is benchmarks/serve-hostile.json.
 test-serve-hostile: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt schemathesis
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/attack_server.py --minutes $(MINUTES)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/attack_server.py --minutes $(MINUTES) $(ARGS)
 
 # The page of rmt serve in headless Chromium, which has to be installed (Debian: apt install chromium).
 test-page: install
