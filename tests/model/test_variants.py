@@ -118,7 +118,7 @@ def test_macs_are_the_documented_ones(name):
     assert f"{count_macs(create_model(name, device='meta'), 224, 224) / 1e9:.2f}" == OUR_MACS[name]
 
 
-@pytest.mark.parametrize("text", [variants.__doc__, (ROOT / "README.md").read_text()], ids=["variants", "README"])
+@pytest.mark.parametrize("text", [variants.__doc__, (ROOT / "docs/models.md").read_text()], ids=["variants", "page"])
 def test_documented_macs(text):
     """Each row of the table names networks and has their figures in the same order, in the column `… G`."""
     found = {}
