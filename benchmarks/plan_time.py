@@ -1,11 +1,13 @@
 """How long a planned run takes, beside what its plan said, with other processes on the same core.
 
     python benchmarks/plan_time.py --data FOLDER --core 1    # cifar10/, bccd/, camvid/ in it; about half an hour
+    python benchmarks/plan_time.py --table docs/training.md
 
 Runs the three finetune recipes on one core, alone and beside one and two processes that never wait, and writes
 `plan-time.json`: the seconds planned and taken, of the whole run and of an update, and what share of the core other
 programs took meanwhile. A run is not recorded if that is more than --others, and what the file has already is not
-measured again.
+measured again. `--table` prints the results as a Markdown table and writes it between the lines
+`<!-- plan-time -->` and `<!-- /plan-time -->` of the files named.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from rmt.benchmark.machine import describe
 HERE = Path(__file__).resolve().parent
 RUNS = {"cifar10-10k": ("finetune", 2), "bccd": ("finetune-detect", 3), "camvid": ("finetune-segment", 4)}
 TIME = re.compile(r"time .* to start, .* for ([\d,]+) updates .* to finish: (?:(\d+):)?(\d+):(\d\d) in all")
+MARKED = re.compile(r"(<!-- plan-time -->\n).*?(<!-- /plan-time -->)", re.DOTALL)
 STEP = re.compile(r"measured ([\d.]+) (ms|s) a step")
 
 
@@ -103,9 +106,41 @@ def child_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def table(entries: list[dict[str, Any]]) -> str:
+    """A row for each command, a column for each number of busy processes: taken ÷ planned, and the seconds planned."""
+    if not entries:
+        return "Not measured yet."
+    numbers = sorted({entry["busy"] for entry in entries})
+    titles = {0: "alone", 1: "beside one busy process"}
+    lines = ["| command | " + " | ".join(titles.get(busy, f"beside {busy}") for busy in numbers) + " |"]
+    lines.append("|---" * (1 + len(numbers)) + "|")
+    for data, (recipe, minutes) in RUNS.items():
+        found = {entry["busy"]: entry for entry in entries if entry["data"] == data}
+        cells = [
+            f"{found[busy]['taken_share']:.2f} ({found[busy]['planned_seconds']} s)" if busy in found else "–"
+            for busy in numbers
+        ]
+        if found:
+            lines.append(f"| `rmt train {recipe} --data {data} --minutes {minutes}` | " + " | ".join(cells) + " |")
+    machines, commits = (", ".join(sorted({entry[key] for entry in entries})) for key in ("cpu", "commit"))
+    clock = "; minutes are those of the CPU" if any(entry["clock"] == "cpu" for entry in entries) else ""
+    lines += ["", f"Seconds taken ÷ planned (planned) on one core of {machines}, at {commits}{clock}."]
+    return "\n".join(lines)
+
+
+def fill(file: Path, text: str) -> None:
+    """Replaces what stands between the marks of a file."""
+    page = file.read_text(encoding="utf-8")
+    if not MARKED.search(page):
+        sys.exit(f"{file}: no line <!-- plan-time --> with <!-- /plan-time --> after it")
+    write_text(file, MARKED.sub(lambda match: f"{match[1]}{text}\n{match[2]}", page))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with cifar10/ (parquet), bccd/ and camvid/")
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--table", type=Path, nargs="+", help="files to write the table to, instead of measuring")
+    mode.add_argument("--data", type=Path, help="folder with cifar10/ (parquet), bccd/ and camvid/")
     parser.add_argument("--work", type=Path, default=Path("runs/plan-time"), help="folder for the runs")
     parser.add_argument("--core", type=int, default=0, help="the core that everything runs on")
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="numbers of processes beside the run")
@@ -115,6 +150,11 @@ def main() -> None:
     parser.add_argument("--others", type=float, default=0.1, help="largest share of the core for other programs")
     parser.add_argument("--results", type=Path, default=HERE / "plan-time.json")
     args = parser.parse_args()
+    if args.table:
+        print(text := table(read(args.results)))
+        for file in args.table:
+            fill(file, text)
+        return
     args.work.mkdir(parents=True, exist_ok=True)
     for name in ("bccd", "camvid"):
         if not (args.work / name).exists():

@@ -1,14 +1,17 @@
-"""CPU seconds from `rmt train quickstart` to the end of its first step, and which library takes them at import.
+"""CPU seconds and memory of `rmt train quickstart` to the end of its first step, of each import, and of a prediction.
 
     python benchmarks/start_time.py benchmarks/start-time.json
 
 Each library is imported after those before it, in new processes, as a command does it (without garbage collection) and
-with garbage collection. What a library imports itself counts for it, unless an earlier one has it already.
+with garbage collection. What a library imports itself counts for it, unless an earlier one has it already. Memory is
+the largest resident size of the process so far. The prediction is `rmt predict` of one photo by the network in the
+package.
 """
 
 import gc
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -32,19 +35,36 @@ LIBRARIES = {
 
 
 def import_each() -> None:
-    """In a process of its own: prints the CPU seconds of each import."""
+    """In a process of its own: prints the CPU seconds of each import, and the memory after it."""
     if sys.argv[2] == "without":
         gc.disable()
-    seconds = {"interpreter": time.process_time()}
+    used = {"interpreter": {"seconds": time.process_time(), "peak_mb": peak_mb()}}
     for label, name in LIBRARIES.items():
         before = time.process_time()
         import_module(name)
-        seconds[label] = time.process_time() - before
-    print(json.dumps(seconds))
+        used[label] = {"seconds": time.process_time() - before, "peak_mb": peak_mb()}
+    print(json.dumps(used))
+
+
+def peak_mb() -> int:
+    """The largest resident size of this process so far, in MB of 1024² bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def predict() -> None:
+    """In a process of its own: prints the CPU seconds and the memory of a command that classifies one photo."""
+    from PIL import Image
+
+    from rmt.commands.cli import main
+
+    with tempfile.TemporaryDirectory() as folder:
+        Image.linear_gradient("L").save(f"{folder}/photo.png")
+        main(["predict", "rmt_micro", f"{folder}/photo.png", "--device", "cpu"])
+    print(json.dumps({"seconds": time.process_time(), "peak_mb": peak_mb()}))
 
 
 def first_step() -> None:
-    """In a process of its own: prints the CPU seconds until the first weight update of the quickstart."""
+    """In a process of its own: prints the CPU seconds and the memory until the quickstart's first weight update."""
     from rmt.commands.cli import main
     from rmt.commands.libraries import import_quickly
 
@@ -55,7 +75,7 @@ def first_step() -> None:
 
     def stop(self: Any, *args: Any, **kwargs: Any) -> None:
         update(self, *args, **kwargs)
-        print("\n" + json.dumps(time.process_time()), flush=True)
+        print("\n" + json.dumps({"seconds": time.process_time(), "peak_mb": peak_mb()}), flush=True)
         os._exit(0)
 
     TrainingModule.optimizer_step = stop  # type: ignore[method-assign]
@@ -69,16 +89,22 @@ def measure(*args: str) -> Any:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
+def medians(found: list[dict[str, float]]) -> dict[str, float]:
+    return {key: round(median(values[key] for values in found), 2) for key in found[0]}
+
+
 def main() -> None:
-    rounds: dict[str, list[Any]] = {"without": [], "with": [], "first step": []}
+    rounds: dict[str, list[Any]] = {"without": [], "with": [], "first step": [], "predict": []}
     for _ in range(ROUNDS):
         rounds["without"].append(measure("--imports", "without"))
         rounds["with"].append(measure("--imports", "with"))
         rounds["first step"].append(measure("--first-step"))
-    imports = {
-        label: {kind: round(median(seconds[label] for seconds in rounds[kind]), 2) for kind in ("without", "with")}
-        for label in rounds["with"][0]
-    }
+        rounds["predict"].append(measure("--predict"))
+    imports = {}
+    for label in rounds["with"][0]:
+        kinds = {kind: medians([used[label] for used in rounds[kind]]) for kind in ("without", "with")}
+        imports[label] = {kind: values["seconds"] for kind, values in kinds.items()}
+        imports[label]["peak_mb"] = kinds["without"]["peak_mb"]
     import torch
 
     from rmt.benchmark.machine import describe
@@ -86,9 +112,11 @@ def main() -> None:
     torch.set_num_threads(1)
     result = {
         "command": "python benchmarks/start_time.py benchmarks/start-time.json",
-        "unit": "CPU seconds of one process, medians; imports with and without garbage collection",
+        "unit": "CPU seconds of one process, its largest resident size so far in MB; medians; imports with and without "
+        "garbage collection",
         "machine": describe("cpu"),
-        "first_step": round(median(rounds["first step"]), 2),
+        "first_step": medians(rounds["first step"]),
+        "predict": medians(rounds["predict"]),
         "imports": imports,
         "rounds": rounds,
     }
@@ -96,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    {"--imports": import_each, "--first-step": first_step}.get(sys.argv[1], main)()
+    {"--imports": import_each, "--first-step": first_step, "--predict": predict}.get(sys.argv[1], main)()

@@ -21,6 +21,7 @@ from rmt.recipes.recipe import AUTO
 from rmt.tasks import resume, task_named
 from rmt.tasks.classify.build import resolve_schedule
 from rmt.tasks.classify.module import ClassifyModule
+from rmt.tasks.detect.defaults import ObjectStatistics
 from rmt.tasks.detect.module import DetectModule
 from rmt.tasks.segment.module import SegmentModule
 from rmt.training.checkpoints.callback import StateCheckpoint
@@ -243,8 +244,31 @@ def test_a_step_that_is_mostly_constant_leaves_time_for_larger_images(constant, 
     monkeypatch.setattr("rmt.training.plan.measure", measured)
     monkeypatch.setattr("rmt.tasks.detect.plan.wanted_images", lambda *args, **options: 300)
     monkeypatch.setattr("rmt.tasks.detect.defaults.short_side", lambda objects, cpu: 64)
+    monkeypatch.setattr("rmt.tasks.detect.plan.SMALLEST_PX", 0)
     recipe = replace(recipe_of("detect", None), short_side=AUTO, long_side=AUTO, minutes=2.0)
     assert resolved(recipe)[0].short_side == short_side
+
+
+def test_images_are_not_reduced_until_the_smallest_objects_vanish(monkeypatch):
+    """Steps of minutes: the cheapest choice is taken, which the objects, of 0.1 of the short side, limit."""
+    objects = ObjectStatistics(small=0.1, per_image=3, short_side=400, long_side=600)
+    monkeypatch.setattr(ObjectStatistics, "of", lambda images: objects)
+    monkeypatch.setattr("rmt.training.plan.measure", lambda *args: Timing(100.0, 0.01))
+    recipe, lines = replace(recipe_of("detect", None), short_side=AUTO, long_side=AUTO, minutes=2.0), []
+    assert resolved(recipe, lines.append)[0].short_side == 128  # of 160, 128 and 96
+    said = ", as on smaller images the smallest class's objects would have fewer than 10 px; measured 100.00 s a step"
+    assert said in lines[-3]
+    large = replace(objects, small=0.3)
+    monkeypatch.setattr(ObjectStatistics, "of", lambda images: large)
+    assert resolved(recipe, lines.append)[0].short_side == 96 and "smaller images" not in lines[-3]
+
+
+def test_few_images_ask_for_the_weights_in_the_package(monkeypatch):
+    _, lines = plan_with(FAST, monkeypatch, minutes=3.0)
+    assert "; --weights rmt_micro to start from weights in the package, as 8 images per class are few; " in lines[-1]
+    monkeypatch.setattr("rmt.tasks.classify.plan.FEW_FROM_SCRATCH", 5)
+    _, lines = plan_with(FAST, monkeypatch, minutes=3.0)
+    assert "; --weights FILE to start from trained weights; " in lines[-1]
 
 
 @pytest.mark.parametrize("task", ["detect", "segment"])

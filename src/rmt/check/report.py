@@ -10,10 +10,9 @@ import numpy as np
 
 from rmt.check.opened import OpenedData, Where
 from rmt.check.scan import Scan, box_facts
-from rmt.data.sets import listed, preview
+from rmt.data.sets import FEW_FROM_SCRATCH, listed, preview
 from rmt.data.split_names import Split
 
-_FEW_FROM_SCRATCH = 200  # images of a class, in the median, below which a classifier should start from trained weights
 _FEW = 10  # images or objects of a class in training below which it is named
 _UNBALANCED = 20  # largest class over smallest
 _SMALL_BOX = 0.03  # of the short side
@@ -195,7 +194,7 @@ def _class_findings(task: str, splits: dict[str, dict[str, Any]]) -> list[Findin
         low, high = min(present, key=present.__getitem__), max(present, key=present.__getitem__)
         text = f"unbalanced: {high} {present[high]:,}, {low} {present[low]:,} {unit}"
         found.append(Finding("note", text, "--class-weights" if task != "detect" else ""))
-    if task == "classify" and (median := int(np.median([*present.values()] or [0]))) < _FEW_FROM_SCRATCH:
+    if task == "classify" and (median := int(np.median([*present.values()] or [0]))) < FEW_FROM_SCRATCH:
         text = f"{median} training images per class (median) are few to train from scratch"
         found.append(Finding("note", text, "--weights rmt_micro starts from the weights in the package"))
     for split, facts in splits.items():

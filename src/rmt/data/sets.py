@@ -11,6 +11,8 @@ from rmt.data.randomness import HOLD_OUT, permutation
 from rmt.errors import RMTError
 from rmt.terminal import short
 
+FEW_FROM_SCRATCH = 200
+"""Images of a class, in the median, below which a classifier should start from trained weights."""
 _MOST_LETTERS = 40  # of a name in a list
 S = TypeVar("S")
 

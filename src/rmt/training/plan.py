@@ -121,7 +121,8 @@ class Planner:
         chosen = outlines[place]
         self._require_training(chosen)
         given = not self.planning.length_is_open(self.recipe)
-        for line in describe(chosen, outlines[:place], self.recipe, len(self.data.train), given=given):
+        weights = "" if self.recipe.weights else self.planning.advise_weights(self.data)
+        for line in describe(chosen, outlines[:place], self.recipe, len(self.data.train), given=given, weights=weights):
             log(line)
         return chosen.recipe
 
@@ -196,7 +197,9 @@ def decoding_seconds(timing: Timing, recipe: Recipe, data: Any) -> float:
     return timing.decoding * (len(data.train) + len(data.val)) / world_size(recipe)
 
 
-def describe(chosen: Outline, better: Sequence[Outline], recipe: Recipe, images: int, *, given: bool) -> list[str]:
+def describe(
+    chosen: Outline, better: Sequence[Outline], recipe: Recipe, images: int, *, given: bool, weights: str
+) -> list[str]:
     """Returns the plan in five lines: what for, the choice, why, how long, what to change for better.
 
     Args:
@@ -204,6 +207,7 @@ def describe(chosen: Outline, better: Sequence[Outline], recipe: Recipe, images:
         recipe: before the plan.
         images: number of training images.
         given: whether the recipe gives the length.
+        weights: advice on weights to start from, if any.
     """
     ran, shown = chosen.recipe, chosen.updates * effective_batch(chosen.recipe)
     passes = shown / images
@@ -215,6 +219,8 @@ def describe(chosen: Outline, better: Sequence[Outline], recipe: Recipe, images:
         why = "the cheapest choice, and longer than the minutes, since its length is given"
     else:
         why = f"the cheapest choice, which sees only {shown:,} of the {chosen.candidate.images:,} images wanted"
+    if chosen.candidate.why_last:
+        why += f", as {chosen.candidate.why_last}"
     speed = (
         f"{_seconds(chosen.timing.step)} a step of {ran.batch_size}, {_seconds(chosen.timing.image)} an evaluated image"
     )
@@ -228,11 +234,11 @@ def describe(chosen: Outline, better: Sequence[Outline], recipe: Recipe, images:
         f"  network  {chosen.candidate.label}",
         f"  why      {why}; measured {speed}",
         f"  time     {times}",
-        f"  better   {_advice(chosen, better, recipe)}",
+        f"  better   {_advice(chosen, better, recipe, weights)}",
     ]
 
 
-def _advice(chosen: Outline, better: Sequence[Outline], recipe: Recipe) -> str:
+def _advice(chosen: Outline, better: Sequence[Outline], recipe: Recipe, weights: str) -> str:
     advice = []
     if not chosen.fits:
         advice.append(f"--minutes {chosen.minutes_wanted:g} to see enough images")
@@ -242,8 +248,8 @@ def _advice(chosen: Outline, better: Sequence[Outline], recipe: Recipe) -> str:
         )
     else:
         advice.append(f"--minutes {2 * recipe.minutes:g} to train longer")
-    if not recipe.weights:
-        advice.append("--weights FILE to start from trained weights")
+    if weights:
+        advice.append(weights)
     if recipe.device == "cpu":
         advice.append("a GPU")
     return "; ".join(advice)

@@ -41,12 +41,14 @@ class Candidate(Generic[RecipeT]):
         label: network and sizes in words.
         work: computation for one image, relative to the other candidates.
         images: training images, counted as often as they are shown, that this choice needs to be worth it.
+        why_last: of the cheapest one: why none is cheaper, if that needs saying.
     """
 
     recipe: RecipeT
     label: str
     work: float
     images: int
+    why_last: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,7 @@ class Planning(Generic[RecipeT, DataT]):
         length_is_open: (recipe); whether the length is to be chosen.
         final_images: (recipe, data, networks); images that are evaluated after the last epoch, counted for each
             network, when `networks` (raw and EMA) are evaluated in validation.
+        advise_weights: (data); what the plan says about weights to start from, where the recipe has none.
     """
 
     fields: tuple[str, ...]
@@ -71,6 +74,7 @@ class Planning(Generic[RecipeT, DataT]):
     extend: Callable[[RecipeT, int], RecipeT]
     length_is_open: Callable[[RecipeT], bool]
     final_images: Callable[[RecipeT, DataT, int], int]
+    advise_weights: Callable[[DataT], str] = lambda data: "--weights FILE to start from trained weights"
 
 
 @dataclass(frozen=True, kw_only=True)

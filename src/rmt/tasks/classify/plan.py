@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from rmt.data.images import BadImage
+from rmt.data.sets import FEW_FROM_SCRATCH
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.small_images import LARGEST_SIDE, small_image_settings
@@ -70,6 +71,14 @@ def final_images(recipe: ClassifyRecipe, data: ClassifyData, networks: int) -> i
     return len(data.test) * networks
 
 
+def advise_weights(data: ClassifyData) -> str:
+    """See `Planning.advise_weights`: those in the package where the images of a class are few."""
+    images = int(np.median(np.bincount(data.train.labels, minlength=len(data.classes))))
+    if images < FEW_FROM_SCRATCH:
+        return f"--weights rmt_micro to start from weights in the package, as {images} images per class are few"
+    return "--weights FILE to start from trained weights"
+
+
 PLANNING = Planning(
     fields=("model", "image_size", "epochs"),
     candidates=candidates,
@@ -78,4 +87,5 @@ PLANNING = Planning(
     extend=extend,
     length_is_open=epochs_are_open,
     final_images=final_images,
+    advise_weights=advise_weights,
 )
