@@ -104,7 +104,10 @@ def test_an_openvino_file_alone_predicts_what_the_network_does(model_file, tmp_p
     assert exported["check"]["error"] < 1e-5
     assert_same_rankings(target, model_file)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+    running = rmt.load(target, device="cpu")
+    before = running.predict(PHOTOS)
     (tmp_path / "model.bin").write_bytes((tmp_path / "model.bin").read_bytes()[:100])
+    assert running.predict(PHOTOS) == before  # of a mapped file the process would end here
     with pytest.raises(RMTError, match=r"model\.xml cannot be run: .*") as error:
         rmt.load(target)
     assert "\n" not in str(error.value)

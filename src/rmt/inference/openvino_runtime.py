@@ -20,6 +20,7 @@ class OpenVinoRuntime(ExportedRuntime):
 
     def open(self, path: Path) -> None:
         core = openvino.Core()
+        core.set_property({"ENABLE_MMAP": False})  # a mapped file that is overwritten would end the process (SIGBUS)
         settings = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": self.hint,
