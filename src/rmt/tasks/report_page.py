@@ -1,7 +1,7 @@
 """The parts of `report.png` that all tasks share: the page, its title, its curves, and bars of the classes."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 
@@ -17,6 +17,7 @@ from rmt.data.images import BadImage
 from rmt.errors import RMTError
 from rmt.inference.explain.reach import StageReach, measure_reach, plot_reach
 from rmt.inference.predictor import Predictor
+from rmt.inference.runtime import Runtime
 from rmt.recipes import Recipe
 from rmt.recipes.recipe import option
 from rmt.terminal import short
@@ -26,23 +27,24 @@ from rmt.training.task import FinishedRun
 
 _WIDTH, _TITLE_HEIGHT, _CURVES_HEIGHT = 16, 1.4, 3.6  # inches
 _MAX_CLASSES = 40  # bars of `class_bars`
-_REACH_IMAGES = 8
-REACH_HEIGHT = 3.9
-"""Of the row of `draw_reach_row`, in inches."""
+_REACH_IMAGES, _REACH_HEIGHT = 8, 3.9
+PredictorT = TypeVar("PredictorT", bound=Predictor)
 _AUGMENTATION = (
     *("min_crop", "crop_padding", "randaugment", "random_erasing", "mixup", "cutmix", "label_smoothing"),
     *("random_crop", "min_scale", "max_scale", "min_ratio", "max_ratio", "balanced_crops"),
     *("flip", "vertical_flip", "rotation", "distortion"),
 )
+_RATIOS = ("min_crop", "min_scale", "max_scale", "min_ratio", "max_ratio")  # 1: nothing is done
 
 
 class ReportPage:
-    """A page with a title and a row of curves, below which a task draws rows of its own.
+    """A page with a title and a row of curves, rows that the task draws, and last how far each head looks.
 
     Args:
         module: the run's module, after training.
         run: its folder and history.
         metrics: the content of its `metrics.json`.
+        predictor: of the best weights.
         heights: heights of the task's rows in inches.
 
     Attributes:
@@ -55,21 +57,30 @@ class ReportPage:
     rows: list[Any]
 
     def __init__(
-        self, module: TrainingModule[Any, Any], run: FinishedRun, metrics: dict[str, Any], heights: Sequence[float]
+        self,
+        module: TrainingModule[Any, Any],
+        run: FinishedRun,
+        metrics: dict[str, Any],
+        predictor: Predictor,
+        heights: Sequence[float],
     ) -> None:
         self.module, self.run, self.metrics = module, run, metrics
-        heights = [_TITLE_HEIGHT, _CURVES_HEIGHT, *heights]
+        reach = _measured_reach(predictor, module.data.val)
+        heights = [_TITLE_HEIGHT, _CURVES_HEIGHT, *heights, *([_REACH_HEIGHT] if reach else [])]
         self.figure: Figure = Figure(figsize=(_WIDTH, sum(heights)), facecolor="white", layout="constrained")
         self.figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)  # type: ignore[union-attr, call-arg]
         parts: Any = self.figure.subfigures(len(heights), 1, height_ratios=heights)
         self._title, self._curves, *self.rows = parts
+        if reach:
+            _draw_reach(self.rows.pop(), reach)
 
     def title(self, scores: Sequence[tuple[str, str]], label: str) -> None:
         """Recipe and machine on the left; on the right (what, score) pairs after a label."""
         metrics, machine = self.metrics, self.metrics["machine"]
         network = f"{metrics['head']} on {metrics['model']}" if "head" in metrics else metrics["model"]
         epochs = metrics["last"]["epoch"]
-        length = f"{metrics['iterations']:,} iterations" if "iterations" in metrics else f"{epochs} epochs"
+        length = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+        length = f"{metrics['iterations']:,} iterations" if "iterations" in metrics else length
         facts = (
             f"{network}, {metrics['parameters'] / 1e6:.2f} M parameters · {metrics['images']['train']:,} images, "
             f"classes: {metrics['classes']} · {length} in {metrics['training_seconds'] / 60:.1f} min on "
@@ -109,18 +120,26 @@ class ReportPage:
             self.figure.savefig(draft, dpi=100, format="png")
 
 
+def best_predictor(kind: type[PredictorT], module: TrainingModule[Any, Any], network: Runtime) -> PredictorT:
+    """A predictor of a kind around the best weights of a run."""
+    recipe = module.recipe
+    metadata = {"classes": module.data.classes, "preprocessing": module.preprocessing, "model": recipe.model}
+    return kind(network, metadata | {"recipe": recipe.as_dict()})
+
+
 def essentials(recipe: Recipe, metrics: dict[str, Any]) -> str:
     """The data, weights, batch, learning rate and augmentation of a run, in one line."""
     data = short(str(getattr(recipe, "data", "")) or str(getattr(recipe, "images", "")), 40)
     parts = [f"data {data}", f"weights {short(recipe.weights, 40)}" if recipe.weights else "random weights"]
     parts += [f"batch {metrics['effective_batch']:,}", f"learning rate {metrics['peak_lr']:.2g}"]
     used = {name: getattr(recipe, name, 0) for name in _AUGMENTATION}
+    used = {name: value for name, value in used.items() if value and not (name in _RATIOS and value == 1)}
     words = [f"{option(name)} {value:g}" if not isinstance(value, str | bool) else f"{option(name)} {value}"
-             for name, value in used.items() if value]  # fmt: skip
+             for name, value in used.items()]  # fmt: skip
     return short(" · ".join([*parts, f"augmentation: {', '.join(words) or 'none'}"]), 200)
 
 
-def measured_reach(predictor: Predictor, images: Any) -> list[StageReach]:
+def _measured_reach(predictor: Predictor, images: Any) -> list[StageReach]:
     """How far the heads look on the first of some images, a set with `load`; none for networks of timm."""
     inputs: list[Tensor] = []
     try:
@@ -139,7 +158,7 @@ def measured_reach(predictor: Predictor, images: Any) -> list[StageReach]:
     return measure_reach(backbone, [image.to(predictor.device) for image in inputs]) if inputs else []
 
 
-def draw_reach_row(figure: Any, stages: list[StageReach]) -> None:
+def _draw_reach(figure: Any, stages: list[StageReach]) -> None:
     """The panels of `plot_reach` in a row of the page."""
     style: Any = dict(x=0.012, ha="left", fontsize=12, fontweight="bold", color=plots.INK)
     title = figure.suptitle("How far each head looks", **style)

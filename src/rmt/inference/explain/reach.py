@@ -122,7 +122,9 @@ def plot_reach(axes: Iterable[Any], stages: list[StageReach]) -> None:
         ax.tick_params(colors="#6b7785", labelsize=8.5, length=0)
         title = f"stage {stage.stage}: {stage.grid[1]}×{stage.grid[0]} tokens, {stage.form}"
         ax.set_title(title, loc="left", fontsize=9.5, color="#1f2933")
-        label = "decay is ½ at, tokens" if len(stage.half_distance) else "head (no decay)"
+        label = (
+            "distance at which the decay of the head is ½, tokens" if len(stage.half_distance) else "head (no decay)"
+        )
         ax.set_xlabel(label, fontsize=8.5, color="#6b7785")
         if stage.stage == 1:
             ax.set_ylabel("mean attended distance, tokens", fontsize=8.5, color="#6b7785")

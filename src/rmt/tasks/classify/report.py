@@ -9,15 +9,7 @@ from rmt.inference.classify import ClassifyPredictor
 from rmt.inference.runtime import TorchRuntime
 from rmt.tasks.classify.evaluate import ClassifyEvaluator, Predictions
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.tasks.report_page import (
-    REACH_HEIGHT,
-    ReportPage,
-    bars_height,
-    class_bars,
-    draw_reach_row,
-    measured_reach,
-    shown_classes,
-)
+from rmt.tasks.report_page import ReportPage, bars_height, best_predictor, class_bars, shown_classes
 from rmt.terminal import short
 from rmt.training.logging import plots
 from rmt.training.results import final_rows
@@ -36,12 +28,10 @@ def draw_report(
 ) -> None:
     """Draws the page. `evaluator`, with details on the test images, and `network` are of the best weights."""
     data = module.data
-    metadata = {"classes": data.classes, "preprocessing": module.preprocessing, "model": module.recipe.model}
-    stages = measured_reach(ClassifyPredictor(network, metadata), data.val)
     ranked = shown_classes(sorted(metrics["per_class"].items(), key=lambda item: -item[1]["f1"]))
     bars = [(f"{short(name, 16)} ({of['images']:,})", of["f1"], of["recall"]) for name, of in ranked]
-    heights = [7.4, bars_height(bars), *([REACH_HEIGHT] if stages else [])]
-    page = ReportPage(module, run, metrics, heights)
+    predictor = best_predictor(ClassifyPredictor, module, network)
+    page = ReportPage(module, run, metrics, predictor, [7.4, bars_height(bars)])
     part = "test" if "test" in metrics["images"] else "val"
     scores = [(name, f"{entry[part]['top1']:.2f} %") for name, entry in final_rows(metrics)]
     page.title(scores, f"{part} top-1 on {metrics['images'][part]:,} images")
@@ -59,8 +49,6 @@ def draw_report(
     best = f"{shown}, macro F1 {metrics['macro_f1']:.1f} %; tick: recall, dot: precision"
     precision = [of["precision"] for _, of in ranked]
     class_bars(page.rows[1].subplots(), "F1 by class (images), %", best, bars, precision)
-    if stages:
-        draw_reach_row(page.rows[2], stages)
     page.save()
 
 
@@ -70,9 +58,10 @@ def _samples(figure: Any, module: ClassifyModule, predictions: Predictions) -> N
     wrong = np.flatnonzero(predictions.predicted != predictions.label)
     wrong = wrong[np.argsort(-predictions.probability[wrong], kind="stable")]
     random = np.random.default_rng(module.recipe.seed).permutation(len(predictions.label))
-    rows = [("Random images", random), ("Most confident errors" if len(wrong) else "No errors", wrong)]
-    for part, (name, indices) in zip(figure.subfigures(2, 1), rows, strict=True):
-        part.suptitle(name, x=0.02, **_HEADING)
+    told = "above the predicted class with its probability, below the true one where it is another"
+    rows = [("Random images", told, random), ("Most confident errors" if len(wrong) else "No errors", "", wrong)]
+    for part, (name, note, indices) in zip(figure.subfigures(2, 1), rows, strict=True):
+        plots.add_note(part.suptitle(name, x=0.02, **_HEADING), part, note)
         axes = part.subplots(2, _SAMPLES // 2).ravel()
         for ax in axes:
             ax.set_axis_off()

@@ -12,15 +12,7 @@ from rmt.inference.drawing.boxes import MIN_SCORE, LabelledBox, draw_boxes, labe
 from rmt.inference.runtime import Runtime
 from rmt.tasks.detect.evaluate import DetectEvaluator
 from rmt.tasks.detect.module import DetectModule
-from rmt.tasks.report_page import (
-    REACH_HEIGHT,
-    ReportPage,
-    bars_height,
-    class_bars,
-    draw_reach_row,
-    measured_reach,
-    shown_classes,
-)
+from rmt.tasks.report_page import ReportPage, bars_height, best_predictor, class_bars, shown_classes
 from rmt.training.logging import plots
 from rmt.training.task import FinishedRun
 
@@ -37,9 +29,9 @@ def draw_report(
     ranked = sorted(((100 * ap, name) for name, ap in metrics["per_class"]["box"].items() if ap >= 0), reverse=True)
     curves = {name: 100 * float(np.mean(of)) for name, of in evaluator.metrics.precision50["box"].items() if of[0] >= 0}
     bars = [(name, ap, curves.get(name)) for ap, name in shown_classes(ranked)]
-    stages = measured_reach(_predictor(module, network), module.data.val)
-    heights = [max(bars_height(bars), 4.2), 4.3 * -(-len(chosen) // 2), *([REACH_HEIGHT] if stages else [])]
-    page = ReportPage(module, run, metrics, heights)
+    sample_height = 3.5 if module.data.val.groups[chosen].all() else 4.3  # all wide, or an upright one among them
+    heights = [max(bars_height(bars), 4.2), sample_height * -(-len(chosen) // 2)]
+    page = ReportPage(module, run, metrics, best_predictor(DetectPredictor, module, network), heights)
     last = metrics["last"]["raw"]["val"]
     names = [name for name in ("box_ap", "box_ap50", "mask_ap", "mask_ap50") if name in last]
     scores = [(name.replace("_ap50", " AP50").replace("_ap", " AP"), f"{last[name]:.1f}") for name in names]
@@ -51,14 +43,7 @@ def draw_report(
     threshold = metrics["best"].get("threshold")
     _precision_recall(right, evaluator, curves, threshold)
     _samples(page.rows[1], module, detections, chosen, threshold["score"] if threshold else MIN_SCORE)
-    if stages:
-        draw_reach_row(page.rows[2], stages)
     page.save()
-
-
-def _predictor(module: DetectModule, network: Runtime) -> DetectPredictor:
-    metadata = {"classes": module.data.classes, "preprocessing": module.preprocessing, "model": module.recipe.model}
-    return DetectPredictor(network, metadata)
 
 
 def _precision_recall(

@@ -8,15 +8,7 @@ from rmt.data.images import BadImage
 from rmt.inference.drawing.masks import draw_segmentation
 from rmt.inference.runtime import Runtime
 from rmt.inference.segment import SegmentPredictor
-from rmt.tasks.report_page import (
-    REACH_HEIGHT,
-    ReportPage,
-    bars_height,
-    class_bars,
-    draw_reach_row,
-    measured_reach,
-    shown_classes,
-)
+from rmt.tasks.report_page import ReportPage, bars_height, best_predictor, class_bars, shown_classes
 from rmt.tasks.segment.evaluate import SegmentEvaluator
 from rmt.tasks.segment.module import COLUMNS, SegmentModule
 from rmt.training.logging import plots
@@ -33,11 +25,8 @@ def draw_report(
     details = metrics["details"]["best"]
     known = sorted((row for row in details["per_class"] if row["iou"] is not None), key=lambda row: -row["iou"])
     bars = [(row["class"], row["iou"], row["accuracy"]) for row in shown_classes(known)]
-    metadata = {"classes": module.data.classes, "preprocessing": module.preprocessing}
-    metadata |= {"recipe": module.recipe.as_dict(), "model": module.recipe.model}
-    predictor = SegmentPredictor(network, metadata)
-    stages = measured_reach(predictor, module.data.val)
-    page = ReportPage(module, run, metrics, [bars_height(bars), 6.2, *([REACH_HEIGHT] if stages else [])])
+    predictor = best_predictor(SegmentPredictor, module, network)
+    page = ReportPage(module, run, metrics, predictor, [bars_height(bars), 6.2])
     scores = [(name, f"{entry['val']['miou']:.2f} %") for name, entry in final_rows(metrics)]
     scores.append(("one class always", f"{details['most_frequent']['miou']:.2f} %"))
     page.title(scores, f"mIoU, {metrics['images']['val']:,} images")
@@ -50,8 +39,6 @@ def draw_report(
     )
     class_bars(page.rows[0].subplots(), "IoU by class, %", "best weights; the tick is the accuracy of the class", bars)
     _samples(page.rows[1], module, predictor)
-    if stages:
-        draw_reach_row(page.rows[2], stages)
     page.save()
 
 
