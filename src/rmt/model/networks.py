@@ -61,6 +61,8 @@ def suggest_names(name: str) -> str:
 
 def check_network(name: str, arguments: Mapping[str, Any]) -> None:
     """Raise RMTError unless `create_network` builds this and, if it is ours, takes images; needs no memory."""
+    if name in ARCHITECTURES and not arguments:  # as it is registered; the tests build and run each of them
+        return
     with torch.device("meta"), torch.no_grad():
         network = create_network(name, arguments)
         if name not in ARCHITECTURES:
