@@ -15,7 +15,7 @@ from rmt.heads import load_model as load_with_head
 from rmt.heads import save_model
 from rmt.model import RMT, create_model, load_checkpoint, load_model, load_official, read_metadata
 from rmt.model.rebuild import rebuild_from_weights
-from rmt.model.state_dicts import read_state_dict
+from rmt.model.state_dicts import read_state_dict, unwrap
 
 RMTError = rmt.RMTError
 
@@ -80,11 +80,17 @@ def test_the_authors_files(tmp_path, wrapping, prefix):
 
 
 WRAPPERS = ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module.", "model."]
-WRAPPERS += ["model._orig_mod.", "_fsdp_wrapped_module."]
+WRAPPERS += ["model._orig_mod.", "_fsdp_wrapped_module.", "_forward_module.model.", "student.encoder."]
 
 
-@pytest.mark.parametrize("names", [official, RMT.state_dict], ids=["theirs", "ours"])
-@pytest.mark.parametrize("prefix", WRAPPERS)
+@pytest.mark.parametrize(
+    ("names", "prefix"),
+    [
+        *((RMT.state_dict, prefix) for prefix in WRAPPERS),
+        *((official, prefix) for prefix in WRAPPERS[-2:]),
+        *(pytest.param(official, prefix, marks=pytest.mark.slow) for prefix in WRAPPERS[:-2]),
+    ],
+)
 def test_wrappers_names_make_no_difference_by_any_way_in(tmp_path, prefix, names):
     """One classifier of 5 classes, read alike by each function that loads weights: none leaves the head random."""
     source = pico()
@@ -111,6 +117,14 @@ def test_wrappers_names_make_no_difference_by_any_way_in(tmp_path, prefix, names
     pyramid.load_backbone(path)
     for backbone in (features.model, pyramid.backbone):
         assert torch.equal(backbone.stages[3].blocks[0].attn.q.weight, source.stages[3].blocks[0].attn.q.weight)
+
+
+def test_a_file_of_two_networks_is_refused():
+    state = {
+        f"{holder}.{name}": value for holder in ("student", "teacher") for name, value in pico().state_dict().items()
+    }
+    with pytest.raises(RMTError, match=r"contains several networks \(student\., teacher\.\): save the one"):
+        unwrap(state)
 
 
 def test_parts_inside_and_beside_the_network_are_told_apart(tmp_path):

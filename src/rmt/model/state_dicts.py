@@ -46,6 +46,11 @@ _OUR_PYRAMID = re.compile(r"(?:backbone\.)?pyramid\.(?:(backbone)|norms\.(\d+))\
 _AVERAGED = ("ema.", "ema_model.", "model_ema.")
 """What LightningModules and EMA packages call the averaged copy of a network."""
 _COUNTERS = ("n_averaged", "num_updates", "decay", "initted", "step")  # that lie beside the weights of such a copy
+# A tensor of every RMT, behind what any other module that holds the network calls it, such as `student.`.
+_HELD = re.compile(
+    r"((?:\w+\.)+?)(?:backbone\.)?(?:pyramid\.backbone\.)?"
+    r"(?:stages\.0\.blocks\.0\.attn\.q|layers\.0\.blocks\.0\.retention\.q_proj)\.weight"
+)
 CLASSIFIERS = re.compile(r"(head\.fc|aux_head)\.")
 
 
@@ -54,8 +59,9 @@ def read_state_dict(path: str | Path, use_ema: bool = True) -> dict[str, Tensor]
 
     Wrapping means an outer key `model`, `state_dict`, `model_ema` or `state_dict_ema`; the names that DDP, FSDP and
     torch.compile insert, such as `module._orig_mod.`; the prefix `model.` of a LightningModule, whose other tensors are
-    left out, or `ema.` and the like of its averaged copy; and the prefix `backbone.`. From a detector or segmenter, the
-    authors' or ours, only the backbone and the norms of its feature pyramid are taken.
+    left out, or `ema.` and the like of its averaged copy; the prefix `backbone.`; and any other name of a module that
+    holds one network. From a detector or segmenter, the authors' or ours, only the backbone and the norms of its
+    feature pyramid are taken.
 
     Args:
         use_ema: prefer the averaged weights if the file has both.
@@ -116,6 +122,16 @@ def _without_wrappers(state: dict[str, Tensor], use_ema: bool, name: str) -> dic
     state = dict(pairs)
     if len(state) < len(pairs):
         raise RMTError(f"{name} contains two tensors of one name but for the prefixes of wrappers")
+    return _of_one_module(state, name)
+
+
+def _of_one_module(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of the network alone, if the file is of a module that holds it under a name of its own."""
+    holders = {match[1] for key in state if (match := _HELD.fullmatch(key))} - {"backbone.", "pyramid."}
+    if len(holders) > 1:
+        raise RMTError(f"{name} contains several networks ({', '.join(sorted(holders))}): save the one that is meant")
+    for holder in holders:
+        return {key.removeprefix(holder): value for key, value in state.items() if key.startswith(holder)}
     return state
 
 
