@@ -1,21 +1,28 @@
 """Pipes, devices, links to themselves and files of a terabyte where data are expected: one line, at once."""
 
+import io
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
-from helpers.image_sets import picture
+from helpers.image_sets import picture, without_privileges
 from PIL import Image
 
+from rmt.check.opened import Where, guess_task
 from rmt.data.detection.coco import read_coco
 from rmt.data.detection.labelme import _load
+from rmt.data.detection.layouts import detection_layout
 from rmt.data.detection.xml_file import BadXml, read_xml
-from rmt.data.files import MAX_TABLE, MAX_TEXT, open_text, read_lines, read_text, subfolder
+from rmt.data.files import MAX_TABLE, MAX_TEXT, files_below, open_text, read_lines, read_text, subfolder
 from rmt.data.fingerprint import _read_classes
 from rmt.data.images import BadImage, read_orientation, read_size
+from rmt.data.segmentation.layouts import segmentation_layout
 from rmt.data.segmentation.masks import ClassList
+from rmt.data.sources.collection import entries_of
 from rmt.data.sources.folders import FolderSet
+from rmt.data.splits import present_splits
 from rmt.data.token_labels.label_maps import INDEX, LabelMapSpec
 from rmt.errors import RMTError
 from rmt.model import read_metadata
@@ -113,3 +120,33 @@ def test_names_that_are_shown_alike_are_refused(tmp_path):
         picture(1).save(os.fsdecode(folder) + "/1.png")
     with pytest.raises(RMTError, match="shown by the same name"):
         FolderSet(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["a", "a/b"])
+def test_a_folder_without_permission_is_not_left_out_unsaid(open_tmp_path, place):
+    """Its files would be missing from data, predictions and calibration without a word."""
+    for name in ("a/b", "c"):
+        (open_tmp_path / name).mkdir(parents=True)
+        picture(1).save(open_tmp_path / name / "0.png")
+    assert files_below(open_tmp_path, (".png",)) == ["a/b/0.png", "c/0.png"]
+    assert files_below(open_tmp_path / "none", (".png",)) == []
+    (open_tmp_path / place).chmod(0)
+    with without_privileges():
+        for read in (lambda folder: files_below(folder, (".png",)), lambda folder: list(entries_of(str(folder)))):
+            with pytest.raises(RMTError, match=f"{place}: no permission to read this folder"):
+                read(open_tmp_path)
+        for find in (detection_layout, segmentation_layout, present_splits, lambda data: guess_task(Where(data))):
+            if place == "a":
+                with pytest.raises(RMTError, match="a: no permission to read this folder"):
+                    find(str(open_tmp_path / place))
+    (open_tmp_path / place).chmod(0o755)
+
+
+def test_names_on_the_standard_input_have_a_bound(monkeypatch):
+    endless = io.BytesIO(b"a.png\n" + b"\0" * 2**18)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(endless))
+    names = entries_of("-")
+    assert next(names) == "a.png"
+    with pytest.raises(RMTError, match="^-: the standard input has a line of 65,536 bytes"):
+        next(names)
+    assert endless.tell() < 2**17

@@ -11,8 +11,8 @@ from helpers.segment_data import make_segments
 from rmt.data.detection.layouts import detection_layout, open_detection
 from rmt.data.segmentation.dataset import open_segmentation, open_segmentation_evaluation
 from rmt.data.segmentation.layouts import segmentation_layout
-from rmt.data.split_names import split_of
-from rmt.data.splits import open_splits, open_test, present_splits, unused_folders
+from rmt.data.split_names import resembles_splits, split_of
+from rmt.data.splits import folders_in_every_class, open_splits, open_test, present_splits, unused_folders
 from rmt.errors import RMTError
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData
@@ -30,6 +30,38 @@ from rmt.tasks.detect.data import DetectData
 )
 def test_usual_names(split, names):
     assert {name: split_of(name) for name in names.split()} == dict.fromkeys(names.split(), split)
+
+
+@pytest.mark.parametrize(
+    ("names", "resemble"),
+    [
+        ("trainA testB", True), ("trainA trainB testA testB", True), ("train2017 val2017", True),
+        ("cat_train cat_val", True),
+        ("train_station car_train", False), ("test_positive test_negative", False), ("trainA testB car", False),
+        ("trains tests", False), ("contestant restrain", False),
+    ],
+)  # fmt: skip
+def test_names_that_resemble_splits(tmp_path, names, resemble):
+    """They are refused rather than taken as classes."""
+    names = names.split()
+    assert resembles_splits(names) == resemble
+    data = folders(tmp_path, *names, count=1)
+    if resemble:
+        with pytest.raises(RMTError, match="look like splits, and would be taken as classes"):
+            present_splits(data)
+    else:
+        assert present_splits(data) == ("train",)
+
+
+def test_classes_a_folder_deeper_are_said(tmp_path):
+    """The same folders in every class folder may be the classes."""
+    data = folders(tmp_path, "fold1", "fold2")
+    recipe = ClassifyRecipe(name="folds", data=data, holdout=0.5)
+    (line,) = [line for line in ClassifyData.open(recipe).describe(recipe) if line.startswith("warning")]
+    assert "fold1, fold2 are taken as the classes, and each has the folders ant, bee" in line
+    (tmp_path / "fold1/ant").rename(tmp_path / "fold1/session 1")
+    assert folders_in_every_class(data) == []
+    assert folders_in_every_class("sample") == []
 
 
 def folders(root, *names, count=4):

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from rmt.data.detection.dataset import DetectionSet, Source, open_set
 from rmt.data.detection.layouts import Layout, coco_files, detection_layout, find_layout, open_detection
+from rmt.data.files import require_folder_access
 from rmt.data.segmentation.class_use import ClassUse, check_class_list
 from rmt.data.segmentation.dataset import open_pairs, open_segmentation
 from rmt.data.segmentation.layouts import IMAGES, MASKS, SegmentationLayout, mask_siblings, segmentation_layout
@@ -86,6 +87,7 @@ def guess_task(where: Where) -> TaskName:
         return "detect"
     if is_url(where.data) or not root.is_dir():
         return "classify"
+    require_folder_access(root)
     try:
         if find_layout(root) is not None:
             return "detect"

@@ -5,11 +5,12 @@ import errno
 import math
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from rmt.data.images import EXTENSIONS
+from rmt.errors import RMTError
 from rmt.terminal import escape
 
 MAX_TEXT = 2**28
@@ -20,13 +21,30 @@ MAX_JSON = 2**34
 """Bytes of a file of annotations: those of the largest public data have 6 GB."""
 
 
+def require_folder_access(folder: Path) -> None:
+    """Raises RMTError if this user may not look into a folder, which would pass for one without the files in it."""
+    effective = os.access in os.supports_effective_ids
+    if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK, effective_ids=effective):
+        raise RMTError(f"{folder}: no permission to read this folder")
+
+
+def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """What `os.walk` yields. Raises RMTError for a folder that cannot be read, whose files would be left out unsaid."""
+    yield from os.walk(folder, onerror=_unreadable)
+
+
+def _unreadable(error: OSError) -> None:
+    reason = "no permission to read this folder" if isinstance(error, PermissionError) else error.strerror
+    raise RMTError(f"{error.filename}: {reason}")
+
+
 def files_below(folder: Path, extensions: Collection[str], *, deep: bool = True) -> list[str]:
     """The files with one of these extensions (lower case), relative to `folder`, sorted; hidden ones are left out.
 
-    Without `deep` only those directly in the folder.
+    Without `deep` only those directly in the folder; none if there is no such folder.
     """
     found: list[str] = []
-    for here, folders, files in os.walk(folder):
+    for here, folders, files in walk(folder) if os.path.isdir(folder) else ():
         folders[:] = sorted(name for name in folders if deep and not name.startswith("."))
         relative = os.path.relpath(here, folder)
         names = [name for name in files if _suffix(name) in extensions and not name.startswith(".")]

@@ -1,5 +1,6 @@
 """The names of splits: which folder, list or shard is for training, validation and test. All tasks use them."""
 
+import os
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -35,6 +36,16 @@ def split_of(name: str) -> Split | None:
         return None
     stems = (words[0], *(words[0].removesuffix(end) for end in _JOINED))
     return next((_SPLIT_OF[stem] for stem in stems if stem in _SPLIT_OF), None)
+
+
+def resembles_splits(names: Collection[str]) -> bool:
+    """Whether each of these names has a word of a split in it, some for training and others not, without naming one.
+
+    So do `trainA` and `testB`, `train2017` and `val2017`, `cat_train` and `cat_test`.
+    """
+    words = [re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name) for name in names]
+    found = [{_SPLIT_OF[word.lower()] for word in each if word.lower() in _SPLIT_OF} for each in words]
+    return all(found) and {"train"} < set().union(*found)
 
 
 def by_split(names: Iterable[str], where: Path | str) -> dict[Split, str]:
@@ -77,7 +88,7 @@ def split_folders(root: Path, among: Collection[str] | None = None) -> dict[Spli
 
 def _inner(folder: Path) -> Path:
     inner = folder / folder.name
-    if not inner.is_dir():
+    if not os.path.isdir(inner):  # unlike Path.is_dir, False for what may not be looked at
         return folder
     others = [path for path in folder.iterdir() if path != inner and not path.name.startswith(".")]
     return folder if others else inner

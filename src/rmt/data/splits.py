@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from rmt.data.files import require_folder_access
 from rmt.data.fingerprint import recognised
 from rmt.data.sets import EvaluationSplit, HoldOut, ImageSet, Splits, hold_out, preview
 from rmt.data.sources.cache import fit_disk
@@ -12,7 +13,7 @@ from rmt.data.sources.folders import FolderSet, class_folders
 from rmt.data.sources.remote import RemoteFile, is_url, list_folder
 from rmt.data.sources.shards import ShardSet, check_complete
 from rmt.data.sources.tables import TableSet, table_files
-from rmt.data.split_names import Split, by_split, folder_names, split_folders, split_of
+from rmt.data.split_names import Split, by_split, folder_names, resembles_splits, split_folders, split_of
 from rmt.errors import RMTError
 
 BUFFER = 50_000
@@ -151,6 +152,11 @@ def class_split_folders(root: Path) -> dict[Split, Path]:
         folders = split_folders(root, named)
         # Test images are often published without labels.
         return {split: folder for split, folder in folders.items() if split != "test" or folder_names(folder)}
+    if resembles_splits(present):
+        raise RMTError(
+            f"{root}: {preview(present)} look like splits, and would be taken as classes; name them train, val or test "
+            "with a folder for each class inside, or, if they are classes, otherwise"
+        )
     return {"train": root}
 
 
@@ -162,6 +168,19 @@ def unused_folders(data: str) -> list[str]:
         return []
     used = {part.relative_to(root).parts[0] for part in parts if isinstance(part, Path)}
     return [name for name in folder_names(root) if name not in used]
+
+
+def folders_in_every_class(data: str) -> list[str]:
+    """The folders inside the class folders of an image folder if these have the same two or more: perhaps the classes.
+
+    As in `fold1/cat`, `fold1/dog`, `fold2/cat` and so on, whose classes are `fold1` and `fold2`.
+    """
+    part = None if is_url(data) else _local_parts(data).get("train")
+    if not isinstance(part, Path) or not part.is_dir():
+        return []
+    first, *others = class_folders(part)
+    inside = folder_names(part / first)
+    return inside if len(inside) > 1 and all(folder_names(part / name) == inside for name in others) else []
 
 
 def _refuse_splits_in_classes(root: Path, classes: Sequence[str]) -> None:
@@ -202,6 +221,7 @@ def _parts(data: str, needs_train: bool = True) -> Mapping[Split, _Source]:
 
 def _local_parts(data: str) -> Mapping[Split, _Source]:
     root = SAMPLE if data == "sample" else Path(data).expanduser()
+    require_folder_access(root)
     names = ("", "data", *(name for name in folder_names(root) if split_of(name)))
     shards: Mapping[Split, _Source] = _shards_by_split(root, {name: sorted((root / name).glob("*")) for name in names})
     return shards or dict((_tables(root) or class_split_folders(root)).items())

@@ -1,12 +1,12 @@
 """Images for the check of an exported file and for calibration: from a folder of any layout, or of a data set."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from rmt.data.files import walk
 from rmt.data.images import EXTENSIONS, BadImage, read_image
 from rmt.data.sets import evenly_spread
 from rmt.errors import RMTError
@@ -24,7 +24,7 @@ def folder_images(folder: Path, most: int, option: str) -> list[Image.Image]:
     """
     if not folder.is_dir():
         raise RMTError(f"{option} {folder}: there is no such folder")
-    names = [Path(root, name) for root, _, files in os.walk(folder) for name in files]
+    names = [Path(root, name) for root, _, files in walk(folder) for name in files]
     files = sorted(path for path in names if path.suffix.lower() in EXTENSIONS)
     found = _readable(files, most, read_image)
     if not found:

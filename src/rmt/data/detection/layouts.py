@@ -15,6 +15,7 @@ from rmt.data.detection.dataset import DetectionSet, Source, open_set
 from rmt.data.detection.labelme import labelme_layout
 from rmt.data.detection.voc import voc_layout
 from rmt.data.detection.yolo import yolo_layout
+from rmt.data.files import require_folder_access
 from rmt.data.fingerprint import recognised
 from rmt.data.sets import EvaluationSplit, HoldOut, Splits
 from rmt.data.split_names import Split
@@ -50,6 +51,7 @@ def detection_layout(data: str, boxes: str = "auto") -> Layout:
     Raises `RMTError` that says what is expected.
     """
     root = Path(data).expanduser()
+    require_folder_access(root)
     found: Layout | None
     if root.suffix.lower() in (".yaml", ".yml") and root.is_file():
         found = yolo_layout(root.parent, root)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rmt.data.files import size_on_disk
+from rmt.data.files import size_on_disk, walk
 from rmt.data.fingerprint import recognised
 from rmt.data.images import EXTENSIONS, read_image
 from rmt.data.segmentation.layouts import SegmentationLayout, segmentation_layout
@@ -162,9 +162,7 @@ def open_pairs(layout: SegmentationLayout, split: Split) -> SegmentationSet:
 def _by_stem(folder: Path, skipped: Counter[str]) -> dict[str, Path]:
     """The image files at any depth of a folder, by their relative path without the extension."""
     found: dict[str, Path] = {}
-    for file in sorted(folder.rglob("*")):
-        if file.is_dir():
-            continue
+    for file in sorted(Path(here, name) for here, _, names in walk(folder) for name in names):
         if file.name.startswith("."):
             skipped["hidden"] += 1
         elif file.suffix.lower() not in EXTENSIONS:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rmt.data.files import subfolder
+from rmt.data.files import require_folder_access, subfolder
 from rmt.data.segmentation.masks import ClassList
 from rmt.data.split_names import SPLITS, Split, by_split, folder_names, split_folders, split_of
 from rmt.errors import RMTError
@@ -40,6 +40,7 @@ def segmentation_layout(data: str, classes: str = "", *, zero_is_ignored: bool =
     if not data:
         raise RMTError("--data is missing: a folder with images/ and annotations/ (or masks/), and a class list")
     root = Path(data).expanduser()
+    require_folder_access(root)
     if not root.is_dir():
         raise RMTError(f"{data}: {'a file, not a folder' if root.exists() else 'no such folder'}")
     class_file = _class_file(root, classes)

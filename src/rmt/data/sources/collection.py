@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SHARDS = (".parquet", ".tar")
 _ROOM = 16 * 2**30  # bytes on disk for converted shards, or four of the largest
 _PATTERN = "*?["
+_LONGEST_NAME = 2**16  # bytes of a line of the standard input
 
 Entry = str | RemoteFile | Path
 """The path or the address of an image file; or a shard, whose path is a `Path`."""
@@ -124,7 +125,9 @@ def entries_of(word: str) -> Iterator[Entry]:
         RMTError: a folder or pattern without images, or an address that cannot be listed.
     """
     if word == "-":
-        for line in sys.stdin.buffer:
+        for line in iter(lambda: sys.stdin.buffer.readline(_LONGEST_NAME), b""):
+            if len(line) == _LONGEST_NAME:
+                raise RMTError(f"-: the standard input has a line of {_LONGEST_NAME:,} bytes; give a name on each line")
             if name := os.fsdecode(line.rstrip(b"\r\n")):
                 yield from _named(name)
         return

@@ -148,7 +148,7 @@ def _distances(ax: Axes, found: Explanation, view: StageView) -> None:
     box = ax.get_position()
     ax.set_position((box.x0 + 0.035, box.y0 + 0.12 * box.height, box.width - 0.035, 0.82 * box.height))
     places = np.arange(1, heads + 1)
-    farthest = _farthest(view) * scale
+    farthest = max(_farthest(view), 1) * scale  # a grid of one token has no other
     if len(view.half_distance):
         shown = np.minimum(view.half_distance[order] * scale, 1.22 * farthest)
         ax.plot(places, shown, "_", color=INK, ms=9, mew=1.6)

@@ -11,7 +11,14 @@ from timm.models import get_pretrained_cfg
 from rmt.data.image_loader import ImageLoader
 from rmt.data.memory import CACHE_BYTES, CachedSet
 from rmt.data.sets import ImageSet, SkipReport, Subset, hold_out, preview, split_line
-from rmt.data.splits import open_splits, open_test, present_splits, resolve_stream, unused_folders
+from rmt.data.splits import (
+    folders_in_every_class,
+    open_splits,
+    open_test,
+    present_splits,
+    resolve_stream,
+    unused_folders,
+)
 from rmt.data.token_labels.label_maps import LabelMaps
 from rmt.data.token_labels.transforms import TokenLabelTransform
 from rmt.data.transforms import eval_transform, train_transform
@@ -76,6 +83,11 @@ class ClassifyData:
             lines.append(split_line(split + origin, len(images), dict(zip(self.classes, counts, strict=True))))
         if unused := unused_folders(recipe.data):
             lines.append(f"not used, since beside the splits and none itself: {preview(unused)}")
+        if inside := folders_in_every_class(recipe.data):
+            lines.append(
+                f"warning: {preview(self.classes)} are taken as the classes, and each has the folders "
+                f"{preview(inside)}; if those are the classes, put them directly into one folder"
+            )
         return lines
 
     @property
