@@ -94,7 +94,7 @@ def test_peak_memory_in_a_process_of_its_own():
 
 def test_a_case_that_cannot_run_leaves_the_others(tmp_path):
     options = Options(
-        models=("rmt_pico",), image_sizes=("64",), batches=(2,), rounds=2, seconds=0.01, memory=False,
+        models=("rmt_test",), image_sizes=("32",), batches=(2,), rounds=2, seconds=0.01, memory=False,
         modes=("eager",), backends=("plain", "flex"), steps=("train",),
     )  # fmt: skip
     content = run_benchmark(options)

@@ -231,10 +231,10 @@ def test_info_at_another_size(capsys):
 
 
 def test_info_of_a_recipe_counts_its_detector_or_segmenter(capsys):
-    assert main(["info", "coco-retinanet-small-1x"]) == 0
+    assert main(["info", "coco-retinanet-tiny-1x"]) == 0
     text = capsys.readouterr().out
-    assert "with its retinanet head: 35,6" in text and "at 800×1280" in text
-    assert "the paper: 36 M parameters, 244 G multiply-adds at 800×1280" in text
+    assert "with its retinanet head: 23,0" in text and "at 800×1280" in text
+    assert "the paper: 23 M parameters, 199 G multiply-adds at 800×1280" in text
     assert main(["info", "ade20k-semantic-fpn-tiny", "--image-size", "64", "96", "--json"]) == 0
     about = json.loads(capsys.readouterr().out)
     assert about["image_size"] == [64, 96] and about["stages"][0]["grid"] == [16, 24]

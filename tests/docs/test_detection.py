@@ -3,6 +3,7 @@
 import json
 import re
 
+import pytest
 from helpers.documentation import page, python_blocks
 
 from rmt.recipes import COCO
@@ -10,6 +11,7 @@ from rmt.recipes import COCO
 PAGE = page("docs/detection.md")
 
 
+@pytest.mark.slow  # `make test-docs` runs it, too
 def test_the_page_s_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found: dict = {}

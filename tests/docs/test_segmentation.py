@@ -3,6 +3,7 @@
 import json
 import re
 
+import pytest
 from helpers.documentation import page, python_blocks
 
 from rmt.recipes import ADE20K
@@ -10,6 +11,7 @@ from rmt.recipes import ADE20K
 PAGE = page("docs/segmentation.md")
 
 
+@pytest.mark.slow  # `make test-docs` runs it, too
 def test_the_first_piece_of_code_runs():
     found: dict = {}
     exec(python_blocks(PAGE)[0], found)

@@ -101,14 +101,19 @@ def test_equal_to_the_reference(shape, decomposed):
         )
 
 
-@pytest.mark.parametrize("phases", ["axial", "none"])
+@pytest.mark.parametrize(
+    ("phases", "half_split"),
+    [
+        *(("axial", False), ("none", True)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("axial", True), ("none", False))),
+    ],
+)
 @pytest.mark.parametrize("decomposed", [True, False], ids=["decomposed", "full"])
-def test_other_phases(decomposed, phases):
+def test_other_phases(decomposed, phases, half_split):
     shape = SHAPES[1]
-    for half_split in (False, True):
-        config, inputs = config_of(shape, decomposed, half_split, phases=phases), draw(shape)
-        expected = run(reference, config, inputs, torch.float64)
-        assert_close(run(ours, config, inputs, torch.float32), expected, 1e-5)
+    config, inputs = config_of(shape, decomposed, half_split, phases=phases), draw(shape)
+    expected = run(reference, config, inputs, torch.float64)
+    assert_close(run(ours, config, inputs, torch.float32), expected, 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

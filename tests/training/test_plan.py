@@ -91,7 +91,7 @@ def recipe_of(task: str, folder) -> Recipe:
     return replace(finetune_segment(), data=str(data), crop_size=32, head_width=8, **common)
 
 
-@pytest.mark.parametrize("task", ["classify", "detect", "segment"])
+@pytest.mark.parametrize("task", ["classify", "detect", pytest.param("segment", marks=pytest.mark.slow)])
 def test_the_run_takes_the_minutes(task, tmp_path, clock, capsys):
     recipe = replace(recipe_of(task, tmp_path / "data"), output=str(tmp_path / "run"))
     rmt.train(recipe)

@@ -55,7 +55,10 @@ def recipe(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("task", "model"),
-    [("classify", MOBILENET), ("classify", SWIN), ("detect", RESNET), ("detect", SWIN), ("segment", MOBILENET)],
+    [
+        *(("classify", MOBILENET), ("classify", SWIN), ("detect", RESNET), ("segment", MOBILENET)),
+        pytest.param("detect", SWIN, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_and_its_files(recipe, task, model, capsys, monkeypatch):
     if (task, model) == ("classify", MOBILENET):
