@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: install quickstart test test-slow test-page test-hostile test-serve-hostile test-docs test-optional test-openmmlab
-.PHONY: test-ray docs lint clean
+.PHONY: test-ray test-site docs lint clean
 
 install: .venv/.installed
 
@@ -46,6 +46,12 @@ test-serve-hostile: install
 test-page: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright axe-playwright-python
 	$(BIN)/python -m pytest -m optional tests/serve/test_page.py
+
+# Ten pages of the site in headless Chromium: axe-core, a phone, the keyboard, dark mode, search without a network. With
+# RECORD=benchmarks/site.json the result goes into that file, with SCREENSHOTS=FOLDER the pictures into that folder.
+test-site: docs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright axe-playwright-python
+	SITE_RECORD=$(RECORD) SITE_SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest -m optional tests/docs/test_site.py
 
 # Libraries that build on timm, with RMT as their encoder; int8 by NNCF; and a real ImageNet teacher on labelled photos.
 # All come as packages; foolbox is there for its photos alone, so its own requirements stay out.

@@ -88,7 +88,7 @@ def broken_links(site: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "docs", help="folder of the site")
-    parser.add_argument("--record", type=Path, help="also write the figures to this JSON file")
+    parser.add_argument("--record", type=Path, help="also write the figures to this JSON file; its other entries stay")
     args = parser.parse_args()
     shutil.rmtree(args.output, ignore_errors=True)
     start = time.monotonic()
@@ -110,7 +110,8 @@ def main() -> int:
     if args.record:
         figures = dict(pages=pages, seconds=round(seconds), warnings_are_errors=True, sphinx_exit_code=code)
         figures |= dict(external_assets=len(outside), broken_links=len(broken))
-        args.record.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        recorded = json.loads(args.record.read_text(encoding="utf-8")) if args.record.exists() else {}
+        args.record.write_text(json.dumps(recorded | figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return 1 if code or outside or broken else 0
 
 

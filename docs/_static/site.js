@@ -1,3 +1,6 @@
+// Opened as files, pages cannot be fetched for excerpts: search then lists titles only.
+if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+
 // What assistive technology and the keyboard need beyond the theme's pages.
 document.addEventListener("DOMContentLoaded", () => {
   const all = (selector) => document.querySelectorAll(selector);
