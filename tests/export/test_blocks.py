@@ -6,7 +6,7 @@ from helpers.networks import TINY
 from torch import nn
 
 import rmt
-from rmt.export.blocks import GraphBlock, rewrite_blocks
+from rmt.export.blocks import GraphBlock, _rotate, rewrite_blocks
 from rmt.model import RMT
 from rmt.model.deploy import DeployedBlock
 
@@ -45,6 +45,24 @@ def test_rewritten_blocks_compute_the_same(options, size):
     with torch.no_grad():
         wanted, found = deployed.forward_features(x), graph.forward_features(x)
     assert (found - wanted).abs().max() <= TOLERANCE * wanted.abs().max()
+
+
+class Rotated(nn.Module):
+    """The scores of tokens (8, 8) as two heads, with their phases, as a block computes them."""
+
+    def forward(self, x):
+        x = x.view(1, -1, 2, 4).transpose(1, 2)
+        angle = torch.linspace(0, 3, 32).view(1, 1, 8, 4)
+        x = _rotate(x, angle.sin(), angle.cos())
+        return x @ x.transpose(-1, -2)
+
+
+def test_openvino_runs_phases_as_one_operator():
+    openvino = pytest.importorskip("openvino")
+    program = torch.export.export(Rotated(), (torch.randn(8, 8),))
+    compiled = openvino.Core().compile_model(openvino.convert_model(program), "CPU")
+    layers = {node.get_rt_info()["layerType"].astype(str) for node in compiled.get_runtime_model().get_ops()}
+    assert "RoPE" in layers and not layers & {"Split", "Concatenation", "Transpose"}
 
 
 @pytest.mark.parametrize("options", [dict(gate=True), dict(decay="paper"), dict(attention="window")], ids=str)

@@ -119,6 +119,10 @@ def _convolve(x: Tensor, conv: nn.Conv2d, grid: tuple[int, int]) -> Tensor:
 
 
 def _rotate(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """Rotate the channel pairs (j, j + d/2) of x (1, n, h·w, d), as `masa.rotate`."""
-    a, b = x.chunk(2, -1)
-    return x * cos + torch.cat((-b, a), -1) * sin
+    """Rotate the channel pairs (j, j + d/2) of x (1, n, h·w, d), as `masa.rotate`.
+
+    OpenVINO makes this its rotary operator, with the transpose before it, only as it is written here: parts along
+    dimension 3, joined along −1, and a factor of −1 instead of a negation.
+    """
+    a, b = x.chunk(2, 3)
+    return x * cos + torch.cat((b * -1.0, a), -1) * sin
