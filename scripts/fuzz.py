@@ -5,7 +5,9 @@ annotations (YOLO, VOC, labelme), tables (CSV files, class lists), recipes, chec
 or refused by an RMTError of one line. Any other exception is a traceback, more than 20 seconds of processor time, or
 200 of waiting, are a hang. The memory is the most that the process has had resident, PyTorch included.
 
-    python scripts/fuzz.py --minutes 10 --output benchmarks/hostile.json
+    OMP_NUM_THREADS=1 python scripts/fuzz.py --minutes 10 --seed 1 --output benchmarks/hostile.json
+
+That file is the committed result: writing it also writes the table of docs/reliability.md.
 """
 
 import argparse
@@ -23,11 +25,15 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+ROOT = Path(__file__).parents[1]
+RECORD, PAGE = ROOT / "benchmarks" / "hostile.json", ROOT / "docs" / "reliability.md"
+TABLE = ("<!-- written by scripts/fuzz.py -->\n", "<!-- end of what scripts/fuzz.py writes -->\n")  # around it
 HANG = 20  # seconds of processor time; ten times as many on the clock
 EXTREMES: list[Any] = [None, True, False, 0, -1, 1.5, 33_000, 10**9, 2**64, -(2**70), 10**400, float("nan")]
 EXTREMES += [
@@ -293,7 +299,7 @@ def states(folder: Path) -> Attempt:
     from rmt.training.checkpoints.contents import check_state
     from rmt.training.checkpoints.io import AtomicCheckpointIO, read_state
 
-    earlier = Path(__file__).parents[1] / "tests" / "data" / "earlier"
+    earlier = ROOT / "tests" / "data" / "earlier"
     known = [read_state(earlier / task / "last.ckpt") for task in ("classify", "detect", "segment")]
     small = [{**state, "state_dict": dict(list(state["state_dict"].items())[:3])} for state in known]
     path = folder / "last.ckpt"
@@ -392,6 +398,28 @@ def run_kind(name: str, seconds: float, seed: int) -> dict[str, Any]:
     return counts | {"slowest_s": round(slowest, 1), "peak_mb": round(peak / 1024)}
 
 
+def table(content: dict[str, Any]) -> str:
+    """The committed result as docs/reliability.md shows it."""
+    about = content["about"]
+    lines = [
+        f"Last result: [`benchmarks/hostile.json`](../benchmarks/hostile.json), PyTorch {about['torch']}, "
+        f"{about['minutes']:g} minutes of processor time in all (seed {about['seed']}):\n",
+        "| kind | inputs | taken | refused | tracebacks | hangs | slowest | memory |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for kind, found in content["results"].items():
+        numbers = " | ".join(f"{found[name]:,}" for name in ("inputs", "taken", "refused", "tracebacks", "hangs"))
+        lines.append(f"| {kind.replace('_', ' ')} | {numbers} | {found['slowest_s']:.1f} s | {found['peak_mb']:,} MB |")
+    return "\n".join(lines) + "\n"
+
+
+def update_page(content: dict[str, Any], page: Path = PAGE) -> None:
+    """Replace the table in the page."""
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(TABLE[0])
+    page.write_text(before + TABLE[0] + table(content) + TABLE[1] + rest.partition(TABLE[1])[2], encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="of processor time, all kinds together (10)")
@@ -423,8 +451,12 @@ def main() -> int:
         for fault in found["faults"][:3]:
             print(fault)
     if options.output:
-        about = {"command": " ".join(["python", *sys.argv]), "python": platform.python_version(), "seed": options.seed}
-        options.output.write_text(json.dumps({"about": about, "results": results}, indent=2) + "\n")
+        about = {"command": " ".join(["python", *sys.argv]), "python": platform.python_version()}
+        about |= {"torch": version("torch"), "minutes": options.minutes, "seed": options.seed}
+        content = {"about": about, "results": results}
+        options.output.write_text(json.dumps(content, indent=2) + "\n")
+        if options.output.resolve() == RECORD:
+            update_page(content)
     bad = [kind for kind, found in results.items() if found["tracebacks"] or found["hangs"] or found["peak_mb"] > 2000]
     return 1 if bad else 0
 

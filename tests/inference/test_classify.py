@@ -72,6 +72,12 @@ def test_mistakes_are_one_line(tmp_path):
         rmt.load(finished_run(), image_size=8)
 
 
+@pytest.mark.parametrize("size", [-1, 31, 8193, 2**64])
+def test_image_sizes_have_bounds(size):
+    with pytest.raises(rmt.RMTError, match=f"--image-size must be from 32 to 8,192, not {size}"):
+        rmt.load(finished_run(), device="cpu", image_size=size)
+
+
 def test_another_image_size_is_taken():
     predictor = rmt.load(finished_run(), device="cpu", image_size=64)
     sizes = []

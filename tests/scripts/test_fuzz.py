@@ -1,5 +1,6 @@
 """The fuzzer finds what it looks for: a traceback, a hang, an error of several lines."""
 
+import json
 import random
 import time
 
@@ -57,8 +58,25 @@ def test_changes_repeat_and_reach_everything(fuzz):
     assert len(set(data)) > 50 and all(data)
 
 
+def test_the_page_shows_the_committed_result(fuzz, tmp_path):
+    """Zero tracebacks and hangs, less than 2 GB; a new result replaces the table."""
+    content, page = json.loads(fuzz.RECORD.read_text()), fuzz.PAGE.read_text(encoding="utf-8")
+    assert fuzz.TABLE[0] + fuzz.table(content) + fuzz.TABLE[1] in page
+    assert list(content["results"]) == list(fuzz.KINDS)
+    for found in content["results"].values():
+        assert found["tracebacks"] == found["hangs"] == 0 < found["inputs"] and found["peak_mb"] < 2000
+    other = tmp_path / "page.md"
+    other.write_text(page, encoding="utf-8")
+    fuzz.update_page(content | dict(about=content["about"] | dict(seed=1234)), other)
+    assert "(seed 1234)" in other.read_text(encoding="utf-8")
+    fuzz.update_page(content, other)
+    assert other.read_text(encoding="utf-8") == page
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["images", "model_files", "coco", "recipes", "states", "shards"])
+@pytest.mark.parametrize(
+    "kind", ["images", "model_files", "coco", "annotations", "tables", "recipes", "states", "shards"]
+)
 def test_a_few_seconds_of_each_kind_find_nothing(fuzz, kind):
     found = fuzz.run_kind(kind, 10, 1)
     assert found["inputs"] > 10 and not found["faults"]

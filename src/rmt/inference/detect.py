@@ -23,6 +23,7 @@ from rmt.inference.exported_detector import ExportedDetector
 from rmt.inference.predictor import Predictor, checked_size
 from rmt.inference.results import ImageResult
 from rmt.inference.runtime import Runtime
+from rmt.model.metadata import MAX_SIDE
 
 Sample = tuple[Tensor, tuple[int, int]]
 """A resized image, uint8 (3, h, w), and the height and width of the original."""
@@ -93,7 +94,8 @@ class DetectPredictor(Predictor):
         predictor = super().load(path, device=device, precision=precision)
         if image_size:
             short, long = predictor.preprocessing["size"]
-            predictor.preprocessing["size"] = [checked_size(image_size), round(image_size * long / short)]
+            longest = min(round(checked_size(image_size) * long / short), MAX_SIDE)
+            predictor.preprocessing["size"] = [image_size, longest]
         return predictor
 
     @classmethod

@@ -22,6 +22,7 @@ from rmt.inference.inputs import ImageLike, as_list, open_image, open_or_error
 from rmt.inference.results import ImageResult
 from rmt.inference.runtime import Runtime, TorchRuntime
 from rmt.model import RMT, read_metadata
+from rmt.model.metadata import MAX_SIDE
 
 
 class Predictor(ABC):
@@ -167,7 +168,7 @@ class Predictor(ABC):
         """Returns the index of a class. Raises RMTError, with the nearest names, for one that the network does not
         know."""
         if name not in self.classes:
-            near = difflib.get_close_matches(name, self.classes, n=3) or self.classes[:3]
+            near = difflib.get_close_matches(str(name), self.classes, n=3) or self.classes[:3]
             raise RMTError(f"the network knows no class {name!r}: did you mean {' or '.join(near)}?")
         return self.classes.index(name)
 
@@ -244,7 +245,7 @@ def _opened(images: ImageLike | Sequence[ImageLike], size: int) -> Iterator[list
 
 
 def checked_size(image_size: int) -> int:
-    """Returns `image_size`. Raises RMTError when it is smaller than the networks take."""
-    if image_size < 32:
-        raise RMTError(f"--image-size must be at least 32, not {image_size}")
+    """Returns `image_size`. Raises RMTError when it is smaller than the networks take, or larger than any file's."""
+    if not 32 <= image_size <= MAX_SIDE:
+        raise RMTError(f"--image-size must be from 32 to {MAX_SIDE:,}, not {str(image_size)[:40]}")
     return image_size

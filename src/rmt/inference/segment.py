@@ -23,6 +23,7 @@ from rmt.inference.inputs import ImageLike, open_image
 from rmt.inference.predictor import Predictor
 from rmt.inference.results import ImageResult
 from rmt.inference.runtime import Runtime
+from rmt.model.metadata import MAX_SIDE
 
 Mode = Literal["whole", "sliding"]
 
@@ -70,8 +71,11 @@ class SegmentPredictor(Predictor):
         images keep their size."""
         predictor = super().load(path, device=device, precision=precision)
         if short_side is not None:
-            if short_side < 0 or 0 < short_side < 32:
-                raise RMTError(f"--short-side must be at least 32, or 0 to leave images their size; it is {short_side}")
+            if short_side and not 32 <= short_side <= MAX_SIDE // 4:
+                raise RMTError(
+                    f"--short-side must be from 32 to {MAX_SIDE // 4:,}, or 0 to leave images their size; it is "
+                    f"{str(short_side)[:40]}"
+                )
             predictor.preprocessing |= {"long_side": 4 * short_side, "short_side": short_side}
         return predictor
 
