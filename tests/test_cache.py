@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,29 @@ def test_kernels_that_others_could_have_replaced_are_not_loaded(tmp_path, monkey
         (library if open_to_others == "file" else library.parent).chmod(0o777)
     with pytest.raises(build.Unavailable, match="own or can write to; delete it, or set RMT_CACHE"):
         load()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libraries are no ELF files")
+@pytest.mark.parametrize("damage", ["cut", "changed", "another", "empty"])
+def test_kernels_that_are_damaged_are_compiled_again(tmp_path, monkeypatch, damage):
+    """A library that was cut would end the process with SIGBUS, and another one lacks the functions."""
+    monkeypatch.setenv("RMT_CACHE", str(tmp_path))
+    content = b"\x7fELF, a library"
+
+    def compiled(compiler, source, defines, library):
+        library.write_bytes(content)
+        build._seal(library)
+        made.append(library)
+
+    made: list[Path] = []
+    monkeypatch.setattr(build, "_compile", compiled)
+    monkeypatch.setattr(build.ctypes, "CDLL", Path)
+    load = functools.partial(build.load.__wrapped__, "norm.cpp", torch.float32)
+    library = load()
+    assert load() == library and len(made) == 1 and library.read_bytes().startswith(content)
+    whole = library.read_bytes()
+    library.write_bytes(dict(cut=whole[:-1], changed=whole[:9] + b"A" + whole[10:], another=content, empty=b"")[damage])
+    assert load() == library and len(made) == 2 and library.read_bytes() == whole
 
 
 @pytest.mark.parametrize(

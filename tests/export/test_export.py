@@ -1,6 +1,7 @@
 """`rmt export` to ONNX, OpenVINO and .pt2: the file alone predicts what the network does, or it is not written."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from rmt.export.check import compare
 from rmt.export.graph import Graph
 from rmt.export.images import folder_images
 from rmt.model import describe_weights, read_metadata
+from rmt.model.state_dicts import read_state_dict
 
 # One block: converting takes seconds for each.
 ONE_BLOCK = dict(
@@ -171,6 +173,18 @@ def test_no_such_file_at_all_is_one_line(tmp_path, content, suffix):
         rmt.load(path)
 
 
+def test_an_archive_with_a_password_is_one_line(tmp_path):
+    path = tmp_path / "m.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("program/extra/rmt", "{}")
+    content = bytearray(path.read_bytes())
+    content[6] |= 1  # the flags of the entry, and of its copy in the directory at the end
+    content[content.find(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(RMTError, match="is not a readable .pt2 file .*encrypted"):
+        rmt.load(path)
+
+
 def test_a_file_of_another_tool_is_named(onnx_file, tmp_path):
     model = onnx.load(onnx_file)
     del model.metadata_props[:]
@@ -207,8 +221,9 @@ def test_xml_that_defines_entities_is_refused(tmp_path):
 
 
 def test_an_exported_file_has_no_weights_to_load(onnx_file, tmp_path):
-    with pytest.raises(RMTError, match="is an exported file, without weights to load"):
-        describe_weights(onnx_file)
+    for read in (describe_weights, read_state_dict):
+        with pytest.raises(RMTError, match="is an exported file, without weights to load"):
+            read(onnx_file)
     with pytest.raises(RMTError, match="is an exported file; this needs the model file"):
         rmt.model.load_model(onnx_file)
 

@@ -28,7 +28,8 @@ def exported_metadata(path: Path) -> str:
     readers = {".onnx": _of_onnx, ".xml": _of_openvino, ".pt2": _of_pt2}
     try:
         text = readers[path.suffix](path)
-    except (ValueError, OverflowError, expat.ExpatError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (ValueError, OverflowError, expat.ExpatError, zipfile.BadZipFile, EOFError, RuntimeError) as error:
+        # RuntimeError: a compression that Python lacks, or an archive with a password
         raise RMTError(f"{path} is not a readable {path.suffix} file ({error}): {_CUT}") from error
     if text is None:
         raise RMTError(f"{path} has no `rmt` metadata, so rmt export did not write it; export the model file again")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rmt.errors import RMTError
+from rmt.model.exported_files import SUFFIXES as EXPORTED
 
 # Prefixes of the authors' names, and ours. The first that matches is replaced, the rest of the name stays.
 _OFFICIAL: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
@@ -71,6 +72,8 @@ def read_state_dict(path: str | Path, use_ema: bool = True) -> dict[str, Tensor]
     path = Path(path)
     if not path.is_file():
         raise RMTError(f"no checkpoint at {path}")
+    if path.suffix in EXPORTED:
+        raise RMTError(f"{path} is an exported file, without weights to load: give the model file that it was made of")
     try:
         content = safetensors.torch.load_file(path) if is_safetensors(path) else read_pickle(path)
     except RMTError:

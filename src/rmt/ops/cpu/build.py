@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -23,6 +24,7 @@ SOURCES = ("planes.cpp", "line.h", "products.h", "lanes.h", "vectors.h", "depthw
 # No -ffast-math: the compiler could then assume that there are no NaNs, and hide that a training run has diverged.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 COMPILE_TIMEOUT = 120  # seconds
+_ELF = b"\x7fELF"
 ELEMENTS = {torch.float32: "float", torch.bfloat16: "bf16", torch.float16: "half"}  # types of vectors.h
 
 
@@ -71,7 +73,7 @@ def load(source: str, dtype: torch.dtype, define: str | None = None) -> ctypes.C
         folder = private_folder(cache_folder() / "kernels")
         defines = (*filter(None, [define]), f"ELEMENT={ELEMENTS[dtype]}")
         library = folder / "-".join([Path(source).stem, *defines, f"{_fingerprint(sources, compiler)}.so"])
-        if not library.exists():
+        if not _is_whole(library):
             _compile(compiler, here / source, defines, library)
         require_private(library)
         return ctypes.CDLL(str(library))
@@ -92,8 +94,24 @@ def _compile(compiler: str, source: Path, defines: tuple[str, ...], library: Pat
         if done.returncode:
             first = next(filter(None, done.stderr.splitlines()), f"exit code {done.returncode}")
             raise Unavailable(f"{compiler} failed: {first}")
+        _seal(built)
         built.chmod(0o700)  # whatever the umask
         built.replace(library)  # atomic: other processes may be compiling the same file
+
+
+def _seal(library: Path) -> None:
+    """Append the hash of a library, which loading it ignores: a file that was cut would end the process."""
+    content = library.read_bytes()
+    if content.startswith(_ELF):
+        library.write_bytes(content + hashlib.sha256(content).digest())
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether there is a library, and, where libraries are ELF files, it is as `_seal` left it."""
+    if not library.is_file() or sys.platform != "linux":
+        return library.is_file()
+    content, size = library.read_bytes(), hashlib.sha256().digest_size
+    return content.startswith(_ELF) and hashlib.sha256(content[:-size]).digest() == content[-size:]
 
 
 def _fingerprint(sources: list[bytes], compiler: str) -> str:
