@@ -14,6 +14,7 @@ from rmt.terminal import short
 FEW_FROM_SCRATCH = 200
 """Images of a class, in the median, below which a classifier should start from trained weights."""
 _MOST_LETTERS = 40  # of a name in a list
+_LONGEST_SHOWN = 200  # letters of a name in a message, which may be a path
 S = TypeVar("S")
 
 SkipReport = Mapping[str, Mapping[str, int]]
@@ -210,9 +211,9 @@ def _quotas(sizes: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def preview(names: Sequence[str], most: int = 5) -> str:
-    """The first `most` names, and how many more there are."""
+    """The first `most` names, long ones cut, and how many more there are."""
     more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+    return ", ".join(short(name, _LONGEST_SHOWN) for name in names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def split_line(split: str, images: int, counts: Mapping[str, int], what: str = "images per class") -> str:

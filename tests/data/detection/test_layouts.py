@@ -223,6 +223,13 @@ def test_a_rotated_photo_has_the_size_that_is_seen(tmp_path):
     assert images.objects(index).boxes.tolist() == [[0, 0, 20, 20]]
 
 
+def test_a_data_yaml_has_so_many_values(tmp_path, monkeypatch):
+    monkeypatch.setattr("rmt.data.detection.yolo_yaml.MAX_VALUES", 100)
+    sets.write(tmp_path / "data.yaml", f"names: [{'x,' * 97}x]\n")  # one more is the list, and two the map and its key
+    with pytest.raises(RMTError, match="not a YAML file that can be read .it has more than 100 values"):
+        detection_layout(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

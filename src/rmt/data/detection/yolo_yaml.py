@@ -14,6 +14,8 @@ from rmt.errors import RMTError
 
 MAX_BYTES = 2**20
 MAX_CLASSES = 100_000
+MAX_VALUES = 100_000
+"""Names, numbers, lists and so on in the file: each takes PyYAML some 50 µs."""
 _KEYS = {name for names in NAMES.values() for name in names}
 
 
@@ -30,9 +32,14 @@ class _Loader(yaml.BaseLoader):
     """PyYAML's loader that leaves all values text (a class may be called `no`), without aliases, by which a small file
     can stand for a huge one."""
 
+    values = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
+        self.values += 1
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("it has an alias (*NAME)")
+        if self.values > MAX_VALUES:
+            raise yaml.YAMLError(f"it has more than {MAX_VALUES:,} values")
         return super().compose_node(parent, index)
 
 
