@@ -15,7 +15,7 @@ from rmt.heads import load_model as load_with_head
 from rmt.heads import save_model
 from rmt.model import RMT, create_model, load_checkpoint, load_model, load_official, read_metadata
 from rmt.model.rebuild import rebuild_from_weights
-from rmt.model.state_dicts import read_state_dict, unwrap
+from rmt.model.state_dicts import check_fit, read_state_dict, unwrap
 
 RMTError = rmt.RMTError
 
@@ -125,6 +125,12 @@ def test_a_file_of_two_networks_is_refused():
     }
     with pytest.raises(RMTError, match=r"contains several networks \(student\., teacher\.\): save the one"):
         unwrap(state)
+
+
+def test_names_of_any_length_are_cut_in_messages():
+    own = {"a": torch.zeros(1)}
+    with pytest.raises(RMTError, match=r"2 unexpected: \\x1bx{155}…, y$"):
+        check_fit(own, own | {"\x1b" + "x" * 10**6: torch.zeros(1), "y": torch.zeros(1)}, "the file")
 
 
 def test_parts_inside_and_beside_the_network_are_told_apart(tmp_path):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rmt.errors import RMTError
 from rmt.model.exported_files import SUFFIXES as EXPORTED
+from rmt.terminal import short
 
 # Prefixes of the authors' names, and ours. The first that matches is replaced, the rest of the name stays.
 _OFFICIAL: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
@@ -202,7 +203,7 @@ def check_fit(
     ]
     found = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
     problems = [
-        f"{len(names)} {what}: {', '.join(names[:6])}{', …' if len(names) > 6 else ''}"
+        f"{len(names)} {what}: {', '.join(short(name, 160) for name in names[:6])}{', …' if len(names) > 6 else ''}"
         for what, names in [*found, ("of another kind of numbers", kinds)]
         if names
     ]
