@@ -23,7 +23,7 @@ from rmt.data.segmentation.masks import ClassList
 from rmt.data.sources.collection import entries_of
 from rmt.data.sources.folders import FolderSet
 from rmt.data.splits import present_splits
-from rmt.data.token_labels.label_maps import INDEX, LabelMapSpec
+from rmt.data.token_labels.label_maps import INDEX, LabelMapSpec, images_without_map, read_map_file
 from rmt.errors import RMTError
 from rmt.model import read_metadata
 from rmt.training.checkpoints.io import read_state
@@ -140,6 +140,17 @@ def test_a_folder_without_permission_is_not_left_out_unsaid(open_tmp_path, place
                 with pytest.raises(RMTError, match="a: no permission to read this folder"):
                     find(str(open_tmp_path / place))
     (open_tmp_path / place).chmod(0o755)
+
+
+def test_label_maps_are_files(tmp_path):
+    spec = LabelMapSpec(
+        teacher="t", weights="w", image_size=(32, 32), mean=(0.5,), std=(0.5,), interpolation="bicubic",
+        num_classes=2, grid=(1, 1), top_k=1, images=1, fingerprint="f", shard_images=1,
+    )  # fmt: skip
+    os.mkfifo(tmp_path / spec.file_name(0))
+    for read in (lambda path: read_map_file(path, spec, 0), images_without_map):
+        with pytest.raises(RMTError, match="it is no file"):
+            read(tmp_path / spec.file_name(0))
 
 
 def test_names_on_the_standard_input_have_a_bound(monkeypatch):

@@ -100,6 +100,25 @@ def test_no_more_is_written_than_the_index_names(serve, tmp_path):
     assert (tmp_path / "file").stat().st_size <= len(CONTENT) + 1000
 
 
+def test_an_image_is_read_up_to_its_bound(serve, monkeypatch):
+    """Also from a server that ignores the range it is asked for."""
+    url, _ = serve(ranges=False, extra=b"x" * 50_000)
+    read = []
+
+    def open_at(*args):
+        source, start = original(*args)
+        receive = source.read
+        source.read = lambda count: read.append(receive(count)) or read[-1]
+        return source, start
+
+    original = remote._open_at
+    monkeypatch.setattr(remote, "_open_at", open_at)
+    with pytest.raises(RMTError, match="more than 20,000 bytes"):
+        RemoteFile(url, 0).read(20_000)
+    assert sum(map(len, read)) == 20_001
+    assert RemoteFile(url, 0).read(100_000) == CONTENT + b"x" * 50_000
+
+
 def test_a_file_of_unknown_size_is_read_to_its_end(serve, tmp_path):
     url, _ = serve()
     RemoteFile(url, 0).download(tmp_path / "file")

@@ -79,8 +79,8 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, text, said)
 
 
 def test_names_of_columns_are_escaped_and_cut_in_messages(make_folder, tmp_path):
-    with pytest.raises(RMTError, match=r"There are \\x1ex{195}…, y; call it 'label'"):
-        open_splits(str(make(tmp_path, f"id,\x1e{'x' * 5000},y\na0,1,2\n")))
+    with pytest.raises(RMTError, match=r"There are \\x1bx{195}…, y; call it 'label'"):
+        open_splits(str(make(tmp_path, f"id,\x1b{'x' * 5000},y\na0,1,2\n")))
 
 
 def test_class_folders_are_preferred(make_folder):

@@ -78,8 +78,7 @@ class RemoteFile:
 
     def read(self, most: int) -> bytes:
         """The bytes of a small file. Raises RMTError, also for one of more than `most` bytes."""
-        system, inside = _file_system(self.url)
-        data = _retry(self.url, lambda: system.cat_file(inside, end=most + 1))
+        data = _retry(self.url, lambda: _read_up_to(*_file_system(self.url), most + 1))
         if len(data) > most:
             raise RMTError(f"{self.url}: more than {most:,} bytes")
         return data
@@ -147,7 +146,7 @@ def read_text(url: str) -> str | None:
     system, path = _file_system(url)
     if not _retry(url, lambda: system.exists(path)):
         return None
-    data = _retry(url, lambda: system.cat_file(path, end=_TEXT_BYTES + 1))
+    data = _retry(url, lambda: _read_up_to(system, path, _TEXT_BYTES + 1))
     if len(data) > _TEXT_BYTES:
         raise RMTError(f"{url}: more than {_TEXT_BYTES:,} bytes, which no such file needs")
     try:
@@ -166,6 +165,16 @@ def _open_at(system: Any, path: str, start: int) -> tuple[Any, int]:
     ranges = {"headers": {"Range": f"bytes={start}-"}} if start else {}
     file = system.open(path, "rb", block_size=0, size=1, **ranges)
     return file, start if file.r.status == HTTPStatus.PARTIAL_CONTENT else 0
+
+
+def _read_up_to(system: Any, path: str, most: int) -> bytes:
+    """The first bytes of a file. A server may ignore the range that it is asked for, and send without an end."""
+    source, _ = _open_at(system, path, 0)
+    data = bytearray()
+    with contextlib.closing(source):
+        while len(data) < most and (block := source.read(min(_BLOCK, most - len(data)))):
+            data += block
+    return bytes(data)
 
 
 def _file_system(url: str) -> tuple[Any, str]:

@@ -143,13 +143,19 @@ def write_map_file(path: Path, arrays: Arrays) -> None:
     save_file(arrays, path, metadata={"sha256": _checksum(arrays)})
 
 
+def _open(path: Path) -> Any:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise OSError("it is no file")
+    return safe_open(path, framework="np")
+
+
 def read_map_file(path: Path, spec: LabelMapSpec, number: int) -> Arrays:
     """Read a whole file. Raises RMTError if it is missing, truncated, altered, or does not match `spec`.
 
     The classes lie in 0…num_classes − 1, the scores are finite.
     """
     try:
-        with safe_open(path, framework="np") as file:
+        with _open(path) as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
             stored = file.metadata() or {}
     except FileNotFoundError:
@@ -170,7 +176,7 @@ def read_map_file(path: Path, spec: LabelMapSpec, number: int) -> Arrays:
 def images_without_map(path: Path) -> int:
     """The number of images in a file that have no map."""
     try:
-        with safe_open(path, framework="np") as file:
+        with _open(path) as file:
             return int((file.get_tensor("sizes")[:, 0] == 0).sum())
     except (SafetensorError, OSError) as error:
         raise RMTError(f"{path}: cannot be read any more ({error})") from None
@@ -244,7 +250,7 @@ class LabelMaps:
         if number not in self._open:
             path = self.folder / self.spec.file_name(number)
             try:
-                file = safe_open(path, framework="np")
+                file = _open(path)
             except (SafetensorError, OSError) as error:
                 raise RMTError(f"{path}: cannot be read any more ({error})") from None
             self._open[number] = {key: file.get_slice(key) for key in TENSORS}
