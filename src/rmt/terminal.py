@@ -51,8 +51,9 @@ def say(*texts: str, **options: Any) -> None:
 
 
 def complain(text: str, **options: Any) -> None:
-    """`say` on stderr."""
-    say(text, file=sys.stderr, **options)
+    """`say` on stderr; nothing if that is closed, for which `print` would take stdout."""
+    if sys.stderr is not None:
+        say(text, file=sys.stderr, **options)
 
 
 def log_to(console: "Console", *texts: str) -> None:

@@ -1,6 +1,7 @@
 import importlib
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -136,6 +137,21 @@ def test_a_bug_is_one_line_too(capsys, monkeypatch):
     monkeypatch.setenv("RMT_TRACEBACK", "1")
     with pytest.raises(TypeError):
         cli.main(["recipes"])
+
+
+def test_closed_streams_and_folders_that_are_gone(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)  # as `2>&-` leaves it
+    code, out, _ = run(capsys, "recipes", "nothing")
+    assert (code, out) == (1, "")
+    monkeypatch.undo()
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setattr(cli, "_dispatch", lambda args: os.getcwd())
+    code, _, err = run(capsys, "recipes")
+    monkeypatch.undo()
+    assert (code, err) == (1, "rmt: the current folder no longer exists: change to another\n")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])

@@ -78,6 +78,8 @@ def _one_line(error: Exception) -> str:
         text = str(error)
     elif isinstance(error, ModuleNotFoundError) and (remedy := missing_extra("this command", error)):
         text = str(remedy)
+    elif isinstance(error, FileNotFoundError) and error.filename is None and not _has_current_folder():
+        text = "the current folder no longer exists: change to another"
     elif isinstance(error, OSError):
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         text = f"{where}{error.strerror or error}"
@@ -88,6 +90,13 @@ def _one_line(error: Exception) -> str:
     else:
         text = f"{type(error).__name__}: {error} (probably a bug in rmt; set RMT_TRACEBACK=1 for the traceback)"
     return " ".join(text.split())
+
+
+def _has_current_folder() -> bool:
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -16,6 +16,7 @@ from rmt.errors import RMTError
 from rmt.recipes import Recipe
 from rmt.recipes.choice import choose_recipe
 from rmt.recipes.recipe import AUTO, option
+from rmt.terminal import say
 
 _USAGE = """usage: rmt train RECIPE [DATA] [--field value]…      (rmt train RECIPE --help lists the fields)
        rmt train --resume RUN [--field value]… [--accept-changes]
@@ -75,7 +76,12 @@ def name_the_data(options: list[str]) -> list[str]:
 @contextmanager
 def announce_slow_import(line: str) -> Iterator[None]:
     """Prints the line if the body, which imports torch, takes more than two seconds, as on a busy machine."""
-    timer = threading.Timer(2.0, print, [line], {"flush": True})
+
+    def announce() -> None:
+        with suppress(OSError):  # of a full disk: whatever this process prints next says so
+            say(line, flush=True)
+
+    timer = threading.Timer(2.0, announce)
     timer.daemon = True
     if is_first_process(os.environ):
         timer.start()

@@ -86,7 +86,7 @@ class RemoteFile:
     def open(self) -> Any:
         """A seekable binary file that reads parts on demand. Raises ValueError if the server does not send parts."""
         system, inside = _file_system(self.url)
-        return _retry(self.url, lambda: system.open(inside, "rb"))
+        return _retry(self.url, lambda: system.open(inside, "rb"), impossible=(NotImplementedError,))
 
 
 def list_folder(url: str) -> list[RemoteFile]:
@@ -188,16 +188,27 @@ def _file_system(url: str) -> tuple[Any, str]:
         return fsspec.core.url_to_fs(url, **options)
     except ImportError:
         protocol = url.partition("://")[0]
-        package = _PACKAGES.get(protocol, "a package for it")
-        raise RMTError(f"{url}: reading {protocol}:// needs the package {package}: pip install {package}") from None
-    except ValueError as error:
-        raise RMTError(f"{url}: addresses of this kind cannot be read ({error})") from None
+        package = _PACKAGES.get(protocol)
+        needs = f"the package {package}: pip install {package}" if package else "a package of fsspec's that is missing"
+        raise RMTError(f"{url}: reading {protocol}:// needs {needs}") from None
+    except (ValueError, TypeError) as error:
+        raise RMTError(f"{url}: addresses of this kind cannot be read ({_one_line(error)})") from None
 
 
-def _retry(url: str, read: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def _retry(
+    url: str,
+    read: Callable[[], T],
+    progress: Callable[[], int] = lambda: 0,
+    impossible: tuple[type[Exception], ...] = (ValueError, NotImplementedError),
+) -> T:
     """What `read` returns. Network errors may be temporary: they are an `RMTError` after three attempts.
 
-    An attempt that has changed `progress()` does not count.
+    An attempt that has changed `progress()` does not count. The errors `impossible` of an address that is none, such as
+    one with a port of 99999, are an `RMTError` at once.
     """
     from aiohttp import ClientError  # comes with `datasets`, for http; other file systems raise OSError
 
@@ -215,6 +226,7 @@ def _retry(url: str, read: Callable[[], T], progress: Callable[[], int] = lambda
             attempt = attempt + 1 if progress() == reached else 1
             reached = progress()
             if attempt == _ATTEMPTS:
-                reason = " ".join(str(error).split())[:160] or type(error).__name__
-                raise RMTError(f"{url}: cannot be read after {_ATTEMPTS} attempts ({reason})") from None
+                raise RMTError(f"{url}: cannot be read after {_ATTEMPTS} attempts ({_one_line(error)})") from None
+        except impossible as error:
+            raise RMTError(f"{url}: cannot be read ({_one_line(error)})") from None
         time.sleep(_PAUSE * 2 ** (attempt - 1))
