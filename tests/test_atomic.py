@@ -3,11 +3,14 @@
 import contextlib
 import errno
 import os
+import re
+from pathlib import Path
 
 import pytest
 
 from rmt.atomic import disk_errors_as_rmt_error, replace_file, write_text
 from rmt.errors import RMTError
+from rmt.output_folder import require_empty
 
 
 def raise_below(error: OSError) -> None:
@@ -37,3 +40,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         draft.write_text("new")
         raise KeyError
     assert (tmp_path / "a").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", [".", "/", ".."])
+def test_a_folder_is_no_file_to_write(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RMTError, match=rf"^cannot write {re.escape(name)}: "):
+        write_text(Path(name), "text")
+
+
+def test_an_output_whose_name_is_no_text_is_refused(tmp_path):
+    with pytest.raises(RMTError, match="the name is not UTF-8; choose another folder"):
+        require_empty(tmp_path / os.fsdecode(b"\xff"))
+    require_empty(tmp_path / "é")

@@ -59,6 +59,8 @@ def replace_file(path: Path) -> Iterator[Path]:
     Raises:
         RMTError: the file cannot be written.
     """
+    if not path.name:  # "." or "/"
+        raise RMTError(f"cannot write {path}: it is a folder")
     temporary = path.with_name(f".{path.name}.writing-{os.getpid()}-{threading.get_ident()}")
     with disk_errors_as_rmt_error(path):
         try:

@@ -1,5 +1,6 @@
 """Create the folder that a run or a command writes to, without touching files that were there before."""
 
+import os
 from pathlib import Path
 
 from rmt.atomic import disk_errors_as_rmt_error, write_text
@@ -22,8 +23,12 @@ def require_empty(path: Path, otherwise: str = "") -> None:
         path: the folder.
         otherwise: appended to the error, an alternative to choosing another folder.
     Raises:
-        RMTError: it is a file or contains files.
+        RMTError: it is a file or contains files, or its name cannot be written in UTF-8, as safetensors needs it.
     """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise RMTError(f"--output {path}: the name is not UTF-8; choose another folder") from None
     if not path.exists():
         return
     if not path.is_dir():

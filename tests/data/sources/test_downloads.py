@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import json
 import re
 import threading
 import time
@@ -158,3 +159,9 @@ def test_what_is_no_address_is_one_line(address):
         with pytest.raises(RMTError) as error:
             read(address)
         assert str(error.value).startswith(address) and "\n" not in str(error.value)
+
+
+def test_a_name_with_half_a_surrogate_pair_is_no_file_of_an_index(tmp_path):
+    (tmp_path / "index.json").write_text(json.dumps({"train\ud800.parquet": 5}))
+    with pytest.raises(RMTError, match="is not the name of a file in this folder"):
+        list_folder(f"file://{tmp_path}")

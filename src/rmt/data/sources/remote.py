@@ -136,9 +136,19 @@ def _read_index(text: str, url: str) -> dict[str, int]:
     for name, size in index.items():
         if type(size) is not int or not 0 <= size < 2**50:
             raise RMTError(f"{url}/{INDEX}: {name[:60]!r} has the size {str(size)[:40]}, not a number of bytes")
-        if not 0 < len(name) <= 1024 or "\0" in name or ".." in name.split("/") or name.startswith("/") or ":" in name:
+        odd = "\0" in name or ":" in name or name.startswith("/") or not _is_encodable(name)
+        if odd or not 0 < len(name) <= 1024 or ".." in name.split("/"):
             raise RMTError(f"{url}/{INDEX}: {name[:60]!r} is not the name of a file in this folder")
     return index
+
+
+def _is_encodable(name: str) -> bool:
+    """Whether a name has no half of a surrogate pair, which JSON can write and no address can have."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_text(url: str) -> str | None:
