@@ -35,6 +35,7 @@ extensions = [
 exclude_patterns = ["_ext"]
 nitpicky = False  # annotations name types of torch, whose pages are not here
 show_warning_types = True
+smartquotes = False  # they turn --option into an en dash, and quotes of commands into ones that no shell reads
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist", "substitution"]
 myst_substitutions = figures.substitutions()

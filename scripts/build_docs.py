@@ -4,12 +4,14 @@
 
 The site needs no network: pages, styles, scripts, equations and the search index are local files, and all links between
 them are relative, so that the folder works wherever it is served from, or opened as files. Checked in the built pages:
-nothing is loaded from another host, and every internal link leads to a file and an anchor that exist.
+nothing is loaded from another host, every internal link leads to a file and an anchor that exist, and the reference
+describes every public name.
 """
 
 import argparse
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -65,6 +67,16 @@ def is_external(address: str) -> bool:
     return bool(urlsplit(address).netloc)  # also of //host/path
 
 
+def documented(site: Path) -> tuple[int, int]:
+    """How many public names of `rmt` the reference describes, and how many there are."""
+    sys.path.insert(0, str(ROOT / "docs" / "_ext"))
+    from names import described_in, packages, public_names
+
+    anchors = {anchor for file in (site / "reference").glob("*.html") for anchor in Page(file).anchors}
+    names = {f"{described_in(package, name)}.{name}" for package in packages() for name in public_names(package)}
+    return len(names & anchors), len(names)
+
+
 def broken_links(site: Path) -> list[str]:
     """Internal links, and files to load, that lead nowhere or start at the server's root, as "file: address"."""
     pages = {file.resolve(): Page(file) for file in site.rglob("*.html")}
@@ -95,24 +107,29 @@ def main() -> int:
     sphinx = [sys.executable, "-m", "sphinx", "-b", "html", "--fail-on-warning", "--keep-going", "--quiet"]
     code = subprocess.run([*sphinx, str(ROOT / "docs"), str(args.output)]).returncode
     seconds = time.monotonic() - start
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     if not (args.output / "index.html").exists():
         return code or 1
     shutil.rmtree(args.output / ".doctrees", ignore_errors=True)
     pages = len(list(args.output.rglob("*.html")))
     outside, broken = external_assets(args.output), broken_links(args.output)
+    described, public = documented(args.output)
     for line in outside:
         print(f"loaded from another host: {line}")
     for line in broken:
         print(f"leads nowhere: {line}")
     print(
-        f"{args.output}: {pages} pages in {seconds:.0f} s, {len(outside)} external assets, {len(broken)} broken links"
+        f"{args.output}: {pages} pages in {seconds:.0f} s, {len(outside)} external assets, {len(broken)} broken links, "
+        f"{described} of {public} public names described"
     )
     if args.record:
-        figures = dict(pages=pages, seconds=round(seconds), warnings_are_errors=True, sphinx_exit_code=code)
+        figures = dict(pages=pages, cpu_seconds=round(used.ru_utime + used.ru_stime))
+        figures |= dict(warnings_are_errors=True, sphinx_exit_code=code)
         figures |= dict(external_assets=len(outside), broken_links=len(broken))
+        figures |= dict(public_names=public, public_names_described=described)
         recorded = json.loads(args.record.read_text(encoding="utf-8")) if args.record.exists() else {}
         args.record.write_text(json.dumps(recorded | figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return 1 if code or outside or broken else 0
+    return 1 if code or outside or broken or described < public else 0
 
 
 if __name__ == "__main__":

@@ -100,10 +100,11 @@ class Recipes(FromCode):
 
 
 def as_markdown(paragraph: str) -> str:
-    """A paragraph of a docstring; an indented one is code."""
+    """A paragraph of a docstring; an indented one is code, and so is the command at its end."""
     if paragraph.startswith("    "):
         return "\n".join("      " + line for line in inspect.cleandoc(paragraph).splitlines()).lstrip()
-    return " ".join(paragraph.split())
+    paragraph = re.sub(r"(?<=\w)-\n\s*(?=\w)", "-", paragraph)  # a word that a line's end divides
+    return re.sub(r"Command: (rmt .+)$", r"Command: `\1`", " ".join(paragraph.split()))
 
 
 def argument_docs(run: Callable[..., Any]) -> tuple[str, dict[str, str]]:

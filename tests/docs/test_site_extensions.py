@@ -35,6 +35,7 @@ def test_every_field_and_recipe_is_listed_with_its_text():
     assert "`--short-side` (int or `auto`;" in text
     listed = "\n".join(lines(generated_reference.Recipes, task) for task in ("classify", "detect", "segment"))
     assert all(f"`{name}`\n: " in listed for name in RECIPES)
+    assert "Command: `rmt train imagenet-small --data IMAGENET`" in listed and "multiply- adds" not in listed
 
 
 def test_a_command_s_arguments_are_named_as_on_the_command_line():
