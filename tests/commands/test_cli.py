@@ -154,6 +154,13 @@ def test_closed_streams_and_folders_that_are_gone(capsys, tmp_path, monkeypatch)
     assert (code, err) == (1, "rmt: the current folder no longer exists: change to another\n")
 
 
+def test_a_home_that_is_unknown(capsys):
+    code, _, err = run(capsys, "check", "~no-such-user/photos")
+    assert (
+        code == 1 and err.startswith("rmt: a path begins with ~, and there is no such user: ") and err.count("\n") == 1
+    )
+
+
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
 def test_help_names_the_tasks_that_take_an_option(command):
     """An option's help names the kinds of models whose functions have a keyword of its name, and no other kind."""

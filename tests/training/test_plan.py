@@ -154,7 +154,7 @@ def test_the_first_batches_do_not_count_and_evaluation_comes_before_them(tmp_pat
     assert happened[0] == "evaluation" and "evaluation" not in happened[happened.index("step") :]
 
 
-@pytest.mark.parametrize("load", [0.5, 2.0])
+@pytest.mark.parametrize("load", [pytest.param(0.5, marks=pytest.mark.slow), 2.0])
 def test_a_machine_under_load_gets_a_shorter_run(load, tmp_path, clock):
     """The plan goes by wall time, so what slows the steps is part of it."""
     clock.load = load

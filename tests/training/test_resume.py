@@ -59,7 +59,7 @@ def test_with_states_at_epoch_ends_only(tmp_path, monkeypatch):
     assert_same_run(tmp_path, finished_run())
 
 
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("after", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_kill_around_a_save(tmp_path, monkeypatch, after):
     with monkeypatch.context() as patch:
         killed_at(patch, "save_checkpoint", 5, owner=AtomicCheckpointIO, after=after)
@@ -218,7 +218,7 @@ def test_a_complete_run_stays_as_it_is(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "files", [0, 5, pytest.param(12, marks=pytest.mark.slow), 33]
+    "files", [0, *(pytest.param(count, marks=pytest.mark.slow) for count in (5, 12)), 33]
 )  # written before the disk is full: in the first epoch … at the end
 def test_a_full_disk_stops_with_a_line_and_the_state_before_can_be_resumed(tmp_path, monkeypatch, files):
     original = os.fsync

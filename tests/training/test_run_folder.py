@@ -19,6 +19,11 @@ def test_a_folder_is_named_after_recipe_and_time(tmp_path, monkeypatch):
     assert first.read_recipe() == quickstart()
 
 
+def test_the_home_folder_in_an_output_is_meant(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert RunFolder.create(replace(quickstart(), output="~/a run")).path == tmp_path / "a run"
+
+
 def test_two_runs_in_one_second_do_not_share_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert len({RunFolder.create(quickstart()).path for _ in range(3)}) == 3

@@ -80,6 +80,8 @@ def _one_line(error: Exception) -> str:
         text = str(remedy)
     elif isinstance(error, FileNotFoundError) and error.filename is None and not _has_current_folder():
         text = "the current folder no longer exists: change to another"
+    elif isinstance(error, RuntimeError) and "home directory" in str(error):  # of Path.expanduser
+        text = f"a path begins with ~, and there is no such user: {error}"
     elif isinstance(error, OSError):
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         text = f"{where}{error.strerror or error}"

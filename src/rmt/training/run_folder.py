@@ -69,7 +69,8 @@ class RunFolder:
     def require_empty(recipe: Recipe) -> None:
         """Raises RMTError when the recipe's `output` is a file or a folder that holds something."""
         if recipe.output:
-            require_empty(Path(recipe.output), f", or resume the run in it with `rmt train --resume {recipe.output}`")
+            otherwise = f", or resume the run in it with `rmt train --resume {recipe.output}`"
+            require_empty(Path(recipe.output).expanduser(), otherwise)
 
     @classmethod
     def create(cls, recipe: Recipe) -> "RunFolder":
@@ -81,7 +82,7 @@ class RunFolder:
         name = re.sub(r"[^\w.-]+", "-", recipe.name) or "run"
         # The second of two runs that start within one second gets a number behind its name.
         default = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-        path = Path(recipe.output) if recipe.output else unused_path(default)
+        path = Path(recipe.output).expanduser() if recipe.output else unused_path(default)
         create_folder(path)
         folder = cls(path)
         folder.write_recipe(recipe)
