@@ -156,9 +156,8 @@ def test_closed_streams_and_folders_that_are_gone(capsys, tmp_path, monkeypatch)
 
 def test_a_home_that_is_unknown(capsys):
     code, _, err = run(capsys, "check", "~no-such-user/photos")
-    assert (
-        code == 1 and err.startswith("rmt: a path begins with ~, and there is no such user: ") and err.count("\n") == 1
-    )
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("rmt: a path begins with ~, and there is no such user: ")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])

@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 from rmt.data.sources import remote
-from rmt.data.sources.remote import RemoteFile, list_folder
+from rmt.data.sources.remote import RemoteFile, list_folder, matching
 from rmt.errors import RMTError
 
 CONTENT = bytes(range(256)) * 40  # 10,240 bytes
@@ -155,7 +155,9 @@ def test_a_store_that_fails_three_times_is_named(tmp_path, monkeypatch):
     "address", ["http://127.0.0.1:99999", "data://x", "reference://x", f"https://{'a' * 100}", "git://x", "http://[::1"]
 )
 def test_what_is_no_address_is_one_line(address):
-    for read in (list_folder, lambda address: RemoteFile(f"{address}/x.png", 0).read(10)):
+    for read in (list_folder, matching, lambda address: RemoteFile(f"{address}/x.png", 0).read(10)):
+        if read is matching and "[" not in address:
+            continue
         with pytest.raises(RMTError) as error:
             read(address)
         assert str(error.value).startswith(address) and "\n" not in str(error.value)

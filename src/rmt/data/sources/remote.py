@@ -81,7 +81,7 @@ class RemoteFile:
         data = _retry(self.url, lambda: _read_up_to(*_file_system(self.url), most + 1))
         if len(data) > most:
             raise RMTError(f"{self.url}: more than {most:,} bytes")
-        return data
+        return bytes(data)
 
     def open(self) -> Any:
         """A seekable binary file that reads parts on demand. Raises ValueError if the server does not send parts."""
@@ -114,7 +114,9 @@ def list_folder(url: str) -> list[RemoteFile]:
 def matching(url: str) -> list[RemoteFile]:
     """The files at an address with `*`, `?` or `[…]`, sorted. Raises `RMTError` if the server cannot list them."""
     system, inside = _file_system(url)
-    found: dict[str, dict[str, Any]] = _retry(url, lambda: system.glob(inside, detail=True))
+    # TypeError: what fsspec makes of an address with a bracket, such as http://[::1
+    impossible = (ValueError, NotImplementedError, TypeError)
+    found: dict[str, dict[str, Any]] = _retry(url, lambda: system.glob(inside, detail=True), impossible=impossible)
     files = ((path, info) for path, info in sorted(found.items()) if info.get("type") != "directory")
     return [RemoteFile(system.unstrip_protocol(path), int(info.get("size") or 0)) for path, info in files]
 
@@ -160,7 +162,7 @@ def read_text(url: str) -> str | None:
     if len(data) > _TEXT_BYTES:
         raise RMTError(f"{url}: more than {_TEXT_BYTES:,} bytes, which no such file needs")
     try:
-        return decode_text(data)
+        return decode_text(bytes(data))
     except UnicodeDecodeError:
         raise RMTError(f"{url}: not a text in UTF-8") from None
 
@@ -177,14 +179,14 @@ def _open_at(system: Any, path: str, start: int) -> tuple[Any, int]:
     return file, start if file.r.status == HTTPStatus.PARTIAL_CONTENT else 0
 
 
-def _read_up_to(system: Any, path: str, most: int) -> bytes:
+def _read_up_to(system: Any, path: str, most: int) -> bytearray:
     """The first bytes of a file. A server may ignore the range that it is asked for, and send without an end."""
     source, _ = _open_at(system, path, 0)
     data = bytearray()
     with contextlib.closing(source):
         while len(data) < most and (block := source.read(min(_BLOCK, most - len(data)))):
             data += block
-    return bytes(data)
+    return data
 
 
 def _file_system(url: str) -> tuple[Any, str]:
