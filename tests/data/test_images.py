@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rmt.data.images import FORMATS, MAX_PIXELS, BadImage, read_image, read_orientation, read_size
+from rmt.data.images import FORMATS, MAX_PIXELS, MAX_SIDE, BadImage, read_image, read_orientation, read_size
 from rmt.errors import RMTError
 
 # Set by rmt.data.images too, but pytest starts each test with its own filters.
@@ -153,6 +153,14 @@ def test_huge_header_is_refused_before_decoding(side: int):
     data = png_header(side, side) + png_chunk(b"IDAT", zlib.compress(b"\0" * 100))
     with pytest.raises(BadImage, match=f"above the limit of {MAX_PIXELS:,} pixels"):
         read_image(data, "huge.png")
+
+
+@pytest.mark.parametrize("size", [(50_000_000, 1), (1, MAX_SIDE + 1)])
+def test_a_line_of_pixels_is_refused_before_decoding(size):
+    data = png_header(*size) + png_chunk(b"IDAT", zlib.compress(b"\0" * 100))
+    with pytest.raises(BadImage, match=f"pixels: a side above the limit of {MAX_SIDE:,} pixels"):
+        read_image(data, "line.png")
+    assert read_image(encode(Image.new("L", (1, MAX_SIDE)), "PNG")).size == (1, MAX_SIDE)
 
 
 @pytest.mark.parametrize("where", ["before", "behind"])

@@ -1,10 +1,12 @@
 """Requests and answers, for each task, against the predictor called by itself; refusals; what is never done."""
 
+import asyncio
 import base64
 import io
 import json
 import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +18,13 @@ from starlette.testclient import TestClient
 
 import rmt
 from rmt.data.detection.rle import decode
+from rmt.inference.exported import WrongSize
 from rmt.inference.inputs import open_image
 from rmt.serve.app import create_app
-from rmt.serve.guard import PAGE
+from rmt.serve.guard import PAGE, Guard
 from rmt.serve.hosted import Hosted
 from rmt.serve.limits import Limits
+from rmt.serve.metrics import Metrics
 
 MAKE = {"classify": classifier, "detect": detector, "segment": segmenter}
 PNG = {"content-type": "image/png"}
@@ -302,3 +306,31 @@ def test_the_shipped_network_is_served_by_name():
         data = picture()
         answer = client.post("/predict", content=data, headers=PNG).json()["results"][0]["predictions"][0]
     assert answer["label"] == rmt.load("rmt_micro", device="cpu").predict(open_image(data))[0][0].label
+
+
+def test_an_image_that_a_fixed_graph_does_not_take_is_told_both_sizes(clients, hosted, monkeypatch):
+    def run(batch, **options):
+        raise WrongSize(
+            Path("/secret/model.onnx"), "takes images of 192×256 pixels (height × width), not 256×192", ": …"
+        )
+
+    monkeypatch.setattr(hosted["segment"].predictor, "run", run)
+    status, _, message = error(clients["segment"].post("/predict", content=picture(), headers=PNG))
+    assert status == 422 and "takes images of 192×256 pixels (height × width), not 256×192" in message
+    assert "secret" not in message
+
+
+def test_an_answer_to_a_connection_that_was_lost_is_no_error_of_the_server():
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def run(text):
+        async def send(message):
+            raise RuntimeError(text)
+
+        scope = {"type": "http", "path": "/health", "headers": [(b"host", b"localhost")]}
+        await Guard(app, Metrics(()))(scope, None, send)
+
+    asyncio.run(run("unable to perform operation on <TCPTransport closed=True>; the handler is closed"))
+    with pytest.raises(RuntimeError, match="another"):
+        asyncio.run(run("another error"))

@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+from types import SimpleNamespace
 
 import pytest
 from helpers.served import classifier, picture, segmenter
@@ -138,3 +139,12 @@ def test_no_request_is_lost_while_files_change(folder, tmp_path, monkeypatch):
             sender.join()
     assert set(statuses) == {200} and len(statuses) > 10 and max(versions) == 4
     assert isinstance(hosted.predictor, Predictor)
+
+
+@pytest.mark.parametrize(
+    ("shape", "tried"),
+    [([1, 3, 32, 64], [(32, 64)]), ([None, 3, None, None], [(48, 64), (64, 48)]), (None, [(48, 64), (64, 48)])],
+)
+def test_a_fixed_graph_is_tried_with_its_own_size(shape, tried):
+    exported = {} if shape is None else {"exported": {"input": {"shape": shape}}}
+    assert module._probe_sizes(SimpleNamespace(metadata=exported)) == tried

@@ -26,6 +26,8 @@ from rmt.errors import RMTError
 
 MAX_PIXELS = 100_000_000
 """Largest width × height that is decoded (300 MB as RGB)."""
+MAX_SIDE = 2**17
+"""Longest side in pixels; resizing takes memory for each pixel of a line (a gigabyte for 50 million)."""
 
 MAX_BYTES = 512 * 2**20
 """Largest file that is read into memory."""
@@ -97,8 +99,7 @@ def read_image(
 def _convert(image: Image.Image, name: str) -> Image.Image:
     """An image that Pillow has opened already, whose pixels may not have been decoded yet."""
     try:
-        if image.width * image.height > MAX_PIXELS:
-            raise BadImage(name, _too_large(f"{image.width:,}×{image.height:,} pixels"))
+        _check_size(image, name)
         if not image.width * image.height:
             raise BadImage(name, "it has no pixels")
         image.load()
@@ -122,9 +123,7 @@ def open_safely(source: Path | str | bytes, name: str, max_pixels: int = MAX_PIX
         raise BadImage(name, "the file is empty")
     try:
         with Image.open(_Source(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise BadImage(name, _too_large(f"{width:,}×{height:,} pixels", max_pixels))
+            _check_size(image, name, max_pixels)
             # Inside the compressed pixels 0xFF is followed by other bytes, so this counts too many only where a preview
             # in the header has scans of its own.
             if image.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
@@ -242,6 +241,14 @@ def _grey_to_8_bit(image: Image.Image, name: str) -> np.ndarray:
     if isinstance(transparent, int):
         grey = np.where(values == transparent, np.uint8(255), grey)
     return grey
+
+
+def _check_size(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> None:
+    what = f"{image.width:,}×{image.height:,} pixels"
+    if image.width * image.height > max_pixels:
+        raise BadImage(name, _too_large(what, max_pixels))
+    if max(image.size) > MAX_SIDE:
+        raise BadImage(name, f"{what}: a side above the limit of {MAX_SIDE:,} pixels")
 
 
 def _too_large(what: str, limit: int = MAX_PIXELS) -> str:

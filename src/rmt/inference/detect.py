@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -143,7 +144,6 @@ class DetectPredictor(Predictor):
             score=None,
             decision=f"no object with a score of at least {self.threshold:g}",
             target="",
-            drawn=photo,
         )
         if number is None:
             return subject
@@ -160,7 +160,7 @@ class DetectPredictor(Predictor):
             decision=f"{self.classes[label]} {found.scores[number]:.2f}",
             target=self.classes[label],
             region=region,
-            drawn=draw_boxes(photo, objects),
+            draw=partial(draw_boxes, photo, objects),
         )
 
     @property

@@ -28,6 +28,14 @@ PROGRAMS = ("torch", "aoti")  # loading one runs code of the file
 MIN_SIZE = 33  # of a side of a dynamic graph: the last stage then has two rows, and one is another graph
 
 
+class WrongSize(RMTError):
+    """An image has, after resizing, a size that a graph does not take. `reason` says so without the file's name."""
+
+    def __init__(self, path: Path, reason: str, remedy: str = "") -> None:
+        super().__init__(f"{path} {reason}{remedy}")
+        self.reason = reason
+
+
 class ExportedRuntime(ABC):
     """Runs the graph of an exported file on the CPU; see `Runtime`.
 
@@ -60,16 +68,15 @@ class ExportedRuntime(ABC):
         """Returns the graph's outputs for images, float32 (B, 3, H, W)."""
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises RMTError unless the graph takes images of this size."""
+        """Raises WrongSize unless the graph takes images of this size."""
         own = self.shape[2:]
         if None in own:
             if min(height, width) < MIN_SIZE:
-                raise RMTError(f"{self.path} takes images from {MIN_SIZE} pixels a side, not {height}×{width}")
+                raise WrongSize(self.path, f"takes images from {MIN_SIZE} pixels a side, not {height}×{width}")
         elif own != (height, width):
-            raise RMTError(
-                f"{self.path} takes images of {own[0]}×{own[1]} pixels (height × width), not {height}×{width}: export "
-                f"it with --dynamic, or with --image-size {height} {width}"
-            )
+            reason = f"takes images of {own[0]}×{own[1]} pixels (height × width), not {height}×{width}"
+            remedy = f": export it with --dynamic, or with --image-size {height} {width}"
+            raise WrongSize(self.path, reason, remedy)
 
     def named_outputs(self, images: Tensor) -> dict[str, Tensor]:
         """The graph's outputs by name, for images (B, 3, H, W)."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -164,7 +165,7 @@ class SegmentPredictor(Predictor):
             decision=", ".join(f"{name} {100 * share:.0f} %" for name, share in list(shares.items())[:4]),
             target=label,
             region=region.cpu().numpy(),
-            drawn=draw_segmentation(photo, labels.numpy(), self.classes),
+            draw=partial(draw_segmentation, photo, labels.numpy(), self.classes),
         )
 
     def normalized(self, batch: list[Sample]) -> Iterator[Tensor]:

@@ -67,7 +67,11 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
-            await send(message)
+            try:
+                await send(message)
+            except RuntimeError as error:
+                if "is closed" not in str(error):  # of uvloop: the connection was lost a moment ago
+                    raise
 
         try:
             self._check(scope["path"], Headers(scope=scope))

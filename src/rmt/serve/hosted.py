@@ -55,7 +55,7 @@ class Hosted:
 
     def _load(self) -> Predictor:
         predictor = load(self.path, **self.options)
-        for size in ((48, 64), (64, 48)):  # compiles what is compiled at first use; a broken network fails here
+        for size in _probe_sizes(predictor):  # compiles what is compiled at first use; a broken network fails here
             probe = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8))
             try:
                 (answer,) = predictor.predict_batch([probe])
@@ -76,6 +76,13 @@ class Hosted:
         except (OSError, RMTError):
             return None
         return tuple((state.st_mtime_ns, state.st_size, state.st_ino) for state in states)
+
+
+def _probe_sizes(predictor: Predictor) -> list[tuple[int, int]]:
+    """Heights and widths of images that the network must answer for: a fixed graph may take one size alone."""
+    exported = predictor.metadata.get("exported")
+    height, width = exported["input"]["shape"][2:] if exported else (None, None)
+    return [(48, 64), (64, 48)] if height is None or width is None else [(height, width)]
 
 
 class Watch:

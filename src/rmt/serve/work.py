@@ -17,6 +17,7 @@ from PIL import Image
 from rmt.data.images import BadImage, read_image, read_size
 from rmt.errors import RMTError
 from rmt.inference import Predictor
+from rmt.inference.exported import WrongSize
 from rmt.serve.batcher import Batcher
 from rmt.serve.errors import Busy
 from rmt.serve.hosted import Hosted
@@ -114,6 +115,8 @@ class Work:
             return await loop.run_in_executor(self._finishers, job.finish, predictor, prepared.size, found)
         except BadImage as error:
             return error
+        except WrongSize as error:
+            return BadImage("image", f"this network {error.reason}, which is what the image has after resizing")
         except RMTError as error:  # its message may name a file of the server, which is for the log alone
             complain(f"rmt serve: {error}")
             return BadImage("image", "this network cannot answer that; the server's log says why")

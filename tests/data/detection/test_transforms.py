@@ -206,3 +206,11 @@ def test_colours_change_and_boxes_do_not(images):
     changed, target = shown(images, train_augmentation((64,), 200, flip=0.0, distortion=1.0), 0)
     assert changed.dtype == torch.uint8 and not torch.equal(plain, changed)
     assert np.abs(target["boxes"].numpy() - outlines(target)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((2, 3000), (3, 64, 1)), ((3000, 2), (3, 1, 64)), ((1, 1), (3, 32, 32))]
+)
+def test_a_side_of_a_thin_image_keeps_a_pixel(size, expected):
+    image, _ = DetectionEvalTransform(32, 64)(Image.new("RGB", size))
+    assert image.shape == expected

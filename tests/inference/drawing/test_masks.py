@@ -47,3 +47,11 @@ def test_ignored_pixels_show_the_photograph():
     labels[:, 300:] = 0
     drawn = np.asarray(draw_segmentation(Image.new("RGB", (600, 600), (90, 90, 90)), labels, ("road",)))
     assert (drawn[:, :290] == 90).all() and (drawn[300, 298] > 200).all() and (drawn[300, 300] < 200).any()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((1, 3000), (1, 3000)), ((4097, 1), (4097, 1)), ((10, 100), (400, 4000))]
+)
+def test_a_line_of_pixels_is_not_enlarged_beyond_memory(size, expected):
+    labels = np.zeros(size[::-1], np.uint8)
+    assert draw_segmentation(Image.new("RGB", size), labels, ("road",)).size == expected

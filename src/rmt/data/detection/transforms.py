@@ -61,6 +61,14 @@ class RandomSidesCrop(v2.Transform):
         return int(torch.randint(min(side, self.smallest), min(side, self.largest) + 1, ()))
 
 
+class ShortestSize(v2.RandomShortestSize):
+    """torchvision's, which makes a side of no pixels of an image much longer than wide."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        params = super().make_params(flat_inputs)
+        return params | {"size": tuple(max(1, side) for side in params["size"])}
+
+
 class ScaleJitter(v2.Transform):
     """Resize by a random factor from `smallest` to `largest`, and crop to the old size at a random position.
 
@@ -120,9 +128,9 @@ def train_augmentation(
     if vertical_flip:
         steps.append(v2.RandomVerticalFlip(vertical_flip))
     if random_crop:
-        first = v2.RandomShortestSize(list(CROP_SHORT_SIDES), max_size=_NO_LIMIT)
+        first = ShortestSize(list(CROP_SHORT_SIDES), max_size=_NO_LIMIT)
         steps.append(v2.RandomApply([first, RandomSidesCrop(*CROP_SIDES)], p=0.5))
-    steps.append(v2.RandomShortestSize(list(short_sides), max_size=long_side))
+    steps.append(ShortestSize(list(short_sides), max_size=long_side))
     if rotation:
         steps.append(v2.RandomRotation([-rotation, rotation], v2.InterpolationMode.BILINEAR))
     if scales != (1, 1):
@@ -164,7 +172,7 @@ class DetectionEvalTransform:
     """Resize an image to short side `short_side` and long side at most `long_side`: uint8 (3, H, W)."""
 
     def __init__(self, short_side: int, long_side: int):
-        self.resize = v2.RandomShortestSize([short_side], max_size=long_side)
+        self.resize = ShortestSize([short_side], max_size=long_side)
 
     def __call__(self, image: Image.Image, index: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
         """The image, without targets: the evaluation has them."""

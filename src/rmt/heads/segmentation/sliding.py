@@ -206,12 +206,11 @@ def _resize_in_bands(logits: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
         yield logits
         return
     rows = max(1, _BAND_VALUES // (classes * size[1]))
-    # Bilinear interpolation without aligned corners, written out for the rows; `resize` does the columns.
-    source = ((torch.arange(size[0], device=logits.device) + 0.5) * (height / size[0]) - 0.5).clamp(min=0)
-    above = source.floor().long().clamp(max=height - 1)
-    below = (above + 1).clamp(max=height - 1)
-    fraction = source - above
     for top in range(0, size[0], rows):
-        band = slice(top, top + rows)
-        part = torch.lerp(logits[:, above[band]], logits[:, below[band]], fraction[band, None])
+        # Bilinear interpolation without aligned corners, written out for the rows; `resize` does the columns.
+        row = torch.arange(top, min(top + rows, size[0]), device=logits.device)
+        source = ((row + 0.5) * (height / size[0]) - 0.5).clamp(min=0)
+        above = source.floor().long().clamp(max=height - 1)
+        below = (above + 1).clamp(max=height - 1)
+        part = torch.lerp(logits[:, above], logits[:, below], (source - above)[:, None])
         yield resize(part[None], (part.shape[1], size[1]))[0]

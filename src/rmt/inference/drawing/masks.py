@@ -7,7 +7,8 @@ from rmt.inference.drawing.fonts import fitted, load_font
 from rmt.inference.drawing.palette import palette
 
 _OPACITY = 0.58
-_MIN_SHORT_SIDE = 480  # smaller pictures are enlarged by a whole factor
+_MIN_SHORT_SIDE = 480  # smaller pictures are enlarged by a whole factor,
+_MAX_LONG_SIDE = 4096  # but not beyond this: a line of pixels would fill the memory
 _INK, _MUTED, _PAPER = (31, 41, 51), (123, 135, 148), (255, 255, 255)
 _NAME_WIDTH = 0.62  # most of the legend's width that the name of a class takes
 _MIN_SHARE = 0.001  # of the pixels, for an entry in the legend
@@ -23,7 +24,7 @@ def draw_segmentation(photo: Image.Image, labels: np.ndarray, classes: tuple[str
         labels: uint8 (height, width), indices into `classes`; pixels of 255 are not coloured.
         classes: their names.
     """
-    factor = max(1, -(-_MIN_SHORT_SIDE // min(photo.size)))
+    factor = max(1, min(-(-_MIN_SHORT_SIDE // min(photo.size)), _MAX_LONG_SIDE // max(photo.size)))
     size = (photo.width * factor, photo.height * factor)
     enlarged = photo.resize(size, Image.Resampling.BICUBIC) if factor > 1 else photo
     labels = labels.repeat(factor, 0).repeat(factor, 1)

@@ -1,6 +1,8 @@
 """`explain`: everything that is shown of one decision, as plain arrays."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ class Explanation:
 
     Attributes:
         photo: the image, upright RGB.
-        drawn: the photo with what was found drawn on it; the photo itself for a classifier.
+        draw: see `drawn`.
         view: the part of the photo in pixels of it: left, top, right, bottom. It can reach beyond the photo.
         size: (height, width) of the network's input without padding. All fields of this size cover the view exactly;
             maps of tokens cover it up to their last row and column, which may reach beyond.
@@ -33,7 +35,7 @@ class Explanation:
     """
 
     photo: Image.Image
-    drawn: Image.Image
+    draw: Callable[[], Image.Image] | None
     view: Box
     size: tuple[int, int]
     decision: str
@@ -44,6 +46,11 @@ class Explanation:
     grad_cam: np.ndarray | None
     grad_cam_stage: int
     integrated_gradients: np.ndarray | None
+
+    @cached_property
+    def drawn(self) -> Image.Image:
+        """The photo with what was found drawn on it; the photo itself for a classifier."""
+        return self.photo if self.draw is None else self.draw()
 
     @property
     def scale(self) -> float:
@@ -100,7 +107,7 @@ def explain(subject: Subject, at: Point | None = None, *, evidence: bool = True)
     views = stage_views(subject.network, subject.backbone_input, inputs, point)
     return Explanation(
         photo=subject.photo,
-        drawn=subject.drawn or subject.photo,
+        draw=subject.draw,
         view=subject.view,
         size=subject.size,
         decision=subject.decision,

@@ -108,7 +108,7 @@ def _evidence(axes: list[Axes], found: Explanation, photo: Image.Image) -> None:
         reason = "nothing was found" if not found.target else "not computed"
         regions.text(0.5, 0.5, f"no evidence: {reason}", ha="center", color=MUTED, transform=regions.transAxes)
     _overlay(path, found, photo, found.rollout - found.rollout.min(), found.stages[0].stride, smooth=True)
-    of_what = f"“{short(found.target, 18)}”" if found.target and found.drawn is not found.photo else "the decision"
+    of_what = f"“{short(found.target, 18)}”" if found.target and found.draw is not None else "the decision"
     _label(path, f"What {of_what} rests on", "attention rollout over all blocks")
 
 

@@ -31,7 +31,7 @@ class Subject:
         decision: the prediction, in one line.
         target: what `score` is the logit of.
         region: bool (height, width) of the view: the pixels that the decision is about; None for the whole image.
-        drawn: the photo with what was found drawn on it.
+        draw: returns the photo with what was found drawn on it; None for the photo itself.
     """
 
     photo: Image.Image
@@ -45,7 +45,7 @@ class Subject:
     decision: str
     target: str
     region: np.ndarray | None = None
-    drawn: Image.Image | None = None
+    draw: Callable[[], Image.Image] | None = None
 
     def to_view(self, point: Point) -> Point:
         """A point of the photo in pixels of the network's input."""
