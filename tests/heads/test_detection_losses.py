@@ -177,6 +177,13 @@ class TestMasks:
                 elif x + 1.5 < x1 or x - 0.5 > x2 or y + 1.5 < y1 or y - 0.5 > y2:
                     assert got[y, x] == 0
 
+    def test_bands_of_rows_make_no_difference(self, monkeypatch):
+        masks = torch.rand(3, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+        boxes = torch.tensor([[3.3, 2.7, 17.9, 9.2], [-4, -3, 40, 30], [0, 5, 24, 6]])
+        whole = paste_masks(masks, boxes, (12, 24), None)
+        monkeypatch.setattr("rmt.heads.detection.postprocess._BAND_PIXELS", 30)
+        assert torch.equal(paste_masks(masks, boxes, (12, 24), None), whole)
+
     def test_pasting_undoes_cropping(self):
         y, x = torch.meshgrid(torch.arange(60), torch.arange(80), indexing="ij")
         disc = (((x - 41.5) / 22) ** 2 + ((y - 30.5) / 15) ** 2 < 1)[None]

@@ -71,6 +71,16 @@ def test_a_picture_sent_in_three_ways_gives_what_the_predictor_gives(clients, ho
     assert len(client.post("/predict?top_k=1", content=data[0], headers=PNG).json()["results"][0]["predictions"]) == 1
 
 
+def test_masks_that_are_pasted_one_by_one_are_those_of_the_network(hosted):
+    predictor = hosted["detect"].predictor
+    image, size = predictor.transform()(open_image(picture(0)))
+    (whole,) = predictor.runtime([image], sizes=[size])
+    (found,) = predictor.run([(image, size)])
+    assert found.size == size == (40, 56) and len(found.masks) > 0
+    for run, expected in zip(found.masks, whole["masks"][:, 0].numpy(), strict=True):
+        assert np.array_equal(decode(run, *size), expected)
+
+
 def test_objects_come_with_names_boxes_and_masks(clients, hosted):
     data = picture(3)
     found = hosted["detect"].predictor.predict(data)[0]

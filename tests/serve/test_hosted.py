@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from helpers.served import classifier, picture, segmenter
@@ -104,6 +105,7 @@ def test_a_network_that_does_not_run_is_refused_at_the_start(folder, monkeypatch
 
 class _Failing:
     task = "classify"
+    metadata: ClassVar[dict] = {}
 
     def predict_batch(self, images):
         return 1 / 0

@@ -16,6 +16,7 @@ from rmt.data.detection.transforms import DetectionEvalTransform
 from rmt.errors import RMTError
 from rmt.heads import load_model
 from rmt.heads.detection.options import DetectorOptions
+from rmt.heads.detection.postprocess import paste_masks
 from rmt.inference.drawing.boxes import MIN_SCORE, draw_boxes, labelled_boxes
 from rmt.inference.explain import Subject
 from rmt.inference.explain.subject import Point
@@ -41,12 +42,21 @@ class Detections:
     size: tuple[int, int] = (0, 0)  # height and width of the image
 
     @classmethod
-    def from_output(cls, output: Mapping[str, Tensor]) -> "Detections":
-        """From one entry of a detector's output; its masks, if any, are boolean (n, 1, H, W)."""
+    def from_output(
+        cls, output: Mapping[str, Tensor], size: tuple[int, int], threshold: float | None = None
+    ) -> "Detections":
+        """From one entry of a detector's output with `paste=False`, for an image of `size` = (height, width).
+
+        Args:
+            threshold: probability from which a pixel belongs to a mask, ½ unless given.
+        """
         boxes, scores = (output[key].float().cpu().numpy() for key in ("boxes", "scores"))
-        masks = output.get("masks")
-        runs = None if masks is None else encode(masks[:, 0].cpu().numpy())
-        return cls(boxes, output["labels"].cpu().numpy(), scores, runs)
+        runs = None
+        if "masks" in output:  # pasted one by one: together those of a photograph of 50 megapixels take gigabytes
+            pairs = zip(output["masks"].split(1), output["boxes"].split(1), strict=True)
+            pasted = (paste_masks(mask, box, size, 0.5 if threshold is None else threshold) for mask, box in pairs)
+            runs = [encode(mask[:, 0].cpu().numpy())[0] for mask in pasted]
+        return cls(boxes, output["labels"].cpu().numpy(), scores, runs, size)
 
     def to_coco(self, category_ids: Sequence[int | None]) -> list[dict[str, Any]]:
         """In COCO's results format, without the image's id; objects whose class has no category id are skipped."""
@@ -114,9 +124,10 @@ class DetectPredictor(Predictor):
 
     def run(self, batch: list[Sample]) -> list[Detections]:  # type: ignore[override]
         """Returns the objects in each image."""
-        output = self.runtime([image for image, _ in batch], sizes=[size for _, size in batch])
-        found = map(Detections.from_output, output)
-        return [replace(one, size=size) for one, (_, size) in zip(found, batch, strict=True)]
+        sizes = [size for _, size in batch]
+        output = self.runtime([image for image, _ in batch], sizes=sizes, paste=False)
+        threshold: float | None = self.model.mask_threshold  # type: ignore[assignment]
+        return [Detections.from_output(one, size, threshold) for one, size in zip(output, sizes, strict=True)]
 
     def normalized(self, batch: list[Sample]) -> Iterator[Tensor]:
         normalize: Any = self.model.transform.normalize  # type: ignore[union-attr]

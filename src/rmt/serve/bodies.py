@@ -6,6 +6,7 @@ Bytes are counted as they come, for the request and for all requests together, a
 import asyncio
 import base64
 import binascii
+import logging
 from collections.abc import AsyncIterator
 from typing import Annotated, ClassVar
 
@@ -18,6 +19,7 @@ from starlette.requests import Request
 from rmt.serve.errors import Busy, Refusal
 from rmt.serve.limits import Limits
 
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # or any client could fill the log with warnings
 RAW = ("application/octet-stream", "image/")
 MULTIPART = "multipart/form-data"
 JSON = "application/json"

@@ -30,8 +30,14 @@ class Detector:
         images: list[Tensor],
         targets: list[dict[str, Tensor]] | None = None,
         sizes: Sequence[tuple[int, int]] | None = None,
+        paste: bool = True,
     ) -> Any:
-        """See `rmt.detector`. `sizes`: (height, width) of the images that detections refer to, instead of `images`."""
+        """See `rmt.detector`.
+
+        Args:
+            sizes: (height, width) of the images that detections refer to, instead of `images`.
+            paste: paste masks into whole images; otherwise they are those of the boxes, (N, 1, m, m) probabilities.
+        """
         if sizes is not None and len(sizes) != len(images):
             raise RMTError(f"{len(images)} images but {len(sizes)} sizes")
         if self.training:
@@ -41,7 +47,8 @@ class Detector:
             return super().forward(images, targets)  # type: ignore[misc]
         detections = super().forward(images, None)  # type: ignore[misc]
         image_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        return resize_detections(detections, image_sizes, image_sizes if sizes is None else sizes, self.mask_threshold)
+        to_sizes = image_sizes if sizes is None else sizes
+        return resize_detections(detections, image_sizes, to_sizes, self.mask_threshold, paste=paste)
 
     @property
     def pyramid(self) -> Pyramid:

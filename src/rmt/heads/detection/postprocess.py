@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+_BAND_PIXELS = 2**22  # of a mask that are sampled together
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Convert float16 and bfloat16 to float32: boxes in bfloat16 are off by pixels."""
@@ -38,6 +40,8 @@ def resize_detections(
     from_sizes: Sequence[tuple[int, int]],
     to_sizes: Sequence[tuple[int, int]],
     mask_threshold: float | None,
+    *,
+    paste: bool = True,
 ) -> list[dict[str, Tensor]]:
     """Scale boxes from images of one size to another, and paste the masks of boxes into whole images.
 
@@ -45,6 +49,7 @@ def resize_detections(
         detections: per image; boxes (N, 4), and optionally masks (N, 1, m, m) of probabilities.
         from_sizes, to_sizes: (height, width) per image.
         mask_threshold: probability from which a mask is True; None keeps probabilities.
+        paste: otherwise masks are left as they are.
     Returns:
         new dicts with boxes (N, 4) and masks (N, 1, H, W).
     """
@@ -52,7 +57,7 @@ def resize_detections(
     for detection, (from_height, from_width), (height, width) in zip(detections, from_sizes, to_sizes, strict=True):
         scale = detection["boxes"].new_tensor([width / from_width, height / from_height])
         result = detection | {"boxes": detection["boxes"] * scale.repeat(2)}
-        if "masks" in detection:
+        if paste and "masks" in detection:
             result["masks"] = paste_masks(detection["masks"], result["boxes"], (height, width), mask_threshold)
         results.append(result)
     return results
@@ -74,15 +79,19 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: 
     y = torch.arange(height, dtype=boxes.dtype, device=boxes.device) + 0.5
     x = torch.arange(width, dtype=boxes.dtype, device=boxes.device) + 0.5
     pasted = masks.new_zeros((len(masks), 1, height, width), dtype=masks.dtype if threshold is None else torch.bool)
-    # One mask at a time and inside its box only: sampling grids for N whole images would take gigabytes.
+    # One mask at a time, inside its box only, and a band of rows at a time: the sampling grid of a large photograph, or
+    # those of N images, would take gigabytes.
     for mask, box, out in zip(masks, boxes, pasted, strict=True):
         x1, y1, x2, y2 = box.tolist()
         rows = slice(max(0, int(y1)), max(0, min(height, int(y2) + 1)))
         columns = slice(max(0, int(x1)), max(0, min(width, int(x2) + 1)))
         grid_x = (x[columns] - x1) / max(x2 - x1, 1e-6) * 2 - 1
         grid_y = (y[rows] - y1) / max(y2 - y1, 1e-6) * 2 - 1
-        if len(grid_x) and len(grid_y):
-            grid = torch.stack(torch.meshgrid(grid_x, grid_y, indexing="xy"), dim=-1)
+        if not len(grid_x):
+            continue
+        band = max(1, _BAND_PIXELS // len(grid_x))
+        for part, target in zip(grid_y.split(band), out[:, rows, columns].split(band, dim=1), strict=True):
+            grid = torch.stack(torch.meshgrid(grid_x, part, indexing="xy"), dim=-1)
             values = F.grid_sample(mask[None], grid[None].to(mask.dtype), align_corners=False)[0]
-            out[:, rows, columns] = values if threshold is None else values >= threshold
+            target.copy_(values if threshold is None else values >= threshold)
     return pasted

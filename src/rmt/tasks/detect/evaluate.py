@@ -36,8 +36,9 @@ class DetectEvaluator(Evaluator):
     def update_metrics(self, network: Callable[..., Any], batch: dict[str, Any]) -> None:
         indices = batch["index"].tolist()
         sizes = [tuple(size) for size in self.images.sizes[indices].tolist()]
-        for index, output in zip(indices, network(batch["image"], sizes=sizes), strict=True):
-            self.detections[index] = Detections.from_output(output)
+        outputs = network(batch["image"], sizes=sizes, paste=False)
+        for index, output, size in zip(indices, outputs, sizes, strict=True):
+            self.detections[index] = Detections.from_output(output, size)
 
     def require_images(self) -> None:
         self.num_read: int = len(self.detections)
