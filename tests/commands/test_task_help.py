@@ -9,7 +9,7 @@ from helpers.networks import pico
 import rmt
 from rmt.commands import evaluate, predict
 from rmt.commands.cli import main
-from rmt.commands.task_help import KINDS, help_for_task, text_for
+from rmt.commands.task_help import KINDS, help_for_task, text_for, unwrap_arguments
 from rmt.inference import predictor_class
 from rmt.tasks import task_named
 
@@ -34,6 +34,23 @@ def test_the_options_are_those_that_the_task_takes(task):
     taken |= {"batch_size"} if kind.batch_size > 1 else set()
     every = set(inspect.signature(predict.run).parameters)
     assert documented(predict.run, task) == every & (taken | OWN | {"images", "engine", "replicas"})
+
+
+def test_the_lines_of_a_text_are_joined():
+    def run(first, second):
+        """Does it.
+
+        Args:
+            first: One line
+                and another.
+            second: A
+                text.
+        """
+
+    unwrap_arguments(run)
+    assert run.__doc__ == "Does it.\n\nArgs:\n    first: One line and another.\n    second: A text."
+    unwrap_arguments(run)
+    assert run.__doc__.endswith("    second: A text.")
 
 
 def test_a_text_is_reduced_to_one_task():

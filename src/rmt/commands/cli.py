@@ -63,8 +63,12 @@ def _dispatch(args: list[str]) -> int:
     import tyro
 
     runs = {name: importlib.import_module(f"rmt.commands.{name.replace('-', '_')}").run for name in COMMANDS}
-    if args[:1] and args[0] in FILE_COMMANDS and {"-h", "--help"} & set(args):
-        runs[args[0]] = importlib.import_module("rmt.commands.task_help").help_for_file(runs[args[0]], args[1:])
+    if args[:1] and args[0] in runs and {"-h", "--help"} & set(args):
+        from rmt.commands.task_help import help_for_file, unwrap_arguments
+
+        unwrap_arguments(runs[args[0]])
+        if args[0] in FILE_COMMANDS:
+            runs[args[0]] = help_for_file(runs[args[0]], args[1:])
     purpose = f"RMT {__version__}: train, evaluate and use Retentive Networks for vision."
     description = f"{purpose}\n\nFirst steps: rmt train quickstart; with data of your own: rmt check FOLDER"
     code = tyro.extras.subcommand_cli_from_dict(

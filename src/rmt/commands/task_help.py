@@ -58,6 +58,12 @@ def help_for_task(run: Callable[..., Any], task: str, file: str) -> Callable[...
     return shown
 
 
+def unwrap_arguments(run: Callable[..., Any]) -> None:
+    """Joins the lines of each option's text in the docstring of a command, whose ends the parser would print."""
+    about, title, texts = (inspect.getdoc(run) or "").partition("\n\nArgs:\n")
+    run.__doc__ = about + title + re.sub(r"\n {8}", " ", texts)
+
+
 def text_for(text: str, kind: str) -> str:
     """What a text says of one kind of model, such as "detectors"; empty if it is for other kinds alone."""
     common, *parts = _FOR.split(text)
