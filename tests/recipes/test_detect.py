@@ -85,6 +85,8 @@ def test_the_rate_falls_in_the_same_parts_of_a_run_of_any_length(name):
     for step, later in zip(recipe.step_epochs(), long.step_epochs(), strict=True):
         assert later == pytest.approx(10 * step, abs=1)
     assert all(1 <= step <= 6 for step in replace(recipe, epochs=6).step_epochs())
+    automatic = replace(recipe, lr_steps="auto")
+    assert [replace(automatic, epochs=n).step_epochs() for n in (1, 2, 4, 6, 12)] == [(), (1,), (3,), (4,), (8, 11)]
     assert replace(recipe, lr_steps=(0.5, 4, 5)).step_epochs() == tuple(sorted({recipe.epochs // 2, 4, 5}))
 
 

@@ -125,7 +125,7 @@ class DetectRecipe(Recipe):
     """The peak learning rate is lr x effective batch / lr_base_batch; 0: it is `lr`."""
     lr_steps: AutoFloats = AUTO
     """Epochs after which the learning rate is divided by 10; below 1, parts of the run (0.75: three quarters of
-    `epochs`). `auto`: two thirds and eleven twelfths of `epochs`."""
+    `epochs`). `auto`: two thirds and eleven twelfths of `epochs`, if another epoch follows."""
     warmup_iterations: AutoNonNegative = 500
     """Weight updates of linear warm-up; `auto`, or as many as the run has: a tenth of the run, at most 200."""
     metric: Literal["auto", "box_ap", "box_ap50", "mask_ap", "mask_ap50"] = "box_ap"
@@ -139,7 +139,8 @@ class DetectRecipe(Recipe):
         """The epochs after which the learning rate is divided by 10, in a run of a known number of epochs."""
         steps = [self.epochs * part / 12 for part in (8, 11)] if self.lr_steps == AUTO else self.lr_steps
         whole = (step * self.epochs if self.lr_steps != AUTO and step < 1 else step for step in steps)
-        return tuple(sorted({max(round(step), 1) for step in whole}))
+        found = sorted({max(round(step), 1) for step in whole})
+        return tuple(step for step in found if self.lr_steps != AUTO or step < self.epochs)
 
     def problems(self) -> list[str]:
         found = super().problems()
