@@ -213,6 +213,44 @@ def test_metadata_are_checked(onnx_file, tmp_path, change):
         rmt.load(path)
 
 
+def with_exported(onnx_file: Path, path: Path, *, classes=CLASSES, **change) -> Path:
+    """The file with other metadata."""
+    model = onnx.load(onnx_file)
+    metadata = json.loads(model.metadata_props[0].value)
+    metadata |= {"classes": list(classes), "exported": metadata["exported"] | change}
+    model.metadata_props[0].value = json.dumps(metadata)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(outputs=[]), "has no valid `exported`"),
+        (dict(num_classes=10**9, classes=()), "has no valid `exported`"),
+        (dict(input={"name": "images", "shape": [1, 4, 40, 36]}), "has no valid `exported`"),
+        (dict(num_classes=4), "has 3 class names for 4 classes"),
+        (dict(num_classes=4, classes="abcd"), "has outputs for 3 classes, and its metadata say 4"),
+    ],
+)
+def test_metadata_that_are_not_the_graph_s_are_one_line(onnx_file, tmp_path, change, message):
+    path = with_exported(onnx_file, tmp_path / "changed.onnx", **change)
+    with pytest.raises(RMTError, match=message):
+        rmt.load(path).predict(PHOTOS[0])
+
+
+def test_a_broken_program_is_one_line(onnx_file, tmp_path, monkeypatch, capfd):
+    metadata = json.loads(onnx.load(onnx_file).metadata_props[0].value)
+    metadata["exported"]["format"] = "torch"
+    path = tmp_path / "broken.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("broken/extra/rmt", json.dumps(metadata))
+    monkeypatch.setenv("RMT_RUN_PROGRAMS", "1")
+    with pytest.raises(RMTError, match=r"broken\.pt2 cannot be run: [^\n]*$"):
+        rmt.load(path)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_xml_that_defines_entities_is_refused(tmp_path):
     path = tmp_path / "bomb.xml"
     path.write_text('<!DOCTYPE net [<!ENTITY a "aaaa">]><net><rt_info><rmt value="&a;"/></rt_info></net>')

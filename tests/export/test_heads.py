@@ -173,6 +173,19 @@ def test_an_exported_detector_without_its_outputs_is_refused(tmp_path):
         DetectPredictor.wrap_exported(runtime, metadata)
 
 
+def test_a_detector_s_graph_of_other_classes_or_shapes_is_one_line(tmp_path):
+    ours = rmt.load(write_detector(tmp_path / "r.safetensors", convs=1), device="cpu")
+    graph = network_graph(ours.model, (64, 96), dynamic=False)
+    runtime = GraphByPyTorch(graph, 7)
+    with pytest.raises(RMTError, match=r"d\.onnx has outputs for 3 classes, and its metadata say 7"):
+        DetectPredictor.wrap_exported(runtime, ours.metadata)([torch.rand(3, 64, 96)])
+    runtime = GraphByPyTorch(graph, 3)
+    runtime.outputs.reverse()
+    runtime.run = lambda images: [torch.rand(1, 5, 4).numpy(), torch.rand(1, 5, 3).numpy()]
+    with pytest.raises(RMTError, match=r"d\.onnx cannot be run: [^\n]*$"):
+        DetectPredictor.wrap_exported(runtime, ours.metadata)([torch.rand(3, 64, 96)])
+
+
 def test_detections_are_compared_in_pairs():
     boxes = torch.tensor([[[0.0, 0, 10, 10], [20, 20, 40, 40], [0, 0, 1, 1]]])
     one = dict(boxes=boxes, scores=torch.tensor([[0.9, 0.8, -1]]), labels=torch.tensor([[0, 1, 0]]))

@@ -100,7 +100,7 @@ def run(
     images_per_step = batch_size if kind.batch_size > 1 else None
     given |= {"batch_size": batch_size if images_per_step is None else None}
     options = options_for(kind.run, kind.show, given=given, path=path)
-    check_counts(batch_size, workers, replicas)
+    check_counts(batch_size, workers, replicas, top_k)
     if not kind.has_pictures and (masks or not pictures):
         raise not_an_option(["masks"] if masks else ["no_pictures"], path)
     if is_answers(output):

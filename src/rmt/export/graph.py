@@ -1,8 +1,6 @@
 """The part of a trained network that becomes a graph, and its capture by torch.export."""
 
-import contextlib
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +12,7 @@ from rmt.export.blocks import rewrite_blocks
 from rmt.export.detectors import DenseDetector, TwoStageDetector
 from rmt.heads import RetinaNet
 from rmt.heads.detection.mask_rcnn import MaskRCNN
+from rmt.inference.exported import quiet
 from rmt.model import RMT, deploy
 from rmt.model.state_dicts import one_line
 
@@ -58,21 +57,10 @@ class Graph:
         shapes = ({0: dimension, 2: dimension, 3: dimension},) if self.dynamic else None
         example = torch.zeros(self.shape)
         try:
-            with torch.no_grad(), _quiet():
+            with torch.no_grad(), quiet():
                 return torch.export.export(self.module, (example,), dynamic_shapes=shapes)
         except Exception as error:  # by classes of torch._dynamo, which differ between versions
             raise RMTError(f"this network cannot be exported: {one_line(error)[:300]}") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without PyTorch's log, which repeats an error with its traceback before it is raised."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def network_graph(network: nn.Module, size: tuple[int, int], dynamic: bool, *, fused: bool = False) -> Graph:

@@ -2,8 +2,6 @@
 
 import contextlib
 import io
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +10,14 @@ import torch
 from torch.export import ExportedProgram
 
 from rmt.export.graph import INPUT, Graph
+from rmt.inference.exported import quiet
 
 OPSET = 20  # the first with an operator for GELU
 
 
 def convert(graph: Graph, program: ExportedProgram, precision: str, folder: Path) -> onnx.ModelProto:
     """The program as an ONNX model, without the notes about its origin, which take more space than small weights."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
+    with quiet(), contextlib.redirect_stdout(io.StringIO()):
         converted: Any = torch.onnx.export(
             program,
             (),

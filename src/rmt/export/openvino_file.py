@@ -10,11 +10,14 @@ from openvino.frontend.pytorch import ConversionExtension
 from torch.export import ExportedProgram
 
 from rmt.export.graph import INPUT, Graph
+from rmt.inference.exported import quiet
 
 
 def convert(graph: Graph, program: ExportedProgram, precision: str, folder: Path) -> openvino.Model:
     """The program as an OpenVINO model. In bf16 it is compiled on loading, see `OpenVinoRuntime`."""
-    model = openvino.convert_model(program, extension=[ConversionExtension("torchvision.nms.default", _convert_nms)])
+    extension = ConversionExtension("torchvision.nms.default", _convert_nms)
+    with quiet():
+        model = openvino.convert_model(program, extension=[extension])
     model.reshape([-1 if side is None else side for side in graph.input_shape])  # the converter forgets fixed sizes
     model.inputs[0].get_tensor().set_names({INPUT})
     for output, name in zip(model.outputs, graph.outputs, strict=True):

@@ -2,7 +2,6 @@
 
 import copy
 import shutil
-import warnings
 import zipfile
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from rmt.export.graph import Graph
+from rmt.inference.exported import quiet
 
 
 class _InBfloat16(nn.Module):
@@ -28,8 +28,7 @@ class _InBfloat16(nn.Module):
 def write_program(graph: Graph, program: ExportedProgram, precision: str, folder: Path) -> Path:
     """Writes the program itself."""
     path = folder / "program.pt2"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about how PyTorch itself copies the weights
+    with quiet():
         torch.export.save(_in_precision(graph, program, precision), path)
     return path
 
@@ -37,7 +36,8 @@ def write_program(graph: Graph, program: ExportedProgram, precision: str, folder
 def compile_program(graph: Graph, program: ExportedProgram, precision: str, folder: Path) -> Path:
     """Compiles the program for this processor, which takes minutes."""
     path = folder / "compiled.pt2"
-    torch._inductor.aoti_compile_and_package(_in_precision(graph, program, precision), package_path=str(path))
+    with quiet():
+        torch._inductor.aoti_compile_and_package(_in_precision(graph, program, precision), package_path=str(path))
     return path
 
 

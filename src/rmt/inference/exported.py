@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib
+import logging
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from rmt.device import choose_device
 from rmt.errors import RMTError
 from rmt.extras import missing_extra
 from rmt.inference.runtime import Images
+from rmt.model.metadata import MAX_CLASSES
 
 #: Format, as `exported` names it -> module and class of its runtime; imported when needed, since they have an extra.
 RUNTIMES = {
@@ -85,13 +88,23 @@ class ExportedRuntime(ABC):
         step = self.shape[0] or len(pixels)
         with one_line_errors(self.path):
             parts = [self.run(pixels[i : i + step]) for i in range(0, len(pixels), step)]
-        joined = [torch.from_numpy(np.concatenate(each)) for each in zip(*parts, strict=True)]
-        return dict(zip(self.outputs, joined, strict=True))
+            joined = [torch.from_numpy(np.concatenate(each)) for each in zip(*parts, strict=True)]
+            return dict(zip(self.outputs, joined, strict=True))
+
+    def check_classes(self, found: int) -> None:
+        """Raises RMTError unless the graph's outputs have as many classes as the metadata say."""
+        if found != self.num_classes:
+            raise RMTError(
+                f"{self.path} has outputs for {found:,} classes, and its metadata say {self.num_classes:,}: export it "
+                "again with rmt export"
+            )
 
     def __call__(self, images: Images, **arguments: Any) -> Any:
         if not isinstance(images, Tensor) or arguments:
             raise TypeError("the graph takes one batch of images (B, 3, H, W)")
-        return next(iter(self.named_outputs(images).values()))
+        logits = next(iter(self.named_outputs(images).values()))
+        self.check_classes(logits.shape[1] if logits.ndim > 1 else 0)
+        return logits
 
 
 def open_exported(
@@ -109,6 +122,11 @@ def open_exported(
         RMTError: another device or precision, a damaged file, or a library is missing.
     """
     exported = _checked(metadata["exported"], path)
+    if metadata.get("classes") and len(metadata["classes"]) != exported["num_classes"]:
+        raise RMTError(
+            f"{path} has {len(metadata['classes']):,} class names for {exported['num_classes']:,} classes in its "
+            "metadata; export it again with rmt export"
+        )
     if device != "auto" and choose_device(device).type != "cpu":
         raise RMTError(f"--device {device}: exported files run on the CPU; use --device cpu, or the model file")
     if precision not in ("auto", exported["precision"]):
@@ -142,8 +160,12 @@ def _checked(exported: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
             exported["format"] in RUNTIMES
             and exported["precision"] in ("fp32", "bf16", "int8")
             and len(shape) == 4
+            and shape[1] == 3
             and all(isinstance(side, int) and 1 <= side <= 2**16 for side in sides)
             and isinstance(exported["num_classes"], int)
+            and 1 <= exported["num_classes"] <= MAX_CLASSES
+            and isinstance(exported["outputs"], list)
+            and len(exported["outputs"]) > 0
             and all(isinstance(name, str) for name in exported["outputs"])
         )
     except (LookupError, TypeError):
@@ -151,6 +173,19 @@ def _checked(exported: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     if not valid:
         raise RMTError(f"{path} has no valid `exported` in its metadata; export it again with rmt export")
     return exported
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings and the log of libraries, which repeat an error with its traceback before it is raised."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from torchvision.ops import clip_boxes_to_image
 
 from rmt.errors import RMTError
 from rmt.heads import RetinaNet, build_from_metadata
-from rmt.inference.exported import ExportedRuntime
+from rmt.inference.exported import ExportedRuntime, one_line_errors
 from rmt.inference.runtime import Images
 from rmt.model.checkpoints import building_from
 
@@ -40,6 +40,7 @@ class ExportedDetector:
         self.device, self.precision, self.num_classes = runtime.device, runtime.precision, runtime.num_classes
         with building_from(runtime.path):
             model: Any = build_from_metadata(metadata)
+        self.path = runtime.path
         graph = _Graph(runtime, model.backbone.strides)
         model.backbone = graph
         if isinstance(model, RetinaNet):
@@ -54,7 +55,8 @@ class ExportedDetector:
 
     @torch.inference_mode()
     def __call__(self, images: Images, **arguments: Any) -> Any:
-        return self.model(list(images), **arguments)
+        with one_line_errors(self.path):  # outputs of other shapes than a detector's
+            return self.model(list(images), **arguments)
 
 
 class _Graph(nn.Module):
@@ -72,6 +74,10 @@ class _Graph(nn.Module):
             if min(missing) >= 0:
                 images = F.pad(images, (0, missing[0], 0, missing[1]))
         self.outputs = self.runtime.named_outputs(images)
+        if (logits := self.outputs.get("cls_logits")) is not None:
+            self.runtime.check_classes(logits.shape[-1])
+        elif (labels := self.outputs["labels"]).numel() and labels.max() >= self.runtime.num_classes:
+            self.runtime.check_classes(int(labels.max()) + 1)
         height, width = images.shape[2:]
         sizes = [(-(-height // stride), -(-width // stride)) for stride in self.strides]
         return OrderedDict((str(i), images.new_empty(len(images), 0, *size)) for i, size in enumerate(sizes))

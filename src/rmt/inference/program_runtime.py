@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rmt.inference.exported import ExportedRuntime
+from rmt.inference.exported import ExportedRuntime, quiet
 
 
 class ProgramRuntime(ExportedRuntime):
@@ -18,7 +18,8 @@ class ProgramRuntime(ExportedRuntime):
     program: Any
 
     def open(self, path: Path) -> None:
-        self.program = torch.export.load(path).module()
+        with quiet():
+            self.program = torch.export.load(path).module()
 
     @torch.inference_mode()
     def run(self, images: np.ndarray) -> list[np.ndarray]:
@@ -30,4 +31,5 @@ class CompiledRuntime(ProgramRuntime):
     """Runs a program compiled by AOTInductor, on a processor like the one that it was compiled on."""
 
     def open(self, path: Path) -> None:
-        self.program = torch._inductor.aoti_load_package(str(path))
+        with quiet():
+            self.program = torch._inductor.aoti_load_package(str(path))

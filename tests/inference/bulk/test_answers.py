@@ -179,6 +179,7 @@ def test_mistakes_are_one_line(network, data, tmp_path, capsys):
         ("--masks: not an option", "predict", network, image, "--masks", "rle"),
         ("--json prints answers", "predict", network, image, "--json", "--output", tmp_path / "n.csv"),
         ("--batch-size must be at least 1", "predict", network, image, "--batch-size", "0"),
+        ("--top-k must be at least 1, not 0", "predict", network, image, "--top-k", "0"),
         (
             "--workers must be at least 0",
             "embed",

@@ -96,10 +96,12 @@ def _collate(collate: Callable[[list[Any]], Any], samples: list[Any], indices: l
     return {"samples": collate(samples) if samples else None}
 
 
-def check_counts(batch_size: int | None, workers: int, replicas: int = 0) -> None:
+def check_counts(batch_size: int | None, workers: int, replicas: int = 0, top_k: int | None = None) -> None:
     """Raises RMTError for options that are below what they can be."""
     if batch_size is not None and batch_size < 1:
         raise RMTError(f"--batch-size must be at least 1, not {batch_size}")
+    if top_k is not None and top_k < 1:
+        raise RMTError(f"--top-k must be at least 1, not {top_k}")
     if workers < 0:
         raise RMTError(f"--workers must be at least 0, not {workers}")
     if replicas < 0:
