@@ -174,8 +174,10 @@ def test_decomposed_equals_full_on_one_row_and_one_column(length, row, heads, se
 
 @pytest.mark.parametrize(
     "form",
-    [dict(decay=decay) for decay in ("released", "paper", "none")]
-    + [dict(gate=True), dict(gate=True, decay="none"), dict(phases="axial"), dict(phases="none", decay="paper")],
+    [
+        *(dict(), dict(gate=True, decay="none"), dict(phases="axial"), dict(phases="none", decay="paper")),
+        *(pytest.param(f, marks=pytest.mark.slow) for f in (dict(decay="paper"), dict(decay="none"), dict(gate=True))),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("decomposed", [True, False])

@@ -93,27 +93,27 @@ WRAPPERS += ["model._orig_mod.", "_fsdp_wrapped_module.", "_forward_module.model
 )
 def test_wrappers_names_make_no_difference_by_any_way_in(tmp_path, prefix, names):
     """One classifier of 5 classes, read alike by each function that loads weights: none leaves the head random."""
-    source = pico()
+    source = create_model("rmt_test", num_classes=5)
     state = {prefix + name: value for name, value in names(source).items()}
     path = tmp_path / "wrapped.pth"
     torch.save({"state_dict": state}, path)
     overlay = dict(file=str(path))
-    direct, checkpoint = create_model("rmt_pico", num_classes=5), create_model("rmt_pico", num_classes=5)
+    direct, checkpoint = create_model("rmt_test", num_classes=5), create_model("rmt_test", num_classes=5)
     load_official(direct, state)
     load_checkpoint(checkpoint, path, new_head=True)
     loaded = {
         "dict": direct,
         "file": checkpoint,
-        "timm": timm.create_model("rmt_pico", pretrained=True, pretrained_cfg_overlay=overlay),
-        "timm, dict": timm.create_model("rmt_pico", pretrained=True, pretrained_cfg_overlay=dict(state_dict=state)),
+        "timm": timm.create_model("rmt_test", pretrained=True, pretrained_cfg_overlay=overlay),
+        "timm, dict": timm.create_model("rmt_test", pretrained=True, pretrained_cfg_overlay=dict(state_dict=state)),
         "convert": rebuild_from_weights(read_state_dict(path), path)[0],
     }
     for way, model in loaded.items():
         for name, value in source.state_dict().items():
             assert torch.equal(model.state_dict()[name], value), (way, name)
     assert "state_dict" not in loaded["timm"].pretrained_cfg
-    features = timm.create_model("rmt_pico", pretrained=True, pretrained_cfg_overlay=overlay, features_only=True)
-    pyramid = rmt.heads.build_pyramid("rmt_pico")
+    features = timm.create_model("rmt_test", pretrained=True, pretrained_cfg_overlay=overlay, features_only=True)
+    pyramid = rmt.heads.build_pyramid("rmt_test")
     pyramid.load_backbone(path)
     for backbone in (features.model, pyramid.backbone):
         assert torch.equal(backbone.stages[3].blocks[0].attn.q.weight, source.stages[3].blocks[0].attn.q.weight)
