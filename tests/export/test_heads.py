@@ -13,6 +13,7 @@ from rmt.errors import RMTError
 from rmt.export import ExportOptions, export
 from rmt.export.check import compare_detections
 from rmt.export.graph import Graph, network_graph
+from rmt.export.run import _size_of_whole_images
 from rmt.heads import save_model
 from rmt.heads.segmentation import decode_heads
 from rmt.heads.segmentation.decode_heads import average_bins
@@ -184,6 +185,17 @@ def test_a_detector_s_graph_of_other_classes_or_shapes_is_one_line(tmp_path):
     runtime.run = lambda images: [torch.rand(1, 5, 4).numpy(), torch.rand(1, 5, 3).numpy()]
     with pytest.raises(RMTError, match=r"d\.onnx cannot be run: [^\n]*$"):
         DetectPredictor.wrap_exported(runtime, ours.metadata)([torch.rand(3, 64, 96)])
+
+
+def test_a_segmenter_of_whole_images_gets_the_size_of_its_images():
+    preprocessing = dict(long_side=128, short_side=96)
+    photos = [Image.new("RGB", (640, 480)), Image.new("RGB", (320, 240))]
+    assert _size_of_whole_images(None, preprocessing, photos, labelled=True) == (96, 128)
+    assert _size_of_whole_images((64,), preprocessing, photos, labelled=False) == (64, 64)
+    with pytest.raises(RMTError, match=r"have 96×128 pixels .*--dynamic, or with --image-size 96 128$"):
+        _size_of_whole_images((64,), preprocessing, photos, labelled=True)
+    with pytest.raises(RMTError, match=r"have 96×128 and 128×96 pixels .*: export it with --dynamic$"):
+        _size_of_whole_images(None, preprocessing, [*photos, Image.new("RGB", (480, 640))], labelled=False)
 
 
 def test_detections_are_compared_in_pairs():

@@ -18,13 +18,16 @@ from PIL import Image
 import rmt.inference
 from rmt._version import __version__
 from rmt.atomic import disk_errors_as_rmt_error, replace_together
+from rmt.data.segmentation.transforms import fitted_size
 from rmt.errors import RMTError
 from rmt.export.check import check_sizes, compare, normalisation, prepare_image
 from rmt.export.formats import Format, Name, Precision, format_named, fuses_attention
 from rmt.export.graph import INPUT, network_graph
 from rmt.export.images import count_images
 from rmt.heads import RetinaNet
+from rmt.heads.segmentation.sliding import pad_to_smallest
 from rmt.inference.exported import MIN_SIZE, PROGRAMS, open_exported
+from rmt.inference.segment import inference_from
 from rmt.model import resolve_checkpoint
 from rmt.model.shipped import default_output
 
@@ -110,6 +113,8 @@ def export(
     size = _image_size(options, task, preprocessing, predictor.model)
     if task == "classify":
         preprocessing["size"] = list(size)
+    if task == "segment" and not options.dynamic and not inference_from(metadata).sliding:
+        size = _size_of_whole_images(options.image_size, preprocessing, images, labelled=accuracy is not None)
     if task == "detect" and not isinstance(predictor.model, RetinaNet):
         _check_two_stages(options)
     fused = fuses_attention(options.format, options.precision)
@@ -202,6 +207,28 @@ def _image_size(options: ExportOptions, task: str, preprocessing: dict[str, Any]
             "it out, or give --image-size"
         )
     return sides[0], sides[-1]
+
+
+def _size_of_whole_images(
+    given: tuple[int, ...] | None, preprocessing: dict[str, Any], images: Sequence[Image.Image], *, labelled: bool
+) -> tuple[int, int]:
+    """Height and width for a segmenter that takes whole images, not windows: as given, else those of the images to
+    check on after resizing.
+
+    Raises RMTError if these differ from each other or, with labels, from what is given: the accuracy could not be
+    measured.
+    """
+    fitted = [fitted_size(image.size, preprocessing["long_side"], preprocessing["short_side"]) for image in images]
+    padded = {tuple(pad_to_smallest(torch.empty(1, 0, height, width)).shape[2:]) for width, height in fitted}
+    height, width = (given[0], given[-1]) if given else min(padded)
+    if padded != {(height, width)} and (labelled or not given):
+        sizes = " and ".join(f"{height}×{width}" for height, width in sorted(padded)[:2])
+        one = f", or with --image-size {min(padded)[0]} {min(padded)[1]}" if len(padded) == 1 else ""
+        raise RMTError(
+            f"this segmenter takes whole images, and those to check on have {sizes} pixels (height × width) after "
+            f"resizing, which no graph of one size takes: export it with --dynamic{one}"
+        )
+    return height, width
 
 
 def _accuracy(accuracy: Accuracy, source: Path, draft: Path, options: ExportOptions) -> dict[str, Any]:
