@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -33,7 +33,7 @@ class JSONImages(BaseModel):
     """One image or several, as base64."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-    images: list[Encoded] = Field(min_length=1)
+    images: Annotated[list[Encoded], FailFast()] = Field(min_length=1)  # or a million empty ones make as many errors
 
 
 class Gone(Exception):

@@ -42,12 +42,17 @@ def _borders(labels: np.ndarray, width: int) -> Image.Image:
 
     So a line runs on the side of the more frequent class, and small objects keep all their pixels.
     """
-    counts = np.bincount(labels.ravel(), minlength=256)
+    counts = _counts(labels)
     counts[255] = labels.size + 1  # uncoloured pixels give way to all classes
     rank = np.empty(256, dtype=np.uint8)
     rank[np.argsort(-counts, kind="stable")] = np.arange(256)
     ranks = rank[labels]
     return Image.fromarray((_dilated(ranks, width) > ranks) * np.uint8(230))
+
+
+def _counts(labels: np.ndarray) -> np.ndarray:
+    """Pixels of each value, int64 (256,); `np.bincount` takes eight bytes for each pixel."""
+    return np.array(Image.fromarray(labels).histogram())
 
 
 def _dilated(values: np.ndarray, radius: int) -> np.ndarray:
@@ -94,7 +99,7 @@ def with_legend(picture: Image.Image, labels: np.ndarray, classes: tuple[str, ..
 
 def class_shares(labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, float]:
     """Returns each class's share of the pixels, the largest first; absent classes are left out."""
-    counts = np.bincount(labels.ravel(), minlength=256)[: len(classes)]
+    counts = _counts(labels)[: len(classes)]
     order = np.argsort(-counts, kind="stable")
     return {classes[k]: float(counts[k] / labels.size) for k in order if counts[k]}
 
