@@ -155,6 +155,19 @@ def test_huge_header_is_refused_before_decoding(side: int):
         read_image(data, "huge.png")
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P", "RGB", "L"])
+def test_transparent_pixels_are_white_in_any_strips(mode, monkeypatch):
+    values = np.random.default_rng(0).integers(0, 255, (23, 17, 4), dtype=np.uint8)
+    image = Image.fromarray(values, "RGBA").convert(mode)
+    if mode in ("P", "RGB", "L"):
+        image.info["transparency"] = {"P": 3, "RGB": image.getpixel((1, 1)), "L": image.getpixel((1, 1))}[mode]
+    layer = image.convert("RGBA")
+    expected = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    for pixels_of_a_strip in (1, 40, 2**20):
+        monkeypatch.setattr("rmt.data.images._STRIP_PIXELS", pixels_of_a_strip)
+        assert read_image(image).tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("size", [(50_000_000, 1), (1, MAX_SIDE + 1)])
 def test_a_line_of_pixels_is_refused_before_decoding(size):
     data = png_header(*size) + png_chunk(b"IDAT", zlib.compress(b"\0" * 100))

@@ -31,6 +31,7 @@ MAX_SIDE = 2**17
 
 MAX_BYTES = 512 * 2**20
 """Largest file that is read into memory."""
+_STRIP_PIXELS = 2**20  # that are laid on white together
 
 MAX_SCANS = 100
 """Largest number of scans of a JPEG that is decoded: each may be a few bytes and takes a pass over the image."""
@@ -217,13 +218,19 @@ def _orientation(image: Image.Image) -> int:
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return Image.fromarray(_grey_to_8_bit(image, name)).convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        image = Image.alpha_composite(white, layer)
-    image = image.convert("RGB")
+    image = _on_white(image) if image.has_transparency_data else image.convert("RGB")
     image.info = {}  # do not pass on the profiles and texts of the file
     return image
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """RGB of an image with transparency, in strips of rows: layers of the whole image would take 12 bytes a pixel."""
+    flat, rows = Image.new("RGB", image.size), max(1, _STRIP_PIXELS // max(1, image.width))
+    for top in range(0, image.height, rows):
+        layer = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        flat.paste(Image.alpha_composite(white, layer).convert("RGB"), (0, top))
+    return flat
 
 
 def _grey_to_8_bit(image: Image.Image, name: str) -> np.ndarray:
