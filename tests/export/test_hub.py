@@ -21,7 +21,7 @@ def model_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("hub") / "model.safetensors"
     preprocessing = dict(size=[40, 40], mean=[0.4] * 3, std=[0.3] * 3, interpolation="bilinear", crop_pct=0.9)
     metrics = {"epoch": 3, "test": {"top1": 91.25}}
-    recipe = {"data": "photos"}
+    recipe = {"data": "/home/a-person/photos", "weights": "C:\\Users\\a-person\\old.pth", "epochs": 3}
     rmt.save_checkpoint(
         pico(**CHANGED), path, classes="abcde", preprocessing=preprocessing, metrics=metrics, recipe=recipe
     )
@@ -82,7 +82,8 @@ def test_the_folder_has_a_card_and_a_file_that_rmt_loads(folder, model_file):
         and "Trained on `photos`. Licence of the training images: CC BY 4.0." in card
     )
     assert json.loads((folder / "config.json").read_text())["pretrained_cfg"]["license"] == "apache-2.0"
-    assert rmt.load(folder / "model.safetensors", device="cpu").metadata == rmt.load(model_file).metadata
+    copy, original = (rmt.load(path, device="cpu").metadata for path in (folder / "model.safetensors", model_file))
+    assert copy | {"recipe": {}} == original | {"recipe": {}}
 
 
 def test_nothing_is_published_without_a_licence_or_over_other_files(folder, model_file, tmp_path):
@@ -111,3 +112,11 @@ def test_transformers_load_the_folder(folder):
     assert model.config.id2label == dict(enumerate("abcde"))
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     assert processor(torch.zeros(3, 50, 60, dtype=torch.uint8).numpy().transpose(1, 2, 0)).pixel_values.shape[-1] == 40
+
+
+def test_no_path_is_published(folder):
+    text = "".join((folder / name).read_text() for name in ("README.md", "config.json"))
+    content = (folder / "model.safetensors").read_bytes()
+    assert "a-person" not in text and b"a-person" not in content
+    recipe = rmt.model.read_metadata(folder / "model.safetensors")["recipe"]
+    assert recipe == {"data": "photos", "weights": "old.pth", "epochs": 3}

@@ -1,6 +1,7 @@
 """A folder as the Hugging Face hub holds timm's networks: timm (`local-dir:`, `hf-hub:`) and transformers load it."""
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -41,6 +42,7 @@ def write_hub_folder(checkpoint: str | Path, folder: Path, licence: str, data_li
         )
     require_empty(folder)
     network, metadata = load_model(source)
+    metadata["recipe"] = _without_folders(metadata["recipe"])
     with disk_errors_as_rmt_error(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.writing-", dir=folder.parent))
@@ -53,6 +55,14 @@ def write_hub_folder(checkpoint: str | Path, folder: Path, licence: str, data_li
             draft.rename(folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+
+def _without_folders(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with the last part of each path alone, as the folders above it can name a person or a machine."""
+    return {
+        key: re.split(r"[/\\]", value.rstrip("/\\"))[-1] if isinstance(value, str) and "://" not in value else value
+        for key, value in recipe.items()
+    }
 
 
 def _write(

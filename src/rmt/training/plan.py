@@ -224,9 +224,10 @@ def describe(
     speed = (
         f"{_seconds(chosen.timing.step)} a step of {ran.batch_size}, {_seconds(chosen.timing.image)} an evaluated image"
     )
+    evaluations = f"{chosen.evaluations} evaluation{'s' if chosen.evaluations > 1 else ''}"
     times = (
         f"{duration(chosen.start)} to start, {duration(chosen.training)} for {length}, "
-        f"{duration(chosen.evaluation)} for {chosen.evaluations} evaluations, {duration(chosen.end)} to finish: "
+        f"{duration(chosen.evaluation)} for {evaluations}, {duration(chosen.end)} to finish: "
         f"{duration(chosen.seconds)} in all"
     )
     return [
