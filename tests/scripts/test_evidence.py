@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import tyro
+from helpers.documentation import page
 from helpers.scripts_under_test import script
 
 import rmt  # noqa: F401  registers its networks
@@ -61,16 +62,24 @@ def test_differences_are_paired_by_seed():
 
 
 def test_a_page_keeps_what_was_not_measured(tmp_path):
-    page, results = tmp_path / "page.md", tmp_path / "results"
+    file, results = tmp_path / "page.md", tmp_path / "results"
     results.mkdir()
     marks = "<!-- evidence: {} -->\nbefore\n<!-- /evidence -->\n"
-    page.write_text(marks.format("ablations-1-percent") + marks.format("camvid"), encoding="utf-8")
+    file.write_text(marks.format("ablations-1-percent") + marks.format("camvid"), encoding="utf-8")
     entries = [entry("masa", 0, 50.0) | {"cpu": "a processor", "commit": "abc"}]
     (results / "ablations-1-percent.json").write_text(json.dumps(entries))
-    PAGE.write(results, [page])
-    text = page.read_text(encoding="utf-8")
+    PAGE.write(results, [file])
+    text = file.read_text(encoding="utf-8")
     assert "| 50.00 | – | 1 | 60 |" in text and "a processor" in text
     assert "<!-- evidence: camvid -->\nbefore\n" in text
+
+
+def test_the_page_shows_the_committed_results(tmp_path):
+    text = page("docs/evidence.md")
+    (copy := tmp_path / "page.md").write_text(text, encoding="utf-8")
+    (tmp_path / "images").mkdir()
+    PAGE.write(EVIDENCE.RESULTS, [copy])
+    assert copy.read_text(encoding="utf-8") == text
 
 
 def runner(folder):
