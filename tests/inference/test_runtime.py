@@ -39,8 +39,9 @@ def test_a_classifier_ranks_what_the_runtime_returns():
 
 
 def test_a_detector_gets_each_image_with_its_size():
-    def found(images, sizes):
+    def found(images, sizes, paste):
         assert [tuple(image.shape) for image in images] == [(3, 40, 48)] and sizes == [(40, 48)]
+        assert not paste  # masks are enlarged one by one, as they are drawn
         return [{"boxes": torch.tensor([[1.0, 2, 3, 4]]), "labels": torch.tensor([1]), "scores": torch.tensor([0.5])}]
 
     metadata = {"classes": ["a", "b"], "preprocessing": {"size": [40, 48]}}
