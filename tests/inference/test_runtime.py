@@ -1,5 +1,7 @@
 """A predictor needs nothing of a network but its runtime, so that another one can take PyTorch's place."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -45,7 +47,9 @@ def test_a_detector_gets_each_image_with_its_size():
         return [{"boxes": torch.tensor([[1.0, 2, 3, 4]]), "labels": torch.tensor([1]), "scores": torch.tensor([0.5])}]
 
     metadata = {"classes": ["a", "b"], "preprocessing": {"size": [40, 48]}}
-    first, second = DetectPredictor(FakeRuntime(found), metadata).predict([IMAGE, IMAGE])
+    runtime = FakeRuntime(found)
+    runtime.model = SimpleNamespace(mask_threshold=None)
+    first, second = DetectPredictor(runtime, metadata).predict([IMAGE, IMAGE])
     assert first.to_coco([7, None]) == [] and first.masks is None
     assert second.to_coco([7, 9]) == [{"category_id": 9, "score": 0.5, "bbox": [1.0, 2.0, 2.0, 2.0]}]
 
