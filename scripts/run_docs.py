@@ -60,10 +60,6 @@ NOT_RUN = {
     "runs/ade20k-upernet-base": "a run with a large file of the authors",
     "SHARDS": "needs CIFAR-10",
     "rmt demo": "a server",
-    "composites": "needs the pictures of Debian packages",
-    "--data trees": "needs photographs of a package",
-    "--data eight": "needs the pictures of Debian packages",
-    "--data crops": "needs the pictures of Debian packages",
     "rmt bench": "a measurement",
 }
 
@@ -120,7 +116,10 @@ class Workspace:
             "coco": self._annotated,
             "segments": self._masks,
             "ADEChallengeData2016": self._ade20k,
-            **dict.fromkeys(("photo.jpg", "one.jpg", "two.jpg"), self._photo),
+            "bccd": self._boxes,
+            "camvid": self._masks,
+            **dict.fromkeys(("photo.jpg", "one.jpg", "two.jpg", "BloodImage_00019.jpg", "china.jpg"), self._photo),
+            **dict.fromkeys(("0001TP_009870.jpg", "Seq05VD_f00660.jpg", "Seq05VD_f04260.jpg"), self._photo),
             **dict.fromkeys(("all.json", "train.json", "val.json", "mine.json"), self._annotations),
             "RMT-S.pth": lambda path: self._weights(path, "rmt_s"),
             "RMT-T.pth": lambda path: self._weights(path, "first_release_rmt_t"),

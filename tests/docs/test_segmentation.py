@@ -26,7 +26,5 @@ def test_every_row_of_the_paper_is_on_the_page():
 
 
 def test_the_figures_are_those_of_the_committed_runs():
-    for run in json.loads(page("benchmarks/segmentation-composites.json"))["runs"]:
-        assert f"{run['miou']:.1f} % | {run['foreground_miou']:.1f} %" in PAGE
     for row in json.loads(page("benchmarks/segmentation-memory.json"))["runs"]:
         assert f"{row['added_mib']:,} MiB" in PAGE

@@ -6,10 +6,10 @@ from rmt.recipes.ablations import ABLATIONS
 from rmt.recipes.ade20k import ADE20K
 from rmt.recipes.classify import ClassifyRecipe
 from rmt.recipes.coco import COCO
-from rmt.recipes.demos import demo_composites, demo_overfit, demo_trees, quickstart
 from rmt.recipes.detect import DetectRecipe
 from rmt.recipes.finetune import finetune, finetune_detect, finetune_segment
 from rmt.recipes.imagenet import IMAGENET
+from rmt.recipes.quickstart import quickstart
 from rmt.recipes.recipe import Recipe, changes, from_dict
 from rmt.recipes.segment import SegmentRecipe
 
@@ -20,9 +20,6 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     **IMAGENET,
     **ABLATIONS,
     "finetune-detect": finetune_detect,
-    "demo-composites": demo_composites,
-    "demo-trees": demo_trees,
-    "demo-overfit": demo_overfit,
     **COCO,
     **ADE20K,
     "finetune-segment": finetune_segment,

@@ -93,7 +93,7 @@ def finetune_segment() -> SegmentRecipe:
     are those of a classifier (ours or the authors'), or of a segmenter, which is loaded whole if head and classes are
     the same.
 
-    Cost: --minutes; docs/segmentation.md has measured runs. Accuracy: not stated.
+    Cost: --minutes; docs/your-masks.md has measured runs. Accuracy: not stated.
     Command: rmt train finetune-segment --data FOLDER [--weights FILE]
     """
     return SegmentRecipe(
