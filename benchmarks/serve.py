@@ -3,9 +3,9 @@
     python benchmarks/serve.py benchmarks/serve.json
 
 `rmt_nano` (random weights) at 224² in PyTorch, onnxruntime and OpenVINO int8. The loop calls `predict` on the bytes of
-the same JPEG photographs, at the batch size that is fastest in it. Server and client share the machine, which the loop
-has alone, so the ratio is that of images per second of processor time of the two processes: what a client on another
-machine would find.
+the same JPEG photographs, at the batch size that is fastest in it; the server measures its own. Server and client share
+the machine, which the loop has alone, so the ratio is that of images per second of processor time of the two processes:
+what a client on another machine would find.
 """
 
 import http.client
@@ -28,7 +28,7 @@ import rmt
 from rmt.benchmark.machine import describe
 
 MODEL, SIDE = "rmt_nano", 224
-BATCHES = (1, 4, 8)
+BATCHES = (1, 2, 4, 8)
 SECONDS = 10.0  # of each measurement
 CLIENTS = 16
 
@@ -79,13 +79,14 @@ def loop(path: Path, data: list[bytes]) -> dict[int, tuple[float, float]]:
     return found
 
 
-def served(path: Path, data: list[bytes], log: Path, batch: int) -> dict[str, Any]:
-    """Throughput at full load, latency at half of it, and the time from start to the first answer."""
+def served(path: Path, data: list[bytes], log: Path) -> dict[str, Any]:
+    """Throughput at full load, latency at half of it, the time from start to the first answer, and the batch that the
+    server has chosen."""
     began = time.perf_counter()
     command = [sys.executable, "-u", "-m", "rmt.commands.cli", "serve", str(path), "--port", "0", "--device", "cpu"]
     threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # those of the loop
     with open(log, "w") as file:
-        process = subprocess.Popen([*command, "--max-batch", str(batch)], stdout=file, stderr=file, env=threads)
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=threads)
     try:
         while not (found := re.search(r"http://127.0.0.1:(\d+)", log.read_text())):
             if process.poll() is not None:
@@ -96,7 +97,9 @@ def served(path: Path, data: list[bytes], log: Path, batch: int) -> dict[str, An
         first = time.perf_counter() - began
         rate, cpu_rate, _ = load(port, process.pid, data, CLIENTS, None)
         _, _, seconds = load(port, process.pid, data, CLIENTS, rate / 2)
+        chosen = re.search(r"together: at most (\d+)", log.read_text())
         return {
+            "server_batch": int(chosen[1]) if chosen else None,
             "images_per_s": round(rate, 2),
             "images_per_cpu_s": round(cpu_rate, 2),
             "half_load_p50_ms": round(1000 * float(np.quantile(seconds, 0.5)), 1),
@@ -163,6 +166,14 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def row(kind: str, found: dict[str, Any]) -> str:
+    """The row of the table in docs/serving.md."""
+    best = found["best_batch"]
+    latency = f"{found['half_load_p50_ms']:.0f}, {found['half_load_p99_ms']:.0f} ms"
+    cells = [kind, f"{found['loop_images_per_cpu_s'][best]:.1f} ({best})", f"{found['images_per_cpu_s']:.1f}"]
+    return "| " + " | ".join([*cells, f"{found['ratio']:.2f}", latency, f"{found['first_answer_s']:.1f} s"]) + " |"
+
+
 def main() -> None:
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
@@ -172,7 +183,7 @@ def main() -> None:
         for kind, path in make_files(folder).items():
             rates = loop(path, data)
             best = max(rates, key=lambda batch: rates[batch][1])
-            found = served(path, data, folder / "log", best)
+            found = served(path, data, folder / "log")
             results[kind] = {
                 "best_batch": best,
                 "loop_images_per_s": {batch: round(rate, 2) for batch, (rate, _) in rates.items()},
@@ -180,7 +191,7 @@ def main() -> None:
                 **found,
                 "ratio": round(found["images_per_cpu_s"] / rates[best][1], 3),
             }
-            print(kind, json.dumps(results[kind]), flush=True)
+            print(row(kind, results[kind]), flush=True)
     about = {
         "command": "python benchmarks/serve.py benchmarks/serve.json",
         "machine": describe("cpu"),

@@ -1,5 +1,6 @@
 """`rmt serve [CHECKPOINT]`: a trained network behind HTTP, with a page."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ def run(
     reload: bool = False,
     token_file: Path | None = None,
     allowed_hosts: tuple[str, ...] = (),
-    max_batch: int = 32,
+    max_batch: int = 0,
     max_wait: float = 2.0,
     max_queue: int = 128,
     max_body: int = 32,
@@ -45,7 +46,8 @@ def run(
         token_file: A file with a token: requests must have the header `Authorization: Bearer TOKEN`.
         allowed_hosts: Host names to answer to, besides those of this machine, e.g. behind a proxy; * for all. By
             default all if `host` is another address than this machine's own.
-        max_batch: Images that go through the network together.
+        max_batch: Images that go through the network together. 0: on a GPU 32, on a CPU the number with the least time
+            for each, measured at the start for about a second.
         max_wait: Milliseconds that an image waits for others to go with, while the network is idle.
         max_queue: Images that are accepted and not answered yet; beyond that the answer is 503 with Retry-After.
         max_body: Megabytes of a request.
@@ -59,21 +61,23 @@ def run(
     with import_quickly():
         from rmt.errors import RMTError
         from rmt.model.shipped import DEFAULT
+        from rmt.serve.allocator import keep_memory
         from rmt.serve.app import create_app
+        from rmt.serve.batch_size import fastest_batch, one_by_one
         from rmt.serve.guard import LOOPBACK
         from rmt.serve.hosted import Hosted
         from rmt.serve.limits import Limits
         from rmt.serve.server import address, open_socket, serve
 
     limits = Limits(
-        max_body * 2**20,
-        max_images,
-        max_pixels * 10**6,
-        max_queue,
-        max_batch,
-        max_wait / 1000,
-        timeout,
-        max_connections,
+        max_body=max_body * 2**20,
+        max_images=max_images,
+        max_pixels=max_pixels * 10**6,
+        max_queue=max_queue,
+        max_batch=max_batch or Limits.max_batch,
+        max_wait=max_wait / 1000,
+        timeout=timeout,
+        max_connections=max_connections,
     )
     token = ""
     if token_file is not None:
@@ -87,7 +91,10 @@ def run(
         checkpoint = Path(DEFAULT)
         complain(f"no checkpoint given: {DEFAULT} is used")
     listener = open_socket(host, port)
-    app = create_app(
-        Hosted(checkpoint, device=device, precision=precision), limits, hosts=hosts, token=token, reload=reload
-    )
+    keep_memory()
+    hosted = Hosted(checkpoint, device=device, precision=precision)
+    if not max_batch and not one_by_one(hosted.predictor):
+        limits = replace(limits, max_batch=fastest_batch(hosted.predictor, limits.max_batch))
+        complain(f"images that go through the network together: at most {limits.max_batch} (--max-batch)")
+    app = create_app(hosted, limits, hosts=hosts, token=token, reload=reload)
     serve(app, listener, limits, lambda: say(f"{checkpoint} is served at {address(listener)} (Ctrl-C ends it)"))

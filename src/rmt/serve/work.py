@@ -18,6 +18,7 @@ from rmt.data.images import BadImage, read_image, read_size
 from rmt.errors import RMTError
 from rmt.inference import Predictor
 from rmt.inference.exported import WrongSize
+from rmt.serve.batch_size import one_by_one
 from rmt.serve.batcher import Batcher
 from rmt.serve.errors import Busy
 from rmt.serve.hosted import Hosted
@@ -76,7 +77,7 @@ class Work:
         self._decoders = ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 1)), thread_name_prefix="rmt-decode")
         self._finishers = ThreadPoolExecutor(2, thread_name_prefix="rmt-finish")
         self.batcher: Batcher = Batcher(
-            _run, lambda: _together(hosted.predictor, limits.max_batch), limits.max_wait, on_batch
+            _run, lambda: 1 if one_by_one(hosted.predictor) else limits.max_batch, limits.max_wait, on_batch
         )
 
     async def answers(self, images: list[bytes], job: Job) -> list[Any]:
@@ -133,12 +134,6 @@ class Work:
 def _run(kind: Hashable, items: list[tuple[Job, _Prepared]]) -> list[Any]:
     (job, first), *_ = items
     return job.run(first.predictor, [prepared.sample for _, prepared in items])
-
-
-def _together(predictor: Predictor, limit: int) -> int:
-    """How many images go through the network together: one where it takes them one by one anyway."""
-    shape = getattr(predictor.runtime, "shape", (None,))
-    return 1 if predictor.batch_size == 1 or shape[0] == 1 else limit
 
 
 class _Held:
