@@ -20,6 +20,8 @@ class Clock:
     def perf_counter(self):
         return self.now
 
+    process_time = perf_counter
+
 
 def network(clock, seconds, device="cpu"):
     """A predictor that takes `seconds[n]` for n images, and the sizes of the batches that it was asked for."""

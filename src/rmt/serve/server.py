@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import resource
 import socket
 from collections.abc import Callable
@@ -142,7 +143,9 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Any:
         with super().capture_signals():
             yield
-            if not self.force_exit:
+            if self.force_exit:
+                logging.getLogger("uvicorn.error").disabled = True  # what is cancelled by a second Ctrl-C is no error
+            else:
                 self._captured_signals.clear()  # the end was asked for, and nothing was lost: exit code 0
 
 
