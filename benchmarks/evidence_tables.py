@@ -89,7 +89,12 @@ ABLATIONS = {
         "decay_ranges=[[2,6],[2,6]],layer_scales=[null,null]",
     ),
 }
-SIZES = ("masa", "axial-phases", "no-phases", "attention-no-phases")
+SIZES = {
+    "masa": "MaSA, row-major phases, as released",
+    "axial-phases": "MaSA, phases of x and y",
+    "no-phases": "MaSA without phases",
+    "attention-no-phases": "attention without decay and phases",
+}
 """The rows that are also tested on images of other sizes than they were trained on."""
 SIDES = ((16, 16), (24, 24), (32, 32), (24, 48), (32, 64), (48, 48), (64, 64), (64, 96), (96, 96))
 """Height and width of those images, in pixels; training has 32 × 32."""

@@ -117,7 +117,7 @@ class Workspace:
             "segments": self._masks,
             "ADEChallengeData2016": self._ade20k,
             "bccd": self._boxes,
-            "camvid": self._masks,
+            "camvid": self._scenes,
             **dict.fromkeys(("photo.jpg", "one.jpg", "two.jpg", "BloodImage_00019.jpg", "china.jpg"), self._photo),
             **dict.fromkeys(("0001TP_009870.jpg", "Seq05VD_f00660.jpg", "Seq05VD_f04260.jpg"), self._photo),
             **dict.fromkeys(("all.json", "train.json", "val.json", "mine.json"), self._annotations),
@@ -168,6 +168,11 @@ class Workspace:
         from helpers.segment_data import make_segments
 
         make_segments(path)
+
+    def _scenes(self, path: Path) -> None:
+        self._masks(path)
+        for part in ("images", "masks"):
+            shutil.copytree(path / part / "val", path / part / "test")
 
     def _annotated(self, path: Path) -> None:
         from helpers.coco_sets import make_coco

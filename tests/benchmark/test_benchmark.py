@@ -11,7 +11,7 @@ import torch
 from helpers.scripts_under_test import script
 
 from rmt.benchmark.__main__ import main
-from rmt.benchmark.build import build_model
+from rmt.benchmark.build import _model_and_images, build_model
 from rmt.benchmark.cases import RUNTIMES, Options, list_cases
 from rmt.benchmark.machine import quiet_warnings
 from rmt.benchmark.memory import peak_memory
@@ -53,6 +53,19 @@ def test_sizes_need_not_be_square():
     for words in ("big", "0", "x64"):
         with pytest.raises(RMTError, match=words):
             list_cases(Options(image_sizes=(words,)), frozenset())
+
+
+def test_each_network_can_have_the_size_of_its_published_accuracy():
+    models = ("fastvit_sa12", "swin_tiny_patch4_window7_224", "tf_efficientnet_b5", "rmt_small", "resnet18")
+    cases = list_cases(Options(models=models, image_sizes=("published",), modes=("eager",)), frozenset(list_models()))
+    assert [(case.image_size, case.image_width) for case in cases] == [(s, s) for s in (256, 224, 456, 224, 224)]
+
+
+def test_timm_s_networks_run_in_the_form_they_are_used_in():
+    cases = list_cases(Options(models=("repvit_m0_9",), steps=("forward", "train"), modes=("eager",)), frozenset())
+    forward, train = (_model_and_images(case, Options())[0] for case in cases)
+    batch_norms = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules()) for model in (forward, train)]
+    assert batch_norms[0] == 0 < batch_norms[1]
 
 
 def test_graphs_are_for_cuda():
@@ -190,15 +203,15 @@ def test_a_series_continues_where_it_stopped(tmp_path):
     path = tmp_path / "run.json"
     content = run_series(run, options, path)
     assert calls == [
-        ("rmt_small", "swin", "forward", "224"), ("broken", "swin", "forward", "224"),
-        ("fastvit_sa12", "swin", "forward", "256"),
+        ("rmt_small", "swin", "forward", "published"), ("broken", "swin", "forward", "published"),
+        ("fastvit_sa12", "swin", "forward", "published"),
     ]  # fmt: skip
     assert [entry.get("reference_images_per_second") for entry in content["results"]] == [20.0, None, 20.0]
     assert content["results"][0]["published"]["top1"] == 84.1 and "failed" in content["results"][1]
     assert content["warnings"] == ["2 of 3 results were disturbed: see the `warnings` of each"]
     more = dataclasses.replace(options, models=(*options.models, "swin"), steps=("forward",))
     assert len(run_series(run, more, path)["results"]) == 4
-    assert calls[3:] == [("broken", "swin", "forward", "224"), ("swin", "forward", "224")]
+    assert calls[3:] == [("broken", "swin", "forward", "published"), ("swin", "forward", "published")]
     assert json.loads(path.read_text())["results"][3]["model"] == "swin"
     with pytest.raises(RMTError, match="the results of other options"):
         run_series(run, dataclasses.replace(options, rounds=3), path)
@@ -211,8 +224,7 @@ def test_presets_are_possible_and_take_other_options():
     names = {*list_models(), *timm.list_models()}
     for name, options in PRESETS.items():
         assert set(options.models) <= names, name
-        sizes = options.image_sizes if not options.reference else ("224",)
-        assert list_cases(dataclasses.replace(options, image_sizes=sizes), frozenset(list_models()))
+        assert list_cases(options, frozenset(list_models()))
     assert with_preset("cpu-latency", Options(rounds=2)) == dataclasses.replace(PRESETS["cpu-latency"], rounds=2)
     assert with_preset("", SMALL) == SMALL
 

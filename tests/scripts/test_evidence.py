@@ -74,6 +74,51 @@ def test_a_page_keeps_what_was_not_measured(tmp_path):
     assert "<!-- evidence: camvid -->\nbefore\n" in text
 
 
+def test_sizes_are_a_table_and_a_curve(tmp_path):
+    (tmp_path / "images").mkdir()
+    (page := tmp_path / "page.md").write_text("<!-- evidence: sizes -->\nbefore\n<!-- /evidence -->\n")
+    known = {"cpu": "a processor", "commit": "abc"}
+    entries = [
+        {"row": row, "seed": seed, "side": side, "test": side[0] + seed} | known
+        for row in ("masa", "no-phases") for seed in (0, 2) for side in TABLES.SIDES
+    ]  # fmt: skip
+    (tmp_path / "sizes.json").write_text(json.dumps(entries))
+    PAGE.write(tmp_path, [page])
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert [line.count("|") for line in lines[1:5]] == [len(TABLES.SIDES) + 2] * 4
+    assert lines[3].startswith("| MaSA, row-major phases, as released | 17.00 ± 1.00 | 25.00 ± 1.00 | 33.00")
+    assert "images/evidence-sizes.png" in lines[-2] and (tmp_path / "images/evidence-sizes.png").stat().st_size > 10_000
+
+
+def measured(model, step, mode="eager", **more):
+    known = dict(image_size=224, image_width=224, batch=8, dtype="float32", backend="auto", tolerance=0.0)
+    known |= dict(images_per_second=12.0, reference_images_per_second=8.0, peak_memory=3e8, macs=4.5e9, parameters=27e6)
+    return dict(model=model, step=step, mode=mode) | known | more
+
+
+def test_the_table_of_costs_has_speeds_beside_the_reference(tmp_path):
+    (tmp_path / "images").mkdir()
+    (page := tmp_path / "page.md").write_text("<!-- evidence: table11 -->\nbefore\n<!-- /evidence -->\n")
+    results = [
+        measured("rmt_small", "forward"),
+        measured("rmt_small", "forward", "deploy", images_per_second=16.0),
+        measured("rmt_small", "train", images_per_second=2.0, reference_images_per_second=2.0, peak_memory=None),
+        measured("fastvit_sa12", "forward", image_size=256, image_width=256, macs=None),
+        dict(model="convnext_tiny", step="forward", failed="too little memory"),
+    ]
+    machine = dict(cpu="a processor", threads=2, torch="2.14", timm="1.0")
+    content = dict(series=dict(reference="swin_tiny_patch4_window7_224"), machine=machine, started="now")
+    (tmp_path / "table11.json").write_text(json.dumps(content | dict(results=results, warnings=["it was not quiet"])))
+    PAGE.write(tmp_path, [page])
+    text = page.read_text(encoding="utf-8")
+    assert "| rmt_small | 224 | 27 M | 4.5 G | 1.50 | 2.00 | 1.00 | 300 MB | – | 84.1 | [2309.11523](https://" in text
+    assert "| fastvit_sa12 | 256 | 27 M | – | 1.50 | – | – | 300 MB | – | 81.9 † | [2303.14189](https://" in text
+    assert "8.0 images/s forward, 2.0 images/s train" in text
+    assert "It was not quiet." in text and "convnext_tiny" not in text
+    for plot in ("evidence-table11.png", "evidence-table11-macs.png"):
+        assert f"images/{plot}" in text and (tmp_path / "images" / plot).exists()
+
+
 def test_the_page_shows_the_committed_results(tmp_path):
     text = page("docs/evidence.md")
     (copy := tmp_path / "page.md").write_text(text, encoding="utf-8")

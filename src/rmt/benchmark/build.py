@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import timm
 import torch
+from timm.utils import reparameterize_model
 from torch import nn
 
 from rmt.benchmark.cases import RUNTIMES, Case, Options
@@ -82,6 +83,8 @@ def _model_and_images(case: Case, options: Options) -> tuple[nn.Module, torch.Te
     deployed = case.mode.startswith("deploy") or (case.mode in RUNTIMES and case.model in list_models())
     if deployed:
         model = deploy(model, tolerance=case.tolerance)
+    elif case.step == "forward" and case.model not in list_models():
+        model = reparameterize_model(model, inplace=True)  # as RepViT and FastViT are used; others stay as they are
     layout = torch.channels_last if options.memory_format == "channels_last" else torch.contiguous_format
     x = torch.randn(case.batch, 3, case.image_size, case.image_width, generator=torch.Generator().manual_seed(0))
     dtype = TORCH_DTYPES.get(case.dtype, torch.float32)

@@ -40,11 +40,11 @@ class Options:
     """Options of a run. Its cases are the product of the tuples, without impossible ones (see `list_cases`)."""
 
     models: tuple[str, ...] = ("rmt_small", "swin_tiny_patch4_window7_224")  # names of RMT networks, or of timm's
-    image_sizes: tuple[str, ...] = ("224",)  # pixels a side, or HEIGHTxWIDTH
+    image_sizes: tuple[str, ...] = ("224",)  # pixels a side, HEIGHTxWIDTH, or "published": that of the accuracy
     batches: tuple[int, ...] = (8,)  # images per step
     dtypes: tuple[str, ...] = ("float32",)  # float32, bfloat16, float16 or autocast (to bfloat16)
     # eager, compile, deploy, deploy+compile, onnxruntime or openvino; or MODE/BACKEND. timm's networks, which have no
-    # deployed form, are eager or compiled instead
+    # deployed form, are eager or compiled instead; forward reparameterised if they can be (RepViT, FastViT, …)
     modes: tuple[str, ...] = ("eager", "deploy", "deploy+compile")
     backends: tuple[str, ...] = ("auto",)  # implementations of attention in RMT networks
     tolerances: tuple[float, ...] = (0.0,)  # of windowed attention in the deployed form; 0 is exact
@@ -97,7 +97,9 @@ def list_cases(options: Options, ours: frozenset[str]) -> list[Case]:
         if model not in ours:
             mode = mode.replace("deploy+compile", "compile").replace("deploy", "eager")
             own_backend, tolerance = "auto", 0.0
-        cases[Case(model, *_parse_size(size), batch, dtype, mode, own_backend or backend, tolerance, step)] = None
+        cases[Case(model, *_parse_size(size, model), batch, dtype, mode, own_backend or backend, tolerance, step)] = (
+            None
+        )
     if not cases:
         raise RMTError("no case is possible: deployed and exported networks do not train; runtimes need float32, cpu")
     return list(cases)
@@ -111,13 +113,17 @@ def _check_numbers(options: Options) -> None:
         raise RMTError("--seconds, --threads and --tolerances must not be negative")
 
 
-def _parse_size(text: str) -> tuple[int, int]:
-    """Parse 224 or 800x1333 into (height, width)."""
+def _parse_size(text: str, model: str) -> tuple[int, int]:
+    """Parse 224, 800x1333 or published into (height, width)."""
+    if text == "published":
+        from rmt.benchmark.published import PUBLISHED  # imports torch, and this module makes the help of `rmt bench`
+
+        return (PUBLISHED[model].side,) * 2 if model in PUBLISHED else (224, 224)
     height, _, width = text.partition("x")
     try:
         size = int(height), int(width or height)
     except ValueError:
-        raise RMTError(f"{text!r} is neither pixels a side nor HEIGHTxWIDTH") from None
+        raise RMTError(f"{text!r} is neither pixels a side nor HEIGHTxWIDTH, nor published") from None
     if min(size) < 1:
         raise RMTError(f"an image of {text} pixels is empty")
     return size

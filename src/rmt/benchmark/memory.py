@@ -1,6 +1,7 @@
 """Peak memory of a case."""
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -23,6 +24,11 @@ def peak_memory(case: Case, options: Options) -> int | None:
     """
     if options.device.startswith("cuda"):
         return measure_memory(case, options)
+    return _in_new_process(case, replace(options, models=(), image_sizes=(), steps=(), modes=()))
+
+
+@functools.cache  # the reference network of a series is a case of each of its runs
+def _in_new_process(case: Case, options: Options) -> int | None:
     command = [sys.executable, "-m", "rmt.benchmark", "--memory-of", json.dumps([asdict(case), asdict(options)])]
     env = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
     try:

@@ -12,6 +12,9 @@ from rmt.benchmark.published import PUBLISHED
 from rmt.errors import RMTError
 from rmt.extras import missing_extra
 
+#: Places of a label from its point, in points, the best first.
+_OFFSETS = [(x, y) for y in (0, 8, -8, 16, -16, 26, -26, 38, -38) for x in (7, -7, 0) if (x, y) != (0, 0)]
+
 
 def plot(content: dict[str, Any], path: Path) -> list[Path]:
     """Plot accuracy against speed, cost per pixel against image size, or both, as far as the results allow.
@@ -29,11 +32,15 @@ def plot(content: dict[str, Any], path: Path) -> list[Path]:
     published = [r for r in results if _is_published(r)]
     if len(published) > 1:
         files.append(path.with_suffix(".png"))
-        with _axes(content, files[-1]) as axes:
+        with _axes(content, files[-1], len(published)) as axes:
+            if "series" in content:
+                axes.set_xscale("log")
+                for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+                    axis("{x:g}")
             _accuracy_against(axes, published, _speed, _speed_label(content))
     if "series" in content and len(published) > 1:
         files.append(path.with_name(f"{path.stem}-macs.png"))
-        with _axes(content, files[-1]) as axes:
+        with _axes(content, files[-1], len(published)) as axes:
             once = list({r["model"]: r | dict(mode="", dtype="") for r in published if r["macs"]}.values())
             _accuracy_against(axes, once, lambda r: r["macs"] / 1e9, "multiply-adds of an image, 10⁹")
     if "series" not in content and len({r["image_size"] for r in results}) > 1:
@@ -44,8 +51,8 @@ def plot(content: dict[str, Any], path: Path) -> list[Path]:
 
 
 @contextmanager
-def _axes(content: dict[str, Any], path: Path) -> Iterator[Any]:
-    """Yield the axes of a figure, titled with the machine; write the figure on exit."""
+def _axes(content: dict[str, Any], path: Path, labels: int = 0) -> Iterator[Any]:
+    """Yield the axes of a figure, titled with the machine and larger for many labels; write the figure on exit."""
     try:
         import matplotlib
     except ModuleNotFoundError as error:
@@ -53,7 +60,7 @@ def _axes(content: dict[str, Any], path: Path) -> Iterator[Any]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(11, 8) if labels > 20 else (8, 5), layout="constrained")
     machine = content["machine"]
     name = machine.get("gpu", machine["cpu"])
     axes.set_title(f"{name}, {machine['threads']} threads, torch {machine['torch']}")
@@ -82,8 +89,9 @@ def _speed(result: dict[str, Any]) -> float:
 
 
 def _speed_label(content: dict[str, Any]) -> str:
-    series = content.get("series")
-    return f"images per second ÷ those of {series['reference']}" if series else "images per second, 224²"
+    if series := content.get("series"):
+        return f"images per second ÷ those of {series['reference'].split('_patch')[0]} in the same run"
+    return "images per second, 224²"
 
 
 def _accuracy_against(axes: Any, results: list[dict], x_of: Callable[[dict], float], label: str) -> None:
@@ -91,31 +99,36 @@ def _accuracy_against(axes: Any, results: list[dict], x_of: Callable[[dict], flo
     for r in results:
         ours = "ours" if r["model"].startswith("rmt_") else "timm"
         teacher = ", trained with a teacher" if PUBLISHED[r["model"]].teacher else ""
-        words = [ours + teacher, _variant(r)] if r["mode"] else [ours + teacher]
-        series[f"{': '.join(words)}, batch {r['batch']}"].append((x_of(r), PUBLISHED[r["model"]].top1, r["model"]))
+        variant = f": {_variant(r)}, batch {r['batch']}" if r["mode"] else ""
+        series[ours + teacher + variant].append((x_of(r), PUBLISHED[r["model"]].top1, r["model"]))
     for name, found in series.items():
         x, y = [point[0] for point in sorted(found)], [point[1] for point in sorted(found)]
-        axes.plot(x, y, "o" if not name.startswith("ours:") else "s-", label=name)
+        axes.plot(x, y, "s-" if name.partition(":")[0] == "ours" else "o", label=name)
     axes.margins(x=0.12)
     points = sorted(point for found in series.values() for point in found)
-    _label_points(axes, {name.split("_patch")[0]: point for *point, name in points}, [point for *point, _ in points])
+    labels = {name.split("_patch")[0].removesuffix("_224"): point for *point, name in points}
+    _label_points(axes, labels, [point for *point, _ in points])
     axes.set(xlabel=label, ylabel="published top-1 accuracy, %")
 
 
 def _label_points(axes, labels: dict[str, list[float]], points: list[list[float]]) -> None:
-    """Write each label to the right of its point, moved up or down if it would overlap a point or another label."""
+    """Write each label beside its point, where it overlaps no point and no other label, or farther off with a line."""
     from matplotlib.transforms import Bbox
 
     axes.figure.canvas.draw()  # sets the limits of the axes, which decide what overlaps
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in axes.transData.transform(points)]
     for name, point in labels.items():
-        for shift in (-3, 6, -12, -3):  # in points; the first if all overlap
-            text = axes.annotate(name, point, fontsize=7, xytext=(7, shift), textcoords="offset points")
+        for x, y in _OFFSETS:
+            side = "center" if x == 0 else "left" if x > 0 else "right"
+            place: dict[str, Any] = dict(xytext=(x, y), textcoords="offset points", va="center")
+            text = axes.annotate(name, point, fontsize=7, ha=side, **place)
             box = text.get_window_extent()
             if not any(box.overlaps(other) for other in taken):
                 break
             text.set_visible(False)
         text.set_visible(True)
+        if abs(y) > 12:
+            axes.annotate("", point, arrowprops=dict(arrowstyle="-", color="grey", linewidth=0.5), **place)
         taken.append(box)
 
 

@@ -52,11 +52,8 @@ def run_series(run: Run, options: Options, output: Path | None, command: str = "
 
 
 def _one(options: Options, name: str, step: str) -> Options:
-    sizes = options.image_sizes
-    if sizes == ("published",):
-        sizes = (str(PUBLISHED[name].side if name in PUBLISHED else 224),)
     models = (name,) if name == options.reference else (name, options.reference)
-    return replace(options, models=models, steps=(step,), image_sizes=sizes, reference="")
+    return replace(options, models=models, steps=(step,), reference="")
 
 
 def _add(content: dict[str, Any], part: dict[str, Any], name: str, reference: str) -> None:

@@ -1,0 +1,98 @@
+"""The plots of `evidence.py`, from benchmarks/evidence/*.json."""
+
+import json
+import math
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from evidence_tables import SIDES, SIZES, TABLES, Table
+from first_hour import read
+
+from rmt.benchmark.plot import plot as plot_benchmark
+
+COSTS = "table11"  # what `rmt bench --preset table11 --output benchmarks/evidence/table11.json` measures
+SQUARES = [height for height, width in SIDES if height == width]
+#: What the pictures of a table show, by the names of their files.
+PICTURES = {
+    "sizes": {"evidence-sizes": "Accuracy by the side of square test images, for each kind of phases"},
+    **{
+        name: {f"evidence-{name}": "Accuracy on held-out images over epochs and over CPU seconds"}
+        for name, table in TABLES.items()
+        if table.seconds
+    },
+    COSTS: {
+        f"evidence-{COSTS}": "Published accuracy against speed, relative to Swin-T",
+        f"evidence-{COSTS}-macs": "Published accuracy against multiply-adds",
+    },
+}
+
+
+def draw(results: Path, images: Path, names: list[str]) -> None:
+    """Draws the plots of the tables of a page that have been run."""
+    for name in names:
+        file = results / f"{name}.json"
+        if not file.exists():
+            continue
+        if name == COSTS:
+            plot_benchmark(json.loads(file.read_text(encoding="utf-8")), images / f"evidence-{COSTS}.json")
+        elif name == "sizes":
+            plot_sizes(read(file), images / "evidence-sizes.png")
+        elif TABLES[name].seconds:
+            plot_peers(read(file), TABLES[name], images / f"evidence-{name}.png")
+
+
+def error(values: list[float]) -> float:
+    """The standard error of the mean; NaN of a single value."""
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def seeds(entries: list[dict[str, Any]], row: str) -> dict[int, dict[str, Any]]:
+    """The runs of a row that count, by seed; without those that measure time or choose a learning rate."""
+    return {e["seed"]: e for e in entries if e["row"] == row and e["kind"].startswith("seed")}
+
+
+def plot_peers(entries: list[dict[str, Any]], table: Table, file: Path) -> None:
+    """Accuracy on the held-out images over epochs and over seconds; the mean of the seeds."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for row, network in table.rows.items():
+        if not (found := seeds(entries, row)):
+            continue
+        curves = [[point[1] for point in e["curve"]] for e in found.values()]
+        values = [mean(points) for points in zip(*curves, strict=True)]
+        whole = mean(e["cpu_seconds"] for e in found.values())
+        width = 2.4 if row == next(iter(table.rows)) else 1.2
+        axes[0].plot(range(1, len(values) + 1), values, linewidth=width, label=network.what)
+        axes[1].plot([whole * (i + 1) / len(values) for i in range(len(values))], values, linewidth=width)
+    axes[0].set(xlabel="epochs", ylabel="top-1 on held-out images, %")
+    axes[1].set(xlabel="CPU seconds")
+    axes[0].legend(fontsize=8, ncols=2)
+    figure.savefig(file, dpi=130)
+    plt.close(figure)
+
+
+def plot_sizes(entries: list[dict[str, Any]], file: Path) -> None:
+    """Accuracy over the side of square test images, relative to that of training; mean and standard error."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for row in SIZES:
+        values = {
+            side: [e["test"] for e in entries if e["row"] == row and e["side"] == [side, side]] for side in SQUARES
+        }
+        if not all(values.values()):
+            continue
+        means = [mean(found) for found in values.values()]
+        errors = [error(found) if len(found) > 1 else 0.0 for found in values.values()]
+        axes.errorbar(SQUARES, means, errors, marker="o", markersize=4, capsize=3, label=SIZES[row])
+    axes.axvline(32, color="grey", linewidth=1, linestyle=":")
+    axes.set_xscale("log")
+    axes.set_xticks(SQUARES, [f"{side}\n×{side / 32:g}" for side in SQUARES], minor=False)
+    axes.minorticks_off()
+    axes.set(xlabel="side of the test images in pixels (trained on 32)", ylabel="test top-1, %")
+    axes.grid(alpha=0.3)
+    figure.legend(fontsize=8, ncols=2, loc="outside lower center")
+    figure.savefig(file, dpi=130)
+    plt.close(figure)
