@@ -2,6 +2,8 @@
 
 import ast
 import io
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from rmt.data.sources.folders import FolderSet
 from rmt.inference.drawing.boxes import LabelledBox, draw_boxes
 from rmt.inference.drawing.fonts import plain_text
 from rmt.tasks.report_page import class_bars
-from rmt.terminal import lines, log_to, printable, say
+from rmt.terminal import lines, log_to, plural, printable, say
 from rmt.training.logging import plots
 from rmt.training.results import text_table
 
@@ -135,3 +137,28 @@ def test_a_model_file_of_hostile_names_is_read_back(tmp_path):
     recipe = {"data": str(tmp_path / "bad\udcff")}
     rmt.save_checkpoint(network, tmp_path / "a.safetensors", classes=classes, recipe=recipe)
     assert rmt.load(tmp_path / "a.safetensors", device="cpu").classes == classes
+
+
+def test_the_plural_follows_the_number():
+    counted = [plural(0, "image"), plural(1, "image"), plural(2000, "class"), plural(1, "batch"), plural(2, "box")]
+    assert counted == ["0 images", "1 image", "2,000 classes", "1 batch", "2 boxes"]
+    assert [plural(1.0, "minute"), plural(2.5, "minute")] == ["1 minute", "2.5 minutes"]
+
+
+NEVER_ONE = {"len(packed.bad)", "len(collection)", "len(names)", "len(found)", "len(bad)"}
+"""Lengths that are printed only where they cannot be 1."""
+COUNTED = re.compile(r" (?:[a-z]+ )?(?:images|epochs|classes|files|masks|objects|boxes|rows|shards|batches|steps)\b")
+
+
+def test_no_message_puts_a_plural_after_a_length():
+    """`1 images`: the noun after a length comes from `plural`."""
+    found = []
+    for file in sorted(Path(rmt.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            parts = node.values if isinstance(node, ast.JoinedStr) else []
+            for value, text in pairwise(parts):
+                if isinstance(value, ast.FormattedValue) and isinstance(text, ast.Constant):
+                    number = ast.unparse(value.value)
+                    if number.startswith("len(") and COUNTED.match(text.value) and number not in NEVER_ONE:
+                        found.append(f"{file.name}:{value.lineno}: {number}")
+    assert not found

@@ -44,6 +44,12 @@ def lines(text: str) -> str:
     return "\n".join(printable(line) for line in text.split("\n"))
 
 
+def plural(count: float, noun: str) -> str:
+    """The number and the noun, in the plural unless the number is 1: `1 image`, `2,000 images`, `0 classes`."""
+    ending = "" if count == 1 else "es" if noun.endswith(("s", "x", "ch")) else "s"
+    return f"{int(count):,} {noun}{ending}" if float(count).is_integer() else f"{count:g} {noun}{ending}"
+
+
 def say(*texts: str, **options: Any) -> None:
     """Print each text with `printable` lines. `options` are those of `print`."""
     for text in texts:

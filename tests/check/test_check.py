@@ -45,7 +45,7 @@ def test_detection_layouts_are_recognised(tmp_path, capsys, make):
     code, out, _ = run(capsys, root, "--json", tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
     assert (code, found["task"], found["usable"]) == (0, "detect", True)
-    assert out.rstrip().splitlines()[-2] == f"next: rmt train finetune-detect --data {root}"
+    assert out.rstrip().splitlines()[-2] == f"next: rmt train finetune-detect {root}"
     for split, facts in found["splits"].items():
         objects = [item for picture in made[split] for item in picture.objects]
         assert facts["images"] == facts["looked_at"] == len(made[split])
@@ -61,9 +61,9 @@ def test_a_folder_of_classes(tmp_path, capsys):
     code, out, _ = run(capsys, root, "--output", tmp_path / "sheet.png")
     assert code == 0 and "class folders, for classification" in out and (tmp_path / "sheet.png").exists()
     assert "images per class: ant 12, bee 20" in out and "sizes: all 40×30" in out
-    assert "warning" not in out and f"next: rmt train finetune --data {root}\n" in out
+    assert "warning" not in out and f"next: rmt train finetune {root}\n" in out
     assert "note: no validation split" not in out
-    assert "note: 16 training images per class (median) are few to train from scratch → --weights rmt_micro" in out
+    assert "note: few images to train from scratch: a median of 16 per class → --weights rmt_micro" in out
     shutil.rmtree(root / "val")
     assert "note: no validation split: training holds out a part of train → --holdout" in run(capsys, root)[1]
 
@@ -81,14 +81,14 @@ def test_what_is_wrong_with_photos_is_said_with_a_remedy(tmp_path, capsys):
     code, out, _ = run(capsys, root)
     assert code == 0
     for text in (
-        "train: 2 files cannot be used: ",
+        "train: 2 unusable files: ",
         "bee/7.png (cannot be decoded",
         "bee/8.png (not an image",
         "→ repair or delete them",
-        "1 images of val are in train too: ",
+        "1 image of val found in train, too: ",
         "val/ant/9.png = ",
-        "train: 1 images are copies of others: ",
-        "val: 1 photos are stored rotated (EXIF)",
+        "train: 1 image repeated: ",
+        "val: 1 photo stored rotated (EXIF)",
         "fewer than 10 training images: cat (3)",
         "unbalanced: bee 300, cat 3 images → --class-weights",
     ):
@@ -129,7 +129,7 @@ def test_masks_and_their_values(tmp_path, capsys):
     facts = json.loads((tmp_path / "found.json").read_text())["splits"]["train"]
     total = 4 * mask.size
     assert code == 1 and facts["mask_values"]["9"] == 12
-    assert "error: " in out and f"1 of 4 masks do not fit the class list, e.g. {first}: value 9" in out
+    assert "error: " in out and f"the class list does not fit 1 of 4 masks, e.g. {first}: value 9" in out
     assert f"mask values of no class: 9 ({100 * 12 / total:.2g} % of the pixels)" in out and "such as void 9" in out
     assert "classes without images that show it in the training images: green" in out
     good = [np.asarray(Image.open(root / f"masks/train/{i}.png")) for i in (1, 2, 3)]
@@ -137,7 +137,7 @@ def test_masks_and_their_values(tmp_path, capsys):
     assert facts["pixel_shares"]["red"] == pytest.approx(expected) and facts["classes"]["red"] == 3
     (root / "classes.txt").write_text("background\nred\nblue\nvoid 9\n")
     code, out, _ = run(capsys, root)
-    assert code == 0 and f"next: rmt train finetune-segment --data {root}\n" in out
+    assert code == 0 and f"next: rmt train finetune-segment {root}\n" in out
 
 
 def test_masks_of_0_and_255_are_pointed_at(tmp_path, capsys):
@@ -157,8 +157,8 @@ def test_faults_of_boxes_are_listed(tmp_path, capsys):
     (root / f"labels/train/{made['train'][0].stem}.txt").write_text("0 0.5 0.5 0 0.1\n1 40 30 10 10\n")
     code, out, _ = run(capsys, root)
     assert code == 0 and "1 × box of zero or negative size, skipped" in out and "(are they pixels?), skipped" in out
-    assert "without an object are left out of training → --empty-images" in out
-    assert out.rstrip().splitlines()[-2].endswith(f"--data {root}")  # polygons: masks can be trained
+    assert "without an object, left out of training → --empty-images" in out
+    assert out.rstrip().splitlines()[-2].endswith(f"finetune-detect {root}")  # polygons: masks can be trained
 
 
 def test_why_no_object_is_left_is_said(tmp_path, capsys):

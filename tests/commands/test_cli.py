@@ -61,7 +61,7 @@ def test_recipes_are_listed_in_a_line_each(capsys):
 def test_a_recipe_is_described(capsys):
     code, out, _ = run(capsys, "recipes", "finetune")
     assert code == 0
-    assert "Command: rmt train finetune --data FOLDER" in out and "Cost:" in out
+    assert "Command: rmt train finetune FOLDER" in out and "Cost:" in out
 
 
 def test_values_that_cannot_be_are_refused_at_once_with_the_remedy():

@@ -28,7 +28,7 @@ def tiny_file(tmp_path):
 def test_convert_finds_the_network_and_keeps_every_value(tiny_file, tmp_path, capsys):
     out = tmp_path / "rmt_tiny.safetensors"
     assert main(["convert", str(tiny_file), str(out)]) == 0
-    assert "rmt_tiny, 14,334,216 parameters, 1000 classes" in capsys.readouterr().out
+    assert "rmt_tiny, 14,334,216 parameters, 1,000 classes" in capsys.readouterr().out
     model, metadata = load_model(out)
     assert (metadata["model"], metadata["task"], metadata["preprocessing"]["crop_pct"]) == (
         "rmt_tiny",
@@ -141,7 +141,7 @@ def test_the_first_release_is_recognised(tmp_path, capsys):
     torch.save({"model": state}, source)
     assert main(["convert", str(source), str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "rmt_tiny with ffn_conv=False" in lines[0] and "13,192,200 parameters, 1000 classes" in lines[0]
+    assert "rmt_tiny with ffn_conv=False" in lines[0] and "13,192,200 parameters, 1,000 classes" in lines[0]
     assert lines[1] == (
         "not in the file, taken from rmt_tiny: num_heads=(4, 4, 8, 16), "
         "decay_ranges=((2, 6), (2, 6), (2, 8), (2, 8)), decomposed=(True, True, False, False)"

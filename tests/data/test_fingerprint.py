@@ -60,7 +60,7 @@ def test_each_difference_is_named(tmp_path):
     record, sets = tmp_path / "record", lambda: {"train": open_splits(str(root), holdout=1).train.parent}
     write_record(record, ("ant", "bee", "cat"), sets())
     (root / "bee/2.png").unlink()
-    assert differences(record, ("ant", "bee", "cat"), sets()) == ["1 images gone: bee/2.png"]
+    assert differences(record, ("ant", "bee", "cat"), sets()) == ["1 image gone: bee/2.png"]
     for number in range(10, 15):
         picture(number).save(root / f"cat/{number}.png")
     assert differences(record, ("ant", "bee", "cat"), sets())[1] == (
@@ -68,7 +68,7 @@ def test_each_difference_is_named(tmp_path):
     )
     size = (root / "ant/0.png").stat().st_size
     (root / "ant/0.png").write_bytes((root / "ant/0.png").read_bytes() + b"x")
-    assert differences(record, ("ant", "bee", "cat"), sets())[2] == "1 images with another size or label: ant/0.png"
+    assert differences(record, ("ant", "bee", "cat"), sets())[2] == "1 image with another size or label: ant/0.png"
     assert (root / "ant/0.png").stat().st_size == size + 1
 
 
@@ -77,7 +77,7 @@ def test_a_renamed_class(recorded):
     (root / "ant").rename(root / "wasp")
     named, moved, *images = found(record, root)
     assert named == "class ant is called wasp now"
-    assert moved == "the numbers of 2 classes change: bee, cat"
+    assert moved == "other numbers for 2 classes: bee, cat"
     assert any("images gone: ant/" in line for line in images) and any("images new: wasp/" in line for line in images)
     (root / "wasp/0.png").rename(root / "bee/9.png")
     shutil.rmtree(root / "wasp")
@@ -108,7 +108,7 @@ def test_detection_and_masks(tmp_path):
     label = root / f"labels/train/{made['train'][0].stem}.txt"
     label.write_text(label.read_text().replace("0.", "0.0", 1))
     (line,) = differences(tmp_path / "one", detection_sets.CLASSES, boxes())
-    assert line.startswith("1 images with another size or label: ") and made["train"][0].stem in line
+    assert line.startswith("1 image with another size or label: ") and made["train"][0].stem in line
     pairs = make_segments(tmp_path / "masks", train=3, val=1)
     before = open_segmentation(str(pairs))
     write_record(tmp_path / "two", before.train.classes.names, {"train": before.train, "val": before.val})
@@ -116,7 +116,7 @@ def test_detection_and_masks(tmp_path):
     mask.write_bytes(mask.read_bytes() + b"x")
     after = open_segmentation(str(pairs))
     now = differences(tmp_path / "two", after.train.classes.names, {"train": after.train, "val": after.val})
-    assert now == ["1 images with another size or label: 1.png"]
+    assert now == ["1 image with another size or label: 1.png"]
 
 
 def test_what_a_run_held_out_is_recognised(tmp_path):

@@ -146,7 +146,7 @@ def test_shards_without_split_names_are_divided(tmp_path: Path):
     assert np.bincount(train.labels).tolist() == [8, 8]
     assert np.bincount(held.labels).tolist() == [2, 2]
     (tmp_path / "part-00000-of-00002.parquet").unlink()
-    with pytest.raises(RMTError, match="1 of 2 shards are missing"):
+    with pytest.raises(RMTError, match="1 of 2 shards missing"):
         open_splits(str(tmp_path))
 
 

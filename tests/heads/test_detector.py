@@ -132,8 +132,8 @@ def test_batch_norm_of_the_backbone_trains_by_default(freeze):
         (lambda: tiny("retinanet", p6_source="c4"), "p6_source='c4'"),
         (lambda: tiny("retinanet", normalise_by="pixel"), "normalise_by='pixel'"),
         (lambda: tiny("retinanet").train()([torch.rand(3, 64, 64)]), "needs targets"),
-        (lambda: tiny("retinanet").train()([torch.rand(3, 64, 64)], []), "1 images but 0 targets"),
-        (lambda: tiny("retinanet").eval()([torch.rand(3, 64, 64)], sizes=[(9, 9)] * 2), "1 images but 2 sizes"),
+        (lambda: tiny("retinanet").train()([torch.rand(3, 64, 64)], []), "1 image but 0 targets"),
+        (lambda: tiny("retinanet").eval()([torch.rand(3, 64, 64)], sizes=[(9, 9)] * 2), "1 image but 2 sizes"),
         (
             lambda: tiny("retinanet").train()([torch.rand(3, 64, 64)], [scene(boxes=((9, 9, 9, 20),), labels=(1,))[1]]),
             r"target 0 has a box without width or height, \[9.0, 9.0, 9.0, 20.0\]",

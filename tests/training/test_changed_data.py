@@ -41,7 +41,7 @@ def test_other_data_are_refused_by_name_or_taken(unfinished, tmp_path, monkeypat
     victim = sorted((data / "train").glob("*/*.png"))[0]
     kept = victim.read_bytes()
     victim.unlink()
-    gone = f"1 images gone: {victim.relative_to(data / 'train')}; restore them, or pass --accept-changes"
+    gone = f"1 image gone: {victim.relative_to(data / 'train')}; restore them, or pass --accept-changes"
     with pytest.raises(RMTError, match=f"the data differ from those of .*run: {gone}"):
         resume(run, recipe)
     assert not (run / "metrics.json").exists()
@@ -51,7 +51,7 @@ def test_other_data_are_refused_by_name_or_taken(unfinished, tmp_path, monkeypat
     victim.write_bytes(kept + b"x")
     capsys.readouterr()
     resume(run, recipe, accept_changes=True)
-    assert f"data changed: 1 images with another size or label: {victim.parent.name}/" in capsys.readouterr().out
+    assert f"data changed: 1 image with another size or label: {victim.parent.name}/" in capsys.readouterr().out
     (run / "metrics.json").unlink()
     resume(run, recipe)  # they are the data of the run now
 
@@ -64,7 +64,7 @@ def test_the_command_line_says_the_same(unfinished, capsys):
     assert main(["train", "--resume", str(run)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert f"class {folders[0].name} is called zebra now" in line and "pass --accept-changes" in line
-    assert "the numbers of" in line
+    assert "other numbers for" in line
     for split in ("train", "val"):
         (data / split / "zebra").rename(data / split / folders[0].name)
     assert not (run / "metrics.json").exists() and json.loads((run / "recipe.json").read_text())["epochs"] == 1

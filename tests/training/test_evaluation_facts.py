@@ -46,7 +46,7 @@ def test_a_folder_that_the_run_divided_is_judged_by_what_it_held_out(undivided, 
         assert main(["evaluate", str(run), "--data", str(folder), *options]) == 0
         assert "warning: best.safetensors" in (out := capsys.readouterr().out)
         why = "" if folder == copy else "they have changed since the run, and "
-        assert f"on all 23 images of {folder}: {why}no held-out part is known" in out
+        assert f"on all of the 23 images of {folder}: {why}no held-out part is known" in out
 
 
 def test_data_with_a_validation_split_are_judged_by_that(capsys):

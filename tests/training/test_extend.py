@@ -31,7 +31,7 @@ def measured(monkeypatch):
 def test_a_finished_run_goes_on(tmp_path, capsys):
     run = shutil.copytree(finished_run(), tmp_path / "run")
     assert main(["train", "--resume", str(run), "--minutes", "1"]) == 0
-    assert "continuing for 1 minutes: 3 more evaluations, 9 updates (measured 4.000 s each)" in capsys.readouterr().out
+    assert "continuing for 1 minute: 3 more evaluations, 9 updates (measured 4.000 s each)" in capsys.readouterr().out
     recipe = from_dict(json.loads((run / "recipe.json").read_text()))
     assert (recipe.epochs, recipe.restart_update, recipe.restart_lr, recipe.minutes) == (6, 9, 1e-3, 0)
     found = [row for row in rows(run) if row["kind"] == "epoch"]

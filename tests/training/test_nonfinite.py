@@ -12,6 +12,7 @@ from torch import nn
 
 import rmt
 from rmt.tasks.classify.module import ClassifyModule
+from rmt.terminal import plural
 from rmt.training.nonfinite import first_nonfinite
 
 LAYER = "stages.1.blocks.0.mlp.fc1"
@@ -82,7 +83,7 @@ def test_skipping_leaves_the_weights_as_if_the_batch_were_not_there(tmp_path, mo
     assert result.metrics["skipped_batches"] == len(bad)
     said = capsys.readouterr().out
     assert f"skipped batch {len(bad)}: the loss became nan at epoch 1" in said
-    assert f"{len(bad)} batches skipped, whose loss was not finite" in said
+    assert f"{plural(len(bad), 'batch')} skipped for a loss that was not finite" in said
 
 
 def test_skipping_ends_where_no_batch_is_any_good(tmp_path, monkeypatch):

@@ -98,7 +98,7 @@ def test_the_run_takes_the_minutes(task, tmp_path, clock, capsys):
     taken = clock() - 1000
     assert 0.8 * 60 <= taken <= 60
     said = capsys.readouterr().out
-    lines = said[said.index("plan for 1 minutes on cpu") :].splitlines()
+    lines = said[said.index("plan for 1 minute on cpu") :].splitlines()
     assert taken == pytest.approx(planned_seconds(said), rel=0.1)
     assert [line.split()[0] for line in lines[:5]] == ["plan", "network", "why", "time", "better"]
     assert f"measured {STEP:.2f} s a step" in lines[2]
@@ -265,7 +265,9 @@ def test_images_are_not_reduced_until_the_smallest_objects_vanish(monkeypatch):
 
 def test_few_images_ask_for_the_weights_in_the_package(monkeypatch):
     _, lines = plan_with(FAST, monkeypatch, minutes=3.0)
-    assert "; --weights rmt_micro to start from weights in the package, as 8 images per class are few; " in lines[-1]
+    assert (
+        "; --weights rmt_micro to start from weights in the package, as the images per class are few (8); " in lines[-1]
+    )
     monkeypatch.setattr("rmt.tasks.classify.plan.FEW_FROM_SCRATCH", 5)
     _, lines = plan_with(FAST, monkeypatch, minutes=3.0)
     assert "; --weights FILE to start from trained weights; " in lines[-1]

@@ -86,7 +86,7 @@ def test_other_data_are_said():
     assert found["differs"] == [
         "10 classes instead of the 1,000 of ImageNet-1k",
         "100 training images instead of the 1,281,167 of ImageNet-1k",
-        "2,000 images evaluated instead of the 50,000 of ImageNet-1k",
+        "2,000 evaluated images instead of the 50,000 of ImageNet-1k",
     ]
 
 

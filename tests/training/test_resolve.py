@@ -86,7 +86,7 @@ def test_a_line_says_that_the_batch_is_larger_than_the_data():
     lines: list[str] = []
     ran, data = resolved(tiny_recipe(batch_size=500, accumulate=1), lines.append)
     assert ran.batch_size <= len(data.train) < 500
-    assert lines == [f"batch of {ran.batch_size} instead of 500: there are only {len(data.train)} images to train on"]
+    assert lines == [f"batch of {ran.batch_size} instead of 500: only {len(data.train)} images to train on"]
     lines.clear()
     resolved(tiny_recipe(batch_size=4, accumulate=1), lines.append)
     assert not lines

@@ -12,6 +12,7 @@ from rmt.check.opened import OpenedData, Where
 from rmt.check.scan import Scan, box_facts
 from rmt.data.sets import FEW_FROM_SCRATCH, listed, preview
 from rmt.data.split_names import Split
+from rmt.terminal import plural
 
 _FEW = 10  # images or objects of a class in training below which it is named
 _UNBALANCED = 20  # largest class over smallest
@@ -125,7 +126,9 @@ def _facts(task: str, images: Any, scan: Scan) -> dict[str, Any]:
 
 def _split_lines(split: str, facts: dict[str, Any], task: str) -> list[str]:
     looked, total = facts["looked_at"], facts["images"]
-    lines = [f"{split}: {total:,} images" + (f" (looked at {looked:,}, evenly spread)" if looked < total else "")]
+    lines = [
+        f"{split}: {plural(total, 'image')}" + (f" (looked at {looked:,}, evenly spread)" if looked < total else "")
+    ]
     lines.append(f"  {_PER_CLASS[task]}: {listed(facts.get('classes', {}))}")
     if facts.get("pixel_shares"):
         shares = sorted(facts["pixel_shares"].items(), key=lambda pair: -pair[1])
@@ -136,8 +139,8 @@ def _split_lines(split: str, facts: dict[str, Any], task: str) -> list[str]:
     if quantiles := facts.get("size_quantiles"):
         small, middle, large = (100 * value for value in quantiles)
         lines.append(
-            f"  {facts['objects']:,} objects, {facts['objects'] / max(total, 1):.1f} per image; "
-            f"{facts['images_without_objects']:,} images without; size (√area, % of the short side) "
+            f"  {plural(facts['objects'], 'object')}, {facts['objects'] / max(total, 1):.1f} per image; "
+            f"{plural(facts['images_without_objects'], 'image')} without; size (√area, % of the short side) "
             f"{middle:.0f}, from {small:.0f} (tenth percentile) to {large:.0f} (ninetieth)"
         )
     if "median_size" in facts:
@@ -152,14 +155,14 @@ def _image_findings(split: str, scan: Scan) -> list[Finding]:
     if scan.looked and not scan.sizes:
         found.append(Finding("error", f"{split}: no image can be read, e.g. {_named(scan.unreadable, 1)}"))
     elif scan.unreadable:
-        text = f"{split}: {len(scan.unreadable):,} files cannot be used: {_named(scan.unreadable)}"
+        text = f"{split}: {plural(len(scan.unreadable), 'unusable file')}: {_named(scan.unreadable)}"
         found.append(Finding("warning", text, "repair or delete them; training takes other images instead"))
     if scan.rotated:
-        text = f"{split}: {len(scan.rotated):,} photos are stored rotated (EXIF), e.g. {scan.rotated[0]}"
+        text = f"{split}: {plural(len(scan.rotated), 'photo')} stored rotated (EXIF), e.g. {scan.rotated[0]}"
         found.append(Finding("note", text, "they are turned upright; labels must belong to the upright photo"))
     if scan.repeated:
         pairs = [f"{a} = {b}" for a, b in scan.repeated]
-        text = f"{split}: {len(pairs):,} images are copies of others: {preview(pairs, 3)}"
+        text = f"{split}: {plural(len(pairs), 'image')} repeated: {preview(pairs, 3)}"
         found.append(Finding("warning", text, "delete the copies"))
     return found
 
@@ -173,7 +176,7 @@ def _across(scans: dict[Split, Scan]) -> list[Finding]:
         if pairs:
             sampled = any(scan.looked < scan.total for scan in (scans[one], scans[other]))
             among = " among those looked at" if sampled else ""
-            text = f"{len(pairs):,} images of {other} are in {one} too{among}: {preview(pairs, 3)}"
+            text = f"{plural(len(pairs), 'image')} of {other} found in {one}, too{among}: {preview(pairs, 3)}"
             found.append(Finding("warning", text, f"delete them from {one}; scores on {other} would be too good"))
     return found
 
@@ -195,7 +198,7 @@ def _class_findings(task: str, splits: dict[str, dict[str, Any]]) -> list[Findin
         text = f"unbalanced: {high} {present[high]:,}, {low} {present[low]:,} {unit}"
         found.append(Finding("note", text, "--class-weights" if task != "detect" else ""))
     if task == "classify" and (median := int(np.median([*present.values()] or [0]))) < FEW_FROM_SCRATCH:
-        text = f"{median} training images per class (median) are few to train from scratch"
+        text = f"few images to train from scratch: a median of {median} per class"
         found.append(Finding("note", text, "--weights rmt_micro starts from the weights in the package"))
     for split, facts in splits.items():
         missing = [name for name in present if not facts.get("classes", {}).get(name)]
@@ -240,7 +243,7 @@ def _box_findings(splits: dict[str, dict[str, Any]]) -> list[Finding]:
     found = []
     facts = splits.get("train", {})
     if facts.get("images_without_objects"):
-        text = f"train: {facts['images_without_objects']:,} images without an object are left out of training"
+        text = f"train: {plural(facts['images_without_objects'], 'image')} without an object, left out of training"
         found.append(Finding("note", text, "--empty-images trains on them, too"))
     if (quantiles := facts.get("size_quantiles")) and quantiles[0] < _SMALL_BOX:
         text = f"train: a tenth of the objects are smaller than {100 * quantiles[0]:.1f} % of the short side"
@@ -251,14 +254,14 @@ def _box_findings(splits: dict[str, dict[str, Any]]) -> list[Finding]:
 def _command(where: Where, opened: OpenedData, splits: dict[str, dict[str, Any]]) -> str:
     data = shlex.quote(where.data)
     if opened.task == "classify":
-        return f"rmt train finetune --data {data}"
+        return f"rmt train finetune {data}"
     if opened.task == "segment":
         options = f" --classes {shlex.quote(where.classes)}" if where.classes else ""
         options += " --zero-is-ignored" if where.zero_is_ignored else ""
-        return f"rmt train finetune-segment --data {data}{options}"
+        return f"rmt train finetune-segment {data}{options}"
     if where.annotations:
         return f"rmt train finetune-detect --images {data} --annotations {shlex.quote(str(where.annotations))}"
-    return f"rmt train finetune-detect --data {data}"
+    return f"rmt train finetune-detect {data}"
 
 
 def _named(faults: dict[str, str], most: int = 5) -> str:

@@ -14,6 +14,7 @@ from rmt.data.split_names import Split
 from rmt.inference.drawing.boxes import draw_boxes, labelled_boxes
 from rmt.inference.drawing.masks import draw_segmentation
 from rmt.inference.drawing.sheet import CELL, COLUMNS, draw_cell, lay_out
+from rmt.terminal import plural
 
 ROWS = 3
 
@@ -80,7 +81,7 @@ def _draw(task: TaskName, images: Any, index: int) -> tuple[Image.Image, str]:
     if images.with_masks:
         masks = [images.table.segmentation(number) for number in images.objects_of(index)]
     drawn = labelled_boxes(objects.boxes, objects.labels, masks, images.classes)
-    caption = "1 object" if len(drawn) == 1 else f"{len(drawn)} objects"
+    caption = plural(len(drawn), "object")
     return draw_boxes(photo, drawn, min_long_side=2 * CELL), caption
 
 

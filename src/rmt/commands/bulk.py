@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rmt.errors import RMTError
-from rmt.terminal import complain, say
+from rmt.terminal import complain, plural, say
 
 if TYPE_CHECKING:
     from rmt.data.sources.collection import Collection
@@ -58,8 +58,7 @@ def write_answers_file(
         report = write_answers(work, collection, output, engine=RayEngine(replicas))
     else:
         report = write_answers(work, collection, output)
-    before = f"{report.before:,} images were there, " if report.before else ""
-    images = f"{report.images:,} image{'' if report.images == 1 else 's'}"
-    line = f"{output}: {before}{images} by {report.model}, {report.rate:,.1f} images/s"
+    before = f"{plural(report.before, 'image')} of an earlier call, " if report.before else ""
+    line = f"{output}: {before}{plural(report.images, 'image')} by {report.model}, {report.rate:,.1f} images/s"
     say(line + (f"; {len(report.bad):,} could not be read" if report.bad else ""))
     return 1 if report.bad else 0

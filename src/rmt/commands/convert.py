@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from rmt.terminal import say
+from rmt.terminal import plural, say
 
 
 def run(
@@ -36,7 +36,7 @@ def run(
         raise RMTError(f"{output}: the output must end in .safetensors")
     network, found = rebuild_from_weights(read_state_dict(source, use_ema=ema), source, model)
     save_checkpoint(network, output)
-    classes = f"{network.num_classes} classes" if network.num_classes else "no classifier"
+    classes = plural(network.num_classes, "class") if network.num_classes else "no classifier"
     name = " with ".join(filter(None, (found.model, _keywords(found.changes))))
     say(f"{output}: {name}, {sum(p.numel() for p in network.parameters()):,} parameters, {classes}")
     say(f"not in the file, taken from {found.model}: {_keywords(found.assumed)}")

@@ -9,7 +9,7 @@ import tyro
 
 from rmt.commands.libraries import import_quickly
 from rmt.recipes.recipe import Device
-from rmt.terminal import complain, say
+from rmt.terminal import complain, plural, say
 
 
 def run(
@@ -107,7 +107,7 @@ def run(
         say(json_module.dumps(values) if json else f"{name}: {found.decision}; see {picture}")
     if reach and inputs:
         stages = measure_reach(backbone, [image.to(predictor.device) for image in inputs])
-        picture = folder.write(0, draw_reach(stages, f"{title}, {len(inputs)} images"))
+        picture = folder.write(0, draw_reach(stages, f"{title}, {plural(len(inputs), 'image')}"))
         for stage in stages:
             say(json_module.dumps(stage.values() | {"picture": picture}) if json else stage.text())
         if not json:

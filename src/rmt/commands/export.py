@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from rmt.terminal import say
+from rmt.terminal import plural, say
 
 CHECK_IMAGES = 32
 
@@ -130,7 +130,6 @@ def _labelled(metadata: dict[str, Any], data: str, max_images: int) -> tuple[Any
 
 
 def _report(exported: dict[str, Any], path: Path) -> list[str]:
-    from rmt.export.images import count_images
 
     check, accuracy = exported["check"], exported.get("accuracy")
     sizes = ", ".join("×".join(map(str, size)) for size in check["sizes"])
@@ -144,11 +143,11 @@ def _report(exported: dict[str, Any], path: Path) -> list[str]:
             f"largest error {check['error']:.1e} of the largest value{bound}, same likeliest class for "
             f"{check['agreement']:.2f} %"
         )
-    lines = [f"{found}, on {count_images(check['images'])} at {sizes}"]
+    lines = [f"{found}, on {plural(check['images'], 'image')} at {sizes}"]
     if accuracy:
         lines.append(
             f"{accuracy['metric']} {accuracy['before']:.2f} % before, {accuracy['after']:.2f} % after, on "
-            f"{count_images(accuracy['images'])}"
+            f"{plural(accuracy['images'], 'image')}"
         )
     size = sum(file.stat().st_size for file in {path, path.with_suffix(".bin")} if file.exists()) / 1e6
     return [*lines, f"{path}: {exported['format']}, {exported['precision']}, {size:.1f} MB"]

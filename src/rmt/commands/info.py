@@ -10,7 +10,7 @@ import tyro
 from rmt.errors import RMTError
 from rmt.recipes import RECIPES
 from rmt.recipes.published import DATASETS, PUBLISHED, Published
-from rmt.terminal import say
+from rmt.terminal import plural, say
 
 
 def run(
@@ -158,14 +158,16 @@ def _with_head(whole: Any, height: int, width: int) -> dict[str, Any]:
 
 def _text(info: dict[str, Any]) -> str:
     size = "×".join(map(str, info["image_size"]))
-    classes = f"{info['classes_out']} classes" if info["classes_out"] else "no classifier"
+    classes = plural(info["classes_out"], "class") if info["classes_out"] else "no classifier"
     cost = f"{info['parameters']:,} parameters, {info['macs'] / 1e9:.3f} G multiply-adds at {size}"
     lines = [f"{info['model']}: {cost} ({classes})"]
     if "head" in info:
         lines.append(f"with its {info['head']} head: {info['parameters_with_head']:,} parameters")
         macs, layers = (f"{info[key] / 1e9:.1f} G" for key in ("macs_with_head", "layer_macs_with_head"))
         whole_size = "×".join(map(str, info["image_size_with_head"]))
-        lines.append(f"with its head and {info['classes_with_head']} classes {macs} multiply-adds at {whole_size}")
+        lines.append(
+            f"with its head and {plural(info['classes_with_head'], 'class')} {macs} multiply-adds at {whole_size}"
+        )
         lines.append(f"without the products of the attention {layers}, which is how the paper counts")
     if published := info.get("published"):
         lines.append(f"the paper: {Published(**published).describe_cost()}")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from rmt.terminal import say
+from rmt.terminal import plural, say
 
 
 def run(
@@ -47,7 +47,10 @@ def run(
         seed=seed,
         workers=workers,
     )
-    say(f"{output}: {packed.images:,} images, {packed.bytes / 1e6:,.1f} MB, {packed.written} shards written now")
+    say(
+        f"{output}: {plural(packed.images, 'image')}, {packed.bytes / 1e6:,.1f} MB, "
+        f"{plural(packed.written, 'shard')} written now"
+    )
     for name, reason in list(packed.bad.items())[:5]:
         say(f"skipped: {name} ({reason})")
     if len(packed.bad) > 5:

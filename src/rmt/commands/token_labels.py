@@ -11,7 +11,7 @@ import tyro
 
 from rmt.commands.bulk import BulkEngine
 from rmt.recipes.recipe import Device, Precision
-from rmt.terminal import say
+from rmt.terminal import plural, say
 
 
 def run(
@@ -87,7 +87,8 @@ def run(
     spec = report.spec
     grid, gigabytes = "×".join(map(str, spec.grid)), spec.bytes_per_image / 1e3
     say(
-        f"{out}: label maps of {spec.images:,} images by {spec.teacher}, {grid} locations of {spec.top_k} classes, "
+        f"{out}: label maps of {plural(spec.images, 'image')} by {spec.teacher}, {grid} locations of "
+        f"{plural(spec.top_k, 'class')}, "
         f"{report.bytes / 1e6:,.1f} MB ({gigabytes:.2f} GB per million images)"
     )
     if report.maps and spec.num_classes > 1:
@@ -96,7 +97,7 @@ def run(
     for line in unreadable_lines(report.unreadable, label="no map"):
         say(line)
     if import_ is not None:
-        say(f"{report.without_map:,} images have no map in {import_}; trainings leave them out")
+        say(f"{plural(report.without_map, 'image')} without a map in {import_}, left out of trainings")
 
 
 def _load_teacher(

@@ -24,6 +24,7 @@ from rmt.atomic import replace_file
 from rmt.data.files import require_regular
 from rmt.data.sets import HoldOut, preview
 from rmt.errors import RMTError
+from rmt.terminal import plural
 
 FORMAT = 1
 _MAX_HEADER, _MAX_LINE = 2**26, 2**16  # characters
@@ -146,7 +147,7 @@ def _class_differences(before: list[str], after: list[str]) -> list[str]:
         found.append("; ".join(f"classes {kind}: {preview(names)}" for kind, names in kinds if names))
     number = {name: label for label, name in enumerate(after)}
     if moved := [name for label, name in enumerate(before) if number.get(name, label) != label]:
-        found.append(f"the numbers of {len(moved)} classes change: {preview(moved)}")
+        found.append(f"other numbers for {plural(len(moved), 'class')}: {preview(moved)}")
     return found
 
 
@@ -207,4 +208,4 @@ def _phrase(what: str, chosen: np.ndarray, lines: Callable[[], Iterable[Line]]) 
         if index == last:
             break
     more = len(positions) - len(named)
-    return f"{len(positions):,} images {what}: {', '.join(named)}" + (f" and {more:,} more" if more else "")
+    return f"{plural(len(positions), 'image')} {what}: {', '.join(named)}" + (f" and {more:,} more" if more else "")

@@ -27,7 +27,7 @@ from rmt.data.images import BadImage
 from rmt.data.order import EpochPlan, FixedLengthEpochs, Key
 from rmt.data.randomness import AUGMENT, REPLACE, preserve_rng_state, seed_sample, seed_words
 from rmt.errors import RMTError
-from rmt.terminal import log_to
+from rmt.terminal import log_to, plural
 
 MAX_REPLACEMENTS = 20
 """Number of consecutive unreadable images for one position after which loading fails."""
@@ -190,8 +190,8 @@ class BatchLoader:
             self._warned = True
             log_to(
                 Console(stderr=True, soft_wrap=True, highlight=False),
-                f"note: {_SHARED_MEMORY} is too small for the batches of {self._pool.num_workers} workers: they come "
-                "through pipes, which is slower (in a container: docker run --shm-size=8g …)",
+                f"note: {_SHARED_MEMORY} is too small for the batches of {plural(self._pool.num_workers, 'worker')}: "
+                "they come through pipes, which is slower (in a container: docker run --shm-size=8g …)",
             )
 
     def close(self) -> None:

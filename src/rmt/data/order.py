@@ -13,6 +13,7 @@ import numpy as np
 
 from rmt.data.randomness import ORDER, permutation
 from rmt.errors import RMTError
+from rmt.terminal import plural
 
 Key = tuple[int, np.ndarray, np.ndarray]
 """One batch: the pass over the data that it belongs to, its positions in that pass, the samples at these positions."""
@@ -66,8 +67,8 @@ class EpochPlan:
                     "add --no-repeated-augmentation"
                 )
             raise RMTError(
-                f"one step takes {self._step:,} images ({self.batch_size} × {self.world_size} processes), but there "
-                f"are only {self.samples:,}: lower the batch size"
+                f"one step takes {plural(self._step, 'image')} ({self.batch_size} × "
+                f"{plural(self.world_size, 'process')}), but there are only {self.samples:,}: lower the batch size"
             )
 
     @property

@@ -9,7 +9,7 @@ from PIL import Image
 
 from rmt.data.randomness import HOLD_OUT, permutation
 from rmt.errors import RMTError
-from rmt.terminal import short
+from rmt.terminal import plural, short
 
 FEW_FROM_SCRATCH = 200
 """Images of a class, in the median, below which a classifier should start from trained weights."""
@@ -170,8 +170,8 @@ def hold_out(image_set: ImageSet, amount: int | float, seed: int) -> tuple[Subse
     most = int(np.maximum(sizes - 1, 0).sum())
     if not 1 <= count <= most:
         raise RMTError(
-            f"cannot hold out {count:,} of {total:,} images: at least 1, at most {most:,} since each class keeps one; "
-            "choose another --holdout or --selection"
+            f"cannot hold out {count:,} of {plural(total, 'image')}: at least 1, at most {most:,} since each class "
+            "keeps one; choose another --holdout or --selection"
         )
     held = []
     for label, quota in enumerate(_quotas(sizes, count, seed)):
@@ -189,7 +189,7 @@ def hold_out_mask(total: int, fraction: float, seed: int, where: str, remedy: st
     """
     count = round(fraction * total)
     if not 1 <= count < total:
-        what = f"cannot hold out {fraction:g} of {total:,} images for validation"
+        what = f"cannot hold out {fraction:g} of {plural(total, 'image')} for validation"
         raise RMTError(f"{where}: {what}: choose another --holdout, or {remedy}")
     held = np.zeros(total, dtype=bool)
     held[permutation(total, HOLD_OUT, seed)[:count]] = True
@@ -218,7 +218,7 @@ def preview(names: Sequence[str], most: int = 5) -> str:
 
 def split_line(split: str, images: int, counts: Mapping[str, int], what: str = "images per class") -> str:
     """What a split consists of, for the start of a run: "val: 30 images; images per class: ant 10, bee 20"."""
-    return f"{split}: {images:,} images" + (f"; {what}: {listed(counts)}" if counts else "")
+    return f"{split}: {plural(images, 'image')}" + (f"; {what}: {listed(counts)}" if counts else "")
 
 
 def listed(counts: Mapping[str, int], first: int = 6, last: int = 2) -> str:

@@ -12,10 +12,6 @@ from rmt.data.sets import evenly_spread
 from rmt.errors import RMTError
 
 
-def count_images(count: int) -> str:
-    return f"{count:,} image{'' if count == 1 else 's'}"
-
-
 def folder_images(folder: Path, most: int, option: str) -> list[Image.Image]:
     """At most `most` images of a folder and the folders in it, evenly spread, without those that cannot be read.
 

@@ -23,13 +23,13 @@ from rmt.errors import RMTError
 from rmt.export.check import check_sizes, compare, normalisation, prepare_image
 from rmt.export.formats import Format, Name, Precision, format_named, fuses_attention
 from rmt.export.graph import INPUT, network_graph
-from rmt.export.images import count_images
 from rmt.heads import RetinaNet
 from rmt.heads.segmentation.sliding import pad_to_smallest
 from rmt.inference.exported import MIN_SIZE, PROGRAMS, open_exported
 from rmt.inference.segment import inference_from
 from rmt.model import resolve_checkpoint
 from rmt.model.shipped import default_output
+from rmt.terminal import plural
 
 LIBRARIES = {"onnx": ("torch", "onnx", "onnxscript"), "openvino": ("torch", "openvino")}
 
@@ -128,7 +128,7 @@ def export(
         if options.precision == "int8":
             from rmt.export.quantize import quantize
 
-            step(f"quantising to int8 by {len(calibration)} calibration images")
+            step(f"quantising to int8 by {plural(len(calibration), 'calibration image')}")
             prepared = [prepare(image, size) for image in calibration]
             model = quantize(model, prepared, by_name=options.format == "onnx")
         exported: dict[str, Any] = {
@@ -142,13 +142,13 @@ def export(
         }
         draft = folder / target.name
         form.save(model, json.dumps(metadata | {"exported": exported}), draft)
-        step(f"checking on {count_images(len(images))}")
+        step(f"checking on {plural(len(images), 'image')}")
         with torch.inference_mode():
             runtime = open_exported(draft, {"exported": exported}, trusted=True)
             sizes = check_sizes(graph, size)
             exported["check"] = compare(graph, runtime.named_outputs, images, sizes, prepare, options.precision)
         if accuracy is not None and options.format not in PROGRAMS:
-            step(f"measuring {accuracy.metric} on {count_images(accuracy.images)}, before and after")
+            step(f"measuring {accuracy.metric} on {plural(accuracy.images, 'image')}, before and after")
             exported["accuracy"] = _accuracy(accuracy, source, draft, options)
         form.save(model, json.dumps(metadata | {"exported": exported}), draft)
         replace_together([(draft.with_suffix(suffix), target.with_suffix(suffix)) for suffix in form.files])

@@ -19,6 +19,7 @@ from rmt.errors import RMTError
 from rmt.extras import missing_extra
 from rmt.inference.runtime import Images
 from rmt.model.metadata import MAX_CLASSES
+from rmt.terminal import plural
 
 #: Format, as `exported` names it -> module and class of its runtime; imported when needed, since they have an extra.
 RUNTIMES = {
@@ -95,8 +96,8 @@ class ExportedRuntime(ABC):
         """Raises RMTError unless the graph's outputs have as many classes as the metadata say."""
         if found != self.num_classes:
             raise RMTError(
-                f"{self.path} has outputs for {found:,} classes, and its metadata say {self.num_classes:,}: export it "
-                "again with rmt export"
+                f"{self.path} has outputs for {plural(found, 'class')}, and its metadata say {self.num_classes:,}: "
+                "export it again with rmt export"
             )
 
     def __call__(self, images: Images, **arguments: Any) -> Any:
@@ -124,8 +125,8 @@ def open_exported(
     exported = _checked(metadata["exported"], path)
     if metadata.get("classes") and len(metadata["classes"]) != exported["num_classes"]:
         raise RMTError(
-            f"{path} has {len(metadata['classes']):,} class names for {exported['num_classes']:,} classes in its "
-            "metadata; export it again with rmt export"
+            f"{path} has {plural(len(metadata['classes']), 'class name')} for "
+            f"{plural(exported['num_classes'], 'class')} in its metadata; export it again with rmt export"
         )
     if device != "auto" and choose_device(device).type != "cpu":
         raise RMTError(f"--device {device}: exported files run on the CPU; use --device cpu, or the model file")

@@ -107,7 +107,7 @@ def _relations(metadata: Mapping[str, Any]) -> str | None:
     preprocessing, classes = metadata["preprocessing"], metadata["classes"]
     ids = preprocessing.get("category_ids")
     if ids and classes and len(ids) != len(classes):
-        return f"has {len(ids)} `category_ids` for {len(classes)} classes in its metadata"
+        return f"has {len(ids)} `category_ids`, and its `classes` are {len(classes)}"
     mean, std = preprocessing.get("mean"), preprocessing.get("std")
     if mean and std and len(mean) != len(std):
         return f"has a `mean` of {len(mean)} and a `std` of {len(std)} channels in its metadata"

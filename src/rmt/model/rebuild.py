@@ -23,6 +23,7 @@ from rmt.model.rmt import RMT
 from rmt.model.state_dicts import HEAD, check_fit, from_official
 from rmt.model.timm_networks import create_timm_network
 from rmt.model.variants import ARCHITECTURES, ARGUMENTS, build
+from rmt.terminal import plural
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -74,7 +75,9 @@ def load_model_file(
     check_fit(model.state_dict(), state, str(path))
     outputs = int(getattr(model, "num_classes", 0) or 0)
     if metadata["classes"] and outputs and len(metadata["classes"]) != outputs:
-        raise RMTError(f"{path} names {len(metadata['classes'])} classes, and its network has {outputs} outputs")
+        raise RMTError(
+            f"{path} names {plural(len(metadata['classes']), 'class')}, and its network has {plural(outputs, 'output')}"
+        )
     if sum(buffer.numel() for buffer in model.buffers()) > MAX_BUFFERS:
         raise RMTError(f"{path} describes a network that needs tables of more than {MAX_BUFFERS:,} entries")
     if metadata["model"] in ARCHITECTURES:

@@ -17,7 +17,7 @@ def finetune() -> ClassifyRecipe:
     Cost: depends on the photos; 300 at 32² from the quickstart's weights are about 2 s per epoch on a CPU. Accuracy:
     not stated; training from scratch takes hundreds of photos per class. A run whose accuracy stays at that of guessing
     prints a warning with numbers.
-    Command: rmt train finetune --data FOLDER [--weights FILE]
+    Command: rmt train finetune FOLDER [--weights FILE]
     """
     return ClassifyRecipe(
         name="finetune",
@@ -56,7 +56,7 @@ def finetune_detect() -> DetectRecipe:
     after eleven twelfths of the epochs. With --minutes 0 they make about 2,000 updates.
 
     Cost: --minutes. Accuracy: not stated; it depends on the data and the weights.
-    Command: rmt train finetune-detect --data FOLDER [--weights FILE]
+    Command: rmt train finetune-detect FOLDER [--weights FILE]
     """
     return DetectRecipe(
         name="finetune-detect",
@@ -94,7 +94,7 @@ def finetune_segment() -> SegmentRecipe:
     the same.
 
     Cost: --minutes; docs/your-masks.md has measured runs. Accuracy: not stated.
-    Command: rmt train finetune-segment --data FOLDER [--weights FILE]
+    Command: rmt train finetune-segment FOLDER [--weights FILE]
     """
     return SegmentRecipe(
         name="finetune-segment",

@@ -20,7 +20,7 @@ from rmt.inference.predictor import Predictor
 from rmt.inference.runtime import Runtime
 from rmt.recipes import Recipe
 from rmt.recipes.recipe import option
-from rmt.terminal import short
+from rmt.terminal import plural, short
 from rmt.training.logging import plots
 from rmt.training.module import TrainingModule
 from rmt.training.task import FinishedRun
@@ -79,10 +79,10 @@ class ReportPage:
         metrics, machine = self.metrics, self.metrics["machine"]
         network = f"{metrics['head']} on {metrics['model']}" if "head" in metrics else metrics["model"]
         epochs = metrics["last"]["epoch"]
-        length = "1 epoch" if epochs == 1 else f"{epochs} epochs"
-        length = f"{metrics['iterations']:,} iterations" if "iterations" in metrics else length
+        length = plural(metrics["iterations"], "iteration") if "iterations" in metrics else plural(epochs, "epoch")
         facts = (
-            f"{network}, {metrics['parameters'] / 1e6:.2f} M parameters · {metrics['images']['train']:,} images, "
+            f"{network}, {metrics['parameters'] / 1e6:.2f} M parameters · "
+            f"{plural(metrics['images']['train'], 'image')}, "
             f"classes: {metrics['classes']} · {length} in {metrics['training_seconds'] / 60:.1f} min on "
             f"{machine['device']} ({machine['precision']}) · seed {metrics['seed']}"
         )

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from rmt.errors import RMTError
 from rmt.recipes.recipe import Recipe
+from rmt.terminal import plural
 
 _LARGEST = 32  # images per step, when the recipe leaves them open and says an effective batch
 R = TypeVar("R", bound=Recipe)
@@ -28,7 +29,7 @@ def peak_lr(recipe: Recipe) -> float:
 
 def describe_batch(recipe: Recipe) -> str:
     """The effective batch and its factors, as text."""
-    devices = _plural(world_size(recipe))
+    devices = plural(world_size(recipe), "device")
     return (
         f"effective batch {devices} x {recipe.batch_size} x {recipe.accumulate} accumulated = {effective_batch(recipe)}"
     )
@@ -57,8 +58,8 @@ def share_batch(recipe: R) -> R:
     if batch * accumulate != share:
         given = f" x --accumulate {accumulate}" if recipe.accumulate > 1 else ""
         raise RMTError(
-            f"--effective-batch {recipe.effective_batch} on {_plural(devices)} is {share} images each, which "
-            f"--batch-size {batch}{given} does not make: change one, or --effective-batch 0"
+            f"--effective-batch {recipe.effective_batch} on {plural(devices, 'device')} is {plural(share, 'image')} "
+            f"each, which --batch-size {batch}{given} does not make: change one, or --effective-batch 0"
         )
     return replace(recipe, batch_size=batch, accumulate=accumulate)
 
@@ -81,8 +82,6 @@ def require_images(recipe: Recipe, images: int) -> None:
         return
     how = "--effective-batch" if recipe.effective_batch else "devices x --batch-size x --accumulate"
     remedy = "--effective-batch" if recipe.effective_batch else "--accumulate or --batch-size"
-    raise RMTError(f"one update takes {needed} images ({how}), but there are only {images} to train on: lower {remedy}")
-
-
-def _plural(devices: int) -> str:
-    return f"{devices} device{'s' if devices > 1 else ''}"
+    raise RMTError(
+        f"one update takes {plural(needed, 'image')} ({how}), with only {images:,} to train on: lower {remedy}"
+    )

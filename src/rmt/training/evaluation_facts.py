@@ -7,6 +7,7 @@ from typing import Any
 from rmt.data.sets import EvaluatedPart, HoldOut
 from rmt.data.sources.remote import is_url
 from rmt.model import resolve_checkpoint
+from rmt.terminal import plural
 
 
 def run_hold_out(metadata: Mapping[str, Any], **paths: str | Path) -> HoldOut | None:
@@ -52,7 +53,7 @@ def evaluation_line(about: Mapping[str, Any], images: int) -> str:
     facts = [f"epoch {about['epoch']}"] if about["epoch"] is not None else []
     facts += [{"ema": "EMA weights", "raw": "raw weights"}[kind] for kind in [about["weights"]] if kind]
     weights = about["file"] + (f" ({', '.join(facts)})" if facts else "")
-    count, data = f"{images:,} images", about["data"]
+    count, data = plural(images, "image"), about["data"]
     on = {
         "val": f"the validation split of {data}, {count}",
         "test": f"the test split of {data}, {count}",
@@ -60,7 +61,7 @@ def evaluation_line(about: Mapping[str, Any], images: int) -> str:
         + ("" if about.get("run_data") == "same" else ", if they have not changed since"),
         "listed": f"the {count} that {data} lists",
         "train": f"the {count} of {data} that the network was trained on: scores are optimistic",
-        "all": f"all {count} of {data}: "
+        "all": f"all of the {count} of {data}: "
         + ("they have changed since the run, and " if about.get("run_data") == "changed" else "")
         + "no held-out part is known, so training images may be included and scores optimistic",
     }[about["part"]]

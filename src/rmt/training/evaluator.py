@@ -94,7 +94,7 @@ class Evaluator(nn.Module, ABC):
     def require_images(self) -> None:
         """Raises RMTError when no process could read any image; all must call it."""
         if not any(processes.all_gather(self.num_read)):
-            raise RMTError(f"none of the {self.num_images} images to evaluate on could be read")
+            raise RMTError(f"none of the images to evaluate on ({self.num_images:,}) could be read")
 
 
 @torch.inference_mode()

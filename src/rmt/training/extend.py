@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from rmt.errors import RMTError
+from rmt.terminal import plural
 from rmt.training.batch import peak_lr
 from rmt.training.distributed import processes
 from rmt.training.logging.display import duration
@@ -71,8 +72,9 @@ def extend(
     recipe = replace(recipe, restart_update=step, restart_lr=lr, early_stopping=0)
     took = start + more * epoch - begun * update + end
     log(
-        f"continuing for {minutes:g} minutes: {more} more evaluations, {more * module.updates_per_epoch - begun:,} "
-        f"updates (measured {update:.3f} s each), {duration(took)} in all; the learning rate falls by a cosine from "
+        f"continuing for {plural(minutes, 'minute')}: {plural(more, 'more evaluation')}, "
+        f"{plural(more * module.updates_per_epoch - begun, 'update')} (measured {update:.3f} s each), "
+        f"{duration(took)} in all; the learning rate falls by a cosine from "
         f"{lr:.2e}"
     )
     return recipe

@@ -17,6 +17,7 @@ from rmt.data.randomness import seed_process
 from rmt.data.sets import SkipReport
 from rmt.errors import RMTError
 from rmt.recipes.recipe import Recipe
+from rmt.terminal import plural
 from rmt.training.batch import peak_lr
 from rmt.training.distributed import processes
 from rmt.training.distributed.fsdp import FSDPStrategy, apply_fsdp, full_model, unshard
@@ -151,7 +152,7 @@ class TrainingModule(LightningModule, ABC, Generic[RecipeT, DataT]):
 
     def introduction(self) -> list[str]:
         """Returns lines that describe the run, printed before it begins."""
-        return [f"{len(self.data.train):,} images to train on, {len(self.data.val):,} to evaluate on"]
+        return [f"{plural(len(self.data.train), 'image')} to train on, {len(self.data.val):,} to evaluate on"]
 
     def file_facts(self) -> dict[str, Any]:
         """Returns arguments of `save_checkpoint` that do not follow from the network: task, head and its arguments."""

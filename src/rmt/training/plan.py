@@ -14,6 +14,7 @@ import torch
 
 from rmt.errors import RMTError
 from rmt.recipes.recipe import Recipe
+from rmt.terminal import plural
 from rmt.training.batch import effective_batch, resolve_ema_decay, world_size
 from rmt.training.distributed import processes
 from rmt.training.logging.display import duration
@@ -178,9 +179,9 @@ class Planner:
         if other > 0.9 * budget and self.planning.length_is_open(self.recipe):
             needed = -(-other // 30)  # minutes, half of which are for training
             raise RMTError(
-                f"--minutes {self.recipe.minutes:g} is too short: to start, to evaluate {len(self.data.val):,} images "
-                f"and to report takes {duration(other)} alone on this machine; take --minutes {needed:g} or more, "
-                "fewer validation images, or --minutes 0 for no plan"
+                f"--minutes {self.recipe.minutes:g} is too short: to start, to evaluate "
+                f"{plural(len(self.data.val), 'image')} and to report takes {duration(other)} alone on this machine; "
+                f"take --minutes {needed:g} or more, fewer validation images, or --minutes 0 for no plan"
             )
 
 
@@ -212,7 +213,7 @@ def describe(
     ran, shown = chosen.recipe, chosen.updates * effective_batch(chosen.recipe)
     passes = shown / images
     seen = f"each image {passes:,.0f} times" if passes >= 2 else f"{100 * passes:,.0f} % of one pass over the images"
-    length = f"{chosen.updates:,} updates of {effective_batch(ran)}, {seen}"
+    length = f"{plural(chosen.updates, 'update')} of {effective_batch(ran)}, {seen}"
     if chosen.fits:
         why = f"the best of {len(better) + 1} choices that sees enough images" if better else "the best choice"
     elif given and chosen.seconds > 60 * recipe.minutes:
@@ -224,14 +225,13 @@ def describe(
     speed = (
         f"{_seconds(chosen.timing.step)} a step of {ran.batch_size}, {_seconds(chosen.timing.image)} an evaluated image"
     )
-    evaluations = f"{chosen.evaluations} evaluation{'s' if chosen.evaluations > 1 else ''}"
     times = (
         f"{duration(chosen.start)} to start, {duration(chosen.training)} for {length}, "
-        f"{duration(chosen.evaluation)} for {evaluations}, {duration(chosen.end)} to finish: "
-        f"{duration(chosen.seconds)} in all"
+        f"{duration(chosen.evaluation)} for {plural(chosen.evaluations, 'evaluation')}, {duration(chosen.end)} to "
+        f"finish: {duration(chosen.seconds)} in all"
     )
     return [
-        f"plan for {recipe.minutes:g} minutes on {ran.device} (--minutes N: another time; 0: no plan)",
+        f"plan for {plural(recipe.minutes, 'minute')} on {ran.device} (--minutes N: another time; 0: no plan)",
         f"  network  {chosen.candidate.label}",
         f"  why      {why}; measured {speed}",
         f"  time     {times}",

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from rmt.terminal import plural
+
 PARTS = ("data wait", "forward", "backward", "optimiser", "rest", "saving")
 WARM_UP = 5
 """First steps of a run, which are not counted: they allocate memory and choose kernels."""
@@ -77,7 +79,7 @@ class StepProfile(Callback):
         """One line: the mean step and its parts, in milliseconds and percent."""
         counted = self.steps - WARM_UP
         if counted < 1:
-            return f"profile: only {self.steps} steps, the first {WARM_UP} of which do not count"
+            return f"profile: only {plural(self.steps, 'step')}, the first {WARM_UP} of which do not count"
         whole = sum(self.seconds.values())
         parts = [f"{part} {1e3 * s / counted:.1f} ms ({100 * s / whole:.1f} %)" for part, s in self.seconds.items()]
         return f"profile: a step took {1e3 * whole / counted:.1f} ms, mean of {counted:,}: {', '.join(parts)}"

@@ -7,6 +7,7 @@ from typing import Any
 from rmt.recipes import RECIPES
 from rmt.recipes.published import DATASETS, PUBLISHED, SCORES
 from rmt.recipes.recipe import Recipe, option
+from rmt.terminal import plural
 from rmt.training.batch import effective_batch, resolve_ema_decay
 from rmt.training.network import resolve_network
 
@@ -60,18 +61,19 @@ def compare_with_published(recipe: Recipe, *, classes: int, train: int, val: int
         differs.append(f"effective batch {own_batch:,} instead of {batch:,}")
     data = DATASETS[recipe.task]
     for own, theirs, what in (
-        (classes, data.classes, "classes"),
-        (train, data.train, "training images"),
-        (val, data.val, "images evaluated"),
+        (classes, data.classes, "class"),
+        (train, data.train, "training image"),
+        (val, data.val, "evaluated image"),
     ):
         if own != theirs:
-            differs.append(f"{own:,} {what} instead of the {theirs:,} of {data.name}")
+            differs.append(f"{plural(own, what)} instead of the {theirs:,} of {data.name}")
     if recipe.task == "classify" and recipe.weights:
         differs.append("it starts from --weights")
     elif recipe.task != "classify" and not recipe.weights:
         differs.append("it starts without --weights of an ImageNet classifier")
     iterations = getattr(original, "iterations", 0)
-    length = f"{iterations:,} iterations" if iterations else f"{original.epochs} epochs"  # type: ignore[attr-defined]
+    epochs = getattr(original, "epochs", 0)
+    length = plural(iterations, "iteration") if iterations else plural(epochs, "epoch")
     same = all(getattr(recipe, name, None) == getattr(original, name, None) for name in _NETWORK)
     return {"table": row.table, "scores": row.scores if same else {}, "length": length, "differs": differs}
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from rmt.terminal import plural
 from rmt.training.checkpoints.weights import WeightFiles
 from rmt.training.distributed.fsdp import full_state_dict
 from rmt.training.logging.display import Display
@@ -105,7 +106,8 @@ class Recorder(Callback):
         patience = pl_module.recipe.early_stopping
         if progress.patience_exhausted(patience):
             self.display.print_line(
-                f"stopping early: no better {metric_columns.label} than epoch {best.epoch}'s in {patience} epochs"
+                f"stopping early: no better {metric_columns.label} than epoch {best.epoch}'s in "
+                f"{plural(patience, 'epoch')}"
             )
             trainer.should_stop = True
         progress.start_epoch()

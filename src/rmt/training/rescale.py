@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from rmt.errors import RMTError
+from rmt.terminal import plural
 
 
 class EpochLength(NamedTuple):
@@ -89,8 +90,8 @@ def continue_schedule(
         rescale_state(state, before, now)
         if before.updates != now.updates:
             log(
-                f"an epoch has {now.updates:,} updates now, and had {before.updates:,}: update {update:,} counts as "
-                f"{state['global_step']:,}, so that the learning rate stays on its schedule"
+                f"an epoch has {plural(now.updates, 'update')} now, and had {before.updates:,}: update {update:,} "
+                f"counts as {state['global_step']:,}, so that the learning rate stays on its schedule"
             )
         recipe = replace(recipe, restart_update=rescaled_update(recipe.restart_update, before, now))
     return recipe

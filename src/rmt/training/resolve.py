@@ -13,6 +13,7 @@ from typing import Any, cast
 from rmt.device import choose_precision
 from rmt.errors import RMTError
 from rmt.recipes.recipe import AUTO, Precision, Recipe, option
+from rmt.terminal import plural
 from rmt.training.batch import resolve_ema_decay, share_batch
 from rmt.training.machine import Machine
 from rmt.training.module import RecipeT
@@ -65,7 +66,7 @@ def resolve(
         if length != taken and not given.is_open(name):
             log(f"--{option(name)} {length:g} is longer than the run: a warm-up of {taken:g} is taken")
     if batch != AUTO and recipe.batch_size < batch:
-        log(f"batch of {recipe.batch_size} instead of {batch}: there are only {len(data.train):,} images to train on")
+        log(f"batch of {recipe.batch_size} instead of {batch}: only {plural(len(data.train), 'image')} to train on")
     validate(recipe)
     assert not recipe.open_fields()
     return recipe, data

@@ -12,7 +12,7 @@ from torch import nn
 from rmt.atomic import write_text
 from rmt.data.sets import skip_lines
 from rmt.model import read_metadata
-from rmt.terminal import short
+from rmt.terminal import plural, short
 from rmt.training.batch import effective_batch, world_size
 from rmt.training.logging.display import duration
 from rmt.training.module import TrainingModule
@@ -73,7 +73,7 @@ def common_metrics(
         "best": {**read_metadata(run.folder.best)["metrics"], split: results["best"]},
         "best_val": {kind: {best_by: b.score, "epoch": b.epoch} for kind, b in progress.best.items() if b.epoch},
         "images": {"train": len(data.train), "val": len(data.val)},
-        "best_chosen_on": f"the {len(data.val):,} validation images themselves, so its score there is optimistic",
+        "best_chosen_on": f"the validation images themselves ({len(data.val):,}), so its score there is optimistic",
         "unreadable": parts,
         "skipped_files": data.skipped,
         "skipped_batches": progress.skipped_batches,
@@ -151,12 +151,12 @@ def summary_lines(
 def closing_lines(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
     """What was skipped (`unreadable`, `skipped_files`), the speed, and the location of the files."""
     lines = [
-        f"{len(bad)} unreadable images skipped in {where}: {_some(bad)}"
+        f"{plural(len(bad), 'unreadable image')} skipped in {where}: {_some(bad)}"
         for where, bad in metrics["unreadable"].items()
         if bad
     ]
     if skipped := metrics.get("skipped_batches"):
-        lines.append(f"{skipped} batches skipped, whose loss was not finite")
+        lines.append(f"{plural(skipped, 'batch')} skipped for a loss that was not finite")
     lines += skip_lines(metrics["skipped_files"])
     pace = f"{duration(metrics['training_seconds'])} of training, {metrics['images_per_s']:,.0f} images/s"
     return [*lines, f"{pace}; everything is in {folder.path} (see {folder.report.name})"]

@@ -216,7 +216,7 @@ def test_missing_image_files_are_left_out_and_named(folder):
     assert any("image whose file is missing, skipped: 000103.png" in line for line in images.notes)
     for file in (folder / "train2017").iterdir():
         file.unlink()
-    with pytest.raises(RMTError, match="none of the 6 images"):
+    with pytest.raises(RMTError, match="no image of 6"):
         opened(folder)
 
 

@@ -60,7 +60,7 @@ def test_0_and_255_under_two_classes(tmp_path):
         (
             "a\nb\n",
             lambda m: m,
-            r"6 of 6 masks do not fit the class list.*value 2 .* beyond .*: void 2; if it is .*b 2",
+            r"the class list does not fit 6 of 6 masks.*value 2 .* beyond .*: void 2; if it is .*b 2",
         ),
         ("a\nb\nc\n", lambda m: m * 100, r"value 100 .* beyond .*\(0…2\).*c 100"),
         ("a 0 0 0\nb 9 9 9\nc 1 2 3\n", lambda m: m, "a grey mask whose value 1 .* remove the colours from the list"),
@@ -97,7 +97,7 @@ def test_one_mask_of_many_that_does_not_fit_is_skipped(tmp_path):
     file = tmp_path / "masks/train/3.png"
     Image.fromarray(np.asarray(Image.open(file)) + 50).save(file)
     data = opened(root)
-    assert data.notes == (f"1 masks do not fit the class list, skipped: {file}",)
+    assert data.notes == (f"the class list does not fit 1 mask, skipped: {file}",)
     assert data.notes[0] in data.describe()
 
 

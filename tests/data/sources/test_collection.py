@@ -107,7 +107,7 @@ def test_mistakes_are_one_line(root):
         with pytest.raises(BadImage, match=line):
             found.load(index)
     os.rename(root / "rows" / "x.parquet", root / "rows" / "x-00000-of-00002.parquet")
-    with pytest.raises(RMTError, match="1 of 2 shards are missing"):
+    with pytest.raises(RMTError, match="1 of 2 shards missing"):
         open_collection([root / "rows"])
     pq.write_table(pa.table({"img": [b""]}), root / "other.parquet")
     with pytest.raises(RMTError, match=r"other\.parquet: no column image; it has img"):
@@ -119,5 +119,5 @@ def test_rows_without_labels_are_no_training_data(root):
     with pytest.raises(RMTError, match="no column label; it has image"):
         ShardSet([shard])
     open_collection([shard]).load(0)
-    with pytest.raises(RMTError, match="3 rows have no label"):  # the cache has it now
+    with pytest.raises(RMTError, match="3 rows with no label"):  # the cache has it now
         ShardSet([shard])

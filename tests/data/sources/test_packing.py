@@ -17,6 +17,7 @@ from rmt.data.sources.packing import PLAN, check_shard, pack
 from rmt.data.sources.remote import INDEX
 from rmt.data.splits import open_splits
 from rmt.errors import RMTError
+from rmt.terminal import plural
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +106,7 @@ def test_a_bad_image_is_left_out_and_named_also_the_second_time(photos, tmp_path
     for written in (1 + 1, 0):
         assert main(["shard", str(photos), str(tmp_path / "shards"), "--workers", "1"]) == 0
         said = capsys.readouterr().out
-        assert f"26 images, 0.1 MB, {written} shards written now" in said and f"skipped: {bad} (" in said
+        assert f"26 images, 0.1 MB, {plural(written, 'shard')} written now" in said and f"skipped: {bad} (" in said
 
 
 def test_only_what_is_missing_or_damaged_is_written_again(photos, tmp_path):

@@ -138,7 +138,7 @@ def test_a_bad_row_is_a_bad_image(write: Callable[..., list[Path]]):
 def test_missing_shards_are_named(write: Callable[..., list[Path]]):
     shards = write(2, 2, 2, 2)
     check_complete(shards)
-    with pytest.raises(RMTError, match=r"1 of 4 shards are missing: train-00002-of-00004.parquet"):
+    with pytest.raises(RMTError, match=r"1 of 4 shards missing: train-00002-of-00004.parquet"):
         check_complete([shards[0], shards[1], shards[3]])
 
 
@@ -164,7 +164,7 @@ def test_mistakes_get_one_line(write: Callable[..., list[Path]], tmp_path: Path,
         "this split carries no labels": write(2, features=plain, folder="minus", label=[-1, -1]),
         "only one class": write(2, features=plain, folder="one", label=[0, 0]),
         "must hold integers": write(2, features=text, folder="text", label=["a", "b"]),
-        "rows have no label": write(2, folder="none", label=[None, 1]),
+        "1 row with no label": write(2, folder="none", label=[None, 1]),
         "no rows": write(0, folder="no rows"),
     }
     for line, shards in cases.items():

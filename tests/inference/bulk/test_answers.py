@@ -84,7 +84,7 @@ def test_a_second_call_adds_what_is_missing(network, data, tmp_path, suffix, cap
     predict(network, data / "[0-3].png", output)
     capsys.readouterr()
     assert predict(network, data, output) == 1  # the image that cannot be read is tried again
-    assert "4 images were there, 4 images by" in capsys.readouterr().out
+    assert "4 images of an earlier call, 4 images by" in capsys.readouterr().out
     if suffix == "parquet":
         assert pq.read_table(output).equals(pq.read_table(whole))
     else:
@@ -197,7 +197,7 @@ def test_mistakes_are_one_line(network, data, tmp_path, capsys):
         assert line in errors
     assert main(["predict", str(network), str(data / "5.png"), "--output", str(tmp_path / "n.csv"), *OPTIONS]) == 1
     first, last = capsys.readouterr().err.splitlines()
-    assert "5.png: not an image" in first and "none of the 1 images could be read" in last
+    assert "5.png: not an image" in first and "no image of 1 could be read" in last
     assert not list(tmp_path.glob("n.*"))
 
 

@@ -71,7 +71,7 @@ def test_nothing_but_ignored_pixels_is_zero_not_nan():
     evaluated = evaluator(3)
     update(evaluated, np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8), 3)
     assert evaluated.compute() == {"miou": 0.0, "macc": 0.0, "aacc": 0.0, "pixels": 0}
-    with pytest.raises(RMTError, match="none of the 3 images to evaluate on could be read"):
+    with pytest.raises(RMTError, match=r"none of the images to evaluate on \(3\) could be read"):
         evaluator(3).compute()
 
 

@@ -251,7 +251,7 @@ def open_set(source: Source, *, with_masks: bool, crowd_as_objects: bool = False
         raise RMTError(f"{annotations}: categories of the same name: {preview(sorted(twice))}")
     present = _present(images, table)
     if not present.any():
-        raise RMTError(f"{images}: none of the {len(present):,} images that {annotations.name} lists is there")
+        raise RMTError(f"{images}: no image of {len(present):,} that {annotations.name} lists is there")
     usable = table.has_masks if with_masks else np.ones(len(table.labels), dtype=bool)
     if len(usable) and not usable.any():
         raise RMTError(f"{annotations} has no masks: train a detector without them (--no-masks)")

@@ -22,6 +22,7 @@ from rmt.data.files import files_below, has_files, images_by_stem, read_lines, s
 from rmt.data.sets import preview
 from rmt.data.split_names import SPLITS, Split, by_split, split_folders
 from rmt.errors import RMTError
+from rmt.terminal import plural
 
 ANNOTATIONS = ("annotations", "annotation", "xml", "xmls", "labels")
 IMAGES = ("jpegimages", "images", "image", "img", "imgs")
@@ -133,7 +134,7 @@ class VocFolder:
             (files,) = self._files.values()
             listed = {file.name for split in self.lists for file in self._files_of(split, Problems(""))}
             if unlisted := len(files) - len(listed):
-                found.append(f"{unlisted:,} annotated images that no list names are not used")
+                found.append(f"{plural(unlisted, 'annotated image')} not used, named by no list")
         return found
 
     @cached_property

@@ -19,6 +19,7 @@ from rmt.data.files import files_below, has_files, read_lines, read_text, subfol
 from rmt.data.images import EXTENSIONS, BadImage, read_size
 from rmt.data.split_names import Split, split_folders
 from rmt.errors import RMTError
+from rmt.terminal import plural
 
 CLASS_LISTS = ("classes.txt", "obj.names", "labels.txt", "classes.names", "_darknet.labels")
 BAD_LINE = "line that is neither CLASS CX CY W H nor a polygon"
@@ -75,13 +76,13 @@ class YoloFolder:
         if not images:
             raise RMTError(f"{where}: no image" + "".join(f"; {line}" for line in problems.lines()))
         if not with_labels:
-            raise RMTError(f"{where}: none of the {len(images):,} images has a label file; expected {_expected(where)}")
+            raise RMTError(f"{where}: no image of {len(images):,} has a label file; expected {_expected(where)}")
         categories = self._categories(annotations)
         known = {record["id"] for record in categories}
         for number in sorted({a["category_id"] for a in annotations} - known):
             lines = [a["origin"] for a in annotations if a["category_id"] == number]
             for origin in lines:
-                problems.add(f"{NO_CATEGORY}, class number {number} of {len(known)} classes", origin)
+                problems.add(f"{NO_CATEGORY}, class number {number} of {plural(len(known), 'class')}", origin)
         annotations = [a for a in annotations if a["category_id"] in known]
         return Source(self.root, where, pack(images, annotations, categories, problems, masks=masks))
 

@@ -12,6 +12,7 @@ from rmt.data.segmentation.dataset import SegmentationSet
 from rmt.data.segmentation.masks import IGNORE, UnlistedLabel
 from rmt.data.sets import preview
 from rmt.errors import RMTError
+from rmt.terminal import plural
 
 MOST = 2000
 """Masks that are read, evenly spread. Of a larger set the others are read only while a class is missing."""
@@ -87,11 +88,12 @@ def check_class_list(pairs: SegmentationSet, use: ClassUse, where: str) -> list[
     if len(use.unfit) > _UNFIT_SHARE * use.looked:
         name, reason = next(iter(use.unfit.items()))
         raise RMTError(
-            f"{where}: {len(use.unfit):,} of {use.looked:,} masks do not fit the class list, e.g. {name}: {reason}"
+            f"{where}: the class list does not fit {len(use.unfit):,} of {plural(use.looked, 'mask')}, e.g. "
+            f"{name}: {reason}"
         )
-    lines = [f"{len(use.unfit):,} masks do not fit the class list, skipped: {preview(list(use.unfit), 3)}"] * bool(
-        use.unfit
-    )
+    lines = [
+        f"the class list does not fit {plural(len(use.unfit), 'mask')}, skipped: {preview(list(use.unfit), 3)}"
+    ] * bool(use.unfit)
     absent = [name for name, shown in zip(names, use.shown.tolist(), strict=True) if not shown]
     if not absent:
         return lines

@@ -11,6 +11,7 @@ import numpy as np
 from rmt.data.files import read_text
 from rmt.data.images import BadImage, open_safely
 from rmt.errors import RMTError
+from rmt.terminal import plural
 
 IGNORE = 255
 """The index of pixels that neither the loss nor the metrics count; the same as in heads/segmentation/segmenter.py."""
@@ -209,8 +210,8 @@ def _by_index(values: np.ndarray, classes: ClassList, name: str) -> np.ndarray:
         raise UnlistedLabel(
             name,
             f"value {value} at column {column}, row {row} is beyond the class list, which has "
-            f"{len(classes.names)} classes ({min(label_of)}…{max(label_of)}); to ignore it, add a line to the list: "
-            f"void {value}; if it is the value of {last}, write its line as: {last} {value}",
+            f"{plural(len(classes.names), 'class')} ({min(label_of)}…{max(label_of)}); to ignore it, add a line "
+            f"to the list: void {value}; if it is the value of {last}, write its line as: {last} {value}",
         )
     if not small:
         return np.array(labels, dtype=np.uint8)[np.searchsorted(found, values)]

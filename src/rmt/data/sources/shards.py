@@ -23,6 +23,7 @@ from rmt.data.sets import ImageSet, Subset, preview
 from rmt.data.sources.cache import ShardCache
 from rmt.data.sources.conversion import Shard, class_names, is_tar
 from rmt.errors import RMTError
+from rmt.terminal import plural
 
 
 class ShardRows:
@@ -102,7 +103,7 @@ class ShardSet(ShardRows):
         tables = self._tables
         for shard, table in zip(self.shards, tables, strict=True):
             if nulls := table["label"].null_count:
-                raise RMTError(f"{shard}: {nulls:,} rows have no label")
+                raise RMTError(f"{shard}: {plural(nulls, 'row')} with no label")
         self._sizes = [size_on_disk(s) if isinstance(s, Path) else str(s.size) for s in self.shards]
         self.labels: np.ndarray = np.concatenate(
             [np.empty(0, np.int64), *(np.from_dlpack(chunk) for table in tables for chunk in table["label"].chunks)]
@@ -156,12 +157,12 @@ def checked_classes(labels: np.ndarray, classes: tuple[str, ...], where: str) ->
         raise RMTError(f"{where}: label {labels.min()}, so this split carries no labels")
     if not classes and labels.max() >= len(labels):  # before a name is made for every number up to it
         raise RMTError(
-            f"{where}: label {labels.max()} in {len(labels):,} rows, so that some classes have no image: number the "
-            "classes from 0 on"
+            f"{where}: label {labels.max()} in {plural(len(labels), 'row')}, so that some classes have no image: "
+            "number the classes from 0 on"
         )
     classes = classes or tuple(str(label) for label in range(int(labels.max()) + 1))
     if labels.max() >= len(classes):
-        raise RMTError(f"{where}: label {labels.max()}, but only {len(classes)} classes")
+        raise RMTError(f"{where}: label {labels.max()}, but only {plural(len(classes), 'class')}")
     if len(classes) < 2:
         raise RMTError(f"{where}: only one class; a classifier needs two or more")
     if empty := [classes[label] for label in np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)]:
@@ -182,4 +183,4 @@ def check_complete(shards: Sequence[Shard]) -> None:
             names = ", ".join(f"{stem}-{i:05d}-of-{total:05d}{suffix}" for i in first)
             more = f" and {missing - 3:,} more" if missing > 3 else ""
             where = str(shards[0]).rpartition("/")[0]
-            raise RMTError(f"{where}: {missing:,} of {total:,} shards are missing: {names}{more}")
+            raise RMTError(f"{where}: {missing:,} of {plural(total, 'shard')} missing: {names}{more}")

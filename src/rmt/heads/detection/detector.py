@@ -12,6 +12,7 @@ from rmt.heads.detection.options import DetectorOptions
 from rmt.heads.detection.postprocess import resize_detections
 from rmt.heads.detection.transform import check_targets
 from rmt.heads.pyramid import Pyramid
+from rmt.terminal import plural
 
 
 class Detector:
@@ -39,7 +40,7 @@ class Detector:
             paste: paste masks into whole images; otherwise they are those of the boxes, (N, 1, m, m) probabilities.
         """
         if sizes is not None and len(sizes) != len(images):
-            raise RMTError(f"{len(images)} images but {len(sizes)} sizes")
+            raise RMTError(f"{plural(len(images), 'image')} but {plural(len(sizes), 'size')}")
         if self.training:
             if targets is None:
                 raise RMTError("a detector in training mode needs targets; call .eval() for detections")

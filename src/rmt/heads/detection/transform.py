@@ -7,6 +7,7 @@ from torch import Tensor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from rmt.errors import RMTError
+from rmt.terminal import plural
 
 
 class DetectionTransform(GeneralizedRCNNTransform):
@@ -41,7 +42,7 @@ class DetectionTransform(GeneralizedRCNNTransform):
 def check_targets(images: list[Tensor], targets: list[dict[str, Tensor]], num_classes: int) -> None:
     """Raise RMTError unless every target has boxes of positive width and height, and as many labels from 0 to K − 1."""
     if len(images) != len(targets):
-        raise RMTError(f"{len(images)} images but {len(targets)} targets")
+        raise RMTError(f"{plural(len(images), 'image')} but {plural(len(targets), 'target')}")
     for i, target in enumerate(targets):
         boxes, labels = target["boxes"], target["labels"]
         if boxes.ndim != 2 or boxes.shape[1] != 4 or len(labels) != len(boxes):

@@ -78,7 +78,7 @@ def write_answers(
             parts.flush()
     if not report.images and not answers.done:
         answers.discard()
-        raise RMTError(f"none of the {len(todo):,} images could be read; {output} is not written")
+        raise RMTError(f"no image of {len(todo):,} could be read; {output} is not written")
     answers.finish()
     return report
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rmt.recipes import ClassifyRecipe
+from rmt.terminal import plural
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ def baseline_warning(
     if baseline.classes < 2 or epoch < min(patience, recipe.epochs) or best > baseline.limit:
         return ""
     return (
-        f"warning: accuracy is no better than the baseline: {best:.1f} % of {baseline.images} images after {epoch} "
-        f"epochs, where always predicting one class gives {baseline.score:.1f} %. The training loss is "
-        f"{train_loss:.2f} (uniform predictions: {math.log(baseline.classes):.2f}), the peak learning rate {lr:.1e}. "
-        f"If the loss has not fallen, try --lr {recipe.lr / 10:.0e} or --lr {recipe.lr * 10:.0e}; if it has, there "
-        "are too few images: try --weights"
+        f"warning: accuracy is no better than the baseline: {best:.1f} % of {plural(baseline.images, 'image')} after "
+        f"{plural(epoch, 'epoch')}, where always predicting one class gives {baseline.score:.1f} %. "
+        f"The training loss is {train_loss:.2f} (uniform predictions: {math.log(baseline.classes):.2f}), "
+        f"the peak learning rate {lr:.1e}. If the loss has not fallen, "
+        f"try --lr {recipe.lr / 10:.0e} or --lr {recipe.lr * 10:.0e}; if it has, too few images: try --weights"
     )

@@ -14,6 +14,7 @@ from rmt.tasks.classify.data import ClassifyData, class_weights
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.classify.small_images import small_image_settings
 from rmt.tasks.classify.token_labelling.module import TokenLabelModule
+from rmt.terminal import plural
 from rmt.training.batch import require_images, world_size
 from rmt.training.network import build_network, log_other_arguments, other_classes
 from rmt.training.task import Log
@@ -119,7 +120,7 @@ def load_initial_weights(model: RMT, weights: str, classes: Sequence[str], log: 
         model.reset_classifier(len(classes))
         kept = ["classifier"]
     if kept:
-        log(f"new classifier for {len(classes)} classes (the weights file has other classes or none)")
+        log(f"new classifier for {plural(len(classes), 'class')} (the weights file has other classes or none)")
 
 
 def _classifier(weights: str) -> dict[str, Any] | None:

@@ -166,7 +166,7 @@ def _with_maps(train: ImageSet, maps: LabelMaps, skipped: SkipReport) -> tuple[I
     """The training images that have a label map, and the report with the number of others."""
     count = int((~maps.available).sum())
     if count == len(train):
-        raise RMTError(f"{maps.folder}: none of the {count:,} training images has a label map there")
+        raise RMTError(f"{maps.folder}: no training image of {count:,} has a label map there")
     report = {**skipped, "train": {**skipped.get("train", {}), NO_LABEL_MAP: count}}
     return Subset(train, np.flatnonzero(maps.available)), report
 

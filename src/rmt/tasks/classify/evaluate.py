@@ -20,6 +20,7 @@ from rmt.inference.classify import ClassifyPredictor
 from rmt.tasks.classify.class_scores import MOST, class_scores, class_table, macro_f1
 from rmt.tasks.classify.knn import NEIGHBOURS, describe_knn, evaluate_knn
 from rmt.tasks.classify.metrics import ClassificationMetrics, top5
+from rmt.terminal import plural
 from rmt.training.evaluation_facts import evaluation_facts, run_hold_out, unreadable_lines
 from rmt.training.evaluator import Evaluator, evaluate
 
@@ -146,4 +147,4 @@ def describe(result: dict[str, Any], *, per_class: bool = False) -> list[str]:
     )
     shown = per_class or len(result["per_class"]) <= MOST
     classes = class_table(result["per_class"]) if shown else []
-    return [f"{metrics}   ({result['images']:,} images)", *classes, *unreadable_lines(result["unreadable"])]
+    return [f"{metrics}   ({plural(result['images'], 'image')})", *classes, *unreadable_lines(result["unreadable"])]

@@ -14,6 +14,7 @@ from rmt.data.split_names import Split
 from rmt.data.splits import open_evaluation_split, open_train
 from rmt.errors import RMTError
 from rmt.inference.classify import ClassifyPredictor
+from rmt.terminal import plural
 from rmt.training.evaluation_facts import evaluation_facts, run_hold_out, unreadable_lines
 
 NEIGHBOURS = 20
@@ -55,7 +56,7 @@ def evaluate_knn(
         else _embeddings(predictor, train, batch_size, workers, unreadable)
     )
     if not len(query) or len(known) < 1 + same:
-        raise RMTError(f"{data}: none of the {len(images):,} images, or of the {len(train):,} others, could be read")
+        raise RMTError(f"{data}: no image of {len(images):,}, or none of the {len(train):,} others, could be read")
     labels = torch.from_numpy(train.labels[known_index]).to(predictor.device)
     own = None
     if same:  # the position of each image among all
@@ -101,8 +102,8 @@ def vote(
 def describe_knn(result: dict[str, Any]) -> list[str]:
     """The accuracy in one line, and the images that cannot be read."""
     line = (
-        f"k-NN top-1 {result['knn_top1']:.2f} %   ({result['images']:,} images, by the {result['neighbours']} nearest "
-        f"of {result['train_images']:,})"
+        f"k-NN top-1 {result['knn_top1']:.2f} %   ({plural(result['images'], 'image')}, by the {result['neighbours']} "
+        f"nearest of {result['train_images']:,})"
     )
     return [line, *unreadable_lines(result["unreadable"])]
 

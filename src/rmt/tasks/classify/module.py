@@ -14,6 +14,7 @@ from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.baseline import MajorityBaseline, baseline_warning
 from rmt.tasks.classify.data import ClassifyData
 from rmt.tasks.classify.evaluate import ClassifyEvaluator
+from rmt.terminal import plural
 from rmt.training.batch import describe_batch
 from rmt.training.evaluator import MetricColumns
 from rmt.training.module import TrainingModule
@@ -54,11 +55,11 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data
         return [
-            f"{len(data.classes)} classes",
+            plural(len(data.classes), "class"),
             *data.describe(recipe),
             *self._loader_note(),
             *self._metric_note(),
-            f"{recipe.epochs} epochs, {describe_batch(recipe)}, peak learning rate {self.lr:.2e}",
+            f"{plural(recipe.epochs, 'epoch')}, {describe_batch(recipe)}, peak learning rate {self.lr:.2e}",
         ]
 
     def _loader_note(self) -> list[str]:

@@ -75,7 +75,7 @@ def advise_weights(data: ClassifyData) -> str:
     """See `Planning.advise_weights`: those in the package where the images of a class are few."""
     images = int(np.median(np.bincount(data.train.labels, minlength=len(data.classes))))
     if images < FEW_FROM_SCRATCH:
-        return f"--weights rmt_micro to start from weights in the package, as {images} images per class are few"
+        return f"--weights rmt_micro to start from weights in the package, as the images per class are few ({images})"
     return "--weights FILE to start from trained weights"
 
 

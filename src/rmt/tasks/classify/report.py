@@ -10,7 +10,7 @@ from rmt.inference.runtime import TorchRuntime
 from rmt.tasks.classify.evaluate import ClassifyEvaluator, Predictions
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.report_page import ReportPage, bars_height, best_predictor, class_bars, shown_classes
-from rmt.terminal import short
+from rmt.terminal import plural, short
 from rmt.training.logging import plots
 from rmt.training.results import final_rows
 from rmt.training.task import FinishedRun
@@ -34,8 +34,8 @@ def draw_report(
     page = ReportPage(module, run, metrics, predictor, [7.4, bars_height(bars)])
     part = "test" if "test" in metrics["images"] else "val"
     scores = [(name, f"{entry[part]['top1']:.2f} %") for name, entry in final_rows(metrics)]
-    page.title(scores, f"{part} top-1 on {metrics['images'][part]:,} images")
-    note = f"on {metrics['images']['val']:,} val images"
+    page.title(scores, f"{part} top-1 on {plural(metrics['images'][part], 'image')}")
+    note = f"on {plural(metrics['images']['val'], 'val image')}"
     page.curves(
         "Macro recall" if module.recipe.metric == "macro_recall" else "Top-1 accuracy",
         note,
@@ -43,7 +43,7 @@ def draw_report(
         baseline=module.baseline.score,
     )
     left, right = page.rows[0].subfigures(1, 2, width_ratios=[1, 1])
-    shown = f"best weights on the {metrics['images'][part]:,} {part} images"
+    shown = f"best weights on {plural(metrics['images'][part], f'{part} image')}"
     plots.plot_confusion(left.subplots(), evaluator.confusion_matrix(), data.classes, shown)
     _samples(right, module, evaluator.predictions())
     best = f"{shown}, macro F1 {metrics['macro_f1']:.1f} %; tick: recall, dot: precision"

@@ -13,6 +13,7 @@ from rmt.tasks.classify.mistakes import CONFIDENT, count_confident, surest_mista
 from rmt.tasks.classify.module import ClassifyModule
 from rmt.tasks.classify.plan import PLANNING
 from rmt.tasks.finish import finish as finish_run
+from rmt.terminal import plural
 from rmt.training.results import summary_lines
 from rmt.training.run_folder import RunFolder
 from rmt.training.task import FinishedRun, Task
@@ -30,7 +31,9 @@ def finish(module: ClassifyModule, run: FinishedRun) -> dict[str, Any]:
         predictions = evaluators["best"].predictions()
         mistakes = surest_mistakes(predictions, data.test)
         write_text(run.folder.report_json, json.dumps({"surest_mistakes": mistakes}, indent=2) + "\n")
-        held_out = {} if data.val is data.test else {"best_chosen_on": f"{len(data.val):,} images held out of train"}
+        held_out = (
+            {} if data.val is data.test else {"best_chosen_on": f"{plural(len(data.val), 'image')} held out of train"}
+        )
         confusion = evaluators["best"].confusion_matrix()
         scores = class_scores(confusion, data.classes)
         images = {"train": len(data.train), "val": len(data.val)}
@@ -76,8 +79,8 @@ def summary(metrics: dict[str, Any], folder: RunFolder) -> list[str]:
             lines.append(f"lowest F1: {lowest}; all classes are in {folder.metrics_json}")
     if mistakes := metrics.get("confident_mistakes"):
         lines.append(
-            f"{mistakes:,} {part} images are classified wrongly with a probability of {CONFIDENT} or more: check their "
-            f"labels ({folder.report_json} lists the surest)"
+            f"{plural(mistakes, f'{part} image')} classified wrongly with a probability of {CONFIDENT} or more: check "
+            f"their labels ({folder.report_json} lists the surest)"
         )
     return summary_lines(metrics, folder, columns, note=f"; {note}", more_lines=lines)
 

@@ -12,6 +12,7 @@ from rmt.errors import RMTError
 from rmt.inference.detect import Detections, DetectPredictor
 from rmt.tasks.detect.data import eval_loader
 from rmt.tasks.detect.metrics import CocoMetrics, coco_metrics, table
+from rmt.terminal import plural
 from rmt.training.distributed import processes
 from rmt.training.evaluation_facts import evaluation_facts, run_hold_out, unreadable_lines
 from rmt.training.evaluator import Evaluator, evaluate
@@ -154,5 +155,8 @@ def evaluate_checkpoint(
 
 def describe(result: dict[str, Any], *, per_class: bool = False) -> list[str]:
     """COCO's table, with `per_class` also AP per class, and what was skipped."""
-    lines = [*table(result["figures"], result["per_class"] if per_class else None), f"({result['images']:,} images)"]
+    lines = [
+        *table(result["figures"], result["per_class"] if per_class else None),
+        f"({plural(result['images'], 'image')})",
+    ]
     return [*lines, *result["notes"], *unreadable_lines(result["unreadable"])]

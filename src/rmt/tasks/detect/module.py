@@ -14,6 +14,7 @@ from rmt.inference.drawing.sheet import CELL
 from rmt.recipes import DetectRecipe
 from rmt.tasks.detect.data import DetectData
 from rmt.tasks.detect.evaluate import DetectEvaluator
+from rmt.terminal import plural
 from rmt.training.batch import describe_batch
 from rmt.training.evaluator import MetricColumns
 from rmt.training.module import TrainingModule
@@ -42,9 +43,10 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
         late = [str(epoch) for epoch in recipe.step_epochs() if epoch >= recipe.epochs]
         unreached = [f"the run ends before --lr-steps {' '.join(late)}: the learning rate stays"] if late else []
         return [
-            f"{len(data.classes)} classes",
+            plural(len(data.classes), "class"),
             *data.describe(),
-            f"{recipe.epochs} epochs of {self.updates_per_epoch:,} updates, {describe_batch(recipe)}, "
+            f"{plural(recipe.epochs, 'epoch')} of {plural(self.updates_per_epoch, 'update')}, "
+            f"{describe_batch(recipe)}, "
             f"peak learning rate {self.lr:.2e}",
             *unreached,
         ]
@@ -57,7 +59,7 @@ class DetectModule(TrainingModule[DetectRecipe, DetectData]):
         for image, target in list(zip(batch["image"], batch["target"], strict=True))[:count]:
             masks = encode(target["masks"].numpy()) if "masks" in target else None
             boxes = labelled_boxes(target["boxes"].numpy(), target["labels"].numpy(), masks, self.data.classes)
-            caption = f"{len(boxes)} object{'s' if len(boxes) != 1 else ''}"
+            caption = plural(len(boxes), "object")
             drawn.append((draw_boxes(to_pil_image(image), boxes, min_long_side=2 * CELL), caption))
         return drawn
 

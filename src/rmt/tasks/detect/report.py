@@ -13,6 +13,7 @@ from rmt.inference.runtime import Runtime
 from rmt.tasks.detect.evaluate import DetectEvaluator
 from rmt.tasks.detect.module import DetectModule
 from rmt.tasks.report_page import ReportPage, bars_height, best_predictor, class_bars, shown_classes
+from rmt.terminal import plural
 from rmt.training.logging import plots
 from rmt.training.task import FinishedRun
 
@@ -35,7 +36,7 @@ def draw_report(
     last = metrics["last"]["raw"]["val"]
     names = [name for name in ("box_ap", "box_ap50", "mask_ap", "mask_ap50") if name in last]
     scores = [(name.replace("_ap50", " AP50").replace("_ap", " AP"), f"{last[name]:.1f}") for name in names]
-    page.title(scores, f"last epoch, {len(module.data.val):,} images, %")
+    page.title(scores, f"last epoch, {plural(len(module.data.val), 'image')}, %")
     label = module.metric_columns.label
     page.curves(label[0].upper() + label[1:], "on the images that best was chosen on", "sum of all losses")
     left, right = page.rows[0].subplots(1, 2, width_ratios=[1.3, 1])

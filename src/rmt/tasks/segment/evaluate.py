@@ -15,6 +15,7 @@ from rmt.heads.segmentation.sliding import InferenceOptions, segment
 from rmt.inference.segment import Mode, SegmentPredictor, inference_from
 from rmt.tasks.segment.data import whole_loader
 from rmt.tasks.segment.metrics import constant_prediction, foreground_miou, mean_metrics, per_class_table
+from rmt.terminal import plural
 from rmt.training.evaluation_facts import evaluation_facts, run_hold_out, unreadable_lines
 from rmt.training.evaluator import Evaluator, evaluate
 from rmt.training.results import text_table
@@ -147,7 +148,7 @@ def describe(result: dict[str, Any]) -> list[str]:
     constant = result["most_frequent"]
     lines = [
         f"mIoU {result['miou']:.2f} %   mean accuracy {result['macc']:.2f} %   pixel accuracy {result['aacc']:.2f} %"
-        f"   ({result['images']:,} images, {result['pixels']:,} pixels)",
+        f"   ({plural(result['images'], 'image')}, {result['pixels']:,} pixels)",
         f"always {constant['class']}: mIoU {constant['miou']:.2f} %, pixel accuracy {constant['aacc']:.2f} %",
     ]
     if "foreground_miou" in result:

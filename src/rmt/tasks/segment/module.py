@@ -17,6 +17,7 @@ from rmt.inference.segment import inference_from
 from rmt.recipes import SegmentRecipe
 from rmt.tasks.segment.data import SegmentData
 from rmt.tasks.segment.evaluate import SegmentEvaluator
+from rmt.terminal import plural
 from rmt.training.batch import describe_batch
 from rmt.training.evaluator import MetricColumns
 from rmt.training.module import TrainingModule
@@ -68,10 +69,10 @@ class SegmentModule(TrainingModule[SegmentRecipe, SegmentData]):
     def introduction(self) -> list[str]:
         recipe, data = self.recipe, self.data
         return [
-            f"{len(data.classes)} classes",
+            plural(len(data.classes), "class"),
             *data.describe(),
             *skip_lines(data.skipped),
-            f"{recipe.iterations:,} iterations, {describe_batch(recipe)}, peak learning rate {self.lr:.2e}",
+            f"{plural(recipe.iterations, 'iteration')}, {describe_batch(recipe)}, peak learning rate {self.lr:.2e}",
         ]
 
     def file_facts(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from rmt.inference.segment import SegmentPredictor
 from rmt.tasks.report_page import ReportPage, bars_height, best_predictor, class_bars, shown_classes
 from rmt.tasks.segment.evaluate import SegmentEvaluator
 from rmt.tasks.segment.module import COLUMNS, SegmentModule
+from rmt.terminal import plural
 from rmt.training.logging import plots
 from rmt.training.results import final_rows
 from rmt.training.task import FinishedRun
@@ -29,11 +30,11 @@ def draw_report(
     page = ReportPage(module, run, metrics, predictor, [bars_height(bars), 6.2])
     scores = [(name, f"{entry['val']['miou']:.2f} %") for name, entry in final_rows(metrics)]
     scores.append(("one class always", f"{details['most_frequent']['miou']:.2f} %"))
-    page.title(scores, f"mIoU, {metrics['images']['val']:,} images")
+    page.title(scores, f"mIoU, {plural(metrics['images']['val'], 'image')}")
     label = "Mean IoU" if module.recipe.metric == "miou" else COLUMNS[module.recipe.metric].capitalize()
     page.curves(
         label,
-        f"on {metrics['images']['val']:,} validation images",
+        f"on {plural(metrics['images']['val'], 'validation image')}",
         "training loss includes augmentation",
         baseline=details["most_frequent"].get(module.recipe.metric),
     )

@@ -8,6 +8,7 @@ import torch
 
 from rmt.errors import RMTError
 from rmt.recipes.recipe import from_dict
+from rmt.terminal import plural
 from rmt.training.progress import Progress
 
 _LOOP = "epoch_loop."
@@ -50,7 +51,7 @@ def _check(state: Any) -> None:
         _check_counters(_mapping(loop[name], name), name)
     taken = loop[_COUNTERS[2]]["optimizer"]["step"]["total"]["completed"]
     if taken != step:
-        raise ValueError(f"global_step is {step}, but {taken} updates were counted")
+        raise ValueError(f"global_step is {step}, but {plural(taken, 'update')} counted")
     loaders = _mapping(loop["state_dict"], "the loop's state_dict")["combined_loader"]
     for loader in _list(loaders, "combined_loader"):
         for name in ("epoch", "batches", "samples", "steps"):
@@ -67,7 +68,7 @@ def _check_optimizer(optimizer: Mapping[str, Any], step: int) -> None:
     if not groups or not all(isinstance(group, Mapping) and "params" in group and "lr" in group for group in groups):
         raise ValueError("param_groups are not those of an optimiser")
     if step and not _mapping(optimizer["state"], "the optimiser's state"):
-        raise ValueError(f"the optimiser has no state after {step} updates")
+        raise ValueError(f"the optimiser has no state after {plural(step, 'update')}")
 
 
 def _check_counters(counters: Any, name: str) -> None:

@@ -83,7 +83,7 @@ def test_images_without_a_map_are_left_out_and_counted(photos):
     assert not any("green/2.png" in data.train.name(index) for index in range(11))
     assert data.maps.load(6, (40, 40))[0][0, 0, 0] == 8 + 7 / 8  # image 7 is number 6 of the rest
     module = TokenLabelModule(rmt.create_model("rmt_test_tl", num_classes=3), recipe, data)
-    assert any("1 training images without a label map in" in line for line in module.introduction())
+    assert any("1 training image left out, without a label map in" in line for line in module.introduction())
 
 
 def test_samples_of_a_tar_have_names(tmp_path):
@@ -111,7 +111,7 @@ def test_a_folder_of_other_maps(photos, tmp_path):
     with pytest.raises(RMTError, match="no such folder"):
         import_label_maps(tmp_path / "none", str(photos), tmp_path / "maps")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RMTError, match=r"none of the 12 images has a map \(.*blue/0.pt is missing"):
+    with pytest.raises(RMTError, match=r"no image of 12 has a map \(.*blue/0.pt is missing"):
         import_label_maps(tmp_path / "empty", str(photos), tmp_path / "maps")
 
 
@@ -184,7 +184,7 @@ def test_the_command_says_what_is_missing(photos, capsys):
     printed = capsys.readouterr().out
     assert "label maps of 12 images by published, 3×4 locations of 2 classes" in printed
     assert "11 made now; the pooled map's top-1 class equals the label for 100.0 %" in printed
-    assert f"1 images have no map in {published}" in printed
+    assert f"1 image without a map in {published}, left out" in printed
     assert main([*command, "--teacher", "resnet18", "--batch-size", "8"]) == 1
     assert "--teacher, --batch-size: no effect with --import" in capsys.readouterr().err
     assert main(["train", "imagenet-small-tl", "--data", str(photos), "--token-labels", str(published)]) == 1

@@ -15,6 +15,7 @@ from rmt.tasks.classify.token_labelling.targets import (
     smooth,
     token_label_loss,
 )
+from rmt.terminal import plural
 
 _STRIDE = 32  # of the last stage
 
@@ -36,7 +37,7 @@ class TokenLabelModule(ClassifyModule):
 
     def introduction(self) -> list[str]:
         count = self.data.skipped.get("train", {}).get(NO_LABEL_MAP, 0)
-        without = f"{count:,} training images without a label map in {self.recipe.token_labels} are left out"
+        without = f"{plural(count, 'training image')} left out, without a label map in {self.recipe.token_labels}"
         return [*super().introduction(), *([without] if count else [])]
 
     def batch_loss(self, batch: dict[str, Any]) -> Tensor:

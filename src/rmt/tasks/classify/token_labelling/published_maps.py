@@ -66,7 +66,7 @@ def import_label_maps(
     first = next((path for path in _paths(source, images, range(len(images))) if path.is_file()), None)
     if first is None:
         (example,) = _paths(source, images, range(1))
-        raise RMTError(f"--import {source}: none of the {len(images):,} images has a map ({example} is missing)")
+        raise RMTError(f"--import {source}: no image of {len(images):,} has a map ({example} is missing)")
     height, width, top_k = read_published_map(first, len(images.classes))[0].shape
     spec = LabelMapSpec(
         teacher=source.resolve().name,
