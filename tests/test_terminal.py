@@ -140,8 +140,8 @@ def test_a_model_file_of_hostile_names_is_read_back(tmp_path):
 
 
 def test_the_plural_follows_the_number():
-    counted = [plural(0, "image"), plural(1, "image"), plural(2000, "class"), plural(1, "batch"), plural(2, "box")]
-    assert counted == ["0 images", "1 image", "2,000 classes", "1 batch", "2 boxes"]
+    counted = [plural(0, "image"), plural(1, "image"), plural(2000, "class"), plural(2, "batch"), plural(2, "epoch")]
+    assert counted == ["0 images", "1 image", "2,000 classes", "2 batches", "2 epochs"]
     assert [plural(1.0, "minute"), plural(2.5, "minute")] == ["1 minute", "2.5 minutes"]
 
 

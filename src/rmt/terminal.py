@@ -46,7 +46,7 @@ def lines(text: str) -> str:
 
 def plural(count: float, noun: str) -> str:
     """The number and the noun, in the plural unless the number is 1: `1 image`, `2,000 images`, `0 classes`."""
-    ending = "" if count == 1 else "es" if noun.endswith(("s", "x", "ch")) else "s"
+    ending = "" if count == 1 else "es" if noun.endswith(("s", "x", "tch")) else "s"
     return f"{int(count):,} {noun}{ending}" if float(count).is_integer() else f"{count:g} {noun}{ending}"
 
 

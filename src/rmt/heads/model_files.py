@@ -38,17 +38,41 @@ def file_facts(model: Model) -> dict[str, Any]:
 
 
 def save_model(model: Model, path: str | Path, **kwargs: Any) -> None:
-    """Write a detector or segmenter to one file; `kwargs` are those of `save_checkpoint` (classes, metrics, …)."""
+    """Write a detector or segmenter to one model file, from which `load_model` rebuilds it.
+
+    Args:
+        model: from `rmt.detector` or `rmt.segmenter`, on a backbone of `rmt.create_model`.
+        path: the `.safetensors` file.
+        kwargs: those of `rmt.save_checkpoint`: `classes`, `preprocessing`, `metrics`, ….
+    Raises:
+        RMTError: the file cannot be written, or the name of the backbone is not known.
+    """
     save_checkpoint(model, path, **file_facts(model) | kwargs)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[Model, dict[str, Any]]:
-    """Load the detector or segmenter of a model file or run folder, see `rmt.model.rebuild.load_model_file`."""
+    """Rebuild the detector or segmenter of a model file or run folder, with its weights.
+
+    Args:
+        path: the file, or a run folder, whose best weights are read.
+        device: where the network is put.
+    Returns:
+        the network in eval mode, and the metadata of the file.
+    Raises:
+        RMTError: no such file, a file of another task, or names and shapes that do not match.
+    """
     return load_model_file(path, device, build_from_metadata, ("detect", "segment"), "detectors and segmenters")
 
 
 def build_from_metadata(metadata: dict[str, Any], names: Collection[str] = ()) -> Model:
-    """The detector or segmenter that a model file's metadata describe, randomly initialised; `names` are not used."""
+    """Build the detector or segmenter that a model file's metadata describe, with random weights.
+
+    Args:
+        metadata: from `rmt.model.read_metadata`.
+        names: the names of the weights; not used here.
+    Raises:
+        RMTError: the metadata describe no detector or segmenter of this package.
+    """
     backbone, head = rebuild(metadata["model"], metadata["model_args"]), str(metadata.get("head"))
     head_args = checked_args(metadata["head_args"])
     if metadata["task"] == "detect":

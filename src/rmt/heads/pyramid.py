@@ -54,6 +54,7 @@ class Pyramid(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W) to maps (B, Cᵢ, ⌈H/s⌉, ⌈W/s⌉) for the strides s = 4, 8, 16, 32, from stage `first` on."""
         height, width = x.shape[2:]
         ours = isinstance(self.backbone, RMT)
         if not ours:  # some of timm's networks need sides that the strides divide
@@ -114,7 +115,15 @@ class Pyramid(nn.Module):
 def build_pyramid(
     backbone: Any, *, drop_path_rate: float | None = None, first: int = 0, freeze_bn: bool = False, **kwargs: Any
 ) -> Pyramid:
-    """Build a pyramid on a network, given as a module or by its name; `kwargs` are its keywords."""
+    """Build a pyramid on a network.
+
+    Args:
+        backbone: a network, or the name of one of this package or of timm.
+        drop_path_rate, kwargs: stochastic depth, and further keywords, of a network given by name.
+        first, freeze_bn: see `Pyramid`.
+    Raises:
+        RMTError: no network of that name, or one without maps of strides 4, 8, 16 and 32.
+    """
     if isinstance(backbone, str):
         if drop_path_rate is not None:
             kwargs["drop_path_rate"] = drop_path_rate

@@ -23,11 +23,17 @@ from rmt.model.timm_networks import resize
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class of an image's ranking."""
+    """One class of an image's ranking.
+
+    Attributes:
+        label: the name of the class; its index as text where the file has no names.
+        probability: of the softmax over all classes, 0…1.
+        index: the position of the class among the logits.
+    """
 
     label: str
     probability: float
-    index: int  # of the class: its position among the logits
+    index: int
 
 
 _TRANSFORM = ("size", "mean", "std", "interpolation", "crop_pct", "pad_to")

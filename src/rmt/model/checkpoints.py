@@ -76,7 +76,17 @@ def load_state_dict(model: nn.Module, state: Mapping[str, Tensor], name: str, *,
 
 
 def load_checkpoint(model: nn.Module, path: str | Path, *, new_head: bool = False) -> list[str]:
-    """Load a file of `save_checkpoint` (or a run folder, or the authors' file) into `model`; see `load_official`."""
+    """Load weights into `model`: a file of `save_checkpoint`, the best one of a run folder, or a file of the authors.
+
+    Args:
+        model: the network, of the file's architecture.
+        path: the file or folder, or the name of a network with weights in the package.
+        new_head: keep the network's own classifier if the file has none or one for another number of classes.
+    Returns:
+        the names that kept the network's own values (empty unless `new_head`).
+    Raises:
+        RMTError: no such file, or names or shapes that do not match; the line lists them.
+    """
     return load_official(model, resolve_checkpoint(path), new_head=new_head)
 
 

@@ -12,10 +12,10 @@ from rmt.ops import decay_rates
 
 
 def count_macs(model: RMT, height: int, width: int) -> int:
-    """Multiply-accumulates of one image: convolutions, linear layers and both attention products.
+    """The number of multiply-adds for one image of `height` × `width` pixels.
 
-    Elementwise operations (norms, softmax, activations, rotary phases) are not counted. The network runs on the meta
-    device, where only shapes are computed.
+    Convolutions, linear layers and both products of attention are counted; elementwise operations (norms, softmax,
+    activations, rotary phases) are not. The network runs on the meta device, where only shapes are computed.
     """
     meta = copy.deepcopy(model).to("meta").eval()
     image = torch.empty(1, getattr(model, "in_chans", 3), height, width, device="meta")

@@ -32,7 +32,16 @@ MAX_BUFFERS = 2**27
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[RMT, dict[str, Any]]:
-    """Load the classifier of a model file or run folder, see `load_model_file`."""
+    """Rebuild the classifier of a model file or run folder, with its weights.
+
+    Args:
+        path: the file, a run folder, whose best weights are read, or the name of a network with weights in the package.
+        device: where the network is put.
+    Returns:
+        the network in eval mode, and the metadata of the file. A file of a backbone gives a network without classifier.
+    Raises:
+        RMTError: no such file, a file of another task, or names and shapes that do not match.
+    """
 
     def build_classifier(metadata: dict[str, Any], names: Collection[str]) -> RMT:
         model = rebuild(metadata["model"], metadata["model_args"])

@@ -594,12 +594,14 @@ class RMT(nn.Module):
         return nchw(self.aux_head(nhwc(x)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (B, in_chans, H, W) to logits (B, num_classes), or to pooled features (B, C₄) without a classifier."""
         return self.forward_head(self.forward_features(x))
 
     def _new_aux_head(self) -> nn.Linear | None:
         return nn.Linear(self.num_features, self.num_classes) if self.token_labelling and self.num_classes else None
 
     def get_classifier(self) -> nn.Module:
+        """The last linear layer; an identity without a classifier."""
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:

@@ -140,7 +140,9 @@ MAX_DROP_PATH = {
     "rmt_swin_tiny": 0.2,
     "rmt_swin_small": 0.3,
 }
-"""Stochastic depth in the paper's training (App. B). The networks themselves default to 0, as timm's do."""
+"""Name of a network -> its rate of stochastic depth in the paper's training (App. B).
+
+The networks themselves default to 0, as timm's do."""
 MAX_DROP_PATH |= {name: MAX_DROP_PATH[name.removesuffix("_tl")] for name in ARCHITECTURES if name.endswith("_tl")}
 
 PAPER_TOP1 = {

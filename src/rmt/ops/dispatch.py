@@ -50,7 +50,13 @@ _forced = os.environ.get("RMT_BACKEND") or None
 
 @contextlib.contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """Force a backend inside the context, as `RMT_BACKEND` does for a process; None restores the automatic choice."""
+    """Force an implementation of attention inside the context, as `RMT_BACKEND` does for a process.
+
+    Args:
+        name: one of `BACKENDS`; None for the automatic choice.
+
+    A call inside the context raises RMTError, with the reason, if this implementation cannot serve it.
+    """
     global _forced
     before, _forced = _forced, name
     try:
@@ -180,7 +186,10 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
 
 
 def add_layer_norm(x: Tensor, y: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
-    """x + y and its LayerNorm without scale and shift, (…, C) each; for inference by our kernels in one pass."""
+    """The sum x + y, and the LayerNorm of the sum without scale and shift; all are (…, C).
+
+    If no gradients are needed, our kernels compute both in one pass.
+    """
     if x.dtype == y.dtype and not needs_grad(y):
         backend = _layer_norm_backend(x, None, None)
         if backend == "native":
@@ -202,11 +211,12 @@ def _layer_norm_backend(x: Tensor, weight: Tensor | None, bias: Tensor | None) -
 class LayerNorm(nn.LayerNorm):
     """`nn.LayerNorm` over the channels, (…, C) to (…, C).
 
-    Under autocast by our kernels it computes in float32 as PyTorch's does, but reads its input and writes autocast's
-    dtype without float32 copies of them; PyTorch's keeps that of the input for the backward pass.
+    Under autocast both compute in float32. Where our kernels are used, the input is read and the output written in
+    their own dtypes; PyTorch's makes float32 copies, and keeps the one of the input for the backward pass.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """LayerNorm of x (…, C), in the dtype of x, or in autocast's."""
         return layer_norm(x, self.weight, self.bias, self.eps)
 
 
@@ -230,7 +240,8 @@ def _linear_backend(x: Tensor, weight: Tensor, bias: Tensor | None) -> str:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, (…, C) to (…, C'): for inference on some CPUs, in training on NVIDIA GPUs, by a faster function."""
+    """`nn.Linear`, (…, C) to (…, C'). A faster function is used in inference on some CPUs, and in training on GPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """x·Wᵀ + b, (…, C')."""
         return linear(x, self.weight, self.bias)

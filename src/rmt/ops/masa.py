@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Where the decay stands, see `MaSAConfig.decay`.
+#: Where the decay is applied: `"released"`, `"paper"` or `"none"`, see `MaSAConfig`.
 Decay = Literal["released", "paper", "none"]
-#: The rotation of queries and keys, see `rotary_phases`.
+#: The rotation of queries and keys: `"flat"`, `"axial"` or `"none"`, see `ManhattanSelfAttention`.
 Phases = Literal["flat", "axial", "none"]
 
 
@@ -31,11 +31,11 @@ class MaSAConfig(NamedTuple):
         decay_range: (a, b) of Eq. 8, see `decay_rates`.
         scale: factor of the keys, d^−½; 1 if their weights include it.
         half_split: rotate the channel pairs (j, j + d/2); otherwise (2j, 2j + 1).
-        tolerance: used by windowed implementations only (`windows.py`); ignored here. Sum of the attention weights of a
-            query that they may leave out.
-        spread: used by windowed implementations only; ignored here. Assumed upper bound of the difference between two
-            logits of a query; None to compute a bound for each input.
-        phases: of queries and keys, see `rotary_phases`.
+        tolerance: sum of the attention weights of a query that may be left out. Only implementations with windows
+            use it (`windows.py`); the formula in this file ignores it.
+        spread: assumed upper bound of the difference between two logits of a query; None to compute a bound for each
+            input. Only implementations with windows use it.
+        phases: rotation of queries and keys, see `ManhattanSelfAttention`.
         softmax: normalise the scores; otherwise the weights are the scores times γ^|Δ|, as in RetNet (Eq. 2).
     """
 
@@ -59,13 +59,19 @@ class SpatialPrior(NamedTuple):
 
     Always float32 (float64 for a float64 network), whatever the network's dtype: in bfloat16 the
     56 × 56 = 3,136 token positions of stage 1 would round to 709 distinct values.
+
+    Attributes:
+        sin, cos: (h, w, 1, d/2), of the rotary phases.
+        log_decay_h: (n, h, h), ln γ·|Δy| for each pair of rows.
+        log_decay_w: (n, w, w), ln γ·|Δx| for each pair of columns.
+        log_gamma: (n,), ln γ of each head.
     """
 
-    sin: Tensor  # (h, w, 1, d/2), of the rotary phases
-    cos: Tensor  # (h, w, 1, d/2)
-    log_decay_h: Tensor  # (n, h, h), ln γ·|Δy| for each pair of rows
-    log_decay_w: Tensor  # (n, w, w), ln γ·|Δx| for each pair of columns
-    log_gamma: Tensor  # (n,), ln γ of each head
+    sin: Tensor
+    cos: Tensor
+    log_decay_h: Tensor
+    log_decay_w: Tensor
+    log_gamma: Tensor
 
 
 def spatial_prior(

@@ -24,7 +24,14 @@ def spatial_prior(
     like: Tensor,
     phases: Phases = "flat",
 ) -> SpatialPrior:
-    """As `masa.spatial_prior`, from a cache in eager mode.
+    """The phases and the decay of a height × width grid of tokens, from a cache in eager mode.
+
+    Args:
+        height, width: of the grid, in tokens.
+        num_heads, head_dim: n, and d of each head; d is even.
+        decay_range: (a, b) of Eq. 8, see `decay_rates`.
+        like: a tensor on the device of the result, which is float64 if `like` is, otherwise float32.
+        phases: `"flat"`, `"axial"` or `"none"`, see `ManhattanSelfAttention`.
 
     While tracing (compile, export, fake tensors), sizes may be symbolic: the prior is computed, becomes part of the
     graph, and is not cached.

@@ -13,7 +13,7 @@ from rmt.recipes.quickstart import quickstart
 from rmt.recipes.recipe import Recipe, changes, from_dict
 from rmt.recipes.segment import SegmentRecipe
 
-#: The named recipes of `rmt train NAME`.
+#: Name of a recipe, as `rmt train NAME` takes it -> the function that returns it.
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "quickstart": quickstart,
     "finetune": finetune,

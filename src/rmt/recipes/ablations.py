@@ -97,5 +97,5 @@ def _row(row: str):
     return named(recipe, "\n".join([*text, f"Command: rmt train {name} --data IMAGENET", ""]))
 
 
-#: The recipes by name.
+#: The ablations of Tables 6 to 8: name -> function that returns the recipe.
 ABLATIONS = {f"ablation-{row}": _row(row) for row in _ROWS}

@@ -64,7 +64,7 @@ Command: rmt train {name} --data ADEChallengeData2016 --weights {network}.pth
     return name, named(replace(recipe, name=name, model=f"rmt_{size.replace('-', '_')}"), description)
 
 
-#: The recipes by name.
+#: The rows of Table 5, on ADE20K: name -> function that returns the recipe.
 ADE20K = dict(
     [_row(_SEMANTIC_FPN, size) for size in ("tiny", "small", "base", "large", "swin-tiny", "swin-small")]
     + [_row(_UPERNET, size) for size in ("small", "base", "large")]

@@ -96,5 +96,5 @@ def _row(size: str):
     return named(recipe, "\n".join(lines) + "\n")
 
 
-#: The recipes by name.
+#: The rows of Table 1 and the designs of Table 6, on ImageNet-1k: name -> function that returns the recipe.
 IMAGENET = {f"imagenet-{size}": _row(size) for size in _TITLES}

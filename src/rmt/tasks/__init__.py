@@ -44,7 +44,7 @@ def task_named(name: str) -> Task[Any, Any, Any]:
 
 
 def task_of_checkpoint(path: str | Path) -> tuple[str, Task[Any, Any, Any]]:
-    """Returns the name and the task of a model file or run folder."""
+    """Returns the name and the task of a model file or run folder. Raises RMTError when it is none."""
     name = read_metadata(path)["task"]
     return name, task_named(name)
 
@@ -59,8 +59,11 @@ def train(recipe: Recipe | str, *, started: float | None = None, **fields: Any) 
         recipe: what to run; as a word a name that `rmt recipes` lists, or FILE.py:NAME.
         fields: values for fields of the recipe, as the options of `rmt train`.
         started: `time.monotonic()` when the run began, from which the recipe's `minutes` count; None: now.
-
-    Raises RMTError for a mistake of the user, and TrainingStopped on Ctrl-C or SIGTERM, after the state was saved.
+    Returns:
+        the run folder, and the scores in its `metrics.json`.
+    Raises:
+        RMTError: a mistake of the user, in one line.
+        TrainingStopped: on Ctrl-C or SIGTERM, after the state was saved.
     """
     if isinstance(recipe, str):
         recipe, _ = choose_recipe(recipe)

@@ -48,7 +48,11 @@ PATHS = {"data", "images", "annotations", "val_images", "val_annotations"}
 
 
 class TrainingStopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended the run; the message says how to resume it."""
+    """Ctrl-C or SIGTERM ended the run, after its state was saved. The message is the command that resumes it.
+
+    Attributes:
+        signal_number: the signal, such as `signal.SIGTERM`.
+    """
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -57,7 +61,12 @@ class TrainingStopped(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run: its folder, and the content of its `metrics.json`."""
+    """A finished run.
+
+    Attributes:
+        folder: the run folder.
+        metrics: the content of its `metrics.json`.
+    """
 
     folder: Path
     metrics: dict[str, Any]

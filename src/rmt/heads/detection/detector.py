@@ -53,6 +53,7 @@ class Detector:
 
     @property
     def pyramid(self) -> Pyramid:
+        """The backbone and its norms."""
         return self.backbone.pyramid
 
     def load_backbone(self, source: str | Path | Mapping[str, Any]) -> list[str]:

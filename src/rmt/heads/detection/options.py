@@ -37,7 +37,7 @@ def _is_possible(name: str, value: Any, default: Any, may_be_none: bool) -> bool
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorOptions:
-    """Options of all detectors.
+    """Options of all detectors. The defaults are the paper's; in brackets is torchvision's value where it differs.
 
     Attributes:
         fpn_channels: channels of every level of the FPN and of the heads' input.
@@ -69,6 +69,7 @@ class DetectorOptions:
 
     @property
     def predicts_masks(self) -> bool:
+        """Whether the detector predicts a mask for each box."""
         return False
 
     def _check_choice(self, name: str, *choices: str) -> None:
@@ -78,7 +79,7 @@ class DetectorOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RetinaNetOptions(DetectorOptions):
-    """RetinaNet on stages 2 to 4 and two coarser levels, strides 8 … 128.
+    """RetinaNet on stages 2 to 4 and two coarser levels, strides 8 … 128. In brackets is torchvision's value.
 
     Attributes:
         convs: convolutions in each of the two branches of the head.
@@ -171,6 +172,7 @@ class MaskRCNNOptions(DetectorOptions):
 
     @property
     def predicts_masks(self) -> bool:
+        """Whether the detector predicts a mask for each box: `masks`."""
         return self.masks
 
 

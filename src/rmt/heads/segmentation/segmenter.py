@@ -37,6 +37,7 @@ class Segmenter(nn.Module):
         self.aux_weight = aux_weight
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to the logits of each pixel, (B, K, H, W)."""
         return resize(self.head(self.pyramid(x))[0], x.shape[2:])
 
     def loss(

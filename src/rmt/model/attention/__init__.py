@@ -25,7 +25,7 @@ from rmt.model.attention.retention import (
 from rmt.model.attention.window import WindowAttention
 from rmt.model.rmt import ManhattanSelfAttention
 
-#: `variants.py` adds them to the names of `RMT(attention=NAME)`.
+#: Name, as `RMT(attention=NAME)` takes it -> the module that replaces `ManhattanSelfAttention`.
 REPLACEMENTS: dict[str, type[ManhattanSelfAttention]] = {
     "retention": ParallelRetention,
     "retention_recurrent": RecurrentRetention,

@@ -43,9 +43,14 @@ def neighborhood_attention(
 
 
 class NeighborhoodAttention(LocalAttention):
-    """Attention to the window_size² tokens around each query; see `LocalAttention` for the arguments.
+    """Attention to the window_size² tokens around each query, by softmax and without decay.
 
-    `window_size` is odd. At the border the neighbourhood is moved inwards, as in NAT, not cut off.
+    At the border the neighbourhood is moved inwards, as in NAT, not cut off.
+
+    Args:
+        dim, num_heads: C and n, as in `ManhattanSelfAttention`.
+        window_size: side of the neighbourhood in tokens, odd.
+        options: `phases` and `lce` as in `ManhattanSelfAttention`.
     """
 
     attention: ClassVar[Callable[..., Tensor]] = staticmethod(neighborhood_attention)

@@ -77,6 +77,12 @@ class LocalAttention(ManhattanSelfAttention):
 
 
 class WindowAttention(LocalAttention):
-    """Attention inside windows of window_size² tokens, without shift; see `LocalAttention` for the arguments."""
+    """Attention inside windows of window_size² tokens, without shift, by softmax and without decay.
+
+    Args:
+        dim, num_heads: C and n, as in `ManhattanSelfAttention`.
+        window_size: side of a window in tokens.
+        options: `phases` and `lce` as in `ManhattanSelfAttention`.
+    """
 
     attention: ClassVar[Callable[..., Tensor]] = staticmethod(window_attention)
