@@ -1,7 +1,9 @@
 """The public names of the package: those in the `__all__` of its packages. Needs no Sphinx."""
 
 import ast
+import functools
 import importlib
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,29 @@ def public_names(package: str) -> dict[str, Any]:
     """The names in `__all__`, and what they stand for."""
     module = importlib.import_module(package)
     return {name: getattr(module, name) for name in sorted(module.__all__, key=str.lower)}
+
+
+def members(thing: type) -> dict[str, Any]:
+    """The public methods and properties that this package defines for a class, in the order of the source.
+
+    Those of a base class are included, unless it is a public name itself: its own entry has them.
+    """
+    public = {getattr(importlib.import_module(package), name) for package, name in _classes()} - {thing}
+    found = {}
+    for kind in thing.__mro__:
+        if not kind.__module__.startswith("rmt.") or kind in public:
+            continue
+        for name, own in vars(kind).items():
+            part = getattr(own, "fget", None) or getattr(own, "func", None) or getattr(own, "__func__", own)
+            if inspect.isfunction(part) and not name.startswith("_") and name not in found:
+                found[name] = part
+    return found
+
+
+@functools.cache
+def _classes() -> list[tuple[str, str]]:
+    names = [(package, name) for package in packages() for name in public_names(package)]
+    return [(p, name) for p, name in names if inspect.isclass(getattr(importlib.import_module(p), name))]
 
 
 def described_in(package: str, name: str) -> str:

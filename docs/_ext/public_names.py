@@ -7,9 +7,11 @@ import inspect
 import re
 
 from docstrings import escape
-from names import comment, described_in, public_names
+from names import comment, described_in, members, public_names
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+
+from rmt.recipes import Recipe
 
 
 class PublicNames(SphinxDirective):
@@ -26,7 +28,10 @@ class PublicNames(SphinxDirective):
                 others.append(f":py:{role}:`{name} <{first}.{name}>`")
             elif inspect.isclass(thing):
                 bases = "" if issubclass(thing, tuple) or thing.__bases__ == (object,) else "   :show-inheritance:"
-                lines += [f".. autoclass:: {package}.{name}", "   :members:", *([bases] if bases else []), ""]
+                shown = f"   :members: {', '.join(members(thing))}" if members(thing) else ""
+                # The fields of a recipe have a page of their own; Sphinx would print their checks as well.
+                arguments = "(*, name, **fields)" if issubclass(thing, Recipe) else ""
+                lines += [f".. autoclass:: {package}.{name}{arguments}", *filter(None, [shown, bases]), ""]
             elif inspect.isroutine(thing):
                 lines += [f".. autofunction:: {package}.{name}", ""]
             else:

@@ -41,26 +41,13 @@ def test_a_public_name_is_documented(package, name):
             assert SHAPE.search(text), f"{own}: the docstring gives no shape for {hints}"
 
 
-def members(thing: type) -> list[tuple[str, object]]:
-    """The public methods and properties that this package defines for a class, inherited ones included."""
-    found = []
-    for name in dir(thing):
-        owner = next(kind for kind in thing.__mro__ if name in vars(kind))
-        if owner.__module__.startswith("rmt.") and not name.startswith("_"):
-            own = vars(owner)[name]
-            part = getattr(own, "fget", None) or getattr(own, "func", None) or getattr(own, "__func__", own)
-            if inspect.isfunction(part):
-                found.append((name, part))
-    return found
-
-
 @pytest.mark.parametrize(("package", "name"), ALL)
 def test_every_method_is_documented(package, name):
     thing = public_names(package)[name]
-    for own, part in members(thing) if inspect.isclass(thing) else []:
-        # A method that overrides one of this package or of PyTorch may leave the text to it, but for `forward`.
-        inherited = [kind.__dict__[own] for kind in thing.__mro__ if own in vars(kind)] if own != "forward" else []
-        assert part.__doc__ or any(inspect.getdoc(other) for other in inherited), f"{name}.{own}"
+    for own, part in NAMES.members(thing).items() if inspect.isclass(thing) else []:
+        # A method that overrides one of this package may leave the text to it.
+        overridden = [vars(kind)[own] for kind in thing.__mro__ if own in vars(kind) and "rmt." in kind.__module__]
+        assert any(getattr(method, "__doc__", "") for method in [part, *overridden]), f"{name}.{own}"
 
 
 @pytest.mark.parametrize("kind", [Recipe, ClassifyRecipe, DetectRecipe, SegmentRecipe])

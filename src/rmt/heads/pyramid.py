@@ -48,6 +48,7 @@ class Pyramid(nn.Module):
             self._require_any_size()
 
     def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`; with `freeze_bn` the backbone's BatchNorms stay in evaluation mode."""
         super().train(mode)
         if self.freezes_batchnorm:
             use_running_statistics(self.backbone)

@@ -625,6 +625,7 @@ class RMT(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`; after `freeze_batchnorm` the BatchNorms stay in evaluation mode."""
         super().train(mode)
         if self.batchnorm_frozen:
             for module in self.modules():

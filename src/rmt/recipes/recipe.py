@@ -86,7 +86,10 @@ _CLASSES: dict[str, type["Recipe"]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The common fields: network, data, batch, learning rate, devices. Each task adds its own."""
+    """A training run: the fields of all tasks, such as network, data, batch, learning rate and devices.
+
+    Each task adds its own. The reference of recipes describes every field. Fields are keywords; `name` must be given.
+    """
 
     task: ClassVar[str]
     open_values: ClassVar[dict[str, Any]] = {

@@ -33,9 +33,11 @@ class Detector:
         sizes: Sequence[tuple[int, int]] | None = None,
         paste: bool = True,
     ) -> Any:
-        """See `rmt.detector`.
+        """Images, and in training targets, to losses or detections, see `rmt.detector`.
 
         Args:
+            images: a list of (3, H, W), RGB in 0…1 or uint8, of any sizes.
+            targets: in training, a dict for each image.
             sizes: (height, width) of the images that detections refer to, instead of `images`.
             paste: paste masks into whole images; otherwise they are those of the boxes, (N, 1, m, m) probabilities.
         """
