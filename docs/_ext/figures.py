@@ -7,15 +7,12 @@ tests.)
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from generated_reference import FromCode
+from generated_reference import BENCHMARKS, FromCode
 from sphinx.application import Sphinx
 
 from rmt.benchmark.published import PUBLISHED
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def read(name: str) -> Any:

@@ -3,8 +3,10 @@
 import dataclasses
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from sphinx.application import Sphinx
@@ -12,7 +14,10 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 from rmt.recipes import RECIPES
+from rmt.recipes.published import PUBLISHED
 from rmt.recipes.recipe import Recipe, option
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 class FromCode(SphinxDirective):
@@ -158,25 +163,45 @@ def field_comments(kind: type) -> dict[str, str]:
     return found
 
 
+PUBLISHED_WEIGHTS = {f"rmt_{size}" for size in ("tiny", "small", "base", "large", "small_tl", "base_tl", "large_tl")}
+
+
+def speed(name: str) -> str:
+    """Images per second on a GPU, if the network was measured."""
+    content = json.loads((BENCHMARKS / "gpu" / "forward.json").read_text(encoding="utf-8"))
+    for row in content["results"]:
+        if row["model"] == name and row["mode"] == "deploy+graph":
+            options = content["options"]
+            setting = f"{options['dtypes'][0]}, batches of {options['batches'][0]} at 224², CUDA graph"
+            return f"{row['images_per_second']:,.0f} images/s deployed on one {content['machine']['gpu']} ({setting})"
+    return "not measured on a GPU"
+
+
 class Network(FromCode):
-    """The facts of a named network: stages, parameters, multiply-adds, decay."""
+    """The card of a named network: stages, parameters, cost, decay, accuracy, weights, recipes."""
 
     def lines(self, name: str) -> Iterator[str]:
         from rmt.model import create_model
         from rmt.model.cost import describe
         from rmt.model.shipped import SHIPPED
-        from rmt.model.variants import MAX_DROP_PATH, PAPER_TOP1
+        from rmt.model.variants import MAX_DROP_PATH
 
         network = create_model(name, device="meta")
         side = network.pretrained_cfg["input_size"][-1]
         facts = describe(network, side, side)
         stages = facts["stages"]
         ways = ["along rows and columns" if stage["decomposed"] else "over all pairs" for stage in stages]
-        top1 = (
-            f"{PAPER_TOP1[name]:.1f} %, published by the authors, for the best epoch (Table 1)"
-            if name in PAPER_TOP1
-            else "none published"
-        )
+        named = [recipe for recipe, make in RECIPES.items() if make().model == name and "ablation-" not in recipe]
+        rows_of_paper = [PUBLISHED[recipe] for recipe in named if recipe.startswith("imagenet-")]
+        top1 = "none published"
+        for row in rows_of_paper:
+            top1 = f"{row.scores['top1']:.1f} %, published by the authors, for the best epoch ({row.table})"
+        weights = "none"
+        if name in SHIPPED:
+            weights = f"`{name}.{SHIPPED[name]}` in the package, by its authors; Apache-2.0 ([card](rmt_micro.md))"
+        elif name in PUBLISHED_WEIGHTS:
+            link = "[how to read them](howto/weights.md)"
+            weights = f"by the paper's authors, on ImageNet-1k; no licence, not in the package ({link})"
         rows = {
             "parameters": f"{facts['parameters']:,}",
             "multiply-adds": f"{facts['macs'] / 1e9:.3g} G for one image of {side}×{side}",
@@ -184,8 +209,10 @@ class Network(FromCode):
             "attention": ", ".join(ways),
             "decay γ, first to last head": ", ".join(f"{s['decay'][0]:.3f} to {s['decay'][-1]:.4f}" for s in stages),
             "stochastic depth in the paper": f"{MAX_DROP_PATH[name]}" if name in MAX_DROP_PATH else "–",
+            "speed": speed(name),
             "top-1 on ImageNet-1k": top1,
-            "weights": f"in the package: `{SHIPPED[name]}`" if name in SHIPPED else "none in the package",
+            "trained weights": weights,
+            "recipes": ", ".join(f"`{recipe}`" for recipe in named) or "–",
         }
         yield "| fact | value |"
         yield "|---|---|"

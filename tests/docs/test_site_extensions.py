@@ -58,6 +58,13 @@ def test_a_network_s_facts():
         "| parameters | 14,334,216 |" in text
         and "along rows and columns, along rows and columns, over all pairs" in text
     )
+    (measured,) = [
+        row["images_per_second"]
+        for row in json.loads(page("benchmarks/gpu/forward.json"))["results"]
+        if (row["model"], row["mode"]) == ("rmt_tiny", "deploy+graph")
+    ]
+    assert f"| speed | {measured:,.0f} images/s deployed on one NVIDIA H100" in text and "`imagenet-tiny`" in text
+    assert "`rmt_micro.cifar10` in the package" in lines(generated_reference.Network, "rmt_micro")
 
 
 def test_marks_of_restructuredtext_are_escaped_outside_of_code():

@@ -42,15 +42,15 @@ class Options:
     models: tuple[str, ...] = ("rmt_small", "swin_tiny_patch4_window7_224")  # names of RMT networks, or of timm's
     image_sizes: tuple[str, ...] = ("224",)  # pixels a side, HEIGHTxWIDTH, or "published": that of the accuracy
     batches: tuple[int, ...] = (8,)  # images per step
-    dtypes: tuple[str, ...] = ("float32",)  # float32, bfloat16, float16 or autocast (to bfloat16)
-    # eager, compile, deploy, deploy+compile, onnxruntime or openvino; or MODE/BACKEND. timm's networks, which have no
-    # deployed form, are eager or compiled instead; forward reparameterised if they can be (RepViT, FastViT, …)
+    dtypes: tuple[str, ...] = ("float32",)  # each one of float32, bfloat16, float16, autocast (to bfloat16)
+    # each one of eager, compile, deploy, deploy+compile, onnxruntime, openvino; or MODE/BACKEND. timm's networks
+    # have no deployed form: they are eager or compiled, and reparameterised if they have such a form (RepViT, …)
     modes: tuple[str, ...] = ("eager", "deploy", "deploy+compile")
     backends: tuple[str, ...] = ("auto",)  # implementations of attention in RMT networks
     tolerances: tuple[float, ...] = (0.0,)  # of windowed attention in the deployed form; 0 is exact
-    steps: tuple[str, ...] = ("forward",)  # forward, or train: forward pass, loss and backward pass
-    device: str = "cpu"  # cpu, cuda or mps
-    memory_format: str = "contiguous"  # contiguous or channels_last
+    steps: tuple[str, ...] = ("forward",)  # each forward, or train: forward pass, loss and backward pass
+    device: str = "cpu"  # one of cpu, cuda, mps
+    memory_format: str = "contiguous"  # one of contiguous, channels_last
     rounds: int = 7  # each measures every case once, in random order
     seconds: float = 0.2  # time per case and round: short steps are repeated
     memory: bool = True  # measure peak memory
