@@ -53,8 +53,9 @@ class Detections:
         boxes, scores = (output[key].float().cpu().numpy() for key in ("boxes", "scores"))
         runs = None
         if "masks" in output:  # pasted one by one: together those of a photograph of 50 megapixels take gigabytes
-            pairs = zip(output["masks"].split(1), output["boxes"].split(1), strict=True)
-            pasted = (paste_masks(mask, box, size, 0.5 if threshold is None else threshold) for mask, box in pairs)
+            least = 0.5 if threshold is None else threshold
+            objects = (slice(i, i + 1) for i in range(len(boxes)))
+            pasted = (paste_masks(output["masks"][i], output["boxes"][i], size, least) for i in objects)
             runs = [encode(mask[:, 0].cpu().numpy())[0] for mask in pasted]
         return cls(boxes, output["labels"].cpu().numpy(), scores, runs, size)
 

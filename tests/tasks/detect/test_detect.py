@@ -19,7 +19,7 @@ import rmt
 from rmt.data.detection.coco import find_split, open_coco
 from rmt.data.detection.rle import decode
 from rmt.errors import RMTError
-from rmt.inference.detect import DetectPredictor
+from rmt.inference.detect import Detections, DetectPredictor
 from rmt.inference.drawing.boxes import LabelledBox, draw_boxes
 from rmt.inference.drawing.palette import line_colour
 from rmt.model import read_metadata
@@ -123,6 +123,14 @@ def test_results_are_in_the_picture_s_own_pixels(tmp_path):
         x, y, w, h = entry["bbox"]
         assert x >= 0 and y >= 0 and x + w <= width + 1e-3 and y + h <= height + 1e-3
         assert entry["segmentation"]["size"] == [height, width] and entry["category_id"] in (0, 7, 90)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_masks_are_pasted_for_any_number_of_objects(count):
+    boxes = torch.tensor([[1.0, 2.0, 5.0, 6.0]]).repeat(count, 1)
+    output = dict(boxes=boxes, scores=torch.ones(count), labels=torch.zeros(count), masks=torch.ones(count, 1, 28, 28))
+    masks = Detections.from_output(output, (8, 9)).masks
+    assert masks is not None and [int(decode(mask, 8, 9).sum()) for mask in masks] == [16] * count
 
 
 def test_predictions_are_coco_json(tmp_path):
