@@ -36,7 +36,7 @@ async function start() {
   document.title = `RMT demo: ${model.model}`;
   const what = { classify: "says which class an image shows", detect: "finds objects", segment: "gives every pixel a class" };
   const shown = model.classes.slice(0, 12).join(", ") + (model.classes.length > 12 ? ", …" : "");
-  $("about").textContent = `A network that ${what[model.task]}. It knows ${model.classes.length} classes: ${shown}.`;
+  $("about").textContent = `A network that ${what[model.task]}. It knows ${model.classes.length} ${model.classes.length === 1 ? "class" : "classes"}: ${shown}.`;
   $("view-help").textContent = model.explains
     ? "Click a point, or move it with the arrow keys (Shift: larger steps), to see what each head attends to from there. Escape removes it."
     : "";
