@@ -17,8 +17,9 @@ def run(
 ) -> None:
     """Convert a checkpoint of the RMT authors to a model file, which all other commands take.
 
-    The architecture is read off the file, of the first release and the second, and of variants of the named networks;
-    what a file does not tell (which stages are decomposed; without its buffers, heads and decay) is printed.
+    The architecture is found from the file, for both releases and for variants of the named networks. What the file
+    does not contain (which stages are decomposed; without buffers also heads and decay) is that of the named network
+    with the same shapes, and is printed.
 
     Args:
         source: Their `.pth` file. Code in it is not executed.

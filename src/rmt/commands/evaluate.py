@@ -54,11 +54,11 @@ def run(
             --help`); by default that of the run.
         split: The split of `data` to evaluate on, instead of the validation split.
         max_images: Images to evaluate at most, evenly spread over the split; by default all.
-        per_class: Classifiers and detectors: also print precision, recall and F1, or AP, per class, which JSON always
-            contains; of up to 20 classes a classifier's are printed in any case.
-        knn: Classifiers: the accuracy of the class that the nearest training images have, by cosine similarity of the
-            embeddings (`rmt embed`), instead of the network's own classes, which may be others.
-        neighbours: Classifiers: the nearest images that vote with `knn` (20).
+        per_class: Classifiers and detectors: also print precision, recall and F1, or AP, of each class. JSON always has
+            them, and a classifier of up to 20 classes always prints them.
+        knn: Classifiers: evaluate the embeddings (`rmt embed`) by k nearest neighbours: the class of an image is that
+            of the most similar training images, by cosine similarity. The network need not know these classes.
+        neighbours: Classifiers: with `knn`, the number of training images that vote (20).
         batch_size: Classifiers: images per step (64). Segmenters: windows per step (4).
         image_size: Classifiers: side in pixels of the images, instead of the checkpoint's. Detectors: the short side.
         classes: Segmenters: the class list, instead of the one in the data's folder.

@@ -26,7 +26,7 @@ def run(
     device: Device = "auto",
     json: bool = False,
 ) -> int:
-    """Draw what the decision of a network about an image rests on, and how far its heads look.
+    """Draw what led to the answer of a network for an image, and how far its heads look.
 
     `rmt explain CHECKPOINT --help` shows the options of its task alone.
 

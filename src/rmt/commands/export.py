@@ -49,7 +49,7 @@ def run(
         images: A folder of images to check on, without labels, instead of `data`.
         max_images: Labelled images at most for the accuracy before and after, evenly spread.
         calibration: int8: a folder of images, from which the ranges of the activations are taken.
-        calibration_images: int8: how many of them at most.
+        calibration_images: int8: largest number of images to take from that folder.
         max_drop: int8: percentage points of accuracy (top-1, AP, mIoU) that it may lose; if more, nothing is written.
         license: hub: the licence of the weights, e.g. apache-2.0, for the model card.
         data_license: hub: the licence of the training images, for the model card.

@@ -68,7 +68,7 @@ def run(
         flip: Segmenters: average with the prediction for the mirrored image.
         scales: Segmenters: average the predictions at several sizes, e.g. 0.75 1 1.25.
         batch_size: Classifiers: images per step (32). Segmenters: windows per step (4).
-        workers: Processes that read images, of more than a few; 0 reads them in this process.
+        workers: Processes that read images, if there are more than a few; 0 reads them in this process.
         device: Where to compute.
         precision: Precision of the forward pass.
         engine: `ray` has several networks work at the same time on a file of answers, on this machine or on the cluster

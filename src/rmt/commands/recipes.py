@@ -10,7 +10,7 @@ from rmt.recipes.choice import choose_recipe
 
 
 def run(name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = "", /) -> None:
-    """List the recipes of `rmt train`, or describe one: what it costs, what it reaches, its command.
+    """List the recipes of `rmt train`, or describe one: its cost, its accuracy, its command.
 
     Args:
         name: A recipe's name, or FILE.py:NAME.

@@ -42,19 +42,19 @@ def run(
         host: The address to listen at; by default only this machine reaches the server. 0.0.0.0: every address.
         port: The port; 0 takes any that is free.
         reload: Load the file again when it changes. One that cannot be used is named on stderr, and the old network
-            serves on.
+            stays in use.
         token_file: A file with a token: requests must have the header `Authorization: Bearer TOKEN`.
         allowed_hosts: Host names to answer to, besides those of this machine, e.g. behind a proxy; * for all. By
             default all if `host` is another address than this machine's own.
         max_batch: Images that go through the network together. 0: on a GPU 32, on a CPU the number with the least time
             for each, measured at the start for about a second.
-        max_wait: Milliseconds that an image waits for others to go with, while the network is idle.
-        max_queue: Images that are accepted and not answered yet; beyond that the answer is 503 with Retry-After.
-        max_body: Megabytes of a request.
-        max_images: Images of a request.
-        max_pixels: Million pixels of an image.
-        max_connections: Connections at a time.
-        timeout: Seconds for sending a request, and as many for answering it.
+        max_wait: Longest time in milliseconds that an image waits for others while the network is idle.
+        max_queue: Largest number of images that are accepted and not answered yet; more get 503 with Retry-After.
+        max_body: Largest size of a request in megabytes.
+        max_images: Largest number of images in a request.
+        max_pixels: Largest size of an image in millions of pixels.
+        max_connections: Largest number of connections at a time.
+        timeout: Seconds in which a request must be sent, and in which it must be answered.
         device: Where to compute.
         precision: Precision of the forward pass.
     """
