@@ -2,7 +2,6 @@
 
 import base64
 import io
-from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -132,7 +131,7 @@ Threshold = Annotated[float, Field(ge=0, le=1, description="lowest score of the 
 def answer(predictor: Predictor, size: tuple[int, int], found: Any, threshold: float) -> dict[str, Any]:
     """The JSON values for what the predictor found in a photograph of (width, height)."""
     if predictor.task == "classify":
-        return {"predictions": [asdict(entry) for entry in found]}
+        return {"predictions": [dict(vars(entry)) for entry in found]}
     values = _objects(predictor, found, threshold) if predictor.task == "detect" else _class_map(predictor, found)
     return {"width": size[0], "height": size[1], **values}
 

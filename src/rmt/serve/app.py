@@ -1,7 +1,8 @@
 """The application: its paths, from request to answer. `rmt serve` runs what `create_app` returns."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Annotated, Any
@@ -104,6 +105,7 @@ def create_app(
 
     def images_to(path: str, result: type[BaseModel], summary: str, job: Callable[..., Awaitable[Job]]) -> None:
         """Add a path that takes images. `job` has the options in the query as parameters."""
+        options = tuple(inspect.signature(job).parameters)
 
         @app.post(
             path,
@@ -113,6 +115,7 @@ def create_app(
             summary=summary,
         )
         async def answer(request: Request, wanted: Annotated[Job, Depends(job)]) -> Response:
+            _refuse_unknown(request.query_params, options)
             return await respond(request, wanted)
 
     task = hosted.predictor.task
@@ -167,27 +170,23 @@ async def _disconnect(request: Request) -> None:
         pass
 
 
-def _known(*names: str) -> Any:
-    """A dependency that refuses other options than these."""
-
-    async def check(request: Request) -> None:
-        if unknown := sorted(set(request.query_params) - set(names)):
-            possible = f"it has {', '.join(names)}" if names else "it has none"
-            raise Refusal(422, f"no such option of this network: {unknown[0][:40]!r}; {possible}")
-
-    return Depends(check)
+def _refuse_unknown(options: Iterable[str], known: Sequence[str]) -> None:
+    """Raises Refusal for an option in a query that the network does not have."""
+    if unknown := sorted(set(options) - set(known)):
+        possible = f"it has {', '.join(known)}" if known else "it has none"
+        raise Refusal(422, f"no such option of this network: {unknown[0][:40]!r}; {possible}")
 
 
 # The functions of options are coroutines, since FastAPI runs others in a thread: more work, and a wait for the threads
 # that decode.
 def _predict_job(hosted: Hosted) -> Callable[..., Awaitable[Job]]:
-    async def classify(top_k: TopK = 5, _: None = _known("top_k")) -> Job:
+    async def classify(top_k: TopK = 5) -> Job:
         return Predict((("top_k", top_k),))
 
-    async def detect(threshold: Threshold | None = None, _: None = _known("threshold")) -> Job:
+    async def detect(threshold: Threshold | None = None) -> Job:
         return Predict((), hosted.predictor.threshold if threshold is None else threshold)  # type: ignore[attr-defined]
 
-    async def segment(_: None = _known()) -> Job:
+    async def segment() -> Job:
         return Predict()
 
     jobs: dict[str, Callable[..., Awaitable[Job]]] = {"classify": classify, "detect": detect, "segment": segment}
@@ -195,7 +194,7 @@ def _predict_job(hosted: Hosted) -> Callable[..., Awaitable[Job]]:
 
 
 def _embed_job(hosted: Hosted) -> Callable[..., Awaitable[Job]]:
-    async def embed(stage: Stage | None = None, _: None = _known("stage")) -> Job:
+    async def embed(stage: Stage | None = None) -> Job:
         if not isinstance(hosted.predictor.runtime, TorchRuntime):
             raise Refusal(422, "an exported file has no features to embed, only predictions")
         try:
@@ -208,7 +207,7 @@ def _embed_job(hosted: Hosted) -> Callable[..., Awaitable[Job]]:
 
 
 def _explain_job(hosted: Hosted) -> Callable[..., Awaitable[Job]]:
-    async def explain(x: Fraction = 0.5, y: Fraction = 0.5, _: None = _known("x", "y")) -> Job:
+    async def explain(x: Fraction = 0.5, y: Fraction = 0.5) -> Job:
         if not explains(hosted.predictor):
             raise Refusal(422, "only a model file of an RMT network can be explained, not an exported file")
         return Explain(x, y)

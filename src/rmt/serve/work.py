@@ -89,9 +89,12 @@ class Work:
         if self.accepted + len(images) > self.limits.max_queue:
             raise Busy(self.accepted * self.batcher.seconds_per_item)
         self.accepted += len(images)
-        tasks = [asyncio.create_task(self._answer(image, job)) for image in images]
+        tasks: list[asyncio.Task[Any]] = []
         try:
             async with asyncio.timeout(self.limits.timeout):
+                if len(images) == 1:  # a task of its own costs time
+                    return [await self._answer(images[0], job)]
+                tasks += [asyncio.create_task(self._answer(image, job)) for image in images]
                 return await asyncio.gather(*tasks)
         except TimeoutError:
             raise Busy(self.accepted * self.batcher.seconds_per_item) from None
