@@ -177,18 +177,24 @@ def shown_classes(rows: list[Any]) -> list[Any]:
 
 
 def class_bars(
-    ax: Axes, title: str, note: str, rows: Sequence[tuple[str, float, float | None]], dots: Sequence[float] = ()
+    ax: Axes,
+    title: str,
+    note: str,
+    rows: Sequence[tuple[str, float, float | None]],
+    dots: Sequence[float] = (),
+    colours: Sequence[Any] = (),
 ) -> None:
     """A bar for each class: (name, score in percent, and a second score drawn as a tick, or None).
 
     Args:
         dots: a third score of each class, drawn as a dot.
+        colours: of the bars, red, green, blue from 0 to 1; one colour for all unless given.
     """
     plots.style_axes(ax)
     plots.set_title(ax, title, note)
     places = range(len(rows))
     names, scores, ticks = zip(*rows, strict=True) if rows else ((), (), ())
-    ax.barh(places, scores, color=plots.RAW, height=0.62)
+    ax.barh(places, scores, color=list(colours) or plots.RAW, height=0.62)
     ax.plot([np.nan if tick is None else tick for tick in ticks], places, "|", color=plots.INK, ms=9, mew=1.5)
     ax.plot(dots, places[: len(dots)], "o", color=plots.EMA, ms=4.5)
     for place, score in zip(places, scores, strict=True):

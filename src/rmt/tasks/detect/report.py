@@ -36,7 +36,7 @@ def draw_report(
     last = metrics["last"]["raw"]["val"]
     names = [name for name in ("box_ap", "box_ap50", "mask_ap", "mask_ap50") if name in last]
     scores = [(name.replace("_ap50", " AP50").replace("_ap", " AP"), f"{last[name]:.1f}") for name in names]
-    page.title(scores, f"last epoch, {plural(len(module.data.val), 'image')}, %")
+    page.title(scores, f"last epoch, {plural(len(module.data.val), 'validation image')}, %")
     label = module.metric_columns.label
     page.curves(label[0].upper() + label[1:], "on the images that best was chosen on", "sum of all losses")
     left, right = page.rows[0].subplots(1, 2, width_ratios=[1.3, 1])
