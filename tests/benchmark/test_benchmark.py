@@ -61,6 +61,12 @@ def test_each_network_can_have_the_size_of_its_published_accuracy():
     assert [(case.image_size, case.image_width) for case in cases] == [(s, s) for s in (256, 224, 456, 224, 224)]
 
 
+def test_a_network_of_timm_has_the_classes_of_its_published_accuracy():
+    with torch.device("meta"):
+        model = build_model("tiny_vit_21m_224", (224, 224), seed=0)  # ImageNet-22k's 21,841 by default
+    assert model.num_classes == 1000 and sum(p.numel() for p in model.parameters()) == pytest.approx(21.2e6, rel=0.01)
+
+
 def test_timm_s_networks_run_in_the_form_they_are_used_in():
     cases = list_cases(Options(models=("repvit_m0_9",), steps=("forward", "train"), modes=("eager",)), frozenset())
     forward, train = (_model_and_images(case, Options())[0] for case in cases)

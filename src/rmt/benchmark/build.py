@@ -29,8 +29,8 @@ def build_model(name: str, size: tuple[int, int], seed: int) -> nn.Module:
     sized = dict(img_size=size) if cfg is None or tuple(cfg.input_size[1:]) != size else {}
     for options in (dict(drop_path_rate=0.0) | sized, sized, dict(drop_path_rate=0.0)):
         with suppress(TypeError):  # not every network takes them
-            return timm.create_model(name, **options)
-    return timm.create_model(name)
+            return timm.create_model(name, num_classes=1000, **options)  # some have ImageNet-22k's by default
+    return timm.create_model(name, num_classes=1000)
 
 
 def build_step(case: Case, options: Options) -> Callable[[], object]:

@@ -125,6 +125,21 @@ def test_results_are_in_the_picture_s_own_pixels(tmp_path):
         assert entry["segmentation"]["size"] == [height, width] and entry["category_id"] in (0, 7, 90)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["retinanet", "mask_rcnn", "cascade_mask_rcnn"])
+def test_it_learns_its_colours(tmp_path, monkeypatch, head):
+    monkeypatch.setattr("rmt.tasks.detect.report.draw_report", lambda *args: None)
+    masks = head != "retinanet"
+    wider = dict(fpn_channels=16) | (dict(head_width=16, box_width=64, rois_per_image=32) if masks else {})
+    recipe = tiny_recipe(
+        head=head, masks=masks, output=str(tmp_path), accumulate=1, ema_decay=0.0, drop_path=0.0, **wider
+    )
+    length = dict(epochs=8, epoch_repeats=5.0, batch_size=4, lr=4e-3, lr_steps=(0.8,), train_short_sides=(64,))
+    val = rmt.train(replace(recipe, **length)).metrics["last"]["raw"]["val"]
+    assert val["box_ap50"] > 25
+    assert not masks or val["mask_ap50"] > 25
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_masks_are_pasted_for_any_number_of_objects(count):
     boxes = torch.tensor([[1.0, 2.0, 5.0, 6.0]]).repeat(count, 1)
