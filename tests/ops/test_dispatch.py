@@ -288,7 +288,7 @@ def test_depthwise_after_gelu(kernel, shape):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
 def test_depthwise_after_gelu_with_its_residual(dtype):
-    """The network that is not deployed: GELU's output is added by the centre of the kernel."""
+    """The network that is not deployed: GELU's output, which is not in memory, is added as well."""
     torch.manual_seed(0)
     conv, x = torch.nn.Conv2d(32, 32, 3, padding=1, groups=32).to(dtype), (3 * torch.randn(2, 5, 7, 32)).to(dtype)
     before = conv.weight.clone()
@@ -311,12 +311,14 @@ def test_gelu_everywhere():
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=2e-7, equal_nan=True)
 
 
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("shape", [(2, 5, 7, 32), (1, 1, 2, 48), (3, 11, 20, 144)], ids=str)
 @pytest.mark.parametrize("residual", [True, False])
-def test_gelu_and_depthwise_with_gradients(residual):
+def test_gelu_and_depthwise_with_gradients(residual, shape, kernel):
     """Against float64; GELU's output is computed again and only its input kept."""
     torch.manual_seed(0)
-    shape = (2, 5, 7, 32)
-    conv, draw, dout = torch.nn.Conv2d(32, 32, 3, padding=1, groups=32), torch.randn(shape), torch.randn(shape)
+    conv = torch.nn.Conv2d(shape[3], shape[3], kernel, padding=kernel // 2, groups=shape[3])
+    draw, dout = 3 * torch.randn(shape), torch.randn(shape)
     results, kept = [], []
     for dtype in (torch.float64, torch.float32):
         conv, x = conv.to(dtype), draw.to(dtype).requires_grad_()
@@ -331,14 +333,35 @@ def test_gelu_and_depthwise_with_gradients(residual):
     assert kept == [x.data_ptr(), conv.weight.data_ptr()]
 
 
+def test_the_derivative_of_gelu_everywhere():
+    """Also where GELU itself is taken as 0 or x; NaN stays NaN."""
+    conv = torch.nn.Conv2d(16, 16, 3, padding=1, groups=16, bias=False).requires_grad_(False)
+    conv.weight.zero_()[:, :, 1, 1] = 1
+    x = torch.cat([torch.linspace(-8, 8, 16_000), torch.tensor([1e-30, -1e-30, 0.0, 1e30, -1e30])])
+    x = torch.nn.functional.pad(x, (0, -len(x) % 16), value=float("nan")).view(1, 1, -1, 16)
+    slopes = []
+    for t, function in ((x, depthwise_conv), (x.double(), masa.depthwise_conv)):
+        t = t.clone().requires_grad_()
+        function(t, conv.to(t.dtype), gelu=True).sum().backward()
+        slopes.append(t.grad.double())
+    torch.testing.assert_close(*slopes, atol=5e-7, rtol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("threads", [2, 3])
-def test_depthwise_does_not_depend_on_threads(threads):
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("gelu", [False, True])
+def test_depthwise_does_not_depend_on_threads(threads, images, gelu):
     torch.manual_seed(0)
-    conv, x = torch.nn.Conv2d(80, 80, 5, padding=2, groups=80), torch.randn(1, 37, 20, 80)
-    one = depthwise_conv(x, conv)
-    before = torch.get_num_threads()
+    conv, x = torch.nn.Conv2d(80, 80, 5, padding=2, groups=80), torch.randn(images, 37, 20, 80, requires_grad=True)
+    dout = torch.randn(x.shape)
+
+    def results():
+        out = depthwise_conv(x, conv, gelu=gelu)
+        return out.detach(), *torch.autograd.grad(out, (x, conv.weight, conv.bias), dout)
+
+    one, before = results(), torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        assert torch.equal(depthwise_conv(x, conv), one)
+        assert all(map(torch.equal, results(), one))
     finally:
         torch.set_num_threads(before)

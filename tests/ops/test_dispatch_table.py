@@ -29,7 +29,8 @@ TABLE = """
 | depthwise  | cuda   | any     | any  | triton | triton | triton  | plain  |
 | depthwise  | any    | any     | any  | plain  | plain  | plain   | plain  |
 | layer_norm | cpu    | float64 | any  | plain  | plain  | plain   | plain  |
-| layer_norm | cpu    | any     | no   | native | plain  | plain   | plain  |
+| layer_norm | cpu    | float32 | yes  | plain  | plain  | plain   | plain  |
+| layer_norm | cpu    | any     | any  | native | plain  | plain   | plain  |
 | layer_norm | cuda   | float64 | any  | plain  | plain  | plain   | plain  |
 | layer_norm | cuda   | any     | any  | triton | plain  | plain   | plain  |
 | layer_norm | any    | any     | any  | plain  | plain  | plain   | plain  |
@@ -118,7 +119,11 @@ SPECIAL = {
     ),
     "native: channels of a LayerNorm that fill no vector": (call("layer_norm", shape=(1, 8, 8, 24)), "plain"),
     "native: autocast changes a LayerNorm's dtype": (
-        call("layer_norm", dtypes=(torch.float32, torch.bfloat16)),
+        call("layer_norm", dtypes=(torch.float32, torch.bfloat16), grad=True),
+        "native",
+    ),
+    "native: no scale and shift, gradients": (
+        call("layer_norm", dtype=torch.bfloat16, grad=True, affine=False),
         "plain",
     ),
     "native: autocast changes a linear layer's dtype": (

@@ -131,7 +131,7 @@ def test_windows(dtype):
     assert_close([windowed], [exact], BOUND[dtype] + 4e-3, ["out"])
 
 
-def check_depthwise(dtype, kernel, shape, plus):
+def check_depthwise(dtype, kernel, shape, plus, gelu=False):
     torch.manual_seed(0)
     conv = nn.Conv2d(shape[3], shape[3], kernel, padding=kernel // 2, groups=shape[3]).to(dtype)
     wide, upstream = draw((*shape[:3], 2 * shape[3]), dtype), draw(shape, dtype, 1)
@@ -140,7 +140,7 @@ def check_depthwise(dtype, kernel, shape, plus):
         conv = conv.float() if function is masa.depthwise_conv else conv
         leaf = convert(wide).requires_grad_()
         x, other = leaf.chunk(2, dim=-1)  # strided views
-        out = function(x, conv, residual=plus == "itself", plus=other if plus == "another" else None)
+        out = function(x, conv, residual=plus == "itself", plus=other if plus == "another" else None, gelu=gelu)
         gradients = torch.autograd.grad(out, (leaf, conv.weight, conv.bias), convert(upstream))
         results.append((out.detach(), *gradients))
     assert {t.dtype for t in results[0]} == {dtype}
@@ -149,10 +149,11 @@ def check_depthwise(dtype, kernel, shape, plus):
 
 @both
 @pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("gelu", [False, True], ids=["", "gelu"])
 @pytest.mark.parametrize("plus", ["itself", "another", "nothing"])
-def test_depthwise(dtype, kernel, plus):
+def test_depthwise(dtype, kernel, plus, gelu):
     for shape in ((2, 5, 7, 16), (1, 1, 2, 48), (2, 11, 20, 32)):
-        check_depthwise(dtype, kernel, shape, plus)
+        check_depthwise(dtype, kernel, shape, plus, gelu)
 
 
 @both
@@ -161,6 +162,7 @@ def test_depthwise_after_gelu_by_all_instructions(instructions, dtype):
     """Shift and GELU inside the kernel, and the plain convolution."""
     with torch.enable_grad():
         check_depthwise(dtype, 3, (1, 3, 9, 32), "itself")
+        check_depthwise(dtype, 3, (2, 3, 9, 32), "itself", gelu=True)
     for shape in ((2, 5, 7, 16), (1, 19, 20, 144)):
         conv = nn.Conv2d(shape[3], shape[3], 3, padding=1, groups=shape[3]).to(dtype)
         x, shift = 3 * draw(shape, dtype), draw(shape[3], dtype, 1)

@@ -71,8 +71,63 @@ def test_layer_norm_does_not_depend_on_threads(threads):
         torch.set_num_threads(before)
 
 
+def gradients_of_layer_norm(function, x, weight, bias, dout):
+    leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
+    out = function(*leaves)
+    return out.detach(), *torch.autograd.grad(out, leaves, dout.to(out.dtype))
+
+
+@pytest.mark.parametrize("dtypes", [(a, b) for a in BOUND for b in BOUND if b != torch.float32], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradients_of_layer_norm_in_16_bits(shape, dtypes):
+    """Against float64, also where autocast's dtype is not that of the input; only the input is kept."""
+    torch.manual_seed(0)
+    x, dout = (3 * torch.randn(shape) + 5).to(dtypes[0]), torch.randn(shape).to(dtypes[1])
+    weight, bias = torch.randn(2, shape[-1])
+    kept = []
+    with torch.autocast("cpu", dtypes[1]), torch.autograd.graph.saved_tensors_hooks(kept.append, lambda t: t):
+        assert _layer_norm_backend(x, weight.requires_grad_(), bias) == "native"
+        layer_norm(x, weight, bias)
+    assert [t.dtype for t in kept] == [dtypes[0], torch.float32]
+    with torch.autocast("cpu", dtypes[1]):
+        found = gradients_of_layer_norm(layer_norm, x, weight.detach(), bias, dout)
+    doubles = (t.detach().double() for t in (x, weight, bias, dout))
+    expected = gradients_of_layer_norm(lambda x, *affine: F.layer_norm(x, x.shape[-1:], *affine, eps=1e-6), *doubles)
+    assert [t.dtype for t in found] == [dtypes[1], dtypes[0], torch.float32, torch.float32]
+    for a, b in zip(found, expected, strict=True):
+        assert relative_error(a, b) < max(BOUND[d] for d in dtypes)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_gradients_of_layer_norm_do_not_depend_on_threads(threads):
+    torch.manual_seed(0)
+    inputs = torch.randn(1037, 48).bfloat16(), *torch.randn(2, 48), torch.randn(1037, 48).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        one, before = gradients_of_layer_norm(layer_norm, *inputs), torch.get_num_threads()
+        try:
+            torch.set_num_threads(threads)
+            assert all(map(torch.equal, gradients_of_layer_norm(layer_norm, *inputs), one))
+        finally:
+            torch.set_num_threads(before)
+
+
+def test_second_derivatives_of_layer_norm_in_16_bits():
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(5, 32, dtype=torch.bfloat16), *torch.randn(2, 32)
+    second = []
+    for function, convert in ((layer_norm, torch.clone), (F.layer_norm, torch.Tensor.double)):
+        leaves = [convert(t).requires_grad_() for t in (x, weight, bias)]
+        normed = F.layer_norm if function is F.layer_norm else None
+        with torch.autocast("cpu", torch.bfloat16, enabled=normed is None):
+            out = function(*leaves) if normed is None else normed(leaves[0], (32,), *leaves[1:], eps=1e-6)
+        (first,) = torch.autograd.grad(out.double().pow(2).sum(), leaves[0], create_graph=True)
+        second.append(torch.autograd.grad(first.double().pow(2).sum(), leaves[:2]))
+    for a, b in zip(*second, strict=True):
+        assert relative_error(a, b) < 5e-2
+
+
 def test_layer_norm_elsewhere():
-    """With gradients, for other widths, and where autocast changes the dtype, PyTorch's."""
+    """With gradients in float32 or without scale and shift, and for other widths, PyTorch's."""
     x = torch.randn(3, 32, requires_grad=True)
     assert _layer_norm_backend(x, None, None) == "plain"
     norm = LayerNorm(32)
@@ -81,8 +136,8 @@ def test_layer_norm_elsewhere():
     with torch.no_grad():
         assert _layer_norm_backend(torch.randn(3, 20), None, None) == "plain"
         with torch.autocast("cpu", torch.bfloat16):
-            assert _layer_norm_backend(x, None, None) == "plain"
             assert add_layer_norm(x, x.bfloat16())[0].dtype == torch.float32
+            assert [t.dtype for t in add_layer_norm(x, x)] == [torch.float32, torch.bfloat16]
             assert norm(x.bfloat16()).dtype == torch.bfloat16
 
 

@@ -6,7 +6,7 @@ Float64 is served by the last column. The kernels serve float32, bfloat16 and fl
 |---|---|---|---|---|
 | `manhattan_attention` | `masa.manhattan_attention` | `native` | `triton` | `blockwise` (many scores), `plain` |
 | `depthwise_conv` | `masa.depthwise_conv` | `native` | `triton` | `plain` |
-| `LayerNorm`, `layer_norm`, `add_layer_norm` | `torch.nn`'s | `native`, for inference | `triton` | PyTorch's |
+| `LayerNorm`, `layer_norm`, `add_layer_norm` | `torch.nn`'s | `native`, inference or 16 bits | `triton` | PyTorch's |
 | `Linear`, `linear` | `torch.nn`'s | `native` (oneDNN), for inference | `torch/linear.py`, in training | PyTorch's |
 
 `plain` is the reference implementation. A backend's `unusable(call)` returns why it cannot serve a call, or None.
@@ -156,7 +156,7 @@ def depthwise_conv(
     """
     call = _depthwise_call(x, conv)
     backend = choose(call)
-    if gelu and not call.needs_grad and (backend != "native" or plus is not None):
+    if gelu and not call.needs_grad and backend != "native":
         # Computed here, so that x is freed before the convolution unless the caller keeps it.
         x, gelu, shift = F.gelu(x if shift is None else x + shift), False, None
     function = _DEPTHWISE[backend]
@@ -181,7 +181,7 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
     if backend == "triton":
         return triton.layer_norm(x, weight, bias, eps, result_dtype(x))
     if backend == "native":
-        return cpu.layer_norm(x, weight, bias, eps)
+        return cpu.layer_norm(x, weight, bias, eps, result_dtype(x))
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
@@ -193,7 +193,7 @@ def add_layer_norm(x: Tensor, y: Tensor, eps: float = 1e-6) -> tuple[Tensor, Ten
     if x.dtype == y.dtype and not needs_grad(y):
         backend = _layer_norm_backend(x, None, None)
         if backend == "native":
-            return cpu.add_layer_norm(x, y, eps)
+            return cpu.add_layer_norm(x, y, eps, result_dtype(x))
         if backend == "triton":
             return triton.add_layer_norm(x, y, eps, result_dtype(x))
     x = x + y

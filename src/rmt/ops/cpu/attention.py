@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from rmt.ops.call import flat_tokens
+from rmt.ops.call import flat_tokens, tracing
 from rmt.ops.cpu.build import load
 from rmt.ops.masa import MaSAConfig, SpatialPrior, decay_rates
 from rmt.ops.second_order import attention_gradients, is_recorded
@@ -38,7 +38,24 @@ def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, co
     decay_range = () if config.decay == "none" else config.decay_range
     spread = -1.0 if config.spread is None else config.spread
     rest = (config.decomposed, config.half_split, decay_range, config.scale, config.tolerance, spread)
-    return _attention(q, k, v, prior.sin, prior.cos, *rest)
+    function = _Direct.apply if tracing(q) == "eager" else _attention
+    return function(q, k, v, prior.sin, prior.cos, *rest)
+
+
+def _forward(q, k, v, sin, cos, decomposed, half_split, decay_range, scale, tolerance, spread) -> Tensor:
+    out = torch.empty(v.shape, dtype=v.dtype)
+    gammas = _gammas(q.shape[3], decay_range)
+    radii = window_radii(q, k, scale, gammas, tolerance, None if spread < 0 else spread) if tolerance else None
+    tensors = dict(q=flat_tokens(q), k=flat_tokens(k), v=flat_tokens(v), out=out)
+    _call("masa_forward", tensors, sin, cos, decomposed, half_split, gammas, scale, radii)
+    return out
+
+
+def _gradients(dout, q, k, v, sin, cos, decomposed, half_split, decay_range, scale, tolerance, spread):
+    dq, dk, dv = (torch.empty(v.shape, dtype=v.dtype) for _ in range(3))
+    tensors = dict(q=flat_tokens(q), k=flat_tokens(k), v=flat_tokens(v), dout=flat_tokens(dout), dq=dq, dk=dk, dv=dv)
+    _call("masa_backward", tensors, sin, cos, decomposed, half_split, _gammas(q.shape[3], decay_range), scale)
+    return dq, dk, dv
 
 
 # An empty decay_range means no decay, a negative spread means None.
@@ -48,18 +65,15 @@ _INPUTS = (
 )
 
 
-def _operator(name: str, schema: str):
-    return torch.library.custom_op(f"rmt::{name}", mutates_args=(), device_types="cpu", schema=schema)
+def _operator(name: str, function, schema: str):
+    """For torch.compile; eager calls take `_Direct`, because PyTorch's dispatcher needs longer than small kernels."""
+    return torch.library.custom_op(f"rmt::{name}", function, mutates_args=(), device_types="cpu", schema=schema)
 
 
-@_operator("native_attention", f"({_INPUTS}) -> Tensor")
-def _attention(q, k, v, sin, cos, decomposed, half_split, decay_range, scale, tolerance, spread):
-    out = torch.empty(v.shape, dtype=v.dtype)
-    gammas = _gammas(q.shape[3], decay_range)
-    radii = window_radii(q, k, scale, gammas, tolerance, None if spread < 0 else spread) if tolerance else None
-    tensors = dict(q=flat_tokens(q), k=flat_tokens(k), v=flat_tokens(v), out=out)
-    _call("masa_forward", tensors, sin, cos, decomposed, half_split, gammas, scale, radii)
-    return out
+_attention = _operator("native_attention", _forward, f"({_INPUTS}) -> Tensor")
+_attention_backward = _operator(
+    "native_attention_backward", _gradients, f"(Tensor dout, {_INPUTS}) -> (Tensor, Tensor, Tensor)"
+)
 
 
 @_attention.register_fake
@@ -67,17 +81,22 @@ def _(q, k, v, *rest):
     return v.new_empty(v.shape)
 
 
-@_operator("native_attention_backward", f"(Tensor dout, {_INPUTS}) -> (Tensor, Tensor, Tensor)")
-def _attention_backward(dout, q, k, v, sin, cos, decomposed, half_split, decay_range, scale, tolerance, spread):
-    dq, dk, dv = (torch.empty(v.shape, dtype=v.dtype) for _ in range(3))
-    tensors = dict(q=flat_tokens(q), k=flat_tokens(k), v=flat_tokens(v), dout=flat_tokens(dout), dq=dq, dk=dk, dv=dv)
-    _call("masa_backward", tensors, sin, cos, decomposed, half_split, _gammas(q.shape[3], decay_range), scale)
-    return dq, dk, dv
-
-
 @_attention_backward.register_fake
 def _(dout, q, k, v, *rest):
     return v.new_empty(v.shape), v.new_empty(v.shape), v.new_empty(v.shape)
+
+
+class _Direct(torch.autograd.Function):
+    """`_forward` and `_gradients` without PyTorch's dispatcher."""
+
+    @staticmethod
+    def forward(ctx, *inputs) -> Tensor:
+        _setup_context(ctx, inputs, None)
+        return _forward(*inputs)
+
+    @staticmethod
+    def backward(ctx, dout: Tensor):
+        return _backward(ctx, dout, _gradients)
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -85,14 +104,14 @@ def _setup_context(ctx, inputs, output) -> None:
     ctx.rest = inputs[5:]
 
 
-def _backward(ctx, dout: Tensor):
+def _backward(ctx, dout: Tensor, gradients=_attention_backward):
     if is_recorded(dout):
         decomposed, half_split, decay_range, scale, *_ = ctx.rest
         q, *_, sin, _ = tensors = ctx.saved_tensors
         log_gamma = torch.tensor(_gammas(q.shape[3], decay_range), dtype=sin.dtype).log()
         options = dict(decomposed=decomposed, half_split=half_split, decay=bool(decay_range), scale=scale)
         return *attention_gradients(dout, (*tensors, log_gamma), **options), *[None] * 8
-    return *_attention_backward(dout, *ctx.saved_tensors, *ctx.rest), *[None] * 8
+    return *gradients(dout, *ctx.saved_tensors, *ctx.rest), *[None] * 8
 
 
 _attention.register_autograd(_backward, setup_context=_setup_context)

@@ -12,7 +12,7 @@ from rmt.ops.cpu.attention import manhattan_attention
 from rmt.ops.cpu.build import ELEMENTS, unavailable_reason
 from rmt.ops.cpu.depthwise import depthwise_conv
 from rmt.ops.cpu.linear import linear, slower_than_pytorch
-from rmt.ops.cpu.norm import add_layer_norm, layer_norm
+from rmt.ops.cpu.norm import add_layer_norm, layer_norm, result_define
 
 __all__ = ["add_layer_norm", "depthwise_conv", "layer_norm", "linear", "manhattan_attention", "unusable"]
 
@@ -36,15 +36,19 @@ def unusable(call: Call) -> str | None:
         return _unavailable_reason("depthwise.cpp", call.dtypes[-1], f"KERNEL={call.kernel_size}")
     if call.tracing != "eager":
         return "PyTorch's compiler fuses it with its neighbours"
-    if call.needs_grad:
-        return f"its {call.op} has no gradient"
-    if len(set(call.dtypes)) > 1:
-        return f"its {call.op} has one dtype for all tensors"
     if call.op == "linear":
+        if call.needs_grad:
+            return "its linear has no gradient"
+        if len(set(call.dtypes)) > 1:
+            return "its linear has one dtype for all tensors"
         return slower_than_pytorch(call.dtypes[0])
+    if call.needs_grad and not call.affine:
+        return "its LayerNorm without scale and shift has no gradient"
+    if call.needs_grad and call.dtypes[-1] == torch.float32:
+        return "PyTorch's is as fast with gradients in float32"
     if call.shape[-1] % 16:
         return "the channels are not a multiple of 16"
-    return _unavailable_reason("norm.cpp", call.dtypes[0])
+    return _unavailable_reason("norm.cpp", call.dtypes[0], result_define(call.dtypes[-1]))
 
 
 @torch.compiler.assume_constant_result

@@ -1,4 +1,4 @@
-// The exponential of vectors, and the products of attention for a group of queries at a time.
+// The products of attention for a group of queries at a time.
 
 #pragma once
 
@@ -25,31 +25,6 @@ static inline vec multiply_add(vec a, vec b, vec sum) {
   if constexpr (std::is_same_v<Factor, bf16>) return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 #endif
   return sum + a * b;
-}
-
-// 2^x for x ≤ 0: 2^n·2^r with |r| ≤ ½, to 2 units in the last place of a float, or 1e-4 for a bf16. NaN stays NaN. Below
-// 2^−100 the result is 0, which does not change a sum that contains a 1, and keeps slow denormal numbers out of the
-// products.
-template <typename Factor>
-static inline vec power_of_two(vec x) {
-  const vec magic = splat(12582912.0f);  // 1.5·2^23: adding it rounds to the nearest integer
-  const vec t = x + magic, r = x - (t - magic);
-  vec p;
-  if constexpr (std::is_same_v<Factor, float>) {
-    p = splat(1.32764e-3f);
-    p = p * r + 9.67554e-3f;
-    p = p * r + 5.550713e-2f;
-    p = p * r + 2.402212e-1f;
-    p = p * r + 6.9314697e-1f;
-    p = p * r + 1.00000007f;
-  } else {
-    p = splat(5.5171669e-2f);
-    p = p * r + 2.4261113e-1f;
-    p = p * r + 6.9326097e-1f;
-    p = p * r + 9.9992806e-1f;
-  }
-  p = (vec)((ivec)p + ((ivec)t << 23));
-  return x < splat(-100.0f) ? vec{} : p;
 }
 
 // ---- The products, for QUERIES rows at a time ---------------------------------------------------------------------
