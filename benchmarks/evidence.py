@@ -90,7 +90,7 @@ class Runner:
         """Links the data of a table, or takes the first rows of CIFAR-10."""
         self.work.mkdir(parents=True, exist_ok=True)
         if table.images:
-            take_rows(self.data / "cifar10", self.work / table.data, table.images)
+            take_rows(self.data / "cifar10", self.work / table.data, table.images, test=table.part == "test")
         elif not (self.work / table.data).exists():
             (self.work / table.data).symlink_to((self.data / table.data).resolve(), target_is_directory=True)
 
@@ -187,6 +187,9 @@ class Runner:
         """What the run reached: on the held-out images and the test part, in percent."""
         metrics = json.loads((self.work / output / "metrics.json").read_text())
         last, found = metrics["last"]["raw"], {"parameters": metrics["parameters"]}
+        if table.part == "val":
+            name = {"finetune": "top1", "finetune-segment": "miou", "finetune-detect": "box_ap50"}[table.recipe]
+            return found | {"val": round(last["val"][name], 2)}
         if table.recipe == "finetune":
             with (self.work / output / "metrics.csv").open() as file:
                 epochs = [row for row in csv.DictReader(file) if row["kind"] == "epoch"]
@@ -238,7 +241,8 @@ class Runner:
         with self.lock, FileLock(self.work / "results.lock"):
             lines = [json.dumps(e, ensure_ascii=False) for e in [*read(file), entry]]
             write_text(file, "[\n" + ",\n".join(lines) + "\n]\n")
-        print(f"{name}, {entry['row']}, seed {entry['seed']}: {entry['test']:.2f} %", flush=True)
+        score = entry.get("test", entry.get("val"))
+        print(f"{name}, {entry['row']}, seed {entry['seed']}: {score:.2f} %", flush=True)
 
 
 def _cpu(usage: resource.struct_rusage) -> float:

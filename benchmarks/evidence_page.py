@@ -28,7 +28,7 @@ def shown(values: list[float], sign: str = "") -> str:
 def table_lines(table: Table, entries: list[dict[str, Any]]) -> Iterator[str]:
     """The Markdown table of the results: mean ± standard error over the seeds."""
     last = "difference" if table.paired else "epochs" if table.seconds else ""
-    head = [table.title, "parameters", f"test {table.metric}", *filter(None, [last]), "seeds", "CPU s"]
+    head = [table.title, "parameters", f"{table.part} {table.metric}", *filter(None, [last]), "seeds", "CPU s"]
     yield "| " + " | ".join(head) + " |"
     yield "|---" * len(head) + "|"
     base = seeds(entries, next(iter(table.rows)))
@@ -36,9 +36,9 @@ def table_lines(table: Table, entries: list[dict[str, Any]]) -> Iterator[str]:
         if not (found := seeds(entries, row)):
             continue
         cells = list(found.values())
-        columns = [network.what, f"{cells[0]['parameters'] / 1e6:.2f} M", shown([e["test"] for e in cells])]
+        columns = [network.what, f"{cells[0]['parameters'] / 1e6:.2f} M", shown([e[table.part] for e in cells])]
         if table.paired:
-            differences = [e["test"] - base[seed]["test"] for seed, e in found.items() if seed in base]
+            differences = [e[table.part] - base[seed][table.part] for seed, e in found.items() if seed in base]
             columns.append("–" if found == base or not differences else shown(differences, "+"))
         elif table.seconds:
             columns.append(str(cells[0]["epochs"]))

@@ -176,7 +176,7 @@ def commit() -> str:
     return name + (" with changes" if changed else "")
 
 
-def take_rows(source: Path, target: Path, count: int) -> None:
+def take_rows(source: Path, target: Path, count: int, *, test: bool = True) -> None:
     """Writes the first `count` training rows of a folder of parquet shards, and its test part, to a new folder."""
     if target.exists():
         return
@@ -190,7 +190,7 @@ def take_rows(source: Path, target: Path, count: int) -> None:
     parts.mkdir(parents=True, exist_ok=True)
     rows = concat_tables(shards).slice(0, count)
     parquet.write_table(rows.replace_schema_metadata(_features(rows)), parts / "train-00000-of-00001.parquet")
-    for file in sorted(source.glob("test-*.parquet")):
+    for file in sorted(source.glob("test-*.parquet")) if test else []:
         shutil.copy(file, parts)
     parts.rename(target)
 

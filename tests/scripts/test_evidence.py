@@ -119,8 +119,9 @@ def test_the_table_of_costs_has_speeds_beside_the_reference(tmp_path):
         assert f"images/{plot}" in text and (tmp_path / "images" / plot).exists()
 
 
-def test_the_page_shows_the_committed_results(tmp_path):
-    text = page("docs/evidence.md")
+@pytest.mark.parametrize("name", ["docs/evidence.md", "docs/training.md"])
+def test_the_pages_show_the_committed_results(name, tmp_path):
+    text = page(name)
     (copy := tmp_path / "page.md").write_text(text, encoding="utf-8")
     (tmp_path / "images").mkdir()
     PAGE.write(EVIDENCE.RESULTS, [copy])
