@@ -1,6 +1,8 @@
 """Where and in which precision a network runs: `--device` and `--precision`, for training and inference alike."""
 
 import contextlib
+import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +40,16 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if precision == "fp16" and device.type == "cpu":
         raise RMTError("--precision fp16 needs a GPU; use bf16 or fp32 on the CPU")
     return precision
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16; False where the system does not list them."""
+    try:
+        listed = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(listed)
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -47,6 +47,12 @@ class FakeClock:
         self.now += seconds * self.load
 
 
+@pytest.fixture(autouse=True)
+def no_bfloat16(monkeypatch):
+    """All processors plan alike."""
+    monkeypatch.setattr("rmt.training.plan.multiplies_bfloat16", lambda: False)
+
+
 @pytest.fixture
 def clock(monkeypatch) -> FakeClock:
     clock, update = FakeClock(), Evaluator.update
@@ -212,13 +218,13 @@ def test_an_interrupted_planned_run_ends_as_an_uninterrupted_one_and_never_plans
 FAST, SLOW = Timing(0.01, 0.0005), Timing(30.0, 0.5)
 
 
-def plan_with(timing: Timing, monkeypatch, **changes):
+def plan_with(timing: Timing, monkeypatch, step=lambda module: None, **changes):
     """The recipe and the printed lines of a plan, on a machine whose steps take seconds in proportion to `timing`."""
 
     def measured(module, device, clock):
         name, side = module.recipe.model, module.recipe.image_size
         work = {"rmt_pico": 1.0, "rmt_nano": 3.2, "rmt_tiny": 10.7}[name] * side**2 / 32**2
-        return Timing(timing.step * work * module.recipe.batch_size / 32, timing.image * work)
+        return Timing((step(module) or timing.step) * work * module.recipe.batch_size / 32, timing.image * work)
 
     monkeypatch.setattr("rmt.training.plan.measure", measured)
     lines: list[str] = []
@@ -231,6 +237,41 @@ def test_the_best_choice_that_sees_enough_images_is_taken(monkeypatch):
     many, _ = plan_with(FAST, monkeypatch, minutes=60.0)
     assert (few.model, many.model) == ("rmt_nano", "rmt_tiny")
     assert plan_with(FAST, monkeypatch, minutes=60.0, model="rmt_pico")[0].model == "rmt_pico"
+
+
+@pytest.mark.parametrize(
+    ("share", "given", "instructions", "precision"),
+    [
+        (0.6, "auto", True, "bf16"),
+        (0.95, "auto", True, "fp32"),
+        (0.6, "auto", False, "fp32"),  # emulation is not even measured
+        (0.6, "fp32", True, "fp32"),
+        (0.95, "bf16", True, "bf16"),
+    ],
+)
+def test_bfloat16_is_chosen_where_it_is_clearly_faster(share, given, instructions, precision, monkeypatch):
+    monkeypatch.setattr("rmt.training.plan.multiplies_bfloat16", lambda: instructions)
+    seen = []
+
+    def timed(module):
+        seen.append(module.recipe.precision)
+        return FAST.step * (share if module.recipe.precision == "bf16" else 1)
+
+    recipe, lines = plan_with(FAST, monkeypatch, step=timed, minutes=3.0, precision=given)
+    assert recipe.precision == precision
+    assert ("in bfloat16" in lines[-4]) == (given == "auto" and precision == "bf16")
+    assert ("bf16" in seen) == ((instructions and given == "auto") or given == "bf16")
+
+
+def test_a_faster_step_leaves_time_for_a_larger_network(monkeypatch):
+    """Of two networks the larger one takes 100 s for the images it needs in float32, in bfloat16 half of that."""
+    monkeypatch.setattr("rmt.training.plan.multiplies_bfloat16", lambda: True)
+
+    def timed(module):
+        return FAST.step / (4 if module.recipe.precision == "bf16" else 1)
+
+    chosen = [plan_with(FAST, monkeypatch, step=timed, minutes=5.0, precision=p)[0] for p in ("fp32", "auto")]
+    assert [recipe.model for recipe in chosen] == ["rmt_nano", "rmt_tiny"]
 
 
 @pytest.mark.parametrize(("constant", "short_side"), [(0.4, 64), (0.0, 32)])

@@ -2,8 +2,9 @@
 
 The task lists candidates, from the best to the cheapest. The cheapest one is measured, the time of the others is
 predicted from their relative work, see `predict`, and the best one that sees enough images in the time is measured and
-taken, or the next cheaper one if it is slower than predicted. Everything that is chosen is a field of the resolved
-recipe, so a resumed run never plans again.
+taken, or the next cheaper one if it is slower than predicted. On a CPU that multiplies bfloat16 the cheapest one is
+also measured under autocast, which all of them then use if it is clearly faster. Everything that is chosen is a field
+of the resolved recipe, so a resumed run never plans again.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from rmt.device import multiplies_bfloat16
 from rmt.errors import RMTError
 from rmt.recipes.recipe import Recipe
 from rmt.terminal import plural
@@ -29,6 +31,8 @@ BUILD_SECONDS = 1.0  # between the plan and the first step, at least
 SAVE_SECONDS = 0.3  # of checkpoint and weight files, with each evaluation
 REPORT_SECONDS = 4.0  # of the weight files and the report at the end
 MOST_ADVISED = 20  # times the minutes, for a better choice to be mentioned
+BFLOAT16_SHARE = 0.85  # of the seconds of a step in float32, at most, for autocast to be chosen
+BFLOAT16_MINUTES = 2.0  # at least; measuring it takes up to ten seconds
 MARGIN = 0.03  # of the minutes that stay unplanned
 
 
@@ -101,21 +105,30 @@ class Planner:
         self.planning = task.planning
         self.build_seconds = BUILD_SECONDS
 
-    def plan(self, log: Log) -> Any:
+    def plan(self, log: Log, *, open_precision: bool = False) -> Any:
         """Returns the resolved recipe of the chosen candidate, and logs the plan in five lines.
 
         Raises RMTError when the minutes do not even suffice for the evaluations.
+
+        Args:
+            log: prints a line.
+            open_precision: whether the plan may choose bfloat16 autocast on a CPU.
         """
         candidates = [self._with_network(c) for c in self.planning.candidates(self.recipe, self.data)]
-        measured: dict[int, Measured] = {}
         place = len(candidates) - 1
+        measured = {place: self._measure(candidates[place], log)}
+        allowed = open_precision and self.planning.bfloat16 and self.recipe.device == "cpu"
+        if allowed and self.recipe.minutes >= BFLOAT16_MINUTES and multiplies_bfloat16():
+            in_bfloat16 = [_in_bfloat16(candidate) for candidate in candidates]
+            found = self._measure(in_bfloat16[place], log)
+            if found.timing.step <= BFLOAT16_SHARE * measured[place].timing.step:
+                candidates, measured = in_bfloat16, {place: found}
         while True:
-            log(f"measuring a few steps of {candidates[place].label} …")
-            measured[place] = self._measure(candidates[place])
             outlines = self._outlines(candidates, measured)
             place = next((i for i, outline in enumerate(outlines) if outline.fits), len(candidates) - 1)
             if place in measured or len(measured) == MOST_MEASURED:
                 break
+            measured[place] = self._measure(candidates[place], log)
         if place not in measured:
             fitting = [i for i in sorted(measured) if outlines[i].fits]
             place = fitting[0] if fitting else max(measured)
@@ -131,7 +144,8 @@ class Planner:
     def _with_network(candidate: Candidate[Any]) -> Candidate[Any]:
         return replace(candidate, recipe=resolve_ema_decay(resolve_network(candidate.recipe)))
 
-    def _measure(self, candidate: Candidate[Any]) -> Measured:
+    def _measure(self, candidate: Candidate[Any], log: Log) -> Measured:
+        log(f"measuring a few steps of {candidate.label} …")
         updates = max(candidate.images // effective_batch(candidate.recipe), 1) if candidate.images else 1
         recipe = self._resolved(candidate, updates, 1)
         began = self.clock()
@@ -183,6 +197,11 @@ class Planner:
                 f"{plural(len(self.data.val), 'image')} and to report takes {duration(other)} alone on this machine; "
                 f"take --minutes {needed:g} or more, fewer validation images, or --minutes 0 for no plan"
             )
+
+
+def _in_bfloat16(candidate: Candidate[Any]) -> Candidate[Any]:
+    label = f"{candidate.label} in bfloat16"
+    return replace(candidate, recipe=replace(candidate.recipe, precision="bf16"), label=label)
 
 
 def evaluation_seconds(timing: Timing, recipe: Recipe, data: Any, planning: Planning[Any, Any]) -> tuple[float, float]:

@@ -53,13 +53,15 @@ def resolve(
         log: prints the lines of the plan.
     """
     started = time.monotonic() if started is None else started
+    open_precision = recipe.precision == AUTO
     recipe = inherit_options(resolve_machine(recipe, machine), log)
     planned, batch = needs_plan(recipe, task), recipe.batch_size
     if not planned or recipe.model != AUTO or recipe.weights or recipe.model_args:
         recipe = resolve_network(recipe)  # before the data are read, which may take a while
     data = task.open_data(recipe)
     if planned:
-        recipe = Planner(recipe, data, task, machine.torch_device, started, time.monotonic).plan(log)
+        planner = Planner(recipe, data, task, machine.torch_device, started, time.monotonic)
+        recipe = planner.plan(log, open_precision=open_precision)
     given, recipe = recipe, resolve_ema_decay(task.resolve(resolve_network(recipe), data))
     for name in ("warmup_epochs", "warmup_iterations"):
         length, taken = getattr(given, name, None), getattr(recipe, name, None)

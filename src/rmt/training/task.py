@@ -65,6 +65,7 @@ class Planning(Generic[RecipeT, DataT]):
         final_images: (recipe, data, networks); images that are evaluated after the last epoch, counted for each
             network, when `networks` (raw and EMA) are evaluated in validation.
         advise_weights: (data); what the plan says about weights to start from, where the recipe has none.
+        bfloat16: whether bfloat16 autocast on a CPU was measured to reach the accuracy of float32.
     """
 
     fields: tuple[str, ...]
@@ -75,6 +76,7 @@ class Planning(Generic[RecipeT, DataT]):
     length_is_open: Callable[[RecipeT], bool]
     final_images: Callable[[RecipeT, DataT, int], int]
     advise_weights: Callable[[DataT], str] = lambda data: "--weights FILE to start from trained weights"
+    bfloat16: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

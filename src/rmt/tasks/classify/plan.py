@@ -88,4 +88,5 @@ PLANNING = Planning(
     length_is_open=epochs_are_open,
     final_images=final_images,
     advise_weights=advise_weights,
+    bfloat16=True,  # benchmarks/evidence/bfloat16.json
 )
