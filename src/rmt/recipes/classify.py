@@ -8,6 +8,7 @@ from rmt.recipes.recipe import (
     MAX_SIDE,
     NOT_NEGATIVE,
     AutoFloat,
+    AutoFraction,
     AutoNonNegative,
     AutoPositiveFloat,
     AutoPositiveFraction,
@@ -30,7 +31,7 @@ class ClassifyRecipe(Recipe):
     open_values: ClassVar[dict[str, Any]] = {
         **Recipe.open_values,
         **dict.fromkeys(("stream", "loader", "metric", "epoch_repeats", "warmup_epochs", "cooldown_epochs"), "auto"),
-        **dict.fromkeys(("optimizer", "crop_padding", "randaugment", "crop_pct"), "auto"),
+        **dict.fromkeys(("optimizer", "crop_padding", "randaugment", "random_erasing", "crop_pct"), "auto"),
         **dict.fromkeys(("image_size", "epochs", "lr", "layer_decay"), 0),
     }
 
@@ -103,8 +104,9 @@ class ClassifyRecipe(Recipe):
     """Probability of a horizontal flip."""
     randaugment: str = "rand-m9-mstd0.5-inc1"
     """RandAugment, as timm writes it; empty: none. `auto`: none for rmt_nano from scratch, otherwise a mild one."""
-    random_erasing: Fraction = 0.25
-    """Probability that a rectangle of an image is replaced by noise."""
+    random_erasing: AutoFraction = 0.25
+    """Probability that a rectangle of an image is replaced by noise. `auto`: 0.25 for rmt_nano from scratch in 20 or
+    more passes over the images, otherwise 0."""
     repeated_augmentation: bool = False
     """Repeated augmentation: a third of the images per epoch, each in three views."""
     interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"

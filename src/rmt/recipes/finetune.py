@@ -39,7 +39,7 @@ def finetune() -> ClassifyRecipe:
         crop_padding=AUTO,
         randaugment=AUTO,
         crop_pct=AUTO,
-        random_erasing=0.0,
+        random_erasing=AUTO,
         mixup=0.0,
         cutmix=0.0,
         ema_decay=0.0,

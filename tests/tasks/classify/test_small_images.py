@@ -31,3 +31,19 @@ def test_a_recipe_from_scratch_takes_them_where_it_leaves_fields_open():
     other, _ = resolved(replace(recipe, model="rmt_pico"))
     assert (other.optimizer, other.crop_padding, other.crop_pct) == ("adamw", 0, 0.875)
     assert other.randaugment == "rand-m5-mstd0.5-inc1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "erased"),
+    [
+        (dict(epochs=20), 0.25),
+        (dict(epochs=10, epoch_repeats=2.0), 0.25),
+        (dict(epochs=19), 0.0),
+        (dict(epochs=20, random_erasing=0.1), 0.1),
+        (dict(epochs=20, model="rmt_pico"), 0.0),
+    ],
+)
+def test_many_passes_from_scratch_erase_rectangles(changes, erased):
+    recipe = replace(finetune(), data=photos(), model="rmt_nano", device="cpu", workers=0, minutes=0.0)
+    ran, _ = resolved(replace(recipe, **changes))
+    assert ran.random_erasing == erased

@@ -6,6 +6,12 @@ LARGEST_SIDE = 64
 """Side in pixels up to which `rmt_nano` suits the images; on larger ones its first convolutions take too long."""
 
 
+ERASED = 0.25
+"""Share of the training images of which a rectangle is erased, in runs of `ERASING_PASSES` or more; measured in
+benchmarks/evidence/erasing.json."""
+ERASING_PASSES = 20
+
+
 def small_image_settings(side: int) -> dict[str, Any]:
     """Fields of `ClassifyRecipe` for training `rmt_nano` from scratch on images of `side` pixels.
 
