@@ -1,3 +1,4 @@
+import contextlib
 import importlib
 import inspect
 import json
@@ -117,6 +118,7 @@ def test_a_mistyped_option_is_the_parser_s_own_message_and_exit_code_2(capsys, a
 )
 def test_everything_after_parsing_is_one_line_and_exit_code_1(capsys, args, part, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rmt.commands.train.announce_slow_import", contextlib.nullcontext)  # on a slow machine a line
     code, out, err = run(capsys, *args)
     assert code == 1
     assert out == ""
