@@ -27,9 +27,11 @@ def test_options_reach_the_server(started, tmp_path, capsys):
     file, token = classifier(tmp_path / "a.safetensors"), tmp_path / "token"
     token.write_text("long enough\n")
     options = ["--port", "0", "--max-body", "2", "--max-pixels", "3", "--max-wait", "5", "--token-file", str(token)]
+    options += ["--max-batch", "4"]  # none is measured, which takes a second and prints a line
     assert main(["serve", str(file), *options, "--device", "cpu", "--host", "0.0.0.0"]) == 0
     ((app, _, limits),) = started
     assert (limits.max_body, limits.max_pixels, limits.max_wait) == (2**21, 3_000_000, 0.005)
+    assert limits.max_batch == 4
     guard = app.user_middleware[0].kwargs
     assert guard["token"] == "long enough" and guard["hosts"] == ()
     shown = capsys.readouterr()
