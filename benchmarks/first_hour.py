@@ -43,7 +43,17 @@ CPU_CLOCK = """import sys, threading, time
 from rmt.commands.cli import main
 time.monotonic = time.process_time
 sys.exit(main(sys.argv[1:]))"""  # threads keep the clock that they have imported
-CHOSEN = ("model", "image_size", "short_side", "crop_size", "batch_size", "epochs", "epoch_repeats", "iterations")
+CHOSEN = (
+    "model",
+    "precision",
+    "image_size",
+    "short_side",
+    "crop_size",
+    "batch_size",
+    "epochs",
+    "epoch_repeats",
+    "iterations",
+)
 
 
 @dataclass(frozen=True)
@@ -213,7 +223,9 @@ def table(entries: list[dict[str, Any]]) -> str:
         command = f"`rmt train {cell.recipe} --data {cell.data} --minutes {cell.minutes}`"
         seconds = f"{median(e['cpu_seconds'] for e in ours):.0f} s"
         baseline = f"{cell.baseline_title}: {_scores(theirs, cell.metric)}" if theirs else "–"
-        lines.append(f"| {cell.title} | {command} | **{_scores(ours, cell.metric, '**')} | {seconds} | {baseline} |")
+        lines.append(
+            f"| {cell.title} | {command} | **{_scores(ours, cell.metric, '**')}{_last(ours)} | {seconds} | {baseline} |"
+        )
     machines, commits = (sorted({e[key] for e in entries}) for key in ("cpu", "commit"))
     clock = (
         "; the core was shared, and minutes are those of its CPU"
@@ -227,6 +239,13 @@ def table(entries: list[dict[str, Any]]) -> str:
 def _scores(entries: list[dict[str, Any]], metric: str, end: str = "") -> str:
     scores = [entry["score"] for entry in sorted(entries, key=lambda entry: entry["seed"])]
     return f"{median(scores):.1f} % {metric}{end} ({', '.join(f'{score:.1f}' for score in scores)})"
+
+
+def _last(entries: list[dict[str, Any]]) -> str:
+    """The last epoch's median, where it was tested as well; the scores are those of the epoch chosen by validation."""
+    tested = [e["last_epoch"]["raw"]["test"] for e in entries if "test" in e.get("last_epoch", {}).get("raw", {})]
+    last = [test["top1"] for test in tested]
+    return f"; last epoch {median(last):.1f} %" if last else ""
 
 
 def plan_block(entries: list[dict[str, Any]], name: str) -> str:
