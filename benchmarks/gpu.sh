@@ -22,9 +22,11 @@ within 120 python3 "$(dirname "$0")/kernels.py" --output "$out/kernels.json" >"$
 within 100 $bench --preset gpu-forward --output "$out/forward.json"
 within 80 $bench --preset gpu-train --output "$out/train.json"
 within 90 $bench --preset gpu-train-others --output "$out/train-others.json"
+within 60 $bench --preset gpu-train-others --models rmt_large --output "$out/train-large.json"
 within 70 $bench --preset gpu-large --output "$out/large.json"
 within 130 $bench --preset gpu-compiled --output "$out/compiled.json"
 within 60 $bench --preset gpu-forward-128 --output "$out/forward-128.json"
+within 30 python3 "$(dirname "$0")/launch_time.py" "$out/launch-time.json"
 if command -v compute-sanitizer >/dev/null; then
     within 90 compute-sanitizer --tool memcheck python3 benchmarks/gpu_memcheck.py >"$out/memcheck.txt" 2>&1
 fi

@@ -1,9 +1,9 @@
-"""The host's time for one launch of a Triton kernel, by Triton itself and by `launch.launch_eager`. Needs no GPU.
+"""The host's time for one launch of a Triton kernel, by Triton itself and by `launch.launch_eager`.
 
-    python benchmarks/launch_time.py benchmarks/launch-time.json
+    python benchmarks/launch_time.py benchmarks/gpu/launch-time.json
 
-A stub replaces the driver: kernels are compiled for an H100, and launching one does nothing. So this measures Python's
-part only, for a row pass and a column pass of attention.
+It is measured for a row pass and a column pass of attention. Without a GPU a stub replaces the driver: kernels are
+compiled for an H100, and launching one does nothing, so that the result is Python's part only.
 """
 
 import contextlib
@@ -74,9 +74,12 @@ def nothing(kernel, grid, *args, **options) -> None:
 
 
 def main(output: Path) -> None:
-    install_stub()
-    q, k, v = (torch.empty(8, 56, 56, 4, 16, dtype=torch.bfloat16) for _ in range(3))
-    tables = torch.empty(56, 56, 1, 8), torch.empty(56, 56, 1, 8), torch.empty(4)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        install_stub()
+    # small enough that the kernels take less time than their launches, which the host would otherwise wait for
+    q, k, v = (torch.zeros(1, 56, 56, 4, 16, dtype=torch.bfloat16, device=device) for _ in range(3))
+    tables = [torch.zeros(shape, device=device) for shape in ((56, 56, 1, 8), (56, 56, 1, 8), (4,))]
     rounds: dict[str, list[float]] = {"nothing": [], "triton_itself": [], "directly": []}
     ways = {"nothing": nothing, "triton_itself": triton_itself, "directly": launch.launch_eager}
     for _ in range(ROUNDS + 1):
@@ -84,13 +87,15 @@ def main(output: Path) -> None:
             start = time.perf_counter()
             for _ in range(CALLS):
                 attention_ops.forward(way, q, k, v, *tables, None, True, True, True, 1.0)
+            if device == "cuda":
+                torch.cuda.synchronize()
             rounds[name].append((time.perf_counter() - start) / CALLS / 2 * 1e6)
     medians = {name: median(times[1:]) for name, times in rounds.items()}  # the first round compiles
     found = dict(
-        command="python benchmarks/launch_time.py benchmarks/launch-time.json",
+        command=f"python benchmarks/launch_time.py {output}",
         unit="µs of the host per launch, with the preparation of its arguments; `nothing` is that preparation alone",
         triton=triton.__version__,
-        machine=describe("cpu"),
+        machine=describe(device),
         medians=medians,
         rounds={name: times[1:] for name, times in rounds.items()},
     )

@@ -1,9 +1,12 @@
 """The figures in docs/speed.md and the README are those of the committed results."""
 
 import json
+import re
 
 import pytest
 from helpers.documentation import page
+
+from rmt.benchmark.published import PUBLISHED
 
 PAGE, README = page("docs/speed.md"), page("README.md")
 SWIN = "swin_tiny_patch4_window7_224"
@@ -69,65 +72,232 @@ def test_cpu_latency_training_and_large_images():
     assert f"{memory / 1e9:.2f} GB" in row("peak memory over baseline, 1792²")[2]
 
 
-@pytest.mark.parametrize("size", ["tiny", "small", "base", "large"])
-def test_gpu_forward_of_ours(size):
-    times = [
-        results("gpu/forward", model=f"rmt_{size}", mode=mode, backend=backend)[0]["seconds"]
-        for mode, backend in (("eager", "plain"), ("eager", "auto"), ("eager+graph", "plain"), ("deploy+graph", "auto"))
-    ]
-    plain, kernels, graph, deployed = (time["median"] * 1e3 for time in times)
-    low, high = times[1]["quartiles"]
-    spread = f"± {(high - low) / 2 / times[1]['median']:.0%}".replace("%", " %")
-    lines = [line for line in PAGE.splitlines() if line.startswith(f"| RMT-{size[0].upper()} |")]
-    assert [cell.strip() for cell in lines[0].strip("|").split("|")][2:] == [
-        *(f"{plain:.1f}", f"{kernels:.1f} ({spread})", f"{graph:.1f}", f"{deployed:.1f}"),
-        *(f"{plain / deployed:.1f}", f"{graph / deployed:.1f}"),
-    ]
+def spread(name: str, **which) -> str:
+    (entry,) = results(name, **which)
+    low, high = entry["seconds"]["quartiles"]
+    return f"± {(high - low) / 2 / entry['seconds']['median'] * 100:.0f} %"
 
-    before, after = (results("gpu/large", model=f"rmt_{size}", mode=mode)[0] for mode in ("eager", "deploy+graph"))
-    assert [cell.strip() for cell in lines[1].strip("|").split("|")][1:] == [
+
+SIZES = ("tiny", "small", "base", "large")
+GRAPHS = (("eager+graph", "plain"), ("deploy+graph", "auto"))
+GPU = ("forward", "forward-128", "large", "train", "train-others", "train-large", "compiled")
+
+
+def rows_of(size: str) -> list[list[str]]:
+    """The cells after the first of a network's rows on the GPU: forward, at 800 × 1333, in training."""
+    lines = [line for line in PAGE.splitlines() if line.startswith(f"| RMT-{size[0].upper()} |")]
+    return [[cell.strip() for cell in line.strip("|").split("|")][1:] for line in lines]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_gpu_forward_of_ours(size):
+    forward, large, _ = rows_of(size)
+    which, expected = dict(model=f"rmt_{size}"), []
+    for backend in ("plain", "auto"):
+        eager = which | dict(mode="eager", backend=backend)
+        expected.append(f"{milliseconds('gpu/forward', **eager):.1f} ({spread('gpu/forward', **eager)})")
+    for name in ("gpu/forward", "gpu/forward-128"):
+        plain, deployed = (milliseconds(name, **which, mode=mode, backend=backend) for mode, backend in GRAPHS)
+        expected += [f"{plain:.1f}", f"{deployed:.1f}", f"{plain / deployed:.1f}"]
+    assert forward == [f"{PUBLISHED[which['model']].top1:.1f}", *expected]
+
+    before, after = (results("gpu/large", **which, mode=mode)[0] for mode in ("eager", "deploy+graph"))
+    assert large == [
         *(f"{entry['seconds']['median'] * 1e3:.1f}" for entry in (before, after)),
         f"{before['peak_memory'] / 1e6:,.0f} → {after['peak_memory'] / 1e6:,.0f}",
     ]
 
 
-def test_gpu_peers_and_training():
+def test_the_spreads_of_the_gpu():
+    widest: dict[bool, float] = {True: 0, False: 0}
+    for name in GPU:
+        for entry in results(f"gpu/{name}"):
+            if "failed" not in entry:
+                low, high = entry["seconds"]["quartiles"]
+                graph = entry["mode"].endswith("+graph")
+                widest[graph] = max(widest[graph], (high - low) / 2 / entry["seconds"]["median"] * 100)
+    text = PAGE.replace("\n", " ")
+    assert f"by up to ± {widest[False]:.0f} % (the JSON has every round)" in text
+    assert f"those of CUDA graphs by at most ± {widest[True]:.0f} %" in text
+
+
+def test_gpu_peers():
+    fastest = {entry["model"]: entry for entry in results("gpu/forward", mode="deploy+graph")}
+    better, slower = [], {name: set() for name in fastest}
     for entry in results("gpu/forward", mode="eager+graph", backend="auto"):
-        name = entry["model"].removesuffix("_patch4_window7_224").removesuffix("_tf_224")
-        assert row(name)[1] == f"{entry['seconds']['median'] * 1e3:.1f}"
+        time, name = entry["seconds"]["median"], entry["model"]
+        label = name.removesuffix("_patch4_window7_224").removesuffix("_tf_224")
+        assert row(label) == [f"{PUBLISHED[name].top1:.1f}", f"{time * 1e3:.1f}"]
+        for ours, own in fastest.items():
+            if PUBLISHED[name].top1 >= PUBLISHED[ours].top1:
+                better.append(time / own["seconds"]["median"])
+            if PUBLISHED[name].top1 <= PUBLISHED[ours].top1 and time < own["seconds"]["median"]:
+                slower[ours].add(label)
+    assert row("time of listed networks of equal or better accuracy ÷ RMT's")[1] == f"{min(better):.1f} and more"
+    assert slower["rmt_tiny"] == set() and slower["rmt_small"] == {"convnext_tiny"}
+    assert all(not name.endswith(("_s36", "mambaout_small")) for name in slower["rmt_base"])
 
-    plain, ours = (
-        milliseconds("gpu/train", model="rmt_small", mode="eager+graph", backend=name) for name in ("plain", "auto")
+
+@pytest.mark.parametrize("size", SIZES)
+def test_gpu_training(size):
+    which = dict(model=f"rmt_{size}", mode="eager+graph")
+    plain, kernels = (
+        results(f"gpu/{name}", **which, backend=backend)[0]
+        for name, backend in (
+            ("train" if size == "small" else "train-others", "plain"),
+            ({"small": "train", "large": "train-large"}.get(size, "train-others"), "auto"),
+        )
     )
-    swin = milliseconds("gpu/train", model=SWIN, mode="eager+graph")
-    assert row("graph, ms") == [f"{plain:.1f}", f"{ours:.1f}", f"{plain / ours:.2f} × (swin_tiny: {swin:.1f})"]
-    memory = [results("gpu/train", mode="eager", backend=b)[0]["peak_memory"] / 1e9 for b in ("plain", "auto")]
-    assert row("peak memory, GB")[:2] == [f"{gigabytes:.2f}" for gigabytes in memory]
-    deployed = milliseconds("gpu/forward", model="rmt_small", mode="deploy+graph")
-    graph = milliseconds("gpu/forward", model="rmt_small", mode="eager+graph", backend="plain")
-    claim = f"{round(64e3 / deployed, -2):,.0f} images/s deployed, {graph / deployed:.1f} × plain PyTorch"
-    assert claim in README.replace("\n", " ")
-    assert f"a training step {plain / ours:.1f} × as fast" in README.replace("\n", " ")
+    times = [entry["seconds"]["median"] * 1e3 for entry in (plain, kernels)]
+    memory = [entry["peak_memory"] and f"{entry['peak_memory'] / 1e9:.2f}" for entry in (plain, kernels)]
+    words = {"small": f"{memory[0]} → {memory[1]}", "large": f"kernels: {memory[1]}"}.get(size, "–")
+    assert rows_of(size)[2] == [*(f"{time:.1f}" for time in times), f"{times[0] / times[1]:.2f}", words]
 
 
-def test_gpu_kernels():
-    content = json.loads(page("benchmarks/gpu/kernels.json"))
-    kernels = {entry["problem"]: entry for entry in content["results"]}
-    for start, problem in (
-        ("a pass over rows of 28", "rows of 64×28×28, 4 heads of 32"),
-        ("a pass over rows of 14", "rows of 64×14×14, 8 heads of 32"),
-        ("rows and columns of 200 × 334, batch 2", "rows and columns of 2×200×334, 4 heads of 16"),
+def test_gpu_training_of_swin_and_in_eager_mode():
+    (swin,) = results("gpu/train", model=SWIN, mode="eager+graph")
+    assert row("swin_tiny's") == [
+        *(f"{swin['seconds']['median'] * 1e3:.1f}", "–", "–", f"{swin['peak_memory'] / 1e9:.2f}")
+    ]
+    plain, ours = (dict(model="rmt_small", mode="eager", backend=backend) for backend in ("plain", "auto"))
+    text = PAGE.replace("\n", " ")
+    assert f"takes {milliseconds('gpu/train', **plain):.0f} ms plain ({spread('gpu/train', **plain)})" in text
+    assert f"{milliseconds('gpu/train', **ours):.0f} ms with kernels ({spread('gpu/train', **ours)})" in text
+
+
+def test_gpu_targets():
+    """The rows that are computed from several results, and the README's sentence."""
+
+    def ratio(name: str, model: str, *modes: tuple[str, str]) -> float:
+        slow, fast = (milliseconds(f"gpu/{name}", model=model, mode=mode, backend=backend) for mode, backend in modes)
+        return slow / fast
+
+    eager, graphs = (("eager", "plain"), ("eager", "auto")), (("eager+graph", "plain"), ("eager+graph", "auto"))
+    forward, both = ratio("forward", "rmt_small", eager[0], GRAPHS[1]), ratio("forward", "rmt_small", *GRAPHS)
+    assert row("forward of RMT-S, batch 64, plain eager ÷ deployed graph")[1] == (
+        f"{forward:.1f}; both as graphs {both:.1f}"
+    )
+    step = ratio("train", "rmt_small", *graphs)
+    measured = row("training step of RMT-S, plain ÷ kernels")[1]
+    assert measured.startswith(f"{step:.2f} as graphs; {ratio('train', 'rmt_small', *eager):.2f} in eager mode")
+    memory = [results("gpu/train", mode="eager", model="rmt_small", backend=b)[0]["peak_memory"] for _, b in eager]
+    assert row("memory of this step, kernels ÷ plain")[1] == f"{memory[1] / memory[0]:.2f}"
+    of_all = [ratio("forward", f"rmt_{size}", *eager) for size in SIZES]
+    assert min(of_all) >= 1
+    assert row("forward, eager, batch 64, plain ÷ kernels")[1].startswith(", ".join(f"{gain:.2f}" for gain in of_all))
+
+    claim = f"{round(64e3 / milliseconds('gpu/forward', model='rmt_small', mode='deploy+graph'), -2):,.0f} images/s"
+    assert f"{claim} deployed, {both:.1f} × plain PyTorch" in README.replace("\n", " ")
+    assert f"a training step {step:.1f} × as fast, in half of the memory" in README.replace("\n", " ")
+
+
+def test_gpu_compiled():
+    deployed, compiled, plain = (
+        dict(mode=mode, backend=backend)
+        for mode, backend in (("deploy+graph", "auto"), ("deploy+compile+graph", "auto"), ("compile+graph", "plain"))
+    )
+    times = [milliseconds("gpu/compiled", **which) for which in (deployed, compiled, plain)]
+    fastest = [results("gpu/compiled", **which)[0]["seconds"]["minimum"] * 1e3 for which in (deployed, compiled)]
+    text = PAGE.replace("\n", " ")
+    assert f"{times[1]:.1f} ms beside {times[0]:.1f} without it" in text
+    assert f"the fastest rounds took {fastest[1]:.1f} and {fastest[0]:.1f}" in text
+    assert f"The plain network compiled takes {times[2]:.1f} ms, {times[2] / times[1]:.1f} × as long" in text
+
+
+KERNELS = json.loads(page("benchmarks/gpu/kernels.json"))
+BY_PROBLEM = {entry["problem"]: entry for entry in KERNELS["results"]}
+PASSES = tuple(f"rows of 64×{side}×{side}, {heads}" for side, heads in ((56, "4 heads of 16"), (28, "4 heads of 32")))
+PASSES += ("rows of 64×14×14, 8 heads of 32",)
+LONG_AT_STAGES = ("100×167, 4 heads of 32", "50×84, 8 heads of 32")
+LONG = "rows and columns of 2×200×334, 4 heads of 16"
+
+
+def of_limit(problem: str) -> str:
+    return f"{BY_PROBLEM[problem]['fraction_of_floor'] * 100:.0f} %"
+
+
+@pytest.mark.parametrize(
+    ("start", "problem", "ways"),
+    [
+        ("a pass over rows of 56, forward, backward", PASSES[0], ("forward", "backward")),
+        ("a pass over rows of 28", PASSES[1], ("forward", "backward")),
+        ("a pass over rows of 14", PASSES[2], ("forward", "backward")),
+        ("rows and columns of 200 × 334, batch 2", LONG, ("forward", "backward")),
+        (
+            "rows and columns of 100 × 167",
+            "rows and columns of 2×100×167, 4 heads of 32",
+            ("forward", "backward"),
+        ),
+        ("all pairs of 25 × 42", "all pairs of 2×25×42, 16 heads of 32", ("forward", "backward")),
+        ("3×3 depthwise over 56 × 56 × 256, with the addition", "depthwise 3×3 of 64×56×56×256", ("forward",)),
+        (
+            "GELU and 3×3 depthwise over 56 × 56 × 256, forward and gradients",
+            "GELU and depthwise 3×3 of 64×56×56×256",
+            ("forward and gradients",),
+        ),
+        (
+            "LayerNorm of 56 × 56 × 64, forward; forward and gradients",
+            "LayerNorm of 64×56×56×64",
+            ("forward", "forward and gradients"),
+        ),
+        ("addition and LayerNorm of 56 × 56 × 64", "addition and LayerNorm of 64×56×56×64", ("forward",)),
+    ],
+)
+def test_gpu_kernels(start, problem, ways):
+    names = [f"{problem}, {way}" for way in ways]
+    entries = [BY_PROBLEM[name] for name in names]
+    separator = "; " if "; " in start else ", "
+    assert row(start) == [
+        separator.join(f"{entry['seconds'] * 1e6:,.0f}" for entry in entries),
+        separator.join(of_limit(name) for name in names),
+        separator.join(f"{entry['plain_seconds'] * 1e6:,.0f}" for entry in entries),
+    ]
+
+
+def test_gpu_kernels_targets_and_errors():
+    for start, way in (
+        ("a pass along rows of 56, 28, 14, forward: fraction of its limit", "forward"),
+        ("the same, backward", "backward"),
     ):
-        both = [kernels[f"{problem}, {way}"] for way in ("forward", "backward")]
-        assert row(start) == [
-            ", ".join(f"{entry['seconds'] * 1e6:,.0f}" for entry in both),
-            ", ".join(f"{entry['fraction_of_floor'] * 100:.0f} %" for entry in both),
-            ", ".join(f"{entry['plain_seconds'] * 1e6:,.0f}" for entry in both),
-        ]
-    assert all(entry["error"] < 5e-3 and entry["repeats"] for entry in kernels.values())
+        _, measured, result = row(start)
+        assert measured == ", ".join(of_limit(f"{problem}, {way}") for problem in PASSES)
+        target = float(row(start)[0].strip("≥ %")) / 100
+        missed = [BY_PROBLEM[f"{problem}, {way}"]["fraction_of_floor"] < target for problem in PASSES]
+        assert missed == [True, False, False] and result == "56: **missed**"
+    both = ", ".join(of_limit(f"{LONG}, {way}") for way in ("forward", "backward"))
+    assert row("rows and columns of 200 × 334, forward, backward")[1] == both
+    assert (
+        f"at {KERNELS['bandwidth'] / 1e12:.2f} TB/s, or of its products at {KERNELS['rate'] / 1e12:.0f} TFLOP/s" in PAGE
+    )
+    assert all(entry["error"] < 5e-3 and entry["repeats"] for entry in KERNELS["results"])
+
+    names = ("56×56, 4 heads of 16", "28×28, 4 heads of 32", "14×14, 8 heads of 32")
+    times = [BY_PROBLEM[f"rows and columns of 64×{name}, backward"]["seconds"] * 1e6 for name in names]
+    slower = ("rows of 64×56×56, 4 heads of 16", *(f"rows and columns of 2×{name}" for name in LONG_AT_STAGES))
+    now = [BY_PROBLEM[f"{problem}, forward"]["seconds"] * 1e6 for problem in slower]
+    said = re.findall(r"\((?:54 µs|71|32) then, (\d+) now\)", PAGE.replace("\n", " "))
+    assert said == [f"{time:.0f}" for time in now]
+    assert "of 56, 28 and 14 take {:.0f}, {:.0f} and {:.0f} µs".format(*times) in PAGE.replace("\n", " ")
+
+
+def test_attention_on_an_h200():
+    """The times before and after, in the lines that were printed."""
+    _, now, before, *_ = page("benchmarks/gpu/h200.txt").split("\n== ")
+    lines = [[line.split(maxsplit=5) for line in text.splitlines() if " rows " in line] for text in (before, now)]
+    both = [{words[5]: float(words[0]) for words in found if words[0][0].isdigit()} for found in lines]
+
+    def gain(problem: str) -> str:
+        return " → ".join(f"{times[problem]:.1f}" for times in both)
+
+    text = PAGE.replace("\n", " ")
+    for way in ("forward", "backward"):
+        first, second, third = (gain(f"{problem}, {way}") for problem in PASSES)
+        assert f"{way} {first}, {second} and {third} µs" in text
+    long = " → ".join(f"{times[f'{LONG}, forward']:.0f}" for times in both)
+    assert f"200 × 334 forward {long} µs" in text
 
 
 def test_launch_time():
-    content = json.loads(page("benchmarks/launch-time.json"))
+    content = json.loads(page("benchmarks/gpu/launch-time.json"))
     own, direct = (content["medians"][name] - content["medians"]["nothing"] for name in ("triton_itself", "directly"))
     assert f"{own:.0f} → {direct:.0f} µs of the host per launch" in PAGE

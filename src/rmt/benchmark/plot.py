@@ -30,9 +30,10 @@ def plot(content: dict[str, Any], path: Path) -> list[Path]:
     results = [r for r in content["results"] if "failed" not in r and r["step"] == "forward"]
     files = []
     published = [r for r in results if _is_published(r)]
+    networks = len({r["model"] for r in published})
     if len(published) > 1:
         files.append(path.with_suffix(".png"))
-        with _axes(content, files[-1], len(published)) as axes:
+        with _axes(content, files[-1], networks) as axes:
             if "series" in content:
                 axes.set_xscale("log")
                 for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
@@ -40,7 +41,7 @@ def plot(content: dict[str, Any], path: Path) -> list[Path]:
             _accuracy_against(axes, published, _speed, _speed_label(content))
     if "series" in content and len(published) > 1:
         files.append(path.with_name(f"{path.stem}-macs.png"))
-        with _axes(content, files[-1], len(published)) as axes:
+        with _axes(content, files[-1], networks) as axes:
             once = list({r["model"]: r | dict(mode="", dtype="") for r in published if r["macs"]}.values())
             _accuracy_against(axes, once, lambda r: r["macs"] / 1e9, "multiply-adds of an image, 10⁹")
     if "series" not in content and len({r["image_size"] for r in results}) > 1:
