@@ -7,11 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rmt.model import ManhattanSelfAttention
 from rmt.ops.masa import (
     MaSAConfig,
     SpatialPrior,
+    attend_along_width,
     attention_weights,
     decay_rates,
     log_decay,
@@ -208,6 +211,26 @@ def test_released_rows_sum_to_one_and_paper_rows_do_not():
     assert sums["paper"].diff().gt(0).all()
     assert sums["paper"][0].item() == pytest.approx(0.34, abs=0.02)
     assert sums["paper"][-1].item() == pytest.approx(0.98, abs=0.01)
+
+
+def test_the_softmax_finds_no_other_copy_of_the_scores_in_memory():
+    """In bfloat16, where the scores, their float32 copy and the sum with the decay are three tensors."""
+    storages, alive = set(), []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._softmax.default:
+                alive.append(sum(not storage.expired() for storage in storages))
+            out = func(*args, **(kwargs or {}))
+            if out.shape[-2:] == (24, 24):  # queries and keys
+                storages.add(StorageWeakRef(out.untyped_storage()))
+            return out
+
+    q, k, v = (torch.randn(2, 3, 24, 4, 8, dtype=torch.bfloat16) for _ in range(3))
+    bias = log_decay(24, log_decay_rates(4, (2, 8), torch.float32, "cpu"))
+    with Watch(), torch.no_grad():
+        attend_along_width(q, k, v, bias, MaSAConfig(True, "released", (2, 8), scale=1))
+    assert alive == [1]  # its own input
 
 
 def test_decay_rates_of_the_paper():

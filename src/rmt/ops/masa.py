@@ -230,8 +230,11 @@ def attention_weights(scores: Tensor, log_decay: Tensor, config: MaSAConfig) -> 
     Without softmax, the scores themselves with the decay.
     """
     weights = scores.to(log_decay.dtype)
+    del scores  # each step frees its input: the scores are the largest tensors of a network
     if config.softmax:
-        weights = (weights + log_decay if config.decay == "released" else weights).softmax(dim=-1)
+        if config.decay == "released":
+            weights = weights + log_decay
+        weights = weights.softmax(dim=-1)
     if config.decay == "paper" or (config.decay == "released" and not config.softmax):
         weights = weights * log_decay.exp()
     return weights
