@@ -96,7 +96,9 @@ def test_after_the_last_epoch_only_the_judging_is_left(tmp_path, monkeypatch):
 
 def test_after_an_early_stop_only_the_judging_is_left(tmp_path, monkeypatch):
     """The first of the two scores stays the best, so that a patience of one ends the run after two of three epochs."""
-    monkeypatch.setattr(Best, "offer", lambda self, score, epoch, offer=Best.offer: epoch == 1 and offer(self, 1, 1))
+    monkeypatch.setattr(
+        Best, "offer", lambda self, score, epoch, margin, offer=Best.offer: epoch == 1 and offer(self, 1, 1)
+    )
     recipe = tiny_recipe(early_stopping=1)
     rmt.train(replace(recipe, output=str(tmp_path / "whole")))
     assert [row["epoch"] for row in rows(tmp_path / "whole") if row["kind"] == "epoch"] == ["1", "2"]

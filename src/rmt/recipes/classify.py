@@ -92,6 +92,11 @@ class ClassifyRecipe(Recipe):
     classes' recalls. `auto`: macro_recall with `class_weights` or `balanced_sampling`, or if the largest class has
     three times the images of the smallest or more."""
 
+    best_tolerance: NonNegativeFloat = 0.0
+    """Standard errors by which the score of the best weights may be below the highest one: of the epochs within them
+    the latest is taken; 0: the highest score. Scores that differ by less differ by chance, and the highest of many is
+    the luckiest one."""
+
     pad_to: Annotated[int, NOT_NEGATIVE, MAX_SIDE] = 0
     """Pad smaller images with black to this side, in training and evaluation; 0: resize them instead."""
     min_crop: PositiveFraction = 0.08

@@ -22,6 +22,7 @@ def finetune() -> ClassifyRecipe:
     return ClassifyRecipe(
         name="finetune",
         metric="auto",
+        best_tolerance=1.0,
         data="",
         model=AUTO,
         minutes=AUTO,

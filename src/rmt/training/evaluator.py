@@ -31,6 +31,7 @@ class MetricColumns:
         best: the one that `best.safetensors` is chosen by, in percent; more is better.
         label: its name in tables.
         second: another score for the table that is printed during training, and `second_label` its name there.
+        tolerance: standard errors by which the score of `best` may be below the highest one, see `margin`.
     """
 
     columns: tuple[str, ...]
@@ -38,10 +39,19 @@ class MetricColumns:
     label: str
     second: str = "loss"
     second_label: str = "loss"
+    tolerance: float = 0.0
 
     def of(self, scores: dict[str, float]) -> float:
         """The score that `best` is chosen by."""
         return scores[self.best]
+
+    def margin(self, scores: dict[str, float]) -> float:
+        """The points by which a later score may be below this one and still be `best`: `tolerance` standard errors of
+        an accuracy on as many images."""
+        if not self.tolerance:
+            return 0.0
+        share = self.of(scores) / 100
+        return 100 * self.tolerance * (share * (1 - share) / scores["images"]) ** 0.5
 
     def row(self, prefix: str, scores: dict[str, float]) -> dict[str, float | None]:
         """The scores under their columns' names; None where there are none."""

@@ -9,17 +9,24 @@ _RENAMED = {"judged": "evaluations", "warned_of_chance": "warned"}
 
 @dataclass
 class Best:
-    """The best score so far of one set of weights (`MetricColumns.best`), and when it was."""
+    """The scores so far of one set of weights (`MetricColumns.best`): the one that is best, and the highest.
+
+    They differ where a later score within a margin of the highest one is preferred: of scores that differ by chance
+    alone the highest is the luckiest.
+    """
 
     score: float = -1.0  # percent; -1 before the first evaluation
     epoch: int = 0  # counted from 1; 0 before the first evaluation
+    highest: float = -1.0
+    highest_epoch: int = 0
 
-    def offer(self, score: float, epoch: int) -> bool:
-        """Replaces the record if the score is better, and returns whether it was."""
-        if score <= self.score:
-            return False
+    def offer(self, score: float, epoch: int, margin: float = 0.0) -> None:
+        """Counts the score of an epoch: it becomes `score` if it is the highest, or less than `margin` below it."""
+        if score > self.highest:
+            self.highest, self.highest_epoch = score, epoch
+        elif self.highest - score >= margin:
+            return
         self.score, self.epoch = score, epoch
-        return True
 
 
 @dataclass
@@ -74,13 +81,13 @@ class Progress:
         self.epoch_seconds, self.epoch_images = 0.0, 0
 
     def best_of_all(self) -> tuple[str, Best]:
-        """Returns the better set of weights so far, "raw" or "ema", and its record."""
-        kind = max(self.best, key=lambda name: self.best[name].score)
+        """Returns the set of weights, "raw" or "ema", with the highest score so far, and its record."""
+        kind = max(self.best, key=lambda name: self.best[name].highest)
         return kind, self.best[kind]
 
     def patience_exhausted(self, patience: int) -> bool:
         """Returns whether the last `patience` evaluations were no better than an earlier one. False for 0."""
-        return 0 < patience <= self.evaluations - self.best_of_all()[1].epoch
+        return 0 < patience <= self.evaluations - self.best_of_all()[1].highest_epoch
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -89,7 +96,7 @@ class Progress:
     def from_state_dict(cls, state: dict[str, Any]) -> "Progress":
         """From `state_dict`, also of earlier versions. Raises ValueError, TypeError or AttributeError for others."""
         values = {_RENAMED.get(key, key): value for key, value in state.items()}
-        values["best"] = {str(name): Best(**record) for name, record in values["best"].items()}
+        values["best"] = {str(name): _best(record) for name, record in values["best"].items()}
         progress, usual = cls(**values), cls()
         for record in (*progress.best.values(), progress):
             for name, value in vars(usual if record is progress else Best()).items():
@@ -97,6 +104,13 @@ class Progress:
         if progress.best.keys() != usual.best.keys():
             raise ValueError("the records of the best scores are not those of raw and ema weights")
         return progress
+
+
+def _best(record: dict[str, Any]) -> Best:
+    best = Best(**record)
+    if "highest" not in record:  # earlier versions: the best is the highest
+        best.highest, best.highest_epoch = best.score, best.epoch
+    return best
 
 
 def _check_kind(name: str, value: Any, usual: Any) -> None:

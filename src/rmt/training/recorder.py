@@ -75,12 +75,11 @@ class Recorder(Callback):
         scores = progress.val = pl_module.compute_metrics()
         loss, lr, images_per_s = progress.loss, self._lr, progress.images_per_s
         metric_columns = pl_module.metric_columns
-        before = progress.best_of_all()[1].score
         progress.evaluations = epoch
         for name, score in scores.items():
-            progress.best[name].offer(metric_columns.of(score), epoch)
+            progress.best[name].offer(metric_columns.of(score), epoch, metric_columns.margin(score))
         kind, best = progress.best_of_all()
-        better = best.score > before
+        better = best.epoch == epoch
         raw, ema = scores["raw"], scores.get("ema", {})
         self.history.add(
             "epoch",
@@ -106,7 +105,7 @@ class Recorder(Callback):
         patience = pl_module.recipe.early_stopping
         if progress.patience_exhausted(patience):
             self.display.print_line(
-                f"stopping early: no better {metric_columns.label} than epoch {best.epoch}'s in "
+                f"stopping early: no better {metric_columns.label} than epoch {best.highest_epoch}'s in "
                 f"{plural(patience, 'epoch')}"
             )
             trainer.should_stop = True

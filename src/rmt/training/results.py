@@ -72,6 +72,9 @@ def common_metrics(
         },
         "best": {**read_metadata(run.folder.best)["metrics"], split: results["best"]},
         "best_val": {kind: {best_by: b.score, "epoch": b.epoch} for kind, b in progress.best.items() if b.epoch},
+        "highest_val": {
+            kind: {best_by: b.highest, "epoch": b.highest_epoch} for kind, b in progress.best.items() if b.epoch
+        },
         "images": {"train": len(data.train), "val": len(data.val)},
         "best_chosen_on": f"the validation images themselves ({len(data.val):,}), so its score there is optimistic",
         "unreadable": parts,
@@ -144,6 +147,12 @@ def summary_lines(
         rows.append((name, *(f"{score:.4f}" if key == "loss" else f"{score:.2f} %" for key, score in scores)))
     rows += [*more_rows, *published_rows(metrics, columns)]
     chosen = f"best was chosen on {metrics['best_chosen_on']}{note}"
+    highest = metrics["highest_val"][metrics["best"]["weights"]]
+    if highest["epoch"] != metrics["best"]["epoch"]:
+        chosen += (
+            f"; the highest score there was {highest[metrics['metric']]:.2f} %, in epoch {highest['epoch']}, which is "
+            "within the error of so few images"
+        )
     lines = [*published_lines(metrics), chosen, *more_lines, *closing_lines(metrics, folder)]
     return ["", *text_table(rows), *lines]
 

@@ -48,7 +48,7 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
         by_recall = recipe.metric == "macro_recall"
         columns = ("loss", "top1", "top5", *(["macro_recall"] if by_recall else []))
         self.metric_columns: MetricColumns = MetricColumns(
-            columns, recipe.metric, "macro recall" if by_recall else "top-1"
+            columns, recipe.metric, "macro recall" if by_recall else "top-1", tolerance=recipe.best_tolerance
         )
         self.baseline: MajorityBaseline = MajorityBaseline.of(data.val.labels, num_classes, by_recall=by_recall)
 
@@ -82,7 +82,7 @@ class ClassifyModule(TrainingModule[ClassifyRecipe, ClassifyData]):
         ]
 
     def warning_line(self, epoch: int, train_loss: float) -> str:
-        best = self.progress.best_of_all()[1].score
+        best = self.progress.best_of_all()[1].highest
         return baseline_warning(self.recipe, self.baseline, epoch=epoch, best=best, train_loss=train_loss, lr=self.lr)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
