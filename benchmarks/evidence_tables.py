@@ -172,6 +172,7 @@ BCCD = (
 )
 RATIOS = "--min-ratio 0.75 --max-ratio 1.5"
 
+PEER = "--optimizer adamw --batch-size 64 --crop-pct 1 --random-erasing 0 --randaugment rand-m5-mstd0.5-inc1"
 MUON = "--image-size 32 --batch-size 96 --optimizer muon --lr 0.012 --random-erasing 0"  # as rmt_nano in few passes
 PEER_RATES = (1e-3, 2e-3, 4e-3)
 TABLES = {
@@ -189,7 +190,7 @@ TABLES = {
         PEERS,
         "cifar10-10000",
         10_000,
-        options="--optimizer adamw --image-size 32",
+        options=f"{PEER} --image-size 32 --crop-padding 4",
         seconds=150,
         rates=PEER_RATES,
     ),
@@ -198,7 +199,7 @@ TABLES = {
         PEERS,
         "cifar10-10000",
         10_000,
-        options="--optimizer adamw --image-size 64",
+        options=f"{PEER} --image-size 64 --crop-padding 8",
         seconds=300,
         rates=PEER_RATES,
     ),

@@ -5,6 +5,7 @@ import os
 import re
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from helpers.detect_runs import data as coco
 from helpers.resolved import resolved
 from helpers.runs import assert_same_run, photos
 from helpers.segment_data import make_segments
+from PIL import Image
 
 import rmt
 from rmt.data.images import read_image
@@ -21,13 +23,14 @@ from rmt.recipes.recipe import AUTO
 from rmt.tasks import resume, task_named
 from rmt.tasks.classify.build import resolve_schedule
 from rmt.tasks.classify.module import ClassifyModule
+from rmt.tasks.classify.plan import candidates
 from rmt.tasks.detect.defaults import ObjectStatistics
 from rmt.tasks.detect.module import DetectModule
 from rmt.tasks.segment.module import SegmentModule
 from rmt.training.checkpoints.callback import StateCheckpoint
 from rmt.training.evaluator import Evaluator
 from rmt.training.machine import Machine
-from rmt.training.measure import Timing, measure
+from rmt.training.measure import Timing, _loading_seconds, measure
 from rmt.training.plan import Planner
 from rmt.training.resolve import resolve_machine
 
@@ -158,6 +161,37 @@ def test_the_first_batches_do_not_count_and_evaluation_comes_before_them(tmp_pat
     timing = measure(task.build(ran, data, fresh=False, log=print), torch.device("cpu"), clock)
     assert timing.step == pytest.approx(0.02 * STEP) and timing.image == pytest.approx(IMAGE)
     assert happened[0] == "evaluation" and "evaluation" not in happened[happened.index("step") :]
+
+
+@pytest.mark.parametrize(("batches", "seconds"), [(100, 0.4), (6, 0.0)])
+def test_a_step_takes_at_least_the_time_of_its_loading(batches, seconds):
+    """Two workers, four of whose batches lie ready after the first, slow steps; then one comes every 0.4 s."""
+    clock = FakeClock()
+
+    def loaded():
+        for number in range(batches):
+            clock.advance(0.0 if number < 4 else 0.4)
+            yield {}
+
+    assert _loading_seconds(loaded(), 2, clock) == pytest.approx(seconds)
+    assert _loading_seconds(loaded(), 0, clock) == 0.0
+
+
+def test_a_kernel_that_is_compiled_for_each_size_of_batch_is_not_counted(tmp_path, clock, monkeypatch):
+    """As on a GPU, which compiled for three seconds for the last, smaller batch of a thousand images."""
+    sizes, update = set(), Evaluator.update
+
+    def compiled(self, network, batch):
+        if len(batch["index"]) not in sizes:
+            clock.advance(1.0)
+        sizes.add(len(batch["index"]))
+        return update(self, network, batch)
+
+    monkeypatch.setattr(Evaluator, "update", compiled)
+    recipe = replace(recipe_of("classify", tmp_path), minutes=0.0)
+    ran, data = resolved(recipe)
+    timing = measure(task_named("classify").build(ran, data, fresh=False, log=print), torch.device("cpu"), clock)
+    assert timing.image == pytest.approx(IMAGE)
 
 
 @pytest.mark.parametrize("load", [pytest.param(0.5, marks=pytest.mark.slow), 2.0])
@@ -304,6 +338,27 @@ def test_images_are_not_reduced_until_the_smallest_objects_vanish(monkeypatch):
     assert resolved(recipe, lines.append)[0].short_side == 96 and "smaller images" not in lines[-3]
 
 
+@pytest.mark.parametrize(("images", "batch", "rate"), [(49_000, 512, 0.015), (9_000, 256, 0.015), (900, 64, 0.012)])
+def test_a_gpu_takes_larger_batches_and_small_images_enlarged(images, batch, rate):
+    class Images:
+        def __len__(self) -> int:
+            return images
+
+        def load(self, index: int) -> Image.Image:
+            return Image.new("RGB", (32, 32))
+
+    data = SimpleNamespace(train=Images(), stream="yes")
+    found = candidates(replace(finetune(), data="photos", device="cuda"), data)
+    assert [(c.recipe.model, c.recipe.image_size) for c in found] == [
+        ("rmt_micro", 64),
+        ("rmt_micro", 32),
+        ("rmt_nano", 32),
+    ]
+    assert {(c.recipe.batch_size, c.recipe.lr, c.recipe.optimizer) for c in found} == {(batch, rate, "muon")}
+    assert {c.recipe.batch_size for c in candidates(replace(finetune(), device="cuda", batch_size=10), data)} == {10}
+    assert [c.recipe.model for c in candidates(replace(finetune(), device="cpu"), data)] == ["rmt_tiny", "rmt_nano"]
+
+
 def test_few_images_ask_for_the_weights_in_the_package(monkeypatch):
     _, lines = plan_with(FAST, monkeypatch, minutes=3.0)
     assert (
@@ -347,7 +402,14 @@ def test_a_given_length_that_takes_longer_is_kept_and_said(monkeypatch):
 
 @pytest.mark.parametrize(
     ("device", "cores", "devices", "workers"),
-    [("cpu", 1, 1, 0), ("cpu", 2, 1, 1), ("cpu", 64, 1, 2), ("cuda", 16, 1, 8), ("cuda", 16, 4, 3)],
+    [
+        ("cpu", 1, 1, 0),
+        ("cpu", 2, 1, 1),
+        ("cpu", 64, 1, 2),
+        ("cuda", 16, 1, 15),
+        ("cuda", 64, 1, 16),
+        ("cuda", 16, 4, 3),
+    ],
 )
 def test_images_are_loaded_by_the_cores_that_do_not_train(device, cores, devices, workers, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)

@@ -35,6 +35,9 @@ MAX_REPLACEMENTS = 20
 PREFETCH_BATCHES = 50
 """Number of batches by which `Prefetch` is called ahead."""
 
+BATCHES_AHEAD = 2
+"""Number of batches that each worker makes ahead."""
+
 _SHARED_MEMORY = "/dev/shm"
 _NOT_SENT = 28  # exit status of a worker that could not send a batch
 
@@ -106,6 +109,7 @@ class BatchLoader:
         plan = EpochPlan(samples=len(samples), shuffle=shuffle, seed=seed, **order)
         self.samples = samples
         self.plan: FixedLengthEpochs | EpochPlan = FixedLengthEpochs(plan, steps_per_epoch) if steps_per_epoch else plan
+        self.workers = workers
         self.epoch = 0
         self.batches = 0  # returned in this epoch
         self._iteration = 0
@@ -117,6 +121,7 @@ class BatchLoader:
             batch_size=None,  # one item of the dataset is a whole batch
             sampler=self._sampler,
             num_workers=workers,
+            prefetch_factor=BATCHES_AHEAD if workers else None,
             collate_fn=_identity,
             worker_init_fn=_start_worker,
             persistent_workers=workers > 0,

@@ -46,8 +46,8 @@ class ClassifyRecipe(Recipe):
     stream_buffer: Positive = 50_000
     """Images of the shuffle buffer when shards are streamed; it consists of whole shards."""
     image_size: Annotated[int, NOT_NEGATIVE, MAX_SIDE] = 224
-    """Side in pixels of the square input images; 0: as for the weights, otherwise 224, 96 for rmt_pico and 32 for
-    rmt_nano."""
+    """Side in pixels of the square input images; 0: as for the weights, otherwise 224, 96 for rmt_pico, 64 for
+    rmt_micro and 32 for rmt_nano."""
 
     loader: Literal["auto", "pillow", "tensor"] = "pillow"
     """How training images are cropped and resized: by Pillow, or as uint8 tensors, normalised on the device: faster at
@@ -73,7 +73,8 @@ class ClassifyRecipe(Recipe):
     10."""
     optimizer: Literal["auto", "adamw", "muon"] = "adamw"
     """Optimizer; `muon` orthogonalises the updates of the matrices and uses AdamW for the other weights: better than
-    AdamW alone in short trainings from scratch. `auto`: muon for rmt_nano from scratch, otherwise adamw."""
+    AdamW alone in short trainings from scratch. `auto`: muon for rmt_nano and rmt_micro from scratch, otherwise
+    adamw."""
     weight_decay: NonNegativeFloat = 0.05
     """Weight decay of the optimizer; norms, biases and layer scales have none."""
     layer_decay: float = 1.0
@@ -104,21 +105,22 @@ class ClassifyRecipe(Recipe):
     crop_padding: AutoNonNegative = 0
     """Resize the image to `image_size`, add a black border of this many pixels, and crop a random square of
     `image_size`; for small images, 4 at 32. 0: random resized crops, see `min_crop`. `auto`: an eighth of the side for
-    rmt_nano from scratch, otherwise 0."""
+    rmt_nano and rmt_micro from scratch, otherwise 0."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip."""
     randaugment: str = "rand-m9-mstd0.5-inc1"
-    """RandAugment, as timm writes it; empty: none. `auto`: none for rmt_nano from scratch, otherwise a mild one."""
+    """RandAugment, as timm writes it; empty: none. `auto`: none for rmt_nano and rmt_micro from scratch, otherwise a
+    mild one."""
     random_erasing: AutoFraction = 0.25
-    """Probability that a rectangle of an image is replaced by noise. `auto`: 0.25 for rmt_nano from scratch in 20 or
-    more passes over the images, otherwise 0."""
+    """Probability that a rectangle of an image is replaced by noise. `auto`: 0.25 for rmt_nano and rmt_micro from
+    scratch in 20 or more passes over the images, otherwise 0."""
     repeated_augmentation: bool = False
     """Repeated augmentation: a third of the images per epoch, each in three views."""
     interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
     """Interpolation of the training images; `random`: bilinear or bicubic, and bicubic in evaluation."""
     crop_pct: AutoPositiveFraction = 0.875
-    """Side of the centre crop in evaluation, as a fraction of the resized image; `auto`: 1 for rmt_nano from scratch,
-    otherwise 0.875."""
+    """Side of the centre crop in evaluation, as a fraction of the resized image; `auto`: 1 for rmt_nano and
+    rmt_micro from scratch, otherwise 0.875."""
 
     mixup: NonNegativeFloat = 0.8
     """Mixup: parameter of the beta distribution; 0: none."""

@@ -1,14 +1,14 @@
 """Measures how long a training step and an evaluation take, with the network, the loader and the batches of a run."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any, cast
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
 
-from rmt.data.loader import BatchLoader
+from rmt.data.loader import BATCHES_AHEAD, BatchLoader
 from rmt.data.memory import CachedSet
 from rmt.training.distributed import processes
 from rmt.training.evaluator import Evaluator
@@ -22,6 +22,7 @@ MIN_STEPS = 3  # that are counted, unless they take longer than LIMIT
 ENOUGH = 3.0  # seconds of steps after which no more are measured
 LIMIT = 6.0  # seconds after which the step in progress is the last one, but for the second one, in training
 EVALUATION_LIMIT = 3.0  # the same in evaluation
+LOADING_LIMIT = 2.0  # seconds of waiting for batches alone
 CONSTANT_SHARE = 0.5  # of a step's seconds, before a second choice is measured
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -112,8 +113,10 @@ def _training_step(
         loss.item()  # as the run does; on a GPU it waits for the step
 
     with contextlib.closing(module.data.train_loader(recipe, **shard)) as loader:
-        seconds, steps, images, decoding = _time(loader, step, LIMIT, clock)
-    return seconds / steps, decoding / max(images, 1)
+        batches = iter(loader)
+        seconds, steps, images, decoding = _time(batches, loader, step, LIMIT, clock)
+        loading = _loading_seconds(batches, loader.workers, clock)
+    return max(seconds / steps, loading), decoding / max(images, 1)
 
 
 @torch.no_grad()  # not inference mode: what the network caches in its first pass is for training, too
@@ -133,12 +136,41 @@ def _evaluated_image(
             torch.cuda.synchronize(device)
 
     with contextlib.closing(module.data.val_loader(module.recipe, **shard)) as loader:
-        seconds, _, images, _ = _time(loader, evaluate, EVALUATION_LIMIT, clock)
+        seconds, _, images, _ = _time(_twice(loader, clock), loader, evaluate, EVALUATION_LIMIT, clock)
     return seconds / max(images, 1)
 
 
+def _twice(loader: BatchLoader, clock: Clock) -> Iterator[dict[str, Any]]:
+    """The batches of the loader, and once more if they are too few, and done in time, to time them after a warm-up:
+    the last one differs in size, and a GPU's kernels are compiled for each size."""
+    began = clock()
+    yield from loader
+    if len(loader) < WARM_UP + MIN_STEPS and clock() - began < EVALUATION_LIMIT:
+        yield from loader
+
+
+def _loading_seconds(batches: Iterator[dict[str, Any]], workers: int, clock: Clock) -> float:
+    """Seconds per batch of workers that nothing keeps waiting, the least that a step takes; 0 if too few are left.
+
+    Batches that the workers made during the first steps, which are slow, lie ready and are not counted.
+    """
+    ready = BATCHES_AHEAD * workers
+    began = start = clock()
+    for number, _ in enumerate(batches if workers else (), start=1):
+        now = clock()
+        if number <= ready:
+            start = now
+        if number == 2 * ready or now - began >= LOADING_LIMIT:
+            return (now - start) / (number - ready) if number > ready else (now - began) / number
+    return 0.0
+
+
 def _time(
-    loader: BatchLoader, work: Callable[[dict[str, Any]], None], limit: float, clock: Clock
+    batches: Iterable[dict[str, Any]],
+    loader: BatchLoader,
+    work: Callable[[dict[str, Any]], None],
+    limit: float,
+    clock: Clock,
 ) -> tuple[float, int, int, float]:
     """Seconds for some batches, number of batches and images, and seconds of decoding images that are kept from then.
 
@@ -155,7 +187,7 @@ def _time(
     began = last = clock()
     before = decoding()
     measured: list[tuple[float, int, float]] = []
-    for batch in loader:
+    for batch in batches:
         work(batch)
         now, decoded = clock(), decoding()
         measured.append((now - last, len(batch["index"]), decoded - before))

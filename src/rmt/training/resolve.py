@@ -24,7 +24,7 @@ from rmt.training.task import Log, Task
 _MINUTES = {"cpu": 15.0}
 _GPU_MINUTES = 60.0
 _MOST_WORKERS = {"cpu": 2}  # of one process
-_MOST_GPU_WORKERS = 8
+_MOST_GPU_WORKERS = 16
 
 
 def validate(recipe: Recipe) -> None:

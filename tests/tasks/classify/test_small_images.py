@@ -7,24 +7,24 @@ from helpers.resolved import resolved
 from helpers.runs import photos
 
 from rmt.recipes import finetune
-from rmt.tasks.classify.small_images import LARGEST_SIDE, small_image_settings
+from rmt.tasks.classify.small_images import LARGEST_SIDE, settings
 
 
 @pytest.mark.parametrize("side", [32, 48, LARGEST_SIDE])
 def test_settings_are_fields_of_the_recipe_and_possible_together(side: int):
-    settings = small_image_settings(side)
-    recipe = replace(finetune(), data="photos", model="rmt_nano", image_size=side, **settings)
+    chosen = settings(side)
+    recipe = replace(finetune(), data="photos", model="rmt_nano", image_size=side, **chosen)
     assert not recipe.problems()
-    assert settings["crop_padding"] == side / 8
-    assert settings["batch_size"] % 2 == 0  # Mixup mixes pairs, where a user turns it on
+    assert chosen["crop_padding"] == side / 8
+    assert chosen["batch_size"] % 2 == 0  # Mixup mixes pairs, where a user turns it on
 
 
 def test_a_recipe_from_scratch_takes_them_where_it_leaves_fields_open():
     recipe = replace(finetune(), data=photos(), model="rmt_nano", device="cpu", workers=0, minutes=0.0)
     ran, _ = resolved(recipe)
-    settings = small_image_settings(32) | {"batch_size": ran.batch_size}  # at most the training images
+    chosen = settings(32) | {"batch_size": ran.batch_size}  # at most the training images
     assert ran.image_size == 32
-    assert {name: getattr(ran, name) for name in settings} == settings
+    assert {name: getattr(ran, name) for name in chosen} == chosen
     given = dict(optimizer="adamw", crop_padding=2, randaugment="rand-m1", crop_pct=0.5, lr=0.001)
     ran, _ = resolved(replace(recipe, **given))
     assert {name: getattr(ran, name) for name in given} == given

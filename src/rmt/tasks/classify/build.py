@@ -10,9 +10,9 @@ import numpy as np
 from rmt.errors import RMTError
 from rmt.model import RMT, describe_weights, load_checkpoint
 from rmt.recipes import ClassifyRecipe
+from rmt.tasks.classify import small_images
 from rmt.tasks.classify.data import ClassifyData, class_weights
 from rmt.tasks.classify.module import ClassifyModule
-from rmt.tasks.classify.small_images import ERASED, ERASING_PASSES, small_image_settings
 from rmt.tasks.classify.token_labelling.module import TokenLabelModule
 from rmt.terminal import plural
 from rmt.training.batch import require_images, world_size
@@ -32,19 +32,20 @@ def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
     - image_size: that of the weights, if they are a classifier's of ours; else 224, 96 for rmt_pico, 64 for rmt_micro,
       32 for rmt_nano;
     - loader: tensor, unless the recipe needs Pillow;
-    - optimizer and augmentation: AdamW and mild RandAugment; `small_image_settings` for rmt_nano from scratch;
+    - optimizer and augmentation: AdamW and mild RandAugment; `small_images.settings` for rmt_nano and rmt_micro from
+      scratch;
     - lr and layer_decay: 5e-4 and 0.75 to fine-tune trained weights, 2e-3 and 1 to train from scratch;
     - batch_size: 32, but at most the training images of one device (an even number, for Mixup, which mixes pairs);
-    - random_erasing: `ERASED` for rmt_nano from scratch in `ERASING_PASSES` or more, else none;
+    - random_erasing: `small_images.ERASED` for the same from scratch in `ERASING_PASSES` or more, else none;
     - epochs: see `default_epochs`; a tenth of them, at most 5, for the warm-up.
     """
     if recipe.balanced_sampling and data.stream == "yes":
         raise RMTError("--balanced-sampling needs all images at hand: take --stream no, or --class-weights instead")
     own = _classifier(recipe.weights)
     size = recipe.image_size or (own["preprocessing"]["size"][0] if own else _SIDES.get(recipe.model, 224))
-    small = recipe.model == "rmt_nano" and not recipe.weights
+    small = recipe.model in small_images.NETWORKS and not recipe.weights
     if small:
-        recipe = recipe.fill_open(**small_image_settings(size))
+        recipe = recipe.fill_open(**small_images.settings(size))
     recipe = recipe.fill_open(**_OTHERWISE, clip_grad=0.0)
     needs_pillow = recipe.token_labels or recipe.pad_to or recipe.crop_padding
     recipe = recipe.fill_open(loader="pillow" if needs_pillow else "tensor")
@@ -62,8 +63,8 @@ def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
     require_images(recipe, len(data.train))
     updates = data.batches_per_epoch(recipe) // recipe.accumulate
     recipe = replace(recipe, epochs=recipe.epochs or default_epochs(updates, from_scratch=not recipe.weights))
-    many = small and recipe.epochs * recipe.epoch_repeats >= ERASING_PASSES
-    recipe = recipe.fill_open(random_erasing=ERASED if many else 0.0)
+    many = small and recipe.epochs * recipe.epoch_repeats >= small_images.ERASING_PASSES
+    recipe = recipe.fill_open(random_erasing=small_images.ERASED if many else 0.0)
     return resolve_schedule(recipe)
 
 

@@ -1,5 +1,6 @@
 """Planning a classification run by time: networks and image sizes to choose from."""
 
+import math
 import statistics
 from dataclasses import replace
 
@@ -8,8 +9,8 @@ import numpy as np
 from rmt.data.images import BadImage
 from rmt.data.sets import FEW_FROM_SCRATCH
 from rmt.recipes import ClassifyRecipe
+from rmt.tasks.classify import small_images
 from rmt.tasks.classify.data import ClassifyData
-from rmt.tasks.classify.small_images import LARGEST_SIDE, small_image_settings
 from rmt.tasks.epochs import epochs_are_open, extend, length, set_epochs
 from rmt.training.batch import world_size
 from rmt.training.network import NETWORKS, relative_work
@@ -17,37 +18,56 @@ from rmt.training.task import Candidate, Planning
 
 SIDES = (224, 192, 160, 128, 96, 64, 48, 32)
 _SAMPLED = 8  # images whose size is looked at
-_BATCH = {"cpu": 32}
+_UPDATES = 20  # in a pass over the images, at least, where a GPU could take larger batches
 
 
 def candidates(recipe: ClassifyRecipe, data: ClassifyData) -> list[Candidate[ClassifyRecipe]]:
-    """See `Planning.candidates`: the larger network on images of at least half their side, then the smaller one."""
-    native = typical_side(data)
+    """See `Planning.candidates`: the larger network on images of at least half their side, then the smaller one.
+
+    On a GPU small images are also enlarged by a factor of up to two.
+    """
+    native, on_cpu = typical_side(data), recipe.device == "cpu"
     sides = [recipe.image_size] if recipe.image_size else [s for s in SIDES if s <= 1.15 * native] or [SIDES[-1]]
     names: tuple[str, ...] = NETWORKS if recipe.is_open("model") else (recipe.model,)
-    if recipe.is_open("model") and recipe.device == "cpu" and sides[0] <= LARGEST_SIDE and not recipe.weights:
-        names = tuple("rmt_nano" if name == "rmt_pico" else name for name in names)
-    batch = min(_BATCH.get(recipe.device, 64), max(len(data.train) // world_size(recipe), 1))
+    small = sides[0] <= small_images.LARGEST_SIDE and not recipe.weights
+    if recipe.is_open("model") and small:
+        names = (NETWORKS[0], small_images.NETWORKS[-1]) if on_cpu else small_images.NETWORKS
     found = []
     for name in names:
-        for side in sides if name == names[-1] else [side for side in sides if 2 * side >= sides[0]]:
+        mine = sides if name == names[-1] else [side for side in sides if 2 * side >= sides[0]]
+        if name == "rmt_micro" and small and not (on_cpu or recipe.image_size):
+            mine = sorted({min(2 * sides[0], small_images.LARGEST_SIDE), *mine}, reverse=True)
+        for side in mine:
             chosen = replace(recipe.fill_open(model=name), image_size=side)
-            if name == "rmt_nano" and not recipe.weights:
-                chosen = chosen.fill_open(**small_image_settings(side))
-            chosen = chosen.fill_open(batch_size=batch)
+            muon = name in small_images.NETWORKS and not recipe.weights
+            chosen = chosen.fill_open(batch_size=_batch(recipe, len(data.train), small=muon))
+            if muon:
+                chosen = chosen.fill_open(**small_images.settings(side, chosen.batch_size))
             images = wanted_images(len(data.train), from_scratch=not recipe.weights, network=name)
             found.append(Candidate(chosen, f"{name} at {side}²", relative_work(name) * side**2, images))
     return found
+
+
+def _batch(recipe: ClassifyRecipe, images: int, *, small: bool) -> int:
+    """The images of a step on one device, out of so many.
+
+    A step of a GPU takes as long for few images as for many, since the host launches the same kernels.
+    """
+    own = max(images // world_size(recipe), 1)
+    if recipe.device == "cpu":
+        return min(96 if small else 32, own)
+    most = 2 ** int(math.log2(max(own / _UPDATES, 1)))
+    return min(max(most, 64), 512 if small else 128, own)
 
 
 def wanted_images(images: int, *, from_scratch: bool, network: str) -> int:
     """How many images, repeats included, a network should see to be worth its time.
 
     From scratch at least 30 passes and 48,000, from trained weights 10 and 16,000, but never more than 500,000; larger
-    networks than rmt_pico need four times as many from scratch, rmt_nano by Muon a sixth.
+    networks than rmt_pico need four times as many from scratch, those for small images by Muon a sixth of that.
     """
     passes, least = (30, 48_000) if from_scratch else (10, 16_000)
-    if from_scratch and network == "rmt_nano":
+    if from_scratch and network in small_images.NETWORKS:
         passes = 5
     factor = 4 if from_scratch and network not in ("rmt_nano", "rmt_pico") else 1
     return factor * min(max(passes * images, least), 500_000)
