@@ -33,11 +33,18 @@ def test_the_limits_are_those_of_the_code():
 
 
 def test_the_attacks_are_the_committed_ones():
-    text, found = page("docs/reliability.md"), json.loads(page("benchmarks/serve-hostile.json"))
-    for name, part in found["parts"].items():
-        answers = ", ".join(f"{count:,} × {status}" for status, count in part["answers"].items())
-        assert f"| {name} | {answers} | {part['lost']} |" in text
-    assert f"at most {found['memory_mb']['peak']:,} MB" in text and found["exit_code"] == 0
+    text = page("docs/reliability.md")
+    found = [json.loads(page(f"benchmarks/serve-hostile{task}.json")) for task in ("", "-detect", "-segment")]
+    for name in found[0]["parts"]:
+        parts = [attack["parts"][name] for attack in found]
+        cells = [", ".join(f"{count:,} × {status}" for status, count in part["answers"].items()) for part in parts]
+        assert f"| {name} | {' | '.join(cells)} |" in text
+        assert not any(part["lost"] or part["faults"] for part in parts)
+    memory = [f"{attack['memory_mb']['before']:,}, {attack['memory_mb']['peak']:,} MB" for attack in found]
+    assert f"| memory before, at most, PyTorch included | {' | '.join(memory)} |" in text
+    for attack in found:
+        assert "--minutes 10" in attack["about"]["command"]
+        assert (attack["exit_code"], attack["tracebacks_in_the_log"]) == (0, 0)
 
 
 def test_the_speeds_are_the_committed_ones():
