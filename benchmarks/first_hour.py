@@ -2,7 +2,7 @@
 
     python benchmarks/first_hour.py run --data FOLDER    # cifar10/, bccd/, camvid/ in it; about nine hours of one core
     python benchmarks/first_hour.py run --data FOLDER --cells camvid baselines --seeds 1 --core 0
-    python benchmarks/first_hour.py table README.md docs/your-*.md
+    python benchmarks/first_hour.py table docs/your-*.md
 
 `run` trains every cell that benchmarks/first-hour.json lacks, one at a time, on one core, and adds its result to the
 file, so an interrupted measurement is continued by the same command. A cell is one run: `rmt train` as a user types it,
