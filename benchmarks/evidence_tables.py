@@ -137,12 +137,14 @@ DETECTORS = {
 }
 
 SEGMENTATION_AUGMENTATIONS = {
-    "colours": Row("flips and changes of colour, the default", "rmt_pico"),
-    "no-colours": Row("flips only", "rmt_pico", options="--distortion 0"),
-    "vertical": Row("the default and vertical flips", "rmt_pico", options="--vertical-flip 0.5"),
-    "rotation": Row("the default and rotations up to 10°", "rmt_pico", options="--rotation 10"),
+    "colours": Row("flips and changes of colour", "rmt_pico", options="--distortion 0.5"),
+    "no-colours": Row("flips only, the default", "rmt_pico", options="--distortion 0"),
+    "vertical": Row("colours and vertical flips", "rmt_pico", options="--distortion 0.5 --vertical-flip 0.5"),
+    "rotation": Row("colours and rotations up to 10°", "rmt_pico", options="--distortion 0.5 --rotation 10"),
     "scale": Row(
-        "the default, sizes × 0.5 to 2 in place of 0.75 to 1.5", "rmt_pico", options="--min-ratio 0.5 --max-ratio 2"
+        "colours, sizes × 0.5 to 2 in place of 0.75 to 1.5",
+        "rmt_pico",
+        options="--distortion 0.5 --min-ratio 0.5 --max-ratio 2",
     ),
 }
 DETECTION_AUGMENTATIONS = {

@@ -119,7 +119,7 @@ def test_the_table_of_costs_has_speeds_beside_the_reference(tmp_path):
         assert f"images/{plot}" in text and (tmp_path / "images" / plot).exists()
 
 
-@pytest.mark.parametrize("name", ["docs/evidence.md", "docs/training.md"])
+@pytest.mark.parametrize("name", ["docs/evidence.md", "docs/training.md", "docs/detection.md", "docs/segmentation.md"])
 def test_the_pages_show_the_committed_results(name, tmp_path):
     text = page(name)
     (copy := tmp_path / "page.md").write_text(text, encoding="utf-8")

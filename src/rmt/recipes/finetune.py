@@ -104,6 +104,7 @@ def finetune_segment() -> SegmentRecipe:
         class_weight_power=0.5,
         sliding=True,
         choose_inference=True,
+        distortion=0.0,
         model=AUTO,
         minutes=AUTO,
         workers=AUTO,
