@@ -174,8 +174,24 @@ def test_a_broken_annotation_file_is_an_error_of_detection(tmp_path, capsys):
     (root / "annotations/instances_val2017.json").write_text("{")
     code, out, _ = run(capsys, root)
     assert code == 1 and "error: " in out and "not a complete JSON file" in out and "train: 6 images" in out
-    code, out, _ = run(capsys, root / "train2017", "--annotations", root / "annotations/instances_train2017.json")
+    one_file = (root / "train2017", "--annotations", root / "annotations/instances_train2017.json")
+    code, out, _ = run(capsys, *one_file, "--boxes", "xywh")
     assert code == 0 and f"--images {root}/train2017 --annotations " in out
+    assert "instances_train2017.json --boxes xywh\n" in out
+
+
+def test_the_usual_root_category_is_a_note_that_names_its_split(tmp_path, capsys):
+    root = sets.make_roboflow(tmp_path / "objects", sets.splits())
+    for file in root.glob("*/_annotations.coco.json"):
+        content = json.loads(file.read_text())
+        content["categories"].append({"id": 99, "name": "shapes", "supercategory": "none"})
+        for category in content["categories"][:-1]:
+            category["supercategory"] = "shapes"
+        file.write_text(json.dumps(content))
+    code, out, _ = run(capsys, root)
+    assert code == 0 and not re.search("warning: .*category", out)
+    for split in ("train", "valid"):
+        assert f"note: {split}/_annotations.coco.json: 1 × category without an object" in out
 
 
 def test_the_task_is_guessed(tmp_path):

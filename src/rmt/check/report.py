@@ -10,6 +10,7 @@ import numpy as np
 
 from rmt.check.opened import OpenedData, Where
 from rmt.check.scan import Scan, box_facts
+from rmt.data.detection.table import DIFFICULT, NO_LABELS, ROOT
 from rmt.data.sets import FEW_FROM_SCRATCH, listed, preview
 from rmt.data.split_names import Split
 from rmt.terminal import plural
@@ -72,6 +73,16 @@ _TASK_TEXT = {
 }
 
 
+_USUAL = (ROOT, DIFFICULT, NO_LABELS)  # what many tools write, and no fault
+
+
+_ABSENT = {  # remedies for classes without training images
+    "classify": "add images, or remove the classes",
+    "detect": "none needed: they stay classes, which are never found",
+    "segment": "in the class list replace the line of each by void and its value, such as: void 7",
+}
+
+
 _PER_CLASS = {
     "classify": "images per class",
     "detect": "objects per class",
@@ -83,7 +94,9 @@ def build_report(where: Where, opened: OpenedData, scans: dict[Split, Scan]) -> 
     """The report of data that were opened and scanned."""
     report = Report(where.data, opened.task, opened.layout, opened.choices)
     report.findings += [Finding("error", text) for text in opened.errors]
-    report.findings += [Finding("warning", text) for text in opened.notes]
+    report.findings += [
+        Finding("note" if any(kind in text for kind in _USUAL) else "warning", text) for text in opened.notes
+    ]
     for split, images in opened.splits.items():
         report.splits[split] = _facts(opened.task, images, scans[split])
         report.findings += _image_findings(split, scans[split])
@@ -190,7 +203,7 @@ def _class_findings(task: str, splits: dict[str, dict[str, Any]]) -> list[Findin
     if absent := [name for name in counts if name not in present]:
         looked = splits["train"]["looked_at"] < splits["train"]["images"] and task == "segment"
         text = f"classes without {unit} in the training images{' looked at' if looked else ''}: {preview(absent)}"
-        found.append(Finding("warning", text, "remove them from the list"))
+        found.append(Finding("warning", text, _ABSENT[task]))
     if few := [f"{name} ({count})" for name, count in present.items() if count < _FEW]:
         found.append(Finding("warning", f"classes with fewer than {_FEW} training {unit}: {preview(few)}", "add more"))
     if present and max(present.values()) > _UNBALANCED * min(present.values()):
@@ -260,8 +273,9 @@ def _command(where: Where, opened: OpenedData, splits: dict[str, dict[str, Any]]
         options += " --zero-is-ignored" if where.zero_is_ignored else ""
         return f"rmt train finetune-segment {data}{options}"
     if where.annotations:
-        return f"rmt train finetune-detect --images {data} --annotations {shlex.quote(str(where.annotations))}"
-    return f"rmt train finetune-detect {data}"
+        data = f"--images {data} --annotations {shlex.quote(str(where.annotations))}"
+    boxes = "" if where.boxes == "auto" else f" --boxes {where.boxes}"
+    return f"rmt train finetune-detect {data}{boxes}"
 
 
 def _named(faults: dict[str, str], most: int = 5) -> str:

@@ -1,5 +1,7 @@
 """Masks that do not belong to the class list are refused in one line that says what was found and how to say it."""
 
+import re
+
 import numpy as np
 import pytest
 from helpers.segment_data import CLASSES, COLOURS, make_segments
@@ -38,7 +40,7 @@ def test_0_and_255_under_two_classes(tmp_path):
     assert str(error.value) == (
         f"{root}: no training mask shows object (value 1); the masks have the values 0, 255, of which 255 "
         f"({100 * share:.2g} % of the pixels) is ignored: if it means object, write its line in the class list as: "
-        "object 255; else remove the class"
+        "object 255; else as: void 1"
     )
     (tmp_path / "classes.txt").write_text("background\nobject 255\n")
     data = opened(root)
@@ -56,7 +58,11 @@ def test_0_and_255_under_two_classes(tmp_path):
             lambda m: m * 0,
             "the class list has one class, a, so that every pixel would be a: list",
         ),
-        ("a\nb\nc\nd\n", lambda m: m, r"no training mask shows d \(value 3\); the masks have the values 0, 1, 2: rem"),
+        (
+            "a\nb\nc\nd\n",
+            lambda m: m,
+            r"no training mask shows d \(value 3\); the masks have the values 0, 1, 2: give .*: void 3 \(",
+        ),
         (
             "a\nb\n",
             lambda m: m,
@@ -76,6 +82,18 @@ def test_0_and_255_under_two_classes(tmp_path):
 def test_masks_that_do_not_belong_to_the_list(tmp_path, classes, convert, message):
     with pytest.raises(RMTError, match=message):
         opened(made(tmp_path, classes, convert))
+
+
+def test_the_remedy_for_an_absent_class_keeps_the_values_of_the_others(tmp_path):
+    root = made(tmp_path, "background\nred\nblue\n", lambda mask: np.where(mask == 1, 0, mask).astype(np.uint8))
+    with pytest.raises(RMTError, match="no training mask shows red .*or replace its line by: void 1") as error:
+        opened(root)
+    remedy = re.search("void [0-9]+", str(error.value))[0]
+    (tmp_path / "classes.txt").write_text(f"background\n{remedy}\nblue\n")
+    data = opened(root)
+    assert data.classes == ("background", "blue")
+    for index, file in enumerate(sorted(tmp_path.glob("masks/train/*.png"))):
+        np.testing.assert_array_equal(data.train.load(index).mask, np.asarray(Image.open(file)) == 2)
 
 
 def test_grey_colours_are_colours_of_grey_masks(tmp_path):

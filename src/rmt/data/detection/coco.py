@@ -148,7 +148,8 @@ def read_coco(path: Path, folder: Path, *, masks: bool = True, boxes: str = "aut
     images, annotations, categories = (_records(content, part, path) for part in _PARTS)
     if not images or not categories:
         raise RMTError(f"{path}: lists no {'categories' if images else 'images'}")
-    problems = Problems(path.name)
+    # Roboflow gives the file of every split the same name
+    problems = Problems("/".join(path.parts[-2:]) if path.name.startswith("_annotations") else path.name)
     images, id_of = read_images(images, path, folder, problems)
     mend_annotations(annotations, id_of, problems)
     ids = {"image_id": id_of.values(), "category_id": [record["id"] for record in categories]}

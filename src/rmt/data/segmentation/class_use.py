@@ -114,8 +114,11 @@ def _found(pairs: SegmentationSet, absent: Sequence[str]) -> str:
     if IGNORE in ignored:
         share = 100 * values[IGNORE] / max(sum(values.values()), 1)
         text += f", of which {IGNORE} ({share:.2g} % of the pixels) is ignored: if it means {absent[0]}, write "
-        return text + f"its line in the class list as: {absent[0]} {IGNORE}; else remove the class"
-    return text + f": remove the class from the list, or give it its value (a line such as {absent[0]} 7)"
+        return text + f"its line in the class list as: {absent[0]} {IGNORE}; else as: void {value}"
+    return text + (
+        f": give it the value that it has in the masks (a line {absent[0]} VALUE in the class list), or replace its "
+        f"line by: void {value} (without a line, the classes after it would have other values)"
+    )
 
 
 def raw_values(pairs: SegmentationSet) -> Counter[int]:
