@@ -1,6 +1,7 @@
 """`rmt check`: what it says of good and of faulty data of each task, its exit code, its files."""
 
 import json
+import re
 import shutil
 
 import numpy as np

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from dataclasses import fields
 
 import pytest
 from helpers.networks import pico
@@ -11,6 +12,7 @@ from rmt.commands import evaluate, predict
 from rmt.commands.cli import main
 from rmt.commands.task_help import KINDS, help_for_task, text_for, unwrap_arguments
 from rmt.inference import predictor_class
+from rmt.recipes import DetectRecipe
 from rmt.tasks import task_named
 
 OWN = {"checkpoint", "folder", "data", "device", "precision", "workers", "output", "json"}
@@ -51,6 +53,19 @@ def test_the_lines_of_a_text_are_joined():
     assert run.__doc__ == "Does it.\n\nArgs:\n    first: One line and another.\n    second: A text."
     unwrap_arguments(run)
     assert run.__doc__.endswith("    second: A text.")
+
+
+def test_the_lines_of_the_text_of_a_field_are_joined(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "finetune-detect", "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "--minutes" in words and "by the data and the measured speed of this machine. 0: no plan;" in words
+    help_of = {field.name: field.metadata["help"] for field in fields(DetectRecipe)}
+    assert help_of["minutes"].startswith(
+        "Plan the run to take this many minutes in all: what the recipe leaves open is"
+    )
+    assert help_of["metric"].startswith("Metric that the best weights are selected by") and all(help_of.values())
+    assert not any("\n" in text for text in help_of.values())
 
 
 def test_a_text_is_reduced_to_one_task():

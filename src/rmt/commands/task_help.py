@@ -7,7 +7,9 @@ the short side." An option whose whole text is for other tasks is hidden, and so
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, get_type_hints
 
 import tyro
@@ -62,6 +64,18 @@ def unwrap_arguments(run: Callable[..., Any]) -> None:
     """Joins the lines of each option's text in the docstring of a command, whose ends the parser would print."""
     about, title, texts = (inspect.getdoc(run) or "").partition("\n\nArgs:\n")
     run.__doc__ = about + title + re.sub(r"\n {8}", " ", texts)
+
+
+def unwrap_fields(kind: type) -> None:
+    """Joins the lines of the text below each field of a dataclass, as `unwrap_arguments` does for a command."""
+    import docstring_parser  # comes with tyro
+
+    classes = [owner for owner in reversed(kind.__mro__) if owner is not object]
+    found = [text for owner in classes for text in docstring_parser.parse_from_object(owner).params]
+    texts = {text.arg_name: " ".join((text.description or "").split()) for text in found}
+    for field in fields(kind):  # type: ignore[arg-type]
+        if texts.get(field.name):
+            field.metadata = MappingProxyType({**field.metadata, "help": texts[field.name]})
 
 
 def text_for(text: str, kind: str) -> str:

@@ -50,6 +50,7 @@ def main(args: list[str]) -> int:
     recipe, description = choose_recipe(args[0])
     description += f"\n\nDirectly after the recipe's name --data may be left out: rmt train {args[0]} DATA"
     options = spell_out_flags(type(recipe), name_the_data(args[1:]))
+    _prepare_help(type(recipe), options)
     chosen = tyro.cli(type(recipe), default=recipe, args=options, prog=f"rmt train {args[0]}", description=description)
     if problems := chosen.problems():  # refused before torch is imported, which takes a while
         raise RMTError("; ".join(problems))
@@ -59,6 +60,13 @@ def main(args: list[str]) -> int:
         task_named(chosen.task)
     train(chosen, started=started)
     return 0
+
+
+def _prepare_help(kind: type[Recipe], args: list[str]) -> None:
+    if {"-h", "--help"} & set(args):
+        from rmt.commands.task_help import unwrap_fields
+
+        unwrap_fields(kind)
 
 
 def name_the_data(options: list[str]) -> list[str]:
@@ -114,6 +122,7 @@ def _resume(args: list[str], started: float) -> int:
     recipe = folder.read_recipe()
     planned = recipe.minutes
     recipe = replace(recipe, minutes=0.0)  # on the command line they are minutes more
+    _prepare_help(type(recipe), args)
     parsed: Any = tyro.cli(
         _resumption(type(recipe)),
         default=_resumption(type(recipe))(resume=run, recipe=recipe),
