@@ -139,6 +139,16 @@ def test_splits_inside_the_classes_are_refused(tmp_path):
         open_splits(str(tmp_path))
 
 
+@pytest.mark.parametrize("split", ["", "train", "test"])
+def test_images_beside_masks_are_no_classes(tmp_path, split):
+    for folder in ("images", "Masks"):
+        (tmp_path / folder / split).mkdir(parents=True)
+        picture(1).save(tmp_path / folder / split / "1.png")
+    with pytest.raises(RMTError, match=r"images/, Masks/|Masks/, images/") as error:
+        open_splits(str(tmp_path))
+    assert f"`rmt check {tmp_path}` says which recipe takes these data" in str(error.value)
+
+
 def test_a_run_says_what_it_learns_from(tmp_path):
     data = folders(tmp_path, "Training", "Testing", "extra", count=10)
     recipe = ClassifyRecipe(name="lines", data=data, image_size=32, holdout=0.2)

@@ -73,7 +73,7 @@ def unwrap_fields(kind: type) -> None:
     classes = [owner for owner in reversed(kind.__mro__) if owner is not object]
     found = [text for owner in classes for text in docstring_parser.parse_from_object(owner).params]
     texts = {text.arg_name: " ".join((text.description or "").split()) for text in found}
-    for field in fields(kind):  # type: ignore[arg-type]
+    for field in fields(kind):
         if texts.get(field.name):
             field.metadata = MappingProxyType({**field.metadata, "help": texts[field.name]})
 

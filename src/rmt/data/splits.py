@@ -22,6 +22,9 @@ BUFFER = 50_000
 MOST_HELD_OUT = 1000
 """Images of a held-out fraction at most, for data with a test split: enough to choose the best weights by."""
 
+_NO_CLASSES = {"images", "img", "imgs", "labels", "masks", "mask", "annotations"}
+"""Names of folders in data for detection and segmentation, which a classifier would take for classes."""
+
 _PROBED = 20
 """Class folders in which folders named like splits are looked for."""
 
@@ -184,7 +187,11 @@ def folders_in_every_class(data: str) -> list[str]:
 
 
 def _refuse_splits_in_classes(root: Path, classes: Sequence[str]) -> None:
-    """Raises RMTError for CLASS/train and CLASS/test, which would be mixed."""
+    """Raises RMTError for CLASS/train and CLASS/test, which would be mixed, and for images beside labels or masks."""
+    if len(classes) > 1 and all(name.lower() in _NO_CLASSES for name in classes):
+        folders = ", ".join(f"{name}/" for name in classes)
+        text = f"{folders} are no folders of classes; `rmt check {root}` says which recipe takes these data"
+        raise RMTError(f"{root}: {text}")
     inside = [{split_of(name) for name in folder_names(root / name)} - {None} for name in classes[:_PROBED]]
     if len(classes) > 1 and all("train" in splits and len(splits) > 1 for splits in inside):
         example = f"{classes[0]}/{folder_names(root / classes[0])[0]}"
