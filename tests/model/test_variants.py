@@ -440,6 +440,14 @@ def test_checkpointing_of_activations_keeps_the_gradients_and_the_memory_down():
     assert saved[True] < 0.5 * saved[False]
 
 
+@torch.no_grad()
+def test_the_stem_makes_channels_last_maps_on_a_cpu():
+    """So that the tokens of the first stage are not copied; the values are those of the plain sequence of layers."""
+    stem, x = RMT(**BASE).eval().stem, torch.randn(2, 3, 64, 64)
+    assert stem(x).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(stem(x), nn.Sequential.forward(stem, x), rtol=1e-4, atol=1e-5)
+
+
 def test_initialisation():
     model = create_model("rmt_base")
     for module in model.modules():

@@ -330,7 +330,7 @@ def test_gelu_and_depthwise_with_gradients(residual, shape, kernel):
         gradients = torch.autograd.grad(out, [x, conv.weight, conv.bias], dout.to(dtype))
         results.append([t.detach().double() for t in (out, *gradients)])
     assert_close(results[1], results[0], 1e-5)
-    assert kept == [x.data_ptr(), conv.weight.data_ptr()]
+    assert kept == [t.data_ptr() for t in (x, conv.weight, conv.bias)]
 
 
 def test_the_derivative_of_gelu_everywhere():

@@ -35,6 +35,7 @@ TABLE = """
 | layer_norm | cuda   | any     | any  | triton | plain  | plain   | plain  |
 | layer_norm | any    | any     | any  | plain  | plain  | plain   | plain  |
 | linear     | cpu    | float64 | any  | plain  | plain  | plain   | plain  |
+| linear     | cpu    | float32 | any  | native | plain  | plain   | plain  |
 | linear     | cpu    | any     | no   | native | plain  | plain   | plain  |
 | linear     | cuda   | float64 | any  | plain  | plain  | plain   | plain  |
 | linear     | cuda   | any     | no   | plain  | plain  | plain   | plain  |

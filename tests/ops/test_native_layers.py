@@ -4,10 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.networks import TINY
+from torch.utils.checkpoint import checkpoint
 
 import rmt
 from rmt.model import RMT
-from rmt.ops import LayerNorm, Linear, add_layer_norm, layer_norm, linear, use_backend
+from rmt.ops import LayerNorm, Linear, add_layer_norm, depthwise_conv, layer_norm, linear, masa, use_backend
+from rmt.ops.cpu import backend as native
 from rmt.ops.cpu import linear as onednn
 from rmt.ops.dispatch import _layer_norm_backend, _linear_backend
 
@@ -157,6 +159,88 @@ def test_linear(dtype, monkeypatch):
     assert relative_error(layer(x), exact) < BOUND[dtype]
     assert relative_error(linear(x, layer.weight), exact - layer.bias.double()) < BOUND[dtype]
     onednn.slower_than_pytorch.cache_clear()
+
+
+@pytest.fixture
+def onednn_is_faster(monkeypatch):
+    """As on AMD's processors."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setattr(native, "slower_than_pytorch", lambda dtype: None)
+
+
+def derivatives(layers, leaves):
+    """The result, the gradients of its weighted sum, and those of the squares of these."""
+    out = layers(*leaves)
+    first = torch.autograd.grad(
+        (out * torch.arange(out.numel()).view(out.shape).cos()).sum(), leaves, create_graph=True
+    )
+    return out, *first, *torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_gradients_of_linear(biased, onednn_is_faster, monkeypatch):
+    """By oneDNN, forward and of the input, against float64, for a view; second derivatives too."""
+    torch.manual_seed(0)
+    products = []
+    monkeypatch.setattr(native, "linear", lambda *args: products.append(args) or onednn.linear(*args))
+    layer, draw, results = Linear(48, 20, bias=biased), torch.randn(2, 5, 7, 96), []
+    for dtype in (torch.float64, torch.float32):
+        leaves = [draw.to(dtype).requires_grad_(), *layer.to(dtype).parameters()]
+        found = derivatives(lambda x, weight, bias=None: linear(x[..., ::2], weight, bias).pow(2), leaves)
+        results.append([t.detach() for t in found])
+    assert len(products) == 2, "the result, and the gradient of x in the pass that is not recorded"
+    gradient = torch.autograd.grad(linear(leaves[0], torch.cat([leaves[1]] * 2, 1)).sum(), leaves[0])[0]
+    assert relative_error(gradient[0, 0, 0], leaves[1].detach().double().sum(0).repeat(2)) < 1e-5
+    for found, expected in zip(*results[::-1], strict=True):
+        assert relative_error(found, expected) < 1e-5
+
+
+def feed_forward(dtype=torch.float32):
+    torch.manual_seed(0)
+    x, conv = torch.randn(2, 5, 7, 32), torch.nn.Conv2d(32, 32, 3, padding=1, groups=32)
+    return x.to(dtype).requires_grad_(), conv.to(dtype), Linear(32, 16).to(dtype)
+
+
+def convolved(x, conv, layer, function=depthwise_conv):
+    return layer(function(x, conv, gelu=True, residual=True))
+
+
+def test_a_linear_layer_has_the_convolution_computed_again(onednn_is_faster):
+    """It keeps its weight alone, with the derivatives of float64, once or twice, and under activation checkpointing."""
+    results = []
+    for dtype, function in ((torch.float64, masa.depthwise_conv), (torch.float32, depthwise_conv)):
+        x, conv, layer = parts = feed_forward(dtype)
+        leaves = [x, *conv.parameters(), *layer.parameters()]
+        results.append(derivatives(lambda *_, parts=(*parts, function): convolved(*parts).square(), leaves))
+    for expected, found in zip(*results, strict=True):
+        assert relative_error(found.detach(), expected.detach()) < 1e-5
+
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+        out = convolved(x, conv, layer)
+    assert kept == [t.data_ptr() for t in (x, conv.weight, conv.bias, layer.weight)]
+    once = torch.autograd.grad(out.square().sum(), leaves, retain_graph=True)
+    again = torch.autograd.grad(out.square().sum(), leaves)
+    recomputed = checkpoint(convolved, x, conv, layer, use_reentrant=False)
+    checkpointed = torch.autograd.grad(recomputed.square().sum(), leaves)
+    for a, b, c in zip(once, again, checkpointed, strict=True):
+        assert torch.equal(a, b) and torch.equal(a, c)
+    layer.requires_grad_(False)
+    assert torch.equal(torch.autograd.grad(convolved(x, conv, layer).square().sum(), x)[0], once[0])
+
+
+def test_what_was_changed_is_not_computed_again(onednn_is_faster):
+    """A result that was changed is kept as it is; an input that was changed is PyTorch's error."""
+    x, conv, layer = feed_forward()
+    changed = depthwise_conv(x, conv, gelu=True).mul_(2)
+    layer(changed).sum().backward()
+    assert relative_error(layer.weight.grad[0], changed.detach().double().sum((0, 1, 2))) < 1e-5
+    hidden = x * 1
+    out = convolved(hidden, conv, layer)
+    hidden.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
 
 
 @pytest.mark.parametrize(("vendor", "words"), [("GenuineIntel", "MKL is not slower"), (None, "MKL is not slower")])

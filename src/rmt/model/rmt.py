@@ -247,6 +247,12 @@ class ConvStem(nn.Sequential):
             nn.BatchNorm2d(dim),
         )
 
+    def forward(self, x: Tensor) -> Tensor:
+        # On a CPU convolutions are faster so, and the tokens need no copy. torch.fx passes a proxy without a device.
+        if isinstance(x, Tensor) and x.device.type == "cpu":
+            x = x.contiguous(memory_format=torch.channels_last)
+        return super().forward(x)
+
 
 class PoolStem(nn.Sequential):
     """Three 3×3 convolutions with max pooling, a stride of 4 in all: (B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉).

@@ -7,7 +7,7 @@ Float64 is served by the last column. The kernels serve float32, bfloat16 and fl
 | `manhattan_attention` | `masa.manhattan_attention` | `native` | `triton` | `blockwise` (many scores), `plain` |
 | `depthwise_conv` | `masa.depthwise_conv` | `native` | `triton` | `plain` |
 | `LayerNorm`, `layer_norm`, `add_layer_norm` | `torch.nn`'s | `native`, inference or 16 bits | `triton` | PyTorch's |
-| `Linear`, `linear` | `torch.nn`'s | `native` (oneDNN), for inference | `torch/linear.py`, in training | PyTorch's |
+| `Linear`, `linear` | `torch.nn`'s | `native` (oneDNN), not 16-bit training | `torch/linear.py`, training | PyTorch's |
 
 `plain` is the reference implementation. A backend's `unusable(call)` returns why it cannot serve a call, or None.
 Exported programs use `plain` only, and so do `torch.func` (vmap, grad, jvp, …) and forward-mode differentiation. The
@@ -19,7 +19,6 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,7 +29,7 @@ from rmt.ops.call import Call, needs_grad, result_dtype, tracing
 from rmt.ops.cpu import backend as cpu
 from rmt.ops.masa import MaSAConfig, SpatialPrior
 from rmt.ops.torch import blockwise, flex, sdpa
-from rmt.ops.torch.linear import linear_fast_bias_gradient
+from rmt.ops.torch.linear import linear_with_gradients
 from rmt.ops.triton import backend as triton
 
 _MODULES: dict[str, ModuleType] = dict(sdpa=sdpa, flex=flex, blockwise=blockwise, native=cpu, triton=triton)
@@ -224,7 +223,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x·Wᵀ + b: x (…, C), weight (C', C), bias (C',) or None."""
     backend = _linear_backend(x, weight, bias)
     if backend == "triton":
-        return linear_fast_bias_gradient(x, weight, cast(Tensor, bias), result_dtype(x))
+        return linear_with_gradients(x, weight, bias, result_dtype(x))
+    if backend == "native" and needs_grad(x, weight, bias):
+        return linear_with_gradients(x, weight, bias, x.dtype, cpu.linear)
     if backend == "native":
         return cpu.linear(x, weight, bias)
     return F.linear(x, weight, bias)
@@ -240,7 +241,7 @@ def _linear_backend(x: Tensor, weight: Tensor, bias: Tensor | None) -> str:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, (…, C) to (…, C'). A faster function is used in inference on some CPUs, and in training on GPUs."""
+    """`nn.Linear`, (…, C) to (…, C'). A faster function is used on some CPUs, and in training on GPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x·Wᵀ + b, (…, C')."""

@@ -1,7 +1,8 @@
 """Depthwise convolutions of tokens on a CPU by the kernels of `depthwise.cpp`.
 
 They add tensors in the same pass and read views without a copy. GELU before the convolution is computed inside the
-kernels. The backward pass reads the input and the gradient once, and is several times faster than PyTorch's.
+kernels. The backward pass reads the input and the gradient once, and is several times faster than PyTorch's. A linear
+layer with gradients need not keep the result, since it can be computed again (`ops/torch/linear.py`).
 """
 
 import ctypes
@@ -86,11 +87,13 @@ def _(dout, x, weight, residual, gelu):
 
 
 class _Direct(torch.autograd.Function):
-    """`_forward` and `_gradients` without PyTorch's dispatcher. Of the tensors x and the weight alone are saved."""
+    """`_forward` and `_gradients` without PyTorch's dispatcher. Of the tensors x, weight and bias alone are saved."""
 
     @staticmethod
     def forward(ctx, *inputs) -> Tensor:
         _setup_context(ctx, inputs, None)
+        if not ctx.has_plus:
+            ctx.recompute_output = _recompute
         return _forward(*inputs)
 
     @staticmethod
@@ -100,14 +103,21 @@ class _Direct(torch.autograd.Function):
 
 def _setup_context(ctx, inputs, output) -> None:
     x, weight, bias, plus, _, ctx.residual, ctx.gelu = inputs
-    ctx.save_for_backward(x, weight)
-    ctx.has_bias, ctx.has_plus = bias is not None, plus is not None
+    ctx.save_for_backward(x, weight, bias)
+    ctx.has_plus, ctx.unpacked = plus is not None, None
+
+
+def _recompute(ctx) -> Tensor:
+    """The result of `_Direct` again, before its backward pass. With gradients, where those are enabled."""
+    ctx.unpacked = ctx.saved_tensors  # activation checkpointing lets every tensor be unpacked once
+    return _Direct.apply(*ctx.unpacked, None, None, ctx.residual, ctx.gelu)
 
 
 def _backward(ctx, dout: Tensor, gradients=_backward_operator):
+    (x, weight, bias), ctx.unpacked = ctx.unpacked or ctx.saved_tensors, None
     gradients = depthwise_gradients if is_recorded(dout) else gradients
-    dx, dweight, dbias = gradients(dout, *ctx.saved_tensors, residual=ctx.residual, gelu=ctx.gelu)
-    return dx, dweight, dbias if ctx.has_bias else None, dout if ctx.has_plus else None, None, None, None
+    dx, dweight, dbias = gradients(dout, x, weight, residual=ctx.residual, gelu=ctx.gelu)
+    return dx, dweight, None if bias is None else dbias, dout if ctx.has_plus else None, None, None, None
 
 
 _operator.register_autograd(_backward, setup_context=_setup_context)

@@ -1,4 +1,4 @@
-"""Linear layers on a CPU by oneDNN, for inference.
+"""Linear layers on a CPU by oneDNN.
 
 PyTorch's linear copies the bias to every token before it adds the product, and in float32 it takes MKL's product, which
 on processors that are not Intel's is slower than oneDNN's.
