@@ -33,6 +33,7 @@ from rmt.ops import (
     manhattan_attention,
     spatial_prior,
 )
+from rmt.ops.call import tracing
 
 
 def nchw(x: Tensor) -> Tensor:
@@ -248,8 +249,8 @@ class ConvStem(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        # On a CPU convolutions are faster so, and the tokens need no copy. torch.fx passes a proxy without a device.
-        if isinstance(x, Tensor) and x.device.type == "cpu":
+        # On a CPU convolutions are faster so, and the tokens need no copy. torch.fx passes a proxy; vmap cannot do it.
+        if isinstance(x, Tensor) and x.device.type == "cpu" and tracing(x) == "eager":
             x = x.contiguous(memory_format=torch.channels_last)
         return super().forward(x)
 
