@@ -72,6 +72,28 @@ def test_cpu_latency_training_and_large_images():
     assert f"{memory / 1e9:.2f} GB" in row("peak memory over baseline, 1792²")[2]
 
 
+def test_the_training_step_on_a_cpu_with_bfloat16():
+    def step(model: str, dtype: str, backend: str, key: str = "seconds") -> float:
+        (entry,) = results("cpu-bfloat16-train", model=model, dtype=dtype, backend=backend)
+        return entry["seconds"]["median"] * 1e3 if key == "seconds" else entry[key]
+
+    dtypes = ("float32", "autocast")
+    ours = [f"{step('rmt_small', dtype, backend):,.0f}" for dtype in dtypes for backend in ("plain", "auto")]
+    swin = [f"{step(SWIN, dtype, 'auto'):,.0f}" for dtype in dtypes]
+    assert row("RMT-S, training step (bfloat16: autocast)") == [*ours[:2], "", *ours[2:], ""]
+    assert row("swin_tiny, training step") == [swin[0], "", "", swin[1], "", ""]
+    for dtype, start in zip(
+        dtypes, ("training step RMT-S ÷ swin_tiny, float32", "training step under autocast"), strict=True
+    ):
+        for place, backend in ((0, "plain"), (2, "auto")):
+            time, memory = (
+                step("rmt_small", dtype, backend, key) / step(SWIN, dtype, "auto", key)
+                for key in ("seconds", "peak_memory")
+            )
+            said = row(start)[place]
+            assert said.startswith(f"{time:.2f}") and f"memory {memory:.2f}" in said
+
+
 def spread(name: str, **which) -> str:
     (entry,) = results(name, **which)
     low, high = entry["seconds"]["quartiles"]
