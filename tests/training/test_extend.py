@@ -31,7 +31,9 @@ def measured(monkeypatch):
 def test_a_finished_run_goes_on(tmp_path, capsys):
     run = shutil.copytree(finished_run(), tmp_path / "run")
     assert main(["train", "--resume", str(run), "--minutes", "1"]) == 0
-    assert "continuing for 1 minute: 3 more evaluations, 9 updates (measured 4.000 s each)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "continuing for 1 minute: 3 more evaluations, 9 updates (measured 4.000 s each)" in said
+    assert "until its next evaluation" not in said
     recipe = from_dict(json.loads((run / "recipe.json").read_text()))
     assert (recipe.epochs, recipe.restart_update, recipe.restart_lr, recipe.minutes) == (6, 9, 1e-3, 0)
     found = [row for row in rows(run) if row["kind"] == "epoch"]
@@ -41,6 +43,13 @@ def test_a_finished_run_goes_on(tmp_path, capsys):
     expected = [restarted(9 + 3 * epoch - 1, 9, 18, 1e-3, 1e-5) for epoch in (1, 2, 3)]
     assert [float(row["lr"]) for row in found[3:]] == pytest.approx(expected)
     assert json.loads((run / "metrics.json").read_text())["last"]["epoch"] == 6
+
+
+def test_minutes_that_are_too_few_for_one_evaluation_are_said_to_become_more(tmp_path, capsys):
+    run = shutil.copytree(finished_run(), tmp_path / "run")
+    assert main(["train", "--resume", str(run), "--minutes", "0.1"]) == 0
+    said = capsys.readouterr().out
+    assert "1 more evaluation, 3 updates" in said and "in all, as a run goes on until its next evaluation at" in said
 
 
 def test_an_extension_that_is_interrupted_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):

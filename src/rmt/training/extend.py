@@ -65,7 +65,8 @@ def extend(
     begun = step - evaluations * module.updates_per_epoch  # updates of an epoch that was interrupted
     left = 60 * minutes - start - end
     epoch = module.updates_per_epoch * update + evaluation
-    more = max(int((left + begun * update) / epoch), 1)
+    fitting = max(int((left + begun * update) / epoch), 0)
+    more = max(fitting, 1)
     rates = [group["lr"] for group in state["optimizer_states"][0]["param_groups"]]
     lr = max(peak_lr(recipe) / 2, *rates)
     recipe = planning.extend(recipe, evaluations + more)
@@ -74,7 +75,7 @@ def extend(
     log(
         f"continuing for {plural(minutes, 'minute')}: {plural(more, 'more evaluation')}, "
         f"{plural(more * module.updates_per_epoch - begun, 'update')} (measured {update:.3f} s each), "
-        f"{duration(took)} in all; the learning rate falls by a cosine from "
-        f"{lr:.2e}"
+        f"{duration(took)} in all{'' if fitting else ', as a run goes on until its next evaluation at least'}; the "
+        f"learning rate falls by a cosine from {lr:.2e}"
     )
     return recipe
