@@ -441,9 +441,9 @@ def test_checkpointing_of_activations_keeps_the_gradients_and_the_memory_down():
 
 
 @torch.no_grad()
-def test_the_stem_makes_channels_last_maps_on_a_cpu():
+def test_the_stem_makes_channels_last_maps_in_training_on_a_cpu():
     """So that the tokens of the first stage are not copied; the values are those of the plain sequence of layers."""
-    stem, x = RMT(**BASE).eval().stem, torch.randn(2, 3, 64, 64)
+    stem, x = RMT(**BASE).stem, torch.randn(2, 3, 64, 64)
     assert stem(x).is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(stem(x), nn.Sequential.forward(stem, x), rtol=1e-4, atol=1e-5)
 

@@ -44,7 +44,7 @@ def test_an_interrupted_run_goes_on(folder, task, monkeypatch):
     assert state.keys() == expected.keys()
     for name, value in expected.items():  # another processor, or memory format, rounds otherwise
         free = BEFORE_BATCHNORM.search(name) or MEAN.search(name)
-        assert (state[name] - value).abs().max() < (1e-3 if free else 2e-4), name
+        assert (state[name] - value).abs().max() < (2e-3 if free else 2e-4), name
     if task == "classify":
         models = EARLIER / "classify-last.safetensors", Path("classify/last.safetensors")
         answers = [rmt.load(model, device="cpu").predict(Path("photos/val/red/0.png"))[0] for model in models]

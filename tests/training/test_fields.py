@@ -72,6 +72,7 @@ ELSEWHERE = {
     "stream": "training/test_streaming.py",
     "stream_buffer": "training/test_streaming.py",
     "early_stopping": "training/test_train.py",
+    "best_tolerance": "training/test_train.py",
     "minutes": "training/test_plan.py",
     "restart_update": "training/test_extend.py",
     "restart_lr": "training/test_extend.py",

@@ -33,7 +33,6 @@ from rmt.ops import (
     manhattan_attention,
     spatial_prior,
 )
-from rmt.ops.call import tracing
 
 
 def nchw(x: Tensor) -> Tensor:
@@ -249,9 +248,9 @@ class ConvStem(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        # On a CPU convolutions are faster so, and the tokens need no copy. torch.fx passes a proxy; vmap cannot do it.
-        if isinstance(x, Tensor) and x.device.type == "cpu" and tracing(x) == "eager":
-            x = x.contiguous(memory_format=torch.channels_last)
+        # On a CPU training is faster in channels-last. torch.fx passes a proxy, which has no device.
+        if self.training and isinstance(x, Tensor) and x.device.type == "cpu":
+            x = nchw(nhwc(x))
         return super().forward(x)
 
 

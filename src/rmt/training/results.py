@@ -147,7 +147,7 @@ def summary_lines(
         rows.append((name, *(f"{score:.4f}" if key == "loss" else f"{score:.2f} %" for key, score in scores)))
     rows += [*more_rows, *published_rows(metrics, columns)]
     chosen = f"best was chosen on {metrics['best_chosen_on']}{note}"
-    highest = metrics["highest_val"][metrics["best"]["weights"]]
+    highest = metrics.get("highest_val", {}).get(metrics["best"]["weights"], metrics["best"])  # not in earlier files
     if highest["epoch"] != metrics["best"]["epoch"]:
         chosen += (
             f"; the highest score there was {highest[metrics['metric']]:.2f} %, in epoch {highest['epoch']}, which is "
