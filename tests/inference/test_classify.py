@@ -45,10 +45,8 @@ def test_an_unreadable_image_costs_no_other_answer(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     mixed = [good[0], tmp_path / "a.png", good[1].read_bytes(), None, b"", Image.open(good[2]), good[3]]
     answers = predictor.predict(mixed, batch_size=2)
-    wanted = predictor.predict(good)
-    for found, expected in zip([answers[i] for i in (0, 2, 5, 6)], wanted, strict=True):  # batches of other sizes round
-        assert [(p.label, p.index) for p in found] == [(p.label, p.index) for p in expected]
-        assert [p.probability for p in found] == pytest.approx([p.probability for p in expected], abs=1e-6)
+    wanted = predictor.predict(good, batch_size=1)  # as above, where an image is alone in each batch: others round
+    assert [answers[i] for i in (0, 2, 5, 6)] == wanted
     bad = {1: str(tmp_path / "a.png"), 3: "image 3", 4: "image 4"}
     for i, name in bad.items():
         assert isinstance(answers[i], BadImage) and answers[i].name == name

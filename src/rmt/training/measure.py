@@ -141,8 +141,10 @@ def _evaluated_image(
 
 
 def _twice(loader: BatchLoader, clock: Clock) -> Iterator[dict[str, Any]]:
-    """The batches of the loader, and once more if they are too few, and done in time, to time them after a warm-up:
-    the last one differs in size, and a GPU's kernels are compiled for each size."""
+    """The batches of the loader, a second time if they are few, so that some are timed after the warm-up.
+
+    Without it a small last batch would be timed with the compilation of a GPU's kernels for its size.
+    """
     began = clock()
     yield from loader
     if len(loader) < WARM_UP + MIN_STEPS and clock() - began < EVALUATION_LIMIT:

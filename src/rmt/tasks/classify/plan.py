@@ -34,10 +34,10 @@ def candidates(recipe: ClassifyRecipe, data: ClassifyData) -> list[Candidate[Cla
         names = (NETWORKS[0], small_images.NETWORKS[-1]) if on_cpu else small_images.NETWORKS
     found = []
     for name in names:
-        mine = sides if name == names[-1] else [side for side in sides if 2 * side >= sides[0]]
+        tried = sides if name == names[-1] else [side for side in sides if 2 * side >= sides[0]]
         if name == "rmt_micro" and small and not (on_cpu or recipe.image_size):
-            mine = sorted({min(2 * sides[0], small_images.LARGEST_SIDE), *mine}, reverse=True)
-        for side in mine:
+            tried = sorted({min(2 * sides[0], small_images.LARGEST_SIDE), *tried}, reverse=True)
+        for side in tried:
             chosen = replace(recipe.fill_open(model=name), image_size=side)
             muon = name in small_images.NETWORKS and not recipe.weights
             chosen = chosen.fill_open(batch_size=_batch(recipe, len(data.train), small=muon))
@@ -49,15 +49,15 @@ def candidates(recipe: ClassifyRecipe, data: ClassifyData) -> list[Candidate[Cla
 
 
 def _batch(recipe: ClassifyRecipe, images: int, *, small: bool) -> int:
-    """The images of a step on one device, out of so many.
+    """The batch size of one device for so many training images.
 
-    A step of a GPU takes as long for few images as for many, since the host launches the same kernels.
+    A step of a GPU with few images takes as long as one with many, since the host launches the same kernels.
     """
-    own = max(images // world_size(recipe), 1)
+    available = max(images // world_size(recipe), 1)
     if recipe.device == "cpu":
-        return min(96 if small else 32, own)
-    most = 2 ** int(math.log2(max(own / _UPDATES, 1)))
-    return min(max(most, 64), 512 if small else 128, own)
+        return min(96 if small else 32, available)
+    most = 2 ** int(math.log2(max(available / _UPDATES, 1)))
+    return min(max(most, 64), 512 if small else 128, available)
 
 
 def wanted_images(images: int, *, from_scratch: bool, network: str) -> int:
