@@ -44,6 +44,8 @@ def test_cpu_against_swin():
     assert plain == f"{times['swin'] / times['plain']:.2f}"
     for name, words in (("deployed", "deployed"), ("compiled", "compiled too"), ("eager", "eager")):
         assert f"{times['swin'] / times[name]:.2f} {words}" in measured
+    best = milliseconds("cpu-224", model=SWIN, mode="compile") / min(times["deployed"], times["compiled"])
+    assert row("images/s of RMT-S ÷ swin_tiny, both at their best")[2].startswith(f"{best:.2f}: deployed")
     again = milliseconds("cpu-peers", model=SWIN) / milliseconds("cpu-peers", model="rmt_small", mode="deploy")
     assert f"{again:.2f} deployed in another run" in measured
     (steps,) = [line for line in PAGE.splitlines() if line.startswith(f"| {times['plain']:,.0f} |")]
@@ -92,6 +94,66 @@ def test_the_training_step_on_a_cpu_with_bfloat16():
             )
             said = row(start)[place]
             assert said.startswith(f"{time:.2f}") and f"memory {memory:.2f}" in said
+
+
+def test_inference_on_a_cpu_with_bfloat16():
+    def time(name: str, model: str, dtype: str, mode: str, backend: str = "auto", key: str = "median") -> float:
+        (entry,) = results(name, model=model, dtype=dtype, mode=mode, backend=backend)
+        return entry["seconds"][key] * 1e3
+
+    ways = (("eager", "plain"), ("eager", "auto"), ("deploy", "auto"))
+    dtypes, name = ("float32", "bfloat16"), "cpu-bfloat16"
+    small = {(dtype, *way): time(name, "rmt_small", dtype, *way) for dtype in dtypes for way in ways}
+    swin = {dtype: time(name, SWIN, dtype, "eager") for dtype in dtypes}
+    assert row("RMT-S, images/s") == [f"{8e3 / milli:.2f}" for milli in small.values()]
+    assert row("swin_tiny, images/s") == [
+        f"{8e3 / swin['float32']:.2f}",
+        "",
+        "",
+        f"{8e3 / swin['bfloat16']:.2f}",
+        "",
+        "",
+    ]
+    tiny = {(dtype, *way): time(f"{name}-latency", "rmt_tiny", dtype, *way) for dtype in dtypes for way in ways}
+    assert row("RMT-T, latency of one image") == [f"{milli:.1f}" for milli in tiny.values()]
+
+    plain, eager, deployed = ({dtype: small[dtype, *way] for dtype in dtypes} for way in ways)
+    before, target, measured, result = row("RMT-S bf16 ÷ swin_tiny bf16, speed")
+    gain = swin["bfloat16"] / eager["bfloat16"]
+    assert before == f"{swin['bfloat16'] / plain['bfloat16']:.2f}"
+    assert measured.startswith(f"{gain:.3f} eager, {swin['bfloat16'] / deployed['bfloat16']:.2f} deployed")
+    fastest = [time(name, model, "bfloat16", "eager", key="minimum") for model in (SWIN, "rmt_small")]
+    assert measured.endswith(f"{fastest[0] / fastest[1]:.2f} in the fastest rounds")
+    assert ("missed" in result) == (gain < float(target.strip("≥ ")))
+    best = deployed["float32"] / eager["bfloat16"]
+    own = [times["float32"] / times["bfloat16"] for times in (plain, eager, deployed)]
+    assert row("RMT-S bf16 ÷ its own float32, speed")[::2] == [
+        f"{own[0]:.2f}", f"{own[1]:.2f} eager, {own[2]:.2f} deployed, {best:.2f} best of each"
+    ]  # fmt: skip
+    gains = [swin["float32"] / times["float32"] for times in (plain, eager, deployed)]
+    assert row("RMT-S float32 ÷ swin_tiny float32, speed")[::2] == [
+        f"{gains[0]:.2f}", f"{gains[2]:.2f} deployed, {gains[1]:.2f} eager"
+    ]  # fmt: skip
+    shares = [tiny[key] / tiny["float32", *ways[0]] for key in tiny]
+    assert row("latency RMT-T, float32 ÷ plain")[2] == (
+        f"{shares[2]:.2f} deployed, {shares[1]:.2f} eager; bfloat16 deployed {shares[5]:.2f} of float32 plain"
+    )
+
+
+def test_the_start_of_a_command():
+    found = json.loads(page("benchmarks/start-time.json"))
+    first, predict, imports = found["first_step"], found["predict"], list(found["imports"].values())
+    total = sum(times["without"] for times in imports)
+    assert row("CPU time of `rmt train quickstart`, to the end of its first step")[1:] == [
+        f"{first['seconds']:.1f} s, of which imports take {total:.1f} s; {first['peak_mb']:,} MB", "**missed**"
+    ]  # fmt: skip
+    assert row("peak memory of `rmt predict` of a small classifier")[1:] == [
+        f"{predict['peak_mb']:,} MB; {predict['seconds']:.1f} s of CPU time", "**missed**"
+    ]  # fmt: skip
+    for name, times in found["imports"].items():
+        if name not in ("interpreter", "tyro"):  # one row together
+            start = next(line for line in PAGE.splitlines() if line.startswith(f"| {name.partition(' ')[0]}"))
+            assert start.endswith(f" | {times['without']:.2f} | {times['with']:.2f} | {times['peak_mb']:,} |")
 
 
 def spread(name: str, **which) -> str:
