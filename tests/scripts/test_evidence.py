@@ -134,12 +134,27 @@ def runner(folder):
 
 def test_epochs_fill_the_time(tmp_path):
     entries = [
-        entry("rmt", 2, 0, "epochs") | {"cpu_seconds": 30.0},
-        entry("rmt", 5, 0, "epochs") | {"cpu_seconds": 45.0},
+        entry("rmt", 1, 0, "epochs") | {"cpu_seconds": 25.0},
+        entry("rmt", 3, 0, "epochs") | {"cpu_seconds": 35.0},
     ]
     (tmp_path / "peers-32.json").write_text(json.dumps(entries))
-    assert runner(tmp_path).epochs("peers-32", "rmt", 1.0) == 30  # 150 s, an epoch takes 5
-    assert runner(tmp_path).epochs("peers-32", "rmt", 0.5) == 15
+    assert runner(tmp_path).epochs("peers-32", "rmt", 1.0) == 60  # 300 s, an epoch takes 5
+    assert runner(tmp_path).epochs("peers-32", "rmt", 0.5) == 30
+
+
+def test_the_learning_rate_is_the_best_of_those_tried_at_32(tmp_path, monkeypatch):
+    tried = [
+        entry("rmt", f"{rate:g}", 0, "rate") | {"val": val} for rate, val in ((1e-3, 40.0), (2e-3, 50.0), (4e-3, 45.0))
+    ]
+    times = [entry("rmt", 1, 0, "epochs") | {"cpu_seconds": 25.0}, entry("rmt", 3, 0, "epochs") | {"cpu_seconds": 35.0}]
+    (tmp_path / "peers-64.json").write_text(json.dumps(times))
+    typed = []
+    monkeypatch.setattr(EVIDENCE.Runner, "cell", lambda self, *arguments: typed.append(arguments))
+    with pytest.raises(SystemExit, match="run that table first"):
+        runner(tmp_path).seed(EVIDENCE.Place(0), "peers-64", "rmt", 0)
+    (tmp_path / "peers-32.json").write_text(json.dumps(tried))
+    runner(tmp_path).seed(EVIDENCE.Place(0), "peers-64", "rmt", 0)
+    assert typed == [(EVIDENCE.Place(0), "peers-64", "rmt", "seed 0", 90, 0, "--lr 0.002")]  # 450 s of 5 each
 
 
 def test_a_cell_with_a_result_is_not_run_again(tmp_path, monkeypatch):
