@@ -5,6 +5,7 @@ import re
 
 import pytest
 from helpers.documentation import page
+from helpers.scripts_under_test import script
 
 from rmt.benchmark.published import PUBLISHED
 
@@ -27,6 +28,15 @@ def row(start: str) -> list[str]:
     """The cells after the first of the table row that starts so."""
     (line,) = [line for line in PAGE.splitlines() if line.startswith(f"| {start} |")]
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+@pytest.mark.parametrize("name", script("speed_tables", "benchmarks").PAGES)
+def test_the_tables_are_those_that_the_script_writes(name):
+    tables = script("speed_tables", "benchmarks")
+    marked = tables.MARKED.findall(page(name))
+    assert {table for _, table, _ in marked} <= tables.TABLES.keys() and marked
+    emptied = tables.MARKED.sub(r"\1\3", page(name))
+    assert emptied != page(name) == tables.filled(emptied), "run python benchmarks/speed_tables.py"
 
 
 def test_cpu_against_swin():
