@@ -8,7 +8,8 @@ from typing import Any
 from rmt.benchmark.published import PUBLISHED
 
 HEAD = (
-    "network", "side", "parameters", "MACs", "speed", "deployed", "training", "memory", "in training", "top-1", "source"
+    "network", "side", "parameters", "MACs", "speed", "speed, deployed", "speed, training",
+    "memory", "memory, training", "top-1", "source",
 )  # fmt: skip
 
 
@@ -26,8 +27,9 @@ def cost_lines(content: dict[str, Any]) -> Iterator[str]:
         cells += [_speed(entry) for entry in (forward, deployed, training)]
         cells += [_memory(forward), _memory(training), f"{published.top1:.1f}{' †' * published.teacher}"]
         yield f"| {' | '.join([*cells, _source(published.source)])} |"
-    machine, batches = content["machine"], sorted({e["batch"] for e in found.values()})
-    reference, types = content["series"]["reference"], sorted({e["dtype"] for e in found.values()})
+    machine, reference = content["machine"], content["series"]["reference"]
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+    types, batches = (", ".join(map(str, sorted({e[key] for e in found.values()}))) for key in ("dtype", "batch"))
     speeds = {
         step: median(e["reference_images_per_second"] for e in found.values() if e["step"] == step)
         for step in ("forward", "train")
@@ -37,9 +39,11 @@ def cost_lines(content: dict[str, Any]) -> Iterator[str]:
     yield (
         f"Speed is that of the network ÷ that of {reference.split('_patch')[0]}, measured in turns: "
         + ", ".join(f"{speed:.1f} images/s {step}" for step, speed in speeds.items())
-        + f" (median). {machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, torch {machine['torch']},"
-        f" timm {machine['timm']}, {', '.join(types)}, batches of {', '.join(map(str, batches))}, {content['started']}."
-        " Memory: the peak of a step, without network and images. † Trained with the answers of another network."
+        + f" (median). {machine.get('gpu', machine['cpu'])}, {threads}, torch {machine['torch']},"
+        f" timm {machine['timm']}, {types}, batches of {batches}, {content['started']}. Only RMT has a deployed form"
+        " (`rmt.deploy`); timm's networks run in their reparameterised form if they have one. Side: of the images,"
+        " in pixels. Memory: the peak of a step, without network and images. † Trained with the answers of another"
+        " network."
     )
     yield from ("", *(f"{line[0].upper()}{line[1:]}." for line in content.get("warnings", [])))
 
@@ -53,4 +57,6 @@ def _memory(entry: dict[str, Any] | None) -> str:
 
 
 def _source(text: str) -> str:
-    return re.sub(r"^arXiv:(\S+)$", r"[\1](https://arxiv.org/abs/\1)", text)
+    """The text with links to a paper and to the page that lists the figure."""
+    text = re.sub(r"arXiv:([\w.]+)", r"[\1](https://arxiv.org/abs/\1)", text)
+    return re.sub(r"((?:github\.com|huggingface\.co)/\S*?([^/\s]+))(?=,|$)", r"[\2](https://\1)", text)

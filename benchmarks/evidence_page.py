@@ -27,8 +27,8 @@ def shown(values: list[float], sign: str = "") -> str:
 
 def table_lines(table: Table, entries: list[dict[str, Any]]) -> Iterator[str]:
     """The Markdown table of the results: mean ± standard error over the seeds."""
-    last = "difference" if table.paired else "epochs" if table.seconds else ""
-    head = [table.title, "parameters", f"{table.part} {table.metric}", *filter(None, [last]), "seeds", "CPU s"]
+    more = ["difference"] if table.paired else ["epochs", "learning rate"] if table.seconds else []
+    head = [table.title, "parameters", f"{table.part} {table.metric}", *more, "seeds", "CPU s"]
     yield "| " + " | ".join(head) + " |"
     yield "|---" * len(head) + "|"
     base = seeds(entries, next(iter(table.rows)))
@@ -41,7 +41,7 @@ def table_lines(table: Table, entries: list[dict[str, Any]]) -> Iterator[str]:
             differences = [e[table.part] - base[seed][table.part] for seed, e in found.items() if seed in base]
             columns.append("–" if found == base or not differences else shown(differences, "+"))
         elif table.seconds:
-            columns.append(str(cells[0]["epochs"]))
+            columns += [str(cells[0]["epochs"]), cells[0]["command"].split("--lr ")[-1].split()[0]]
         columns += [str(len(cells)), f"{mean(e['cpu_seconds'] for e in cells):.0f}"]
         yield "| " + " | ".join(columns) + " |"
 
@@ -68,6 +68,8 @@ def content(results: Path, name: str) -> list[str]:
     machines = sorted({e.get("device", e["cpu"]) for e in entries})
     commits = sorted({e["commit"] for e in entries})
     lines = list(size_lines(entries) if name == "sizes" else table_lines(TABLES[name], entries))
+    if len(lines) == 2:  # the head of a table whose first row is still to come
+        return []
     lines += ["", f"{', '.join(machines)}; `benchmarks/evidence/{name}.json`, at {', '.join(commits)}."]
     return [*lines, *picture_lines(name)]
 
@@ -94,4 +96,4 @@ def write(results: Path, pages: list[Path]) -> None:
             return f"{match[1]}{chr(10).join(lines)}\n{match[3]}" if lines else match[0]
 
         write_text(page, MARKED.sub(filled, text))
-        draw(results, page.parent / "images", [match[2] for match in MARKED.finditer(text)])
+        draw(results, page.parent / "images", [m[2] for m in MARKED.finditer(text) if content(results, m[2])])

@@ -17,7 +17,7 @@ SQUARES = [height for height, width in SIDES if height == width]
 PICTURES = {
     "sizes": {"evidence-sizes": "Accuracy by the side of square test images, for each kind of phases"},
     **{
-        name: {f"evidence-{name}": "Accuracy on held-out images over epochs and over CPU seconds"}
+        name: {f"evidence-{name}": f"Accuracy on held-out images over epochs and over CPU seconds: {table.title}"}
         for name, table in TABLES.items()
         if table.seconds
     },
@@ -29,11 +29,9 @@ PICTURES = {
 
 
 def draw(results: Path, images: Path, names: list[str]) -> None:
-    """Draws the plots of the tables of a page that have been run."""
+    """Draws the plots of tables that have been run."""
     for name in names:
         file = results / f"{name}.json"
-        if not file.exists():
-            continue
         if name == COSTS:
             plot_benchmark(json.loads(file.read_text(encoding="utf-8")), images / f"evidence-{COSTS}.json")
         elif name == "sizes":
@@ -56,19 +54,22 @@ def plot_peers(entries: list[dict[str, Any]], table: Table, file: Path) -> None:
     """Accuracy on the held-out images over epochs and over seconds; the mean of the seeds."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.4), sharey=True, layout="constrained")
+    figure.suptitle(table.title, fontsize=11)
     for row, network in table.rows.items():
         if not (found := seeds(entries, row)):
             continue
         curves = [[point[1] for point in e["curve"]] for e in found.values()]
         values = [mean(points) for points in zip(*curves, strict=True)]
         whole = mean(e["cpu_seconds"] for e in found.values())
-        width = 2.4 if row == next(iter(table.rows)) else 1.2
-        axes[0].plot(range(1, len(values) + 1), values, linewidth=width, label=network.what)
-        axes[1].plot([whole * (i + 1) / len(values) for i in range(len(values))], values, linewidth=width)
-    axes[0].set(xlabel="epochs", ylabel="top-1 on held-out images, %")
-    axes[1].set(xlabel="CPU seconds")
-    axes[0].legend(fontsize=8, ncols=2)
+        style = dict(linewidth=2.6, zorder=3) if row == next(iter(table.rows)) else dict(linewidth=1.3)
+        axes[0].plot(range(1, len(values) + 1), values, label=network.what, **style)
+        axes[1].plot([whole * (i + 1) / len(values) for i in range(len(values))], values, **style)
+    axes[0].set(xlabel="epochs", ylabel="top-1 on held-out images, %", xlim=(0, None))
+    axes[1].set(xlabel="CPU seconds", xlim=(0, None))
+    for one in axes:
+        one.grid(alpha=0.3)
+    figure.legend(fontsize=8, ncols=4, loc="outside lower center")
     figure.savefig(file, dpi=130)
     plt.close(figure)
 

@@ -74,6 +74,21 @@ def test_a_page_keeps_what_was_not_measured(tmp_path):
     assert "<!-- evidence: camvid -->\nbefore\n" in text
 
 
+def test_a_table_of_peers_has_their_epochs_and_rates_once_a_row_is_there(tmp_path):
+    (tmp_path / "images").mkdir()
+    (page := tmp_path / "page.md").write_text("<!-- evidence: peers-32 -->\nbefore\n<!-- /evidence -->\n")
+    known = {"cpu": "a processor", "commit": "abc", "command": "rmt train finetune --epochs 9 --lr 0.002 --seed 0"}
+    known |= {"curve": [[1.0, 40.0], [2.0, 60.0]]}
+    chosen = [entry("rmt", 0, 50.0, "rate") | known]
+    (tmp_path / "peers-32.json").write_text(json.dumps(chosen))
+    PAGE.write(tmp_path, [page])
+    assert "before" in page.read_text(encoding="utf-8") and not list((tmp_path / "images").iterdir())
+    (tmp_path / "peers-32.json").write_text(json.dumps([*chosen, entry("rmt", 0, 61.0) | known]))
+    PAGE.write(tmp_path, [page])
+    assert "| RMT | 0.30 M | 61.00 | 40 | 0.002 | 1 | 60 |" in page.read_text(encoding="utf-8")
+    assert (tmp_path / "images/evidence-peers-32.png").stat().st_size > 10_000
+
+
 def test_sizes_are_a_table_and_a_curve(tmp_path):
     (tmp_path / "images").mkdir()
     (page := tmp_path / "page.md").write_text("<!-- evidence: sizes -->\nbefore\n<!-- /evidence -->\n")
@@ -104,6 +119,7 @@ def test_the_table_of_costs_has_speeds_beside_the_reference(tmp_path):
         measured("rmt_small", "forward", "deploy", images_per_second=16.0),
         measured("rmt_small", "train", images_per_second=2.0, reference_images_per_second=2.0, peak_memory=None),
         measured("fastvit_sa12", "forward", image_size=256, image_width=256, macs=None),
+        measured("volo_d1_224", "forward"),
         dict(model="convnext_tiny", step="forward", failed="too little memory"),
     ]
     machine = dict(cpu="a processor", threads=2, torch="2.14", timm="1.0")
@@ -112,7 +128,10 @@ def test_the_table_of_costs_has_speeds_beside_the_reference(tmp_path):
     PAGE.write(tmp_path, [page])
     text = page.read_text(encoding="utf-8")
     assert "| rmt_small | 224 | 27 M | 4.5 G | 1.50 | 2.00 | 1.00 | 300 MB | – | 84.1 | [2309.11523](https://" in text
-    assert "| fastvit_sa12 | 256 | 27 M | – | 1.50 | – | – | 300 MB | – | 81.9 † | [2303.14189](https://" in text
+    source = "[ml-fastvit](https://github.com/apple/ml-fastvit)"
+    assert f"| fastvit_sa12 | 256 | 27 M | – | 1.50 | – | – | 300 MB | – | 80.9 | {source} |" in text
+    source = "[2106.13112](https://arxiv.org/abs/2106.13112), [volo](https://github.com/sail-sg/volo)"
+    assert f"| volo_d1_224 | 224 | 27 M | 4.5 G | 1.50 | – | – | 300 MB | – | 84.2 † | {source} |" in text
     assert "8.0 images/s forward, 2.0 images/s train" in text
     assert "It was not quiet." in text and "convnext_tiny" not in text
     for plot in ("evidence-table11.png", "evidence-table11-macs.png"):

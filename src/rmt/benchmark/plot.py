@@ -38,12 +38,13 @@ def plot(content: dict[str, Any], path: Path) -> list[Path]:
                 axes.set_xscale("log")
                 for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
                     axis("{x:g}")
+                published = _one_of_each(published)
             _accuracy_against(axes, published, _speed, _speed_label(content))
     if "series" in content and len(published) > 1:
         files.append(path.with_name(f"{path.stem}-macs.png"))
         with _axes(content, files[-1], networks) as axes:
-            once = list({r["model"]: r | dict(mode="", dtype="") for r in published if r["macs"]}.values())
-            _accuracy_against(axes, once, lambda r: r["macs"] / 1e9, "multiply-adds of an image, 10⁹")
+            counted = [r for r in _one_of_each(published) if r["macs"]]
+            _accuracy_against(axes, counted, lambda r: r["macs"] / 1e9, "multiply-adds of an image, 10⁹")
     if "series" not in content and len({r["image_size"] for r in results}) > 1:
         files.append(path.with_name(f"{path.stem}-pixels.png"))
         with _axes(content, files[-1]) as axes:
@@ -61,13 +62,13 @@ def _axes(content: dict[str, Any], path: Path, labels: int = 0) -> Iterator[Any]
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(11, 8) if labels > 20 else (8, 5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9.5, 8) if labels > 20 else (8, 5), layout="constrained")
     machine = content["machine"]
-    name = machine.get("gpu", machine["cpu"])
-    axes.set_title(f"{name}, {machine['threads']} threads, torch {machine['torch']}")
+    name, threads = machine.get("gpu", machine["cpu"]), machine["threads"]
+    axes.set_title(f"{name}, {threads} thread{'s' * (threads > 1)}, torch {machine['torch']}", fontsize=11)
     axes.grid(alpha=0.3)
     yield axes
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=8)
     figure.savefig(path, dpi=130)
 
 
@@ -83,6 +84,12 @@ def _is_published(result: dict[str, Any]) -> bool:
     return result["model"] in PUBLISHED and PUBLISHED[result["model"]].side == result["image_size"]
 
 
+def _one_of_each(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A result of each network, without its variant: of the deployed form, where it was measured."""
+    ordered = sorted(results, key=lambda r: r["mode"].startswith("deploy"))
+    return list({r["model"]: r | dict(mode="") for r in ordered}.values())
+
+
 def _speed(result: dict[str, Any]) -> float:
     """Images per second; of a series relative to the reference network in the same run."""
     reference = result.get("reference_images_per_second")
@@ -91,38 +98,51 @@ def _speed(result: dict[str, Any]) -> float:
 
 def _speed_label(content: dict[str, Any]) -> str:
     if series := content.get("series"):
-        return f"images per second ÷ those of {series['reference'].split('_patch')[0]} in the same run"
+        reference = series["reference"].split("_patch")[0]
+        return f"images per second ÷ those of {reference} in the same run; RMT in its deployed form"
     return "images per second, 224²"
 
 
 def _accuracy_against(axes: Any, results: list[dict], x_of: Callable[[dict], float], label: str) -> None:
     series = defaultdict(list)
     for r in results:
-        ours = "ours" if r["model"].startswith("rmt_") else "timm"
-        teacher = ", trained with a teacher" if PUBLISHED[r["model"]].teacher else ""
+        published = PUBLISHED[r["model"]]
         variant = f": {_variant(r)}, batch {r['batch']}" if r["mode"] else ""
-        series[ours + teacher + variant].append((x_of(r), PUBLISHED[r["model"]].top1, r["model"]))
-    for name, found in series.items():
+        key = ("RMT" if r["model"].startswith("rmt_") else "timm", variant, published.teacher)
+        series[key].append((x_of(r), published.top1, _short(r)))
+    colors: dict[tuple[str, str], str] = {}
+    for (family, variant, teacher), found in series.items():
         x, y = [point[0] for point in sorted(found)], [point[1] for point in sorted(found)]
-        axes.plot(x, y, "s-" if name.partition(":")[0] == "ours" else "o", label=name)
-    axes.margins(x=0.12)
+        color = colors.setdefault((family, variant), f"C{len(colors)}")
+        line = "o" if family == "timm" else "s--" if teacher else "s-"
+        filling, legend = "white" if teacher else color, f"{family}{', trained with a teacher' * teacher}{variant}"
+        axes.plot(x, y, line, color=color, markerfacecolor=filling, label=legend)
+    axes.margins(x=0.14)
     points = sorted(point for found in series.values() for point in found)
-    labels = {name.split("_patch")[0].removesuffix("_224"): point for *point, name in points}
+    labels = {name: point for *point, name in points}
     _label_points(axes, labels, [point for *point, _ in points])
     axes.set(xlabel=label, ylabel="published top-1 accuracy, %")
 
 
+def _short(result: dict[str, Any]) -> str:
+    """The name of a network, with the size of its images if it is not 224."""
+    name, side = result["model"].split("_patch")[0].removesuffix("_224"), result["image_size"]
+    return name if side == 224 else f"{name}, {side}²"
+
+
 def _label_points(axes, labels: dict[str, list[float]], points: list[list[float]]) -> None:
     """Write each label beside its point, where it overlaps no point and no other label, or farther off with a line."""
+    from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 
+    outline = [withStroke(linewidth=2.5, foreground="white")]  # of letters that a line crosses
     axes.figure.canvas.draw()  # sets the limits of the axes, which decide what overlaps
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in axes.transData.transform(points)]
     for name, point in labels.items():
         for x, y in _OFFSETS:
             side = "center" if x == 0 else "left" if x > 0 else "right"
             place: dict[str, Any] = dict(xytext=(x, y), textcoords="offset points", va="center")
-            text = axes.annotate(name, point, fontsize=7, ha=side, **place)
+            text = axes.annotate(name, point, fontsize=8, ha=side, path_effects=outline, **place)
             box = text.get_window_extent()
             if not any(box.overlaps(other) for other in taken):
                 break

@@ -23,7 +23,7 @@ def run_series(run: Run, options: Options, output: Path | None, command: str = "
     Args:
         run: `run_benchmark` for one network.
         options: with a `reference`, the name of a network.
-        output: JSON file; what it has already is kept and not measured again.
+        output: JSON file; what it has already is kept and not measured again. Its published accuracies are renewed.
         command: command line of the user, for the record.
     Raises:
         RMTError: the file holds the results of other options.
@@ -32,6 +32,7 @@ def run_series(run: Run, options: Options, output: Path | None, command: str = "
     content: dict[str, Any] = dict(command=command, series=json.loads(json.dumps(vars(settings))), results=[])
     if output is not None and output.exists():
         content = _read(output, content["series"])
+        _write(content, output)
     for step in options.steps:
         for name in options.models:
             if any(entry["model"] == name and entry["step"] == step for entry in content["results"]):
@@ -46,8 +47,7 @@ def run_series(run: Run, options: Options, output: Path | None, command: str = "
             of_all = f"{disturbed} of {len(content['results'])} results were disturbed: see the `warnings` of each"
             content["warnings"] = [of_all] if disturbed else []
             if output is not None:
-                output.parent.mkdir(parents=True, exist_ok=True)
-                write_text(output, json.dumps(content, indent=1) + "\n")
+                _write(content, output)
     return content
 
 
@@ -64,9 +64,12 @@ def _add(content: dict[str, Any], part: dict[str, Any], name: str, reference: st
     speeds = [e["images_per_second"] for e in part["results"] if e["model"] == reference and "failed" not in e]
     for entry in part["results"]:
         if entry["model"] == name:
-            published = PUBLISHED[name]._asdict() if name in PUBLISHED else None
-            at = dict(started=part.get("started"), warnings=part.get("warnings", []), published=published)
+            at = dict(started=part.get("started"), warnings=part.get("warnings", []), published=_published(name))
             content["results"].append(entry | at | dict(reference_images_per_second=max(speeds, default=None)))
+
+
+def _published(name: str) -> dict[str, Any] | None:
+    return PUBLISHED[name]._asdict() if name in PUBLISHED else None
 
 
 def _read(output: Path, series: dict[str, Any]) -> dict[str, Any]:
@@ -77,5 +80,11 @@ def _read(output: Path, series: dict[str, Any]) -> dict[str, Any]:
         raise RMTError(f"{output}: not the results of such a run ({error}); choose another --output") from None
     if not same:
         raise RMTError(f"{output}: it holds the results of other options; choose another --output")
-    content["results"] = [entry for entry in content["results"] if "mode" in entry]  # the others are tried again
+    measured = [entry for entry in content["results"] if "mode" in entry]  # the others are tried again
+    content["results"] = [entry | dict(published=_published(entry["model"])) for entry in measured]
     return content
+
+
+def _write(content: dict[str, Any], output: Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_text(output, json.dumps(content, indent=1) + "\n")
