@@ -150,7 +150,7 @@ def _label_points(axes, labels: dict[str, list[float]], points: list[list[float]
         text.set_visible(True)
         if abs(y) > 12:
             axes.annotate("", point, arrowprops=dict(arrowstyle="-", color="grey", linewidth=0.5), **place)
-        taken.append(box)
+        taken.append(box.padded(4))
 
 
 def _cost_per_pixel(axes: Any, results: list[dict]) -> None:
