@@ -43,6 +43,11 @@ class Table:
         return not self.seconds and (self.recipe == "finetune" or self.part == "val")
 
 
+DEIT = "depths=[4],dims=[128],num_heads=[4],patch_size=4"
+SWIN = (
+    "depths=[2,2],dims=[64,128],num_heads=[2,4],mlp_ratios=[4,4],decomposed=[true,true],"
+    "decay_ranges=[[2,6],[2,6]],layer_scales=[null,null]"
+)
 ABLATIONS = {
     "masa": Row("rmt_nano: decomposed MaSA, decay before the softmax, row-major phases, LCE, CPE", "rmt_nano"),
     "attention": Row("attention without decay", "rmt_nano", "decay=none"),
@@ -78,18 +83,17 @@ ABLATIONS = {
         "deit_tiny_patch16_224",
         "patch_size=4,embed_dim=128,depth=4,num_heads=4",
     ),
-    "deit-masa": Row("the same with MaSA", "rmt_deit_small", "depths=[4],dims=[128],num_heads=[4],patch_size=4"),
+    "deit-masa": Row("the same with MaSA", "rmt_deit_small", DEIT),
+    "deit-no-decay": Row("the same with MaSA, without decay", "rmt_deit_small", f"{DEIT},decay=none"),
+    "deit-no-lce": Row("the same with MaSA, without LCE", "rmt_deit_small", f"{DEIT},lce=false"),
     "swin": Row(
         "Swin's design: 2 and 2 blocks of 64 and 128 channels",
         "swin_tiny_patch4_window7_224",
         "window_size=4,embed_dim=64,depths=[2,2],num_heads=[2,4]",
     ),
-    "swin-masa": Row(
-        "the same with MaSA",
-        "rmt_swin_tiny",
-        "depths=[2,2],dims=[64,128],num_heads=[2,4],mlp_ratios=[4,4],decomposed=[true,true],"
-        "decay_ranges=[[2,6],[2,6]],layer_scales=[null,null]",
-    ),
+    "swin-masa": Row("the same with MaSA", "rmt_swin_tiny", SWIN),
+    "swin-no-decay": Row("the same with MaSA, without decay", "rmt_swin_tiny", f"{SWIN},decay=none"),
+    "swin-no-lce": Row("the same with MaSA, without LCE", "rmt_swin_tiny", f"{SWIN},lce=false"),
 }
 SIZES = {
     "masa": "MaSA, row-major phases, as released",
