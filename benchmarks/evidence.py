@@ -20,8 +20,6 @@ import argparse
 import csv
 import json
 import os
-import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -36,7 +34,7 @@ from typing import Any
 import evidence_page
 from evidence_tables import SIDES, SIZES, TABLES, Table
 from filelock import FileLock
-from first_hour import commit, read, take_rows
+from first_hour import commit, read, run_timed, take_rows
 
 from rmt.atomic import write_text
 from rmt.benchmark.machine import describe
@@ -173,19 +171,9 @@ class Runner:
         program, *arguments = typed.split()
         if program == "python":
             arguments[0] = str(HERE / arguments[0])
-        start = time.monotonic()
+        command = [*place.prefix, str(Path(sys.executable).parent / program), *arguments]
         with (self.work / f"{output}.log").open("a") as log:
-            process = subprocess.Popen(
-                [*place.prefix, str(Path(sys.executable).parent / program), *arguments],
-                cwd=self.work,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | place.environment,
-            )
-            _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            sys.exit(f"it failed; its output is in {self.work / output}.log")
-        return {"cpu_seconds": _cpu(usage), "wall_seconds": round(time.monotonic() - start, 1)}
+            return run_timed(command, log, env=os.environ | place.environment)
 
     def scores(self, place: Place, table: Table, output: str) -> dict[str, Any]:
         """What the run reached: on the held-out images and the test part, in percent."""
@@ -247,10 +235,6 @@ class Runner:
             write_text(file, "[\n" + ",\n".join(lines) + "\n]\n")
         score = entry.get("test", entry.get("val"))
         print(f"{name}, {entry['row']}, seed {entry['seed']}: {score:.2f} %", flush=True)
-
-
-def _cpu(usage: resource.struct_rusage) -> float:
-    return round(usage.ru_utime + usage.ru_stime, 1)
 
 
 def main() -> None:

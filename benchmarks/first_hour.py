@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TextIO
 
 from filelock import FileLock
 
@@ -139,18 +138,12 @@ class Bench:
         shown = ["benchmarks/baselines.py" if word == str(HERE / "baselines.py") else word for word in command]
         typed = f"taskset -c {self.core} {' '.join(shown)}"
         print(typed, flush=True)
-        load, before, start = os.getloadavg()[0], resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+        load = round(os.getloadavg()[0], 2)
+        pinned = ["taskset", "-c", str(self.core), str(executable), *command[1:]]
+        if self.cpu_clock and command[:2] == ["rmt", "train"]:
+            pinned[3:4] = [sys.executable, "-c", CPU_CLOCK]
         with (self.work / f"{log}.log").open("w") as output:
-            pinned = ["taskset", "-c", str(self.core), str(executable), *command[1:]]
-            if self.cpu_clock and command[:2] == ["rmt", "train"]:
-                pinned[3:4] = [sys.executable, "-c", CPU_CLOCK]
-            code = subprocess.run(pinned, cwd=self.work, stdout=output, stderr=subprocess.STDOUT).returncode
-        if code:
-            sys.exit(f"exit code {code}; its output is in {self.work / log}.log")
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        wall = time.monotonic() - start
-        return {"command": typed, "cpu_seconds": round(cpu, 1), "wall_seconds": round(wall, 1), "load": round(load, 2)}
+            return {"command": typed, **run_timed(pinned, output), "load": load}
 
     def plan(self, run: str) -> list[str]:
         """The five lines that say what was planned."""
@@ -172,6 +165,19 @@ class Bench:
             entries = [*read(self.results), entry]
             write_text(self.results, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
         print(f"{name}, seed {seed}, {kind}: {entry['score']} % in {entry['cpu_seconds']} CPU s", flush=True)
+
+
+def run_timed(command: list[str], log: TextIO, **options: Any) -> dict[str, float]:
+    """Runs a command in the folder of `log`, its output into that file; returns the CPU seconds of all its processes
+    and the wall seconds. Ends the program if the command fails. `options`: of `subprocess.Popen`."""
+    start = time.monotonic()
+    process = subprocess.Popen(command, cwd=Path(log.name).parent, stdout=log, stderr=subprocess.STDOUT, **options)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"exit code {process.returncode}; its output is in {log.name}")
+    wall = time.monotonic() - start
+    return {"cpu_seconds": round(used.ru_utime + used.ru_stime, 1), "wall_seconds": round(wall, 1)}
 
 
 def read(results: Path) -> list[dict[str, Any]]:

@@ -140,7 +140,7 @@ def test_mistakes_end_in_one_line():
         (["--preset", "table12"], "--preset table12: there is none of this name; choose one of cpu-224"),
         (["--modes", "deploy", "--steps", "train"], "no case is possible"),
         (["--models", "test_vit", "--image-sizes", "33", "--modes", "eager", "--no-memory"], "test_vit, 33, batch 8"),
-        (["--output", "/proc/no/file.json"], "--output /proc/no/file.json: No such file or directory"),
+        (["--output", "/proc/no/file.json"], "cannot write /proc/no: No such file or directory"),
     ],
 )
 def test_wrong_options_end_in_one_line(words, message):

@@ -60,10 +60,11 @@ def test_max_images_are_evenly_spread(exported):
 
 
 def test_images_and_calibration_from_folders(exported, tmp_path):
-    words = ["--images", photos(), "--precision", "int8", "--format", "openvino", "--calibration", photos()]
-    assert cli.main(["export", str(finished_run()), *words, "--calibration-images", "7"]) == 0
-    assert exported[0]["accuracy"] is None and len(exported[0]["calibration"]) == 7
-    assert len(exported[0]["images"]) == 32
+    assert cli.main(["export", str(finished_run()), "--images", photos()]) == 0
+    words = ["--precision", "int8", "--calibration", photos(), "--calibration-images", "7"]
+    assert cli.main(["export", str(finished_run()), *words]) == 0
+    assert exported[0]["accuracy"] is None and len(exported[0]["images"]) == 32
+    assert exported[1]["accuracy"].images == 12 and len(exported[1]["calibration"]) == 7
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,12 @@ def test_images_and_calibration_from_folders(exported, tmp_path):
         (["--format", "hub", "--license", "mit"], "--format hub takes --output FOLDER, --license"),
         (["--data-license", "mit"], "--data-license has an effect with --format hub only"),
         (["--data", "sample", "--max-images", "0"], "--max-images must be at least 1"),
+        # What needs no images is refused before they are opened:
+        (["--data", "nowhere", "--output", "a.xml"], "--output a.xml: the file must end in .onnx"),
+        (["--data", "nowhere", "--output", "no/a.onnx"], "cannot write no/a.onnx: its folder does not exist"),
+        (["--data", "nowhere", "--precision", "bf16"], "--format onnx is offered in fp32, int8"),
+        (["--data", "nowhere", "--precision", "int8"], "--precision int8 needs --calibration FOLDER"),
+        (["--images", "no", "--precision", "int8", "--calibration", "no"], "int8 needs labelled images"),
     ],
 )
 def test_mistakes_are_one_line(exported, capsys, words, message):

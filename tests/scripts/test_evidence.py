@@ -1,6 +1,7 @@
 """The cells and tables of `benchmarks/evidence.py`."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,18 @@ def build(rows, row):
 
 def millions(model):
     return sum(p.numel() for p in model.parameters()) / 1e6
+
+
+def test_the_seconds_of_a_command_are_those_of_all_its_processes(tmp_path):
+    """And its output is in the file; a command that fails ends the program with the file's name."""
+    spin = "import time\nwhile time.process_time() < 0.3: pass\nprint('done')"
+    nested = f"import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', {spin!r}])"
+    with (tmp_path / "a.log").open("a") as log:
+        used = EVIDENCE.run_timed([sys.executable, "-S", "-c", nested], log)
+        assert used["cpu_seconds"] >= 0.3 <= used["wall_seconds"]
+        with pytest.raises(SystemExit, match=f"exit code 3; its output is in {tmp_path}/a.log"):
+            EVIDENCE.run_timed([sys.executable, "-S", "-c", "raise SystemExit(3)"], log)
+    assert (tmp_path / "a.log").read_text() == "done\n"
 
 
 def test_pairs_of_designs_have_equal_sizes():
@@ -178,7 +191,7 @@ def test_the_learning_rate_is_the_best_of_those_tried_at_32(tmp_path, monkeypatc
 
 def test_a_cell_with_a_result_is_not_run_again(tmp_path, monkeypatch):
     (tmp_path / "ablations-1-percent.json").write_text(json.dumps([entry("masa", 0, 50.0)]))
-    monkeypatch.setattr(EVIDENCE.subprocess, "Popen", lambda *args, **kwargs: pytest.fail(f"ran {args}"))
+    monkeypatch.setattr(EVIDENCE, "run_timed", lambda *args, **kwargs: pytest.fail(f"ran {args}"))
     runner(tmp_path).cell(EVIDENCE.Place(0), "ablations-1-percent", "masa", "seed 0", 40, 0)
 
 

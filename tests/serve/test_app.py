@@ -204,6 +204,14 @@ def test_other_paths_and_methods_are_refused_as_json(clients):
         assert error(client.get(path))[:2] == (404, "not_found")
 
 
+def test_head_is_answered_as_get(clients):
+    client = clients["classify"]
+    for path in (*PAGE, "/model", "/health", "/openapi.json", "/predict", "/nothing"):
+        whole, head = client.get(path), client.head(path)
+        assert (head.status_code, dict(head.headers)) == (whole.status_code, dict(whole.headers)) and not head.content
+    assert "head" not in {method for each in client.get("/openapi.json").json()["paths"].values() for method in each}
+
+
 def test_the_model_is_described_and_every_answer_has_its_headers(clients):
     response = clients["segment"].get("/model")
     model = response.json()

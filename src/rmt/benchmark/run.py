@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from rmt.atomic import write_text
 from rmt.benchmark.build import build_model, build_step, output_error
 from rmt.benchmark.cases import Case, Options, list_cases
 from rmt.benchmark.machine import check_device, describe, quiet_warnings
@@ -21,6 +22,7 @@ from rmt.benchmark.timing import matrix_product, summarise, time_rounds
 from rmt.errors import RMTError
 from rmt.model import list_models
 from rmt.model.cost import count_macs
+from rmt.output_folder import create_folder, require_writable
 
 CONVENTION = "1 MAC is one multiply and one add; convolutions, linear layers and both attention products count"
 
@@ -40,7 +42,8 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
     """
     check_device(options.device)
     if output is not None:
-        _check_writable(output)
+        create_folder(output.parent)
+        require_writable(output)
     if options.reference:
         return run_series(run_benchmark, options, output, command)
     report = functools.partial(print, file=sys.stderr)
@@ -105,21 +108,8 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
         results=results,
     )
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(content, indent=1) + "\n")
+        write_text(output, json.dumps(content, indent=1) + "\n")
     return content
-
-
-def _check_writable(output: Path) -> None:
-    """Raise RMTError now if the results could not be written after the measurement."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with open(output, "a"):
-            pass
-        if not output.stat().st_size:
-            output.unlink()
-    except OSError as error:
-        raise RMTError(f"--output {output}: {error.strerror}") from None
 
 
 def _spread(seconds: dict) -> float:

@@ -86,5 +86,4 @@ def _read(output: Path, series: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(content: dict[str, Any], output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, json.dumps(content, indent=1) + "\n")

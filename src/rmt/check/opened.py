@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from rmt.data.detection.dataset import DetectionSet, Source, open_set
 from rmt.data.detection.layouts import Layout, coco_files, detection_layout, find_layout, open_detection
@@ -17,7 +17,6 @@ from rmt.data.splits import describe_parts, open_parts, open_splits
 from rmt.errors import RMTError
 
 TaskName = Literal["classify", "detect", "segment"]
-TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
 _HOLDOUT = 0.2  # of the recipes for data of one's own
 
 

@@ -109,7 +109,7 @@ def build_report(where: Where, opened: OpenedData, scans: dict[Split, Scan]) -> 
         report.findings += _mask_findings(opened, scans)
     if opened.task == "detect":
         report.findings += _box_findings(report.splits)
-    report.command = _command(where, opened, report.splits)
+    report.command = _command(where, opened)
     return report
 
 
@@ -264,7 +264,7 @@ def _box_findings(splits: dict[str, dict[str, Any]]) -> list[Finding]:
     return found
 
 
-def _command(where: Where, opened: OpenedData, splits: dict[str, dict[str, Any]]) -> str:
+def _command(where: Where, opened: OpenedData) -> str:
     data = shlex.quote(where.data)
     if opened.task == "classify":
         return f"rmt train finetune {data}"

@@ -8,7 +8,6 @@ from rmt.errors import RMTError
 from rmt.terminal import complain, plural, say
 
 if TYPE_CHECKING:
-    from rmt.data.sources.collection import Collection
     from rmt.inference.bulk.work import Work
 
 BulkEngine = Literal["local", "ray"]
@@ -44,14 +43,17 @@ def checkpoint_and_images(words: tuple[str, ...], command: str) -> tuple[Path, t
     return Path(first), words[1:]
 
 
-def write_answers_file(
-    work: "Work", collection: "Collection", output: Path, *, engine: BulkEngine, replicas: int
-) -> int:
-    """Writes the file of answers and says what it has; the exit code is 1 if an image could not be read."""
+def write_answers_file(work: "Work", words: tuple[str, ...], output: Path, *, engine: BulkEngine, replicas: int) -> int:
+    """Writes the file of answers for the images that the words name, and says what it has; the exit code is 1 if an
+    image could not be read."""
+    from rmt.data.sources.collection import open_collection
     from rmt.inference.bulk.job import write_answers
     from rmt.inference.bulk.stream import check_counts
+    from rmt.output_folder import require_permission
 
     check_counts(work.batch_size, work.workers, replicas)
+    require_permission(output)
+    collection = open_collection(words)
     if engine == "ray":
         from rmt.inference.bulk.ray_engine import RayEngine
 

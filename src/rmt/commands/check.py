@@ -41,6 +41,7 @@ def run(
     from rmt.check.look import check, save_sheet
     from rmt.check.opened import Where
     from rmt.errors import RMTError
+    from rmt.output_folder import require_writable
 
     if max_images < 0:
         raise RMTError(f"--max-images must be at least 0, not {max_images}")
@@ -48,6 +49,7 @@ def run(
     target = output or Path(f"check-{name or 'data'}.png")
     if target.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise RMTError(f"--output {target}: name a .png or .jpg file for the sheet of pictures")
+    require_writable(target, json)
     report, opened = check(Where(data, classes, zero_is_ignored, annotations, boxes), task, max_images)
     for line in report.lines():
         say(line)

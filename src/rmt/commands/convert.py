@@ -32,9 +32,11 @@ def run(
     from rmt.model.checkpoints import save_checkpoint
     from rmt.model.rebuild import rebuild_from_weights
     from rmt.model.state_dicts import read_state_dict
+    from rmt.output_folder import require_writable
 
     if output.suffix != ".safetensors":
         raise RMTError(f"{output}: the output must end in .safetensors")
+    require_writable(output)
     network, found = rebuild_from_weights(read_state_dict(source, use_ema=ema), source, model)
     save_checkpoint(network, output)
     classes = plural(network.num_classes, "class") if network.num_classes else "no classifier"

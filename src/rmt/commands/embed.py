@@ -49,7 +49,6 @@ def run(
     """
     with import_quickly():
         from rmt.commands.options import not_an_option, options_for
-        from rmt.data.sources.collection import open_collection
         from rmt.errors import RMTError
         from rmt.inference import predictor_class
         from rmt.inference.bulk.work import Embedding
@@ -71,4 +70,4 @@ def run(
         stage=stage,
         dtype=dtype,
     )
-    return write_answers_file(work, open_collection(words), output, engine=engine, replicas=replicas)
+    return write_answers_file(work, words, output, engine=engine, replicas=replicas)

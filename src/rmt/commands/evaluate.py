@@ -76,10 +76,12 @@ def run(
         from rmt.atomic import write_text
         from rmt.commands.options import options_for
         from rmt.errors import RMTError
+        from rmt.output_folder import require_writable
         from rmt.tasks import task_of_checkpoint
         from rmt.training.evaluation_facts import evaluation_line
 
     _, task = task_of_checkpoint(checkpoint)
+    require_writable(output)
     if folder and data:
         raise RMTError(f"{folder!r} after the checkpoint is the data already: leave out --data")
     data = data or folder

@@ -67,6 +67,7 @@ def run(
         from rmt.inference.results import unique_names
         from rmt.model import read_metadata
         from rmt.model.shipped import DEFAULT
+        from rmt.output_folder import require_empty
 
     if checkpoint.suffix.lower() in EXTENSIONS and not checkpoint.is_dir():
         checkpoint, images = Path(DEFAULT), (str(checkpoint), *images)
@@ -81,6 +82,8 @@ def run(
         raise RMTError("--reach measures all heads over whole images: leave out --at and --target")
     kind = predictor_class(read_metadata(checkpoint)["task"])
     sizes = options_for(kind.load, given={"image_size": image_size, "short_side": short_side}, path=checkpoint)
+    if output is not None:
+        require_empty(output)
     collection = open_collection(images)
     stems = [collection.stem(number) for number in range(len(collection))]
     folder = FigureFolder(output, ["reach"] if reach else unique_names(stems))

@@ -57,8 +57,8 @@ def run(
     from rmt.errors import RMTError
     from rmt.export import ExportOptions, export
     from rmt.export.images import folder_images, set_images
+    from rmt.export.run import target_file
     from rmt.model import read_metadata, resolve_checkpoint
-    from rmt.model.shipped import default_output
 
     source = resolve_checkpoint(checkpoint)
     metadata = read_metadata(source)
@@ -80,6 +80,7 @@ def run(
         raise RMTError("--calibration has an effect with --precision int8 only")
     if data and images is not None:
         raise RMTError("give --data or --images, not both")
+    target = target_file(source, output, options, calibrated=calibration is not None, labelled=images is None)
     accuracy = None
     if images is not None:
         photos = folder_images(images, CHECK_IMAGES, "--images")
@@ -94,11 +95,8 @@ def run(
         calibration=folder_images(calibration, calibration_images, "--calibration") if calibration else (),
         accuracy=accuracy,
     )
-    for line in _report(exported, output or default_output(source, _SUFFIX[format])):
+    for line in _report(exported, target):
         say(line)
-
-
-_SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "aoti": ".pt2"}
 
 
 def _labelled(metadata: dict[str, Any], data: str, max_images: int) -> tuple[Any, Any]:
@@ -130,7 +128,6 @@ def _labelled(metadata: dict[str, Any], data: str, max_images: int) -> tuple[Any
 
 
 def _report(exported: dict[str, Any], path: Path) -> list[str]:
-
     check, accuracy = exported["check"], exported.get("accuracy")
     sizes = ", ".join("×".join(map(str, size)) for size in check["sizes"])
     bound = f" (tolerance {check['tolerance']:.0e})" if check["tolerance"] else ""

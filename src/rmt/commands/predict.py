@@ -90,6 +90,7 @@ def run(
         from rmt.inference.files import predict_files
         from rmt.inference.results import ImageResult, PredictionFolder
         from rmt.model import read_metadata
+        from rmt.output_folder import require_empty
 
     path, words = checkpoint_and_images((str(checkpoint), *map(str, images)), "predict")
     kind = predictor_class(read_metadata(path)["task"])
@@ -121,12 +122,14 @@ def run(
             masks=masks or "rle",
             **shown,
         )
-        return write_answers_file(work, open_collection(words), output, engine=engine, replicas=replicas)
+        return write_answers_file(work, words, output, engine=engine, replicas=replicas)
     if output is not None and not kind.has_pictures:
         raise RMTError(f"--output {output}: name a file of answers, FILE.parquet, FILE.csv or FILE.jsonl")
     if masks or engine != "local" or replicas:
         option = "--masks" if masks else "--replicas" if engine == "local" else "--engine ray"
         raise RMTError(f"{option} is for files of answers: add --output FILE.parquet, FILE.csv or FILE.jsonl")
+    if output is not None:
+        require_empty(output)
     collection = open_collection(words)
     stems = [collection.stem(i) for i in range(len(collection))] if kind.has_pictures else []
     folder = PredictionFolder(output, stems) if kind.has_pictures and (pictures or output) else None

@@ -58,8 +58,11 @@ def run(
         engine: `ray` has several teachers work at the same time, on this machine or on the cluster of RAY_ADDRESS.
         replicas: With Ray: the number of teachers; 0 takes one for each GPU, or for each `--workers` + 1 cores.
     """
+    from rmt.data.token_labels.label_maps import INDEX
+    from rmt.output_folder import require_reopenable
     from rmt.training.evaluation_facts import unreadable_lines
 
+    require_reopenable(out.expanduser(), INDEX, "label maps")
     if import_ is not None:
         given: dict[str, Any] = dict(
             teacher=teacher, weights=weights, image_size=image_size, mean=mean, std=std, top_k=top_k
@@ -72,6 +75,7 @@ def run(
     else:
         from rmt.tasks.classify.token_labelling.maps import make_token_labels
 
+        labeller = _labeller(engine, replicas)
         report = make_token_labels(
             _load_teacher(teacher, weights, image_size, mean, std),
             data,
@@ -82,7 +86,7 @@ def run(
             device=device,
             precision=precision,
             workers=workers,
-            labeller=_labeller(engine, replicas),
+            labeller=labeller,
         )
     spec = report.spec
     grid, gigabytes = "×".join(map(str, spec.grid)), spec.bytes_per_image / 1e3

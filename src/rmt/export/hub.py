@@ -48,7 +48,7 @@ def write_hub_folder(checkpoint: str | Path, folder: Path, licence: str, data_li
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.writing-", dir=folder.parent))
         try:
             _write(network, metadata, draft, folder.name, licence, data_licence)
-            _check(network, draft, metadata["preprocessing"])
+            _check(network, draft)
             if folder.exists():
                 folder.rmdir()
             draft.chmod(0o755)
@@ -161,7 +161,7 @@ processor, model = (kind.from_pretrained("{name}") for kind in (AutoImageProcess
 {table}"""
 
 
-def _check(network: nn.Module, folder: Path, preprocessing: Mapping[str, Any]) -> None:
+def _check(network: nn.Module, folder: Path) -> None:
     """Raise RMTError unless timm loads the same network from the folder."""
     copy: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     image = torch.rand(1, *copy.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0))

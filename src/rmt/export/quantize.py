@@ -9,9 +9,6 @@ from torch import Tensor
 
 from rmt.export.graph import INPUT
 
-MIN_IMAGES = 10
-"""Calibration images at least. NNCF's default are 300."""
-
 
 def quantize(model: Any, images: Sequence[Tensor], *, by_name: bool) -> Any:
     """An OpenVINO or ONNX model in int8.

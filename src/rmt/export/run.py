@@ -21,7 +21,7 @@ from rmt.atomic import disk_errors_as_rmt_error, replace_together
 from rmt.data.segmentation.transforms import fitted_size
 from rmt.errors import RMTError
 from rmt.export.check import check_sizes, compare, normalisation, prepare_image
-from rmt.export.formats import Format, Name, Precision, format_named, fuses_attention
+from rmt.export.formats import Name, Precision, format_named, fuses_attention
 from rmt.export.graph import INPUT, network_graph
 from rmt.heads import RetinaNet
 from rmt.heads.segmentation.sliding import pad_to_smallest
@@ -29,6 +29,7 @@ from rmt.inference.exported import MIN_SIZE, PROGRAMS, open_exported
 from rmt.inference.segment import inference_from
 from rmt.model import resolve_checkpoint
 from rmt.model.shipped import default_output
+from rmt.output_folder import require_writable
 from rmt.terminal import plural
 
 LIBRARIES = {"onnx": ("torch", "onnx", "onnxscript"), "openvino": ("torch", "openvino")}
@@ -105,8 +106,9 @@ def export(
     """
     source = resolve_checkpoint(checkpoint)
     form = format_named(options.format)
-    target = _target(source, output, form)
-    _check_options(options, form, images, calibration, accuracy)
+    target = target_file(source, output, options, calibrated=bool(calibration), labelled=accuracy is not None)
+    if not images:
+        raise RMTError("no images to check the exported file on")
     predictor = rmt.inference.load(source, device="cpu", precision="fp32")
     metadata = predictor.metadata
     task, preprocessing = metadata["task"], metadata["preprocessing"]
@@ -155,32 +157,27 @@ def export(
     return exported
 
 
-def _target(source: Path, output: str | Path | None, form: Format) -> Path:
+def target_file(
+    source: Path, output: str | Path | None, options: ExportOptions, *, calibrated: bool, labelled: bool
+) -> Path:
+    """The file to write. Raises RMTError for all that is wrong without a look at images.
+
+    Args:
+        calibrated, labelled: whether there will be images for the ranges of int8, and labelled ones.
+    """
+    form = format_named(options.format)
     target = default_output(source, form.suffix) if output is None else Path(output)
     if target.suffix != form.suffix:
         raise RMTError(f"--output {target}: the file must end in {form.suffix}")
-    if target.is_dir() or not target.parent.is_dir():
-        raise RMTError(f"--output {target}: {'a folder' if target.is_dir() else 'its folder does not exist'}")
-    return target
-
-
-def _check_options(
-    options: ExportOptions,
-    form: Format,
-    images: Sequence[Image.Image],
-    calibration: Sequence[Image.Image],
-    accuracy: Accuracy | None,
-) -> None:
+    require_writable(target)
     if options.precision not in form.precisions:
         offered = ", ".join(form.precisions)
         raise RMTError(f"--precision {options.precision}: --format {options.format} is offered in {offered}")
-    if not images:
-        raise RMTError("no images to check the exported file on")
-    if options.precision == "int8":
-        if not calibration:
-            raise RMTError("--precision int8 needs --calibration FOLDER: some hundred images like those to come")
-        if accuracy is None:
-            raise RMTError("--precision int8 needs labelled images to measure what it loses: give --data")
+    if options.precision == "int8" and not calibrated:
+        raise RMTError("--precision int8 needs --calibration FOLDER: some hundred images like those to come")
+    if options.precision == "int8" and not labelled:
+        raise RMTError("--precision int8 needs labelled images to measure what it loses: give --data")
+    return target
 
 
 def _check_two_stages(options: ExportOptions) -> None:

@@ -1,6 +1,5 @@
 """The base of all predictors: a trained network with its classes and preprocessing, ready for images."""
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from rmt.inference.results import ImageResult
 from rmt.inference.runtime import Runtime, TorchRuntime
 from rmt.model import RMT, read_metadata
 from rmt.model.metadata import MAX_SIDE
+from rmt.suggestions import suggest
 
 
 class Predictor(ABC):
@@ -142,6 +142,8 @@ class Predictor(ABC):
             RMTError: a point outside the image, an unknown class, or a network without gradients or our attention.
         """
         self.backbone()  # refuses networks that cannot be explained
+        if target is not None:
+            self.class_index(target)
         photo = open_image(image)
         if at is not None:
             check_point(at, photo)
@@ -165,11 +167,13 @@ class Predictor(ABC):
         return network
 
     def class_index(self, name: str) -> int:
-        """Returns the index of a class. Raises RMTError, with the nearest names, for one that the network does not
-        know."""
+        """Returns the index of a class. Raises RMTError, with the nearest names and where to find all, for one that
+        the network does not know."""
         if name not in self.classes:
-            near = difflib.get_close_matches(str(name), self.classes, n=3) or self.classes[:3]
-            raise RMTError(f"the network knows no class {name!r}: did you mean {' or '.join(near)}?")
+            number, near = len(self.classes), suggest(str(name), self.classes)
+            known = f"`rmt info CHECKPOINT --json` lists all {number:,}" if number > 10 else ", ".join(self.classes)
+            hint = f"{near} ({known})" if near else f"it knows {known}" if number <= 10 else known
+            raise RMTError(f"the network knows no class {str(name)[:60]!r}: {hint}")
         return self.classes.index(name)
 
     def document(self, results: Sequence[tuple[Path, ImageResult]]) -> dict[str, Any] | None:

@@ -32,9 +32,11 @@ from rmt.model.state_dicts import (
     is_safetensors,
     one_line,
     read_state_dict,
+    require_file,
     unwrap,
 )
 from rmt.model.timm_networks import BUILD_ERRORS, is_timm_network, load_timm_weights
+from rmt.suggestions import nearest_run
 
 
 def load_official(
@@ -181,7 +183,8 @@ def resolve_checkpoint(path: str | Path) -> Path:
                 f"{path} has no best.safetensors yet: the run stopped before its first evaluation; continue it with"
                 f" rmt train --resume {path}"
             )
-        raise RMTError(f"{path} is a folder without best.safetensors; give a run folder or a model file")
+        near = nearest_run(path, best.name)
+        raise RMTError(f"{path} is a folder without best.safetensors; give a run folder or a model file{near}")
     return best
 
 
@@ -195,7 +198,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """
     path = resolve_checkpoint(path)
     if path.suffix in EXPORTED:
-        _require_file(path)
+        require_file(path)
         metadata = _checked_metadata(exported_metadata(path), path)
         if not isinstance(metadata.get("exported"), dict):
             raise RMTError(f"{path} has no valid `exported` in its metadata; export it again with rmt export")
@@ -217,9 +220,7 @@ def describe_weights(path: str | Path) -> dict[str, Any] | None:
         RMTError: no such file, an exported one, or a model file of ours that is damaged or of a newer format.
     """
     path = resolve_checkpoint(path)
-    _require_file(path)
-    if path.suffix in EXPORTED:
-        raise RMTError(f"{path} is an exported file, without weights to load: give the model file that it was made of")
+    require_file(path, weights=True)
     if not is_safetensors(path):
         return None
     try:
@@ -228,11 +229,6 @@ def describe_weights(path: str | Path) -> dict[str, Any] | None:
     except (SafetensorError, OSError) as error:
         raise RMTError(f"{path} is not a readable model file: {one_line(error)}") from error
     return None if text is None else _checked_metadata(text, path)
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise RMTError(f"no checkpoint at {path}")
 
 
 def _checked_metadata(text: str, path: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Networks built from a name and keywords that a user or a file gives, with one-line errors for what does not fit."""
 
-import difflib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from rmt.model.rmt import RMT
 from rmt.model.state_dicts import one_line
 from rmt.model.timm_networks import BUILD_ERRORS, create_timm_network, is_timm_network, size_arguments
 from rmt.model.variants import ARCHITECTURES, build, list_models
+from rmt.suggestions import suggest
 
 PARAMETERS = inspect.signature(RMT).parameters
 """The keywords of the networks."""
@@ -54,9 +54,7 @@ def check_name(name: str) -> None:
 def suggest_names(name: str) -> str:
     """The names of networks, ours and timm's, that resemble an unknown one, as a question; without any, all of ours."""
     known = list(dict.fromkeys([*list_models(), *timm.list_models()]))
-    longer = [other for other in known if len(name) > 3 and other.startswith(name)]
-    near = list(dict.fromkeys([*longer[:2], *difflib.get_close_matches(name, known, n=3)]))[:3]
-    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(list_models())}, or of timm's"
+    return suggest(name, known, f"choose one of {', '.join(list_models())}, or of timm's")
 
 
 def check_network(name: str, arguments: Mapping[str, Any]) -> None:
@@ -105,8 +103,7 @@ def _check_keywords(name: str, arguments: Mapping[str, Any]) -> None:
     stages = len(depths) if isinstance(depths, list | tuple) else 4
     for key, value in arguments.items():
         if key not in PARAMETERS:
-            near = difflib.get_close_matches(key, PARAMETERS, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(PARAMETERS)}"
+            hint = suggest(key, PARAMETERS, f"there are {', '.join(PARAMETERS)}")
             raise RMTError(f"{name} has no argument {key[:40]!r}: {hint}")
         kind = PARAMETERS[key].annotation
         given = [value]

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from rmt.errors import RMTError
 from rmt.model.exported_files import SUFFIXES as EXPORTED
+from rmt.model.shipped import SHIPPED
+from rmt.suggestions import nearest_run
 from rmt.terminal import short
 
 # Prefixes of the authors' names, and ours. The first that matches is replaced, the rest of the name stays.
@@ -56,6 +58,15 @@ _HELD = re.compile(
 CLASSIFIERS = re.compile(r"(head\.fc|aux_head)\.")
 
 
+def require_file(path: Path, *, weights: bool = False) -> None:
+    """Raises RMTError if there is no such file, or with `weights` if it is an exported one, which has none to load."""
+    if not path.is_file():
+        known = f"a model file, a run folder or a network of the package ({', '.join(SHIPPED)})"
+        raise RMTError(f"no checkpoint at {path}: give {known}{nearest_run(path, 'best.safetensors')}")
+    if weights and path.suffix in EXPORTED:
+        raise RMTError(f"{path} is an exported file, without weights to load: give the model file that it was made of")
+
+
 def read_state_dict(path: str | Path, use_ema: bool = True) -> dict[str, Tensor]:
     """Read the tensors of a `.safetensors` or PyTorch file to the CPU, under the file's own names without wrapping.
 
@@ -71,10 +82,7 @@ def read_state_dict(path: str | Path, use_ema: bool = True) -> dict[str, Tensor]
         RMTError: no such file, not a checkpoint, or one with objects that could run code.
     """
     path = Path(path)
-    if not path.is_file():
-        raise RMTError(f"no checkpoint at {path}")
-    if path.suffix in EXPORTED:
-        raise RMTError(f"{path} is an exported file, without weights to load: give the model file that it was made of")
+    require_file(path, weights=True)
     try:
         content = safetensors.torch.load_file(path) if is_safetensors(path) else read_pickle(path)
     except RMTError:

@@ -1,6 +1,5 @@
 """Networks of timm that are not ours: built from a name and keywords, and loaded from local files of timm's weights."""
 
-import difflib
 import inspect
 import sys
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from rmt.errors import RMTError
 from rmt.model.state_dicts import check_fit, one_line
+from rmt.suggestions import suggest
 
 BUILD_ERRORS = (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError, LookupError, AttributeError)
 """What constructors raise for arguments that describe no network."""
@@ -140,5 +140,5 @@ def _explain(name: str, arguments: Mapping[str, Any], error: Exception) -> str:
     key = next((key for key in arguments if f"'{key}'" in str(error)), "")
     if key == "drop_path_rate":
         return f"{name} has no drop path: leave --drop-path at 0"
-    near = difflib.get_close_matches(key, inspect.signature(_class_of(name)).parameters, n=3)
-    return f"{name} has no argument {key[:40]!r}" + (f": did you mean {' or '.join(near)}?" if near else "")
+    known = inspect.signature(_class_of(name)).parameters
+    return f"{name} has no argument {key[:40]!r}: {suggest(key, known, 'there are ' + ', '.join(known))}"

@@ -56,3 +56,13 @@ def depthwise_gradients(
 
     dx, dweight = gradients(convolve, (x, weight), dout)
     return dx, dweight, dout.sum((0, 1, 2)).to(weight.dtype)
+
+
+def layer_norm_gradients(dout: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor | None, ...]:
+    """Those of x, weight and bias in LayerNorm over the last dimension, computed in float32."""
+
+    def normed(x: Tensor, weight: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), x.shape[-1:], weight.float(), eps=eps)
+
+    dx, dweight = gradients(normed, (x, weight), dout)
+    return dx, dweight, dout.flatten(0, -2).sum(0).to(weight.dtype)

@@ -1,6 +1,5 @@
 """Choose a recipe by a word, a built-in name or FILE.py:NAME, and change its fields."""
 
-import difflib
 import inspect
 import os
 import runpy
@@ -12,6 +11,7 @@ from typing import Any
 
 from rmt.errors import RMTError
 from rmt.recipes import RECIPES, Recipe
+from rmt.suggestions import suggest
 
 
 def choose_recipe(word: str) -> tuple[Recipe, str]:
@@ -20,8 +20,7 @@ def choose_recipe(word: str) -> tuple[Recipe, str]:
         file, _, name = word.rpartition(":")
         return _from_file(Path(file), name)
     if word not in RECIPES:
-        near = difflib.get_close_matches(word, RECIPES, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(RECIPES)}"
+        hint = suggest(word, RECIPES, f"there are {', '.join(RECIPES)}")
         if os.path.isdir(word):
             hint = f"it is a folder; name a recipe before it, e.g. finetune {word} for photos sorted into folders"
         raise RMTError(f"unknown recipe {word!r}: {hint} (`rmt recipes` describes them; FILE.py:NAME takes your own)")
@@ -36,9 +35,8 @@ def change_fields(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     names = [field.name for field in fields(recipe)]
     for name in values:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-            hint = f": did you mean {' or '.join(near)}?" if near else ""
-            raise RMTError(f"the recipe {recipe.name} has no field {name!r}{hint}")
+            hint = suggest(name, names, "`rmt train RECIPE --help` lists them")
+            raise RMTError(f"the recipe {recipe.name} has no field {name!r}: {hint}")
     plain: dict[str, Any] = {}
     for name, value in values.items():
         value = os.fspath(value) if isinstance(value, os.PathLike) else value

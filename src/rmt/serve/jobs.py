@@ -1,7 +1,8 @@
 """What can be asked about an image: predictions, explanations, embeddings. Each job says what is done where."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 
@@ -14,29 +15,34 @@ Size = tuple[int, int]
 """(width, height) of a photograph."""
 
 
-class Job(Protocol):
+class Job(ABC):
     """Attributes:
     kind: jobs of one kind may go through the network together.
     """
 
     @property
-    def kind(self) -> Any: ...
+    def kind(self) -> Any:
+        return self
 
     def prepare(self, predictor: Predictor, photo: Image.Image) -> Any:
         """In a thread that decodes: returns the photograph as `run` takes it."""
+        return predictor.transform()(photo)
 
+    @abstractmethod
     def run(self, predictor: Predictor, samples: list[Any]) -> list[Any]:
         """In the thread of the network: what it finds in each."""
 
+    @abstractmethod
     def finish(self, predictor: Predictor, size: Size, found: Any) -> dict[str, Any]:
         """The JSON values of what was found."""
 
     def draws(self, predictor: Predictor) -> bool:
         """Whether `finish` encodes pictures, so that it should have a thread of its own."""
+        return False
 
 
 @dataclass(frozen=True)
-class Predict:
+class Predict(Job):
     """The predictions of the network's task.
 
     Attributes:
@@ -46,13 +52,6 @@ class Predict:
 
     options: tuple[tuple[str, Any], ...] = ()
     threshold: float = field(default=0.0, compare=False)
-
-    @property
-    def kind(self) -> Any:
-        return self
-
-    def prepare(self, predictor: Predictor, photo: Image.Image) -> Any:
-        return predictor.transform()(photo)
 
     def run(self, predictor: Predictor, samples: list[Any]) -> list[Any]:
         return predictor.run(predictor.collate(samples), **dict(self.options))
@@ -65,17 +64,10 @@ class Predict:
 
 
 @dataclass(frozen=True)
-class Embed:
+class Embed(Job):
     """The pooled features of a stage, counted from 1; without it those that the last layer sees."""
 
     stage: int | None = None
-
-    @property
-    def kind(self) -> Any:
-        return self
-
-    def prepare(self, predictor: Predictor, photo: Image.Image) -> Any:
-        return predictor.transform()(photo)
 
     def run(self, predictor: Predictor, samples: list[Any]) -> list[Any]:
         return list(predictor.embed_batch(predictor.collate(samples), stage=self.stage).float().cpu())
@@ -83,12 +75,9 @@ class Embed:
     def finish(self, predictor: Predictor, size: Size, found: Any) -> dict[str, Any]:
         return {"embedding": found.tolist()}
 
-    def draws(self, predictor: Predictor) -> bool:
-        return False
-
 
 @dataclass(frozen=True)
-class Explain:
+class Explain(Job):
     """What each head attends to from a point, given as fractions of the width and height. Takes images one by one."""
 
     x: float

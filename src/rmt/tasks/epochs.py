@@ -1,16 +1,35 @@
 """The length of a run in epochs, for planning it by time. An epoch is what lies between two evaluations."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rmt.recipes import ClassifyRecipe, DetectRecipe
-from rmt.training.batch import effective_batch
+from rmt.training.batch import effective_batch, world_size
 from rmt.training.module import TrainingData
 
 MIN_EPOCHS = 4  # so that the curves show something, and `best` is a choice
 _UNUSED = 0.02  # of the updates, at most, for the sake of epochs that are whole passes
 
 RecipeT = TypeVar("RecipeT", ClassifyRecipe, DetectRecipe)
+
+
+class PassesOverImages:
+    """Images of a run whose epochs are a part of a pass over the training images, or several passes."""
+
+    _train_loader: Callable[..., Any]
+
+    def batches_per_epoch(self, recipe: ClassifyRecipe | DetectRecipe) -> int:
+        """Whole weight updates only: less than one effective batch is skipped in a pass, another part each time."""
+        batches = len(self._train_loader(recipe, world_size=world_size(recipe), workers=0))
+        if recipe.epoch_repeats == 1:
+            return batches - batches % recipe.accumulate
+        return max(round(batches * recipe.epoch_repeats / recipe.accumulate), 1) * recipe.accumulate
+
+    def train_loader(self, recipe: ClassifyRecipe | DetectRecipe, **options: Any) -> Any:
+        """Shuffled and augmented. Where an epoch is not one pass over the images, the passes follow without a gap."""
+        steps = 0 if recipe.epoch_repeats == 1 else self.batches_per_epoch(recipe)
+        return self._train_loader(recipe, steps_per_epoch=steps, **options)
 
 
 def set_epochs(recipe: RecipeT, data: TrainingData, updates: int, evaluations: int) -> RecipeT:

@@ -12,14 +12,16 @@ from typing import Any
 from rmt.atomic import write_text
 from rmt.data.files import require_regular
 from rmt.errors import RMTError
-from rmt.output_folder import create_folder, require_empty, unused_path
+from rmt.output_folder import create_folder, require_empty, require_permission, unused_path
 from rmt.recipes.recipe import Recipe, from_dict
+from rmt.suggestions import nearest_run
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_RUNS = Path("runs")
 _NAMES = ("last", "best", "recipe", "metrics", "report", "data", "train_batch")
 MAX_JSON = 2**26
 """Bytes of the largest JSON file that is read from a run folder; what a run writes takes a thousandth of it."""
@@ -67,10 +69,13 @@ class RunFolder:
 
     @staticmethod
     def require_empty(recipe: Recipe) -> None:
-        """Raises RMTError when the recipe's `output` is a file or a folder that holds something."""
+        """Raises RMTError when the recipe's `output` is a file or a folder that holds something, or no folder can be
+        created there (without `output`, in `runs`)."""
         if recipe.output:
             otherwise = f", or resume the run in it with `rmt train --resume {recipe.output}`"
             require_empty(Path(recipe.output).expanduser(), otherwise)
+        else:
+            require_permission(_RUNS / recipe.name)
 
     @classmethod
     def create(cls, recipe: Recipe) -> "RunFolder":
@@ -81,7 +86,7 @@ class RunFolder:
         cls.require_empty(recipe)
         name = re.sub(r"[^\w.-]+", "-", recipe.name) or "run"
         # The second of two runs that start within one second gets a number behind its name.
-        default = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+        default = _RUNS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
         path = Path(recipe.output).expanduser() if recipe.output else unused_path(default)
         create_folder(path)
         folder = cls(path)
@@ -93,7 +98,8 @@ class RunFolder:
         """The folder of an earlier run. Raises RMTError when it is none."""
         folder = cls(path)
         if not folder.recipe.is_file():
-            raise RMTError(f"{path} is no run of `rmt train`: there is no recipe.json in it")
+            remedy = f"give the folder that it wrote{nearest_run(path, folder.recipe.name)}"
+            raise RMTError(f"{path} is no run of `rmt train`, there is no recipe.json in it: {remedy}")
         return folder
 
     @contextlib.contextmanager

@@ -199,6 +199,17 @@ def test_points_and_classes_that_are_not_there(classifier, segmenter, photo):
         classifier.explain(photo, at=(5, 45), evidence=False)
     with pytest.raises(RMTError, match="no class 'gren': did you mean green"):
         classifier.explain(photo, target="gren")
+    with pytest.raises(RMTError, match=r"no class 'zebra': it knows \w+, .*, \w+$"):
+        segmenter.explain(photo, target="zebra")
+
+
+def test_of_many_classes_the_nearest_are_named(classifier, monkeypatch):
+    monkeypatch.setattr(
+        classifier, "classes", tuple(f"animal {letter}{number}" for letter in "abcd" for number in range(9))
+    )
+    for name, hint in (("animal a", r"did you mean( or animal a\d|animal a\d| ){3,5}\? \("), ("zzz", "")):
+        with pytest.raises(RMTError, match=f"no class '{name}': {hint}`rmt info CHECKPOINT --json` lists all 36"):
+            classifier.explain("nowhere.png", target=name)
 
 
 def test_networks_without_our_attention_or_gradients(photo):

@@ -21,7 +21,7 @@ from rmt.training.logging.history import History
 from rmt.training.run_folder import RunFolder
 from rmt.training.task import FinishedRun
 
-SCORES = {"loss": 0.5, "top1": 80.0, "top5": 99.0, "images": 12}
+SCORES = {"loss": 0.5, "top1": 80.0, "top5": 99.0, "macro_recall": 60.0, "images": 12}
 METRICS = {
     "recipe": "tiny",
     "seed": 0,
@@ -46,12 +46,12 @@ METRICS = {
 }
 
 
-def draw(folder: Path, model: str, classes: int = 3) -> Image.Image:
-    recipe = tiny_recipe(nodes=1)
+def draw(folder: Path, model: str, classes: int = 3, **changes) -> Image.Image:
+    recipe = tiny_recipe(nodes=1, **changes)
     module = ClassifyModule(rmt.create_model("rmt_test", num_classes=3), recipe, ClassifyData.open(recipe))
     history = History(folder / "metrics.csv", module.metric_columns)
     history.add("step", 1, lr=1e-3, train_loss=1.0)
-    history.add("epoch", 1, lr=1e-3, train_loss=1.0, val_loss=1.0, val_top1=80.0, images_per_s=3.0)
+    history.add("epoch", 1, lr=1e-3, train_loss=1.0, val_loss=1.0, **{f"val_{recipe.metric}": 80.0}, images_per_s=3.0)
     history.close()
     label = np.arange(12) // 4
     predictions = Predictions(np.arange(12), label, np.roll(label, 2), np.full(12, 0.7, np.float32))
@@ -87,3 +87,11 @@ def test_a_page_is_drawn_for_any_network(tmp_path, model):
     assert picture.width == 1600
     pixels = np.asarray(picture.convert("RGB"))
     assert (pixels != 255).any(axis=(1, 2)).mean() > 0.5  # something on most lines
+
+
+def test_the_head_has_the_score_that_best_is_chosen_by(tmp_path, monkeypatch):
+    heads = []
+    monkeypatch.setattr("rmt.training.logging.plots.title", lambda *args: heads.append(args[4:]))
+    draw(tmp_path, "resnet10t", metric="macro_recall")
+    ((scores, label),) = heads
+    assert {score for _, score in scores} == {"60.00 %"} and label == "test macro recall on 12 images"

@@ -3,7 +3,7 @@
 import os
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,7 @@ _TURNED_BACK = {
 }
 """EXIF orientation -> what undoes the rotation that it asks for."""
 
+BAD_FILE = "annotation file that cannot be read"
 NO_FILE = "image whose file is missing"
 NO_MASK = "object without a mask"
 EMPTY = "image without an object"
@@ -40,23 +41,26 @@ class Source(NamedTuple):
     table: ObjectTable
 
 
-def image_size(
-    root: Path, image: str | None, stated: tuple[int, int] | None, origin: str, problems: Problems
-) -> tuple[int, int] | None:
-    """Height and width of an image: as the file `origin` states them, or else as the image has them.
+def usable_files(files: Iterable[Any], root: Path, images: list[dict[str, Any]], problems: Problems) -> Iterator[Any]:
+    """Yields the annotation files of images that can be used, and appends their records to `images`.
 
-    None, after counting why, if there is no image or its size cannot be read.
+    Height and width are those that the file states, or else the image has. What is wrong with a file is counted.
     """
-    if image is None:
-        problems.add(NO_FILE, origin)
-        return None
-    if stated is not None:
-        return stated
-    try:
-        return read_size(root / image)
-    except BadImage as error:
-        problems.add(BAD_SIZE, f"{image} ({error.reason})")
-        return None
+    for file in files:
+        for kind, origin in file.faults:
+            problems.add(kind, origin)
+        if any(kind == BAD_FILE for kind, _ in file.faults):
+            continue
+        if file.image is None:
+            problems.add(NO_FILE, file.name)
+            continue
+        try:
+            height, width = file.size or read_size(root / file.image)
+        except BadImage as error:
+            problems.add(BAD_SIZE, f"{file.image} ({error.reason})")
+            continue
+        images.append({"id": len(images) + 1, "file_name": file.image, "height": height, "width": width})
+        yield file
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from rmt.data.detection.coco_records import BACKGROUNDS, FileNames, stated_size
-from rmt.data.detection.dataset import Source, image_size
+from rmt.data.detection.dataset import BAD_FILE, Source, usable_files
 from rmt.data.detection.table import Problems, pack
 from rmt.data.files import files_below, read_file
 from rmt.data.split_names import Split, split_folders
 from rmt.errors import RMTError
 
-BAD_FILE = "annotation file that cannot be read"
 BAD_SHAPE = "shape that is no polygon, rectangle or circle with a label"
 MAX_BYTES = 256 * 2**20
 """Largest JSON file that is read; the program writes the image into it, too."""
@@ -72,14 +71,7 @@ class LabelmeFolder:
         number_of = {label: number for number, label in enumerate(self.classes)}
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for file in self._files[split]:
-            for kind, origin in file.faults:
-                problems.add(kind, origin)
-            if any(kind == BAD_FILE for kind, _ in file.faults):
-                continue
-            if (size := image_size(self.root, file.image, file.size, file.name, problems)) is None:
-                continue
-            images.append({"id": len(images) + 1, "file_name": file.image, "height": size[0], "width": size[1]})
+        for file in usable_files(self._files[split], self.root, images, problems):
             for number, (label, polygons) in enumerate(file.objects, 1):
                 made = {"id": len(annotations) + 1, "origin": f"{file.name}, object {number}", "image_id": len(images)}
                 annotations.append({**made, "category_id": number_of[label], "segmentation": polygons})

@@ -15,7 +15,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from rmt.data.detection.coco_records import stated_size
-from rmt.data.detection.dataset import Source, image_size
+from rmt.data.detection.dataset import BAD_FILE, Source, usable_files
 from rmt.data.detection.table import DIFFICULT, NO_CATEGORY, Problems, pack
 from rmt.data.detection.xml_file import BadXml, read_xml
 from rmt.data.files import files_below, has_files, images_by_stem, read_lines, subfolder
@@ -27,7 +27,6 @@ from rmt.terminal import plural
 ANNOTATIONS = ("annotations", "annotation", "xml", "xmls", "labels")
 IMAGES = ("jpegimages", "images", "image", "img", "imgs")
 CLASS_LISTS = ("classes.txt", "labels.txt", "predefined_classes.txt")
-BAD_FILE = "annotation file that cannot be read"
 NO_BOX = "object without a name or a box"
 NO_XML = "listed image without an annotation file"
 
@@ -84,14 +83,7 @@ class VocFolder:
         label_of = {name: label for label, name in enumerate(self.classes)}
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for file in self._files_of(split, problems):
-            for kind, origin in file.faults:
-                problems.add(kind, origin)
-            if any(kind == BAD_FILE for kind, _ in file.faults):
-                continue
-            if (size := image_size(self.root, file.image, file.size, file.name, problems)) is None:
-                continue
-            images.append({"id": len(images) + 1, "file_name": file.image, "height": size[0], "width": size[1]})
+        for file in usable_files(self._files_of(split, problems), self.root, images, problems):
             for number, (name, difficult, corners) in enumerate(file.objects, 1):
                 origin = f"{file.name}, object {number}"
                 if name not in label_of:

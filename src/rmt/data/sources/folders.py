@@ -17,36 +17,14 @@ from rmt.errors import RMTError
 _EXTENSIONS = frozenset(extension.encode() for extension in EXTENSIONS)
 
 
-class FolderSet:
-    """The images below `root/CLASS/`, with classes and files in sorted order.
+class ImageFiles:
+    """Labelled image files; see `ImageSet`. Subclasses set the attributes, `_paths` to bytes relative to `root`."""
 
-    Hidden files and folders (with a leading dot), files without the extension of an image and images outside the class
-    folders are skipped and counted in `skipped`.
-
-    Raises:
-        RMTError: the folder is missing, unreadable or empty, there is only one class, or a class has no image.
-    """
-
-    def __init__(self, root: Path):
-        self.root = root
-        skipped: Counter[str] = Counter()
-        folders = class_folders(root, skipped)
-        self.classes: tuple[str, ...] = tuple(valid_name(name) for name in folders)
-        if len(set(self.classes)) < len(self.classes):  # one of them has the escape of another's byte in its name
-            twice = sorted(name for name in set(self.classes) if self.classes.count(name) > 1)
-            raise RMTError(f"{root}: class folders that are shown by the same name, rename one: {preview(twice)}")
-        if len(self.classes) < 2:
-            inner = root / folders[0]
-            hint = f"; did you mean {inner}?" if len(folder_names(inner)) > 1 else ""
-            raise RMTError(f"{root}: only one class folder ({self.classes[0]}); a classifier needs two or more{hint}")
-        prefix = os.path.join(os.fsencode(root), b"")
-        files = [sorted(_image_files(prefix + os.fsencode(name), skipped)) for name in folders]
-        self.skipped: dict[str, int] = dict(skipped)
-        if empty := [name for name, found in zip(self.classes, files, strict=True) if not found]:
-            raise RMTError(f"{root}: no image in the class folder {preview(empty)}; remove the folder or fill it")
-        self.labels: np.ndarray = np.repeat(np.arange(len(files), dtype=np.int64), [len(found) for found in files])
-        # One array instead of a million strings: forked workers share it, because it has no reference counts inside.
-        self._paths = np.array([path.removeprefix(prefix) for found in files for path in found])
+    root: Path
+    classes: tuple[str, ...]
+    skipped: dict[str, int]
+    labels: np.ndarray
+    _paths: np.ndarray  # not a million strings: forked workers share it, because it has no reference counts inside
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,6 +45,37 @@ class FolderSet:
     def facts(self, index: int) -> tuple[str, str]:
         name = os.fsdecode(self._paths[index])
         return name, size_on_disk(os.path.join(self.root, name))
+
+
+class FolderSet(ImageFiles):
+    """The images below `root/CLASS/`, with classes and files in sorted order.
+
+    Hidden files and folders (with a leading dot), files without the extension of an image and images outside the class
+    folders are skipped and counted in `skipped`.
+
+    Raises:
+        RMTError: the folder is missing, unreadable or empty, there is only one class, or a class has no image.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        skipped: Counter[str] = Counter()
+        folders = class_folders(root, skipped)
+        self.classes = tuple(valid_name(name) for name in folders)
+        if len(set(self.classes)) < len(self.classes):  # one of them has the escape of another's byte in its name
+            twice = sorted(name for name in set(self.classes) if self.classes.count(name) > 1)
+            raise RMTError(f"{root}: class folders that are shown by the same name, rename one: {preview(twice)}")
+        if len(self.classes) < 2:
+            inner = root / folders[0]
+            hint = f"; did you mean {inner}?" if len(folder_names(inner)) > 1 else ""
+            raise RMTError(f"{root}: only one class folder ({self.classes[0]}); a classifier needs two or more{hint}")
+        prefix = os.path.join(os.fsencode(root), b"")
+        files = [sorted(_image_files(prefix + os.fsencode(name), skipped)) for name in folders]
+        self.skipped = dict(skipped)
+        if empty := [name for name, found in zip(self.classes, files, strict=True) if not found]:
+            raise RMTError(f"{root}: no image in the class folder {preview(empty)}; remove the folder or fill it")
+        self.labels = np.repeat(np.arange(len(files), dtype=np.int64), [len(found) for found in files])
+        self._paths = np.array([path.removeprefix(prefix) for found in files for path in found])
 
 
 def class_folders(root: Path, skipped: Counter[str] | None = None) -> tuple[str, ...]:

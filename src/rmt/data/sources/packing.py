@@ -25,7 +25,7 @@ from rmt.data.sources.folders import FolderSet
 from rmt.data.sources.remote import INDEX
 from rmt.data.splits import class_split_folders
 from rmt.errors import RMTError
-from rmt.output_folder import create_or_reopen
+from rmt.output_folder import create_or_reopen, require_reopenable
 
 PLAN = "rmt-shard.json"
 _ROW_GROUP = 100  # rows that a streaming reader fetches at a time, about 11 MB of ImageNet
@@ -99,6 +99,7 @@ def pack(
         raise RMTError("--quality is that of resized images: add --short-side, for example --short-side 256")
     quality = quality or 90
     source, target = Path(folder).expanduser(), Path(out).expanduser()
+    require_reopenable(target, PLAN, "shards")
     folders = class_split_folders(source)
     sets = {split: FolderSet(part) for split, part in folders.items()}
     if len({images.classes for images in sets.values()}) > 1:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image
 
-from rmt.data.files import open_text, size_on_disk
-from rmt.data.images import EXTENSIONS, read_bytes, read_image
+from rmt.data.files import open_text
+from rmt.data.images import EXTENSIONS
 from rmt.data.sets import preview
+from rmt.data.sources.folders import ImageFiles
 from rmt.data.split_names import Split, by_split
 from rmt.errors import RMTError
 
@@ -27,7 +27,7 @@ _WHOLE = ("data", "annotations", "labels")
 _PROBE = 100  # rows from which the columns are found
 
 
-class TableSet:
+class TableSet(ImageFiles):
     """The images that a CSV file lists, in its order; see `ImageSet`.
 
     The column of the files is the one whose values name image files (with or without extension) in the folder of the
@@ -39,13 +39,13 @@ class TableSet:
     """
 
     def __init__(self, path: Path):
-        self.file = path
+        self.root = path.parent
         heading, rows = _read(path)
         files = _image_files(path.parent)
         file_column = _file_column(path, heading, rows, files)
-        label_column = _label_column(path, heading, rows, file_column)
+        label_column = _label_column(path, heading, file_column)
         self.columns: tuple[str, str] = heading[file_column], heading[label_column]
-        self.skipped: dict[str, int] = {}
+        self.skipped = {}
         kept: dict[str, str] = {}  # file -> label
         for row in rows:
             found, label = files.get(_stem(row[file_column])), row[label_column].strip()
@@ -64,30 +64,10 @@ class TableSet:
         if not 2 <= len(names) <= MAX_CLASSES:
             what = f"{len(names):,} different values in the column {self.columns[1]!r}"
             raise RMTError(f"{path}: {what}, where a classifier needs 2 to {MAX_CLASSES:,} classes")
-        self.classes: tuple[str, ...] = tuple(names)
+        self.classes = tuple(names)
         label_of = {name: number for number, name in enumerate(names)}
-        self.labels: np.ndarray = np.array([label_of[label] for label in kept.values()], dtype=np.int64)
+        self.labels = np.array([label_of[label] for label in kept.values()], dtype=np.int64)
         self._paths = np.array([os.fsencode(name) for name in kept])
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def path(self, index: int) -> Path:
-        """The file of image number `index`."""
-        return self.file.parent / os.fsdecode(self._paths[index])
-
-    def load(self, index: int) -> Image.Image:
-        return read_image(self.path(index))
-
-    def source(self, index: int) -> bytes:
-        return read_bytes(self.path(index), self.name(index))
-
-    def name(self, index: int) -> str:
-        return str(self.path(index))
-
-    def facts(self, index: int) -> tuple[str, str]:
-        name = os.fsdecode(self._paths[index])
-        return name, size_on_disk(os.path.join(self.file.parent, name))
 
 
 def table_files(root: Path) -> dict[Split, Path]:
@@ -115,7 +95,7 @@ def _split_word(stem: str) -> str:
 def _has_labels(path: Path, images: dict[str, str]) -> bool:
     try:
         heading, rows = _read(path)
-        _label_column(path, heading, rows, _file_column(path, heading, rows, images))
+        _label_column(path, heading, _file_column(path, heading, rows, images))
     except RMTError:
         return False
     return True
@@ -195,7 +175,7 @@ def _file_column(path: Path, heading: list[str], rows: Sequence[list[str]], file
     return hits.index(max(hits))
 
 
-def _label_column(path: Path, heading: list[str], rows: Sequence[list[str]], file_column: int) -> int:
+def _label_column(path: Path, heading: list[str], file_column: int) -> int:
     others = [column for column in range(len(heading)) if column != file_column]
     named = [column for name in LABEL_NAMES for column in others if heading[column].lower() == name]
     if named:

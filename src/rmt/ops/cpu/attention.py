@@ -2,10 +2,12 @@
 
 import ctypes
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from rmt.ops.autograd import direct
 from rmt.ops.call import flat_tokens, tracing
 from rmt.ops.cpu.build import load
 from rmt.ops.masa import MaSAConfig, SpatialPrior, decay_rates
@@ -38,7 +40,7 @@ def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, co
     decay_range = () if config.decay == "none" else config.decay_range
     spread = -1.0 if config.spread is None else config.spread
     rest = (config.decomposed, config.half_split, decay_range, config.scale, config.tolerance, spread)
-    function = _Direct.apply if tracing(q) == "eager" else _attention
+    function = _eager_attention if tracing(q) == "eager" else _attention
     return function(q, k, v, prior.sin, prior.cos, *rest)
 
 
@@ -66,7 +68,7 @@ _INPUTS = (
 
 
 def _operator(name: str, function, schema: str):
-    """For torch.compile; eager calls take `_Direct`, because PyTorch's dispatcher needs longer than small kernels."""
+    """For torch.compile; eager calls take `_eager_attention`."""
     return torch.library.custom_op(f"rmt::{name}", function, mutates_args=(), device_types="cpu", schema=schema)
 
 
@@ -86,19 +88,6 @@ def _(dout, q, k, v, *rest):
     return v.new_empty(v.shape), v.new_empty(v.shape), v.new_empty(v.shape)
 
 
-class _Direct(torch.autograd.Function):
-    """`_forward` and `_gradients` without PyTorch's dispatcher."""
-
-    @staticmethod
-    def forward(ctx, *inputs) -> Tensor:
-        _setup_context(ctx, inputs, None)
-        return _forward(*inputs)
-
-    @staticmethod
-    def backward(ctx, dout: Tensor):
-        return _backward(ctx, dout, _gradients)
-
-
 def _setup_context(ctx, inputs, output) -> None:
     ctx.save_for_backward(*inputs[:5])
     ctx.rest = inputs[5:]
@@ -115,6 +104,7 @@ def _backward(ctx, dout: Tensor, gradients=_attention_backward):
 
 
 _attention.register_autograd(_backward, setup_context=_setup_context)
+_eager_attention = direct(_forward, _setup_context, partial(_backward, gradients=_gradients))
 
 
 def _gammas(heads: int, decay_range) -> list[float]:

@@ -6,11 +6,13 @@ layer with gradients need not keep the result, since it can be computed again (`
 """
 
 import ctypes
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rmt.ops.autograd import direct
 from rmt.ops.call import flat_tokens, needs_grad, result_dtype, tracing
 from rmt.ops.cpu.build import load
 from rmt.ops.second_order import depthwise_gradients, is_recorded
@@ -33,7 +35,7 @@ def depthwise_conv(
             x, shift = x + shift, None
         if gelu and not eager:  # the compiler fuses GELU with what is before it
             x, gelu = F.gelu(x), False
-    return (_Direct.apply if eager else _operator)(x, conv.weight, conv.bias, plus, shift, residual, gelu)
+    return (_eager_convolution if eager else _operator)(x, conv.weight, conv.bias, plus, shift, residual, gelu)
 
 
 class _Convolution(ctypes.Structure):
@@ -71,7 +73,7 @@ def _gradients(dout: Tensor, x: Tensor, weight: Tensor, residual: bool, gelu: bo
     return dx, dweight[:-1].t().reshape(weight.shape).contiguous(), dweight[-1].clone()
 
 
-# For torch.compile; eager calls take the function below, because PyTorch's dispatcher needs longer than small kernels.
+# For torch.compile; eager calls take `_eager_convolution`.
 _operator = torch.library.custom_op("rmt::depthwise", _forward, mutates_args=(), device_types="cpu")
 _backward_operator = torch.library.custom_op("rmt::depthwise_backward", _gradients, mutates_args=(), device_types="cpu")
 
@@ -86,31 +88,22 @@ def _(dout, x, weight, residual, gelu):
     return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
 
 
-class _Direct(torch.autograd.Function):
-    """`_forward` and `_gradients` without PyTorch's dispatcher. Of the tensors x, weight and bias alone are saved."""
-
-    @staticmethod
-    def forward(ctx, *inputs) -> Tensor:
-        _setup_context(ctx, inputs, None)
-        if not ctx.has_plus:
-            ctx.recompute_output = _recompute
-        return _forward(*inputs)
-
-    @staticmethod
-    def backward(ctx, dout: Tensor):
-        return _backward(ctx, dout, _gradients)
-
-
 def _setup_context(ctx, inputs, output) -> None:
     x, weight, bias, plus, _, ctx.residual, ctx.gelu = inputs
     ctx.save_for_backward(x, weight, bias)
     ctx.has_plus, ctx.unpacked = plus is not None, None
 
 
+def _setup_eager_context(ctx, inputs, output) -> None:
+    _setup_context(ctx, inputs, output)
+    if not ctx.has_plus:
+        ctx.recompute_output = _recompute
+
+
 def _recompute(ctx) -> Tensor:
-    """The result of `_Direct` again, before its backward pass. With gradients, where those are enabled."""
+    """The result again, before its backward pass. With gradients, where those are enabled."""
     ctx.unpacked = ctx.saved_tensors  # activation checkpointing lets every tensor be unpacked once
-    return _Direct.apply(*ctx.unpacked, None, None, ctx.residual, ctx.gelu)
+    return _eager_convolution(*ctx.unpacked, None, None, ctx.residual, ctx.gelu)
 
 
 def _backward(ctx, dout: Tensor, gradients=_backward_operator):
@@ -121,6 +114,7 @@ def _backward(ctx, dout: Tensor, gradients=_backward_operator):
 
 
 _operator.register_autograd(_backward, setup_context=_setup_context)
+_eager_convolution = direct(_forward, _setup_eager_context, partial(_backward, gradients=_gradients))
 
 
 def _taps(weight: Tensor) -> Tensor:

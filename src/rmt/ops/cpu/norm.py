@@ -1,16 +1,13 @@
 """LayerNorm of tokens on a CPU by the kernels of `norm.cpp`. In eager mode only."""
 
 import ctypes
-from functools import partial
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from rmt.ops.autograd import direct_layer_norm
 from rmt.ops.call import needs_grad
 from rmt.ops.cpu.build import ELEMENTS, load
-from rmt.ops.second_order import gradients, is_recorded
 
 
 class _Norm(ctypes.Structure):
@@ -28,9 +25,8 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 
     With gradients if it has a weight.
     """
-    if weight is None or not needs_grad(x, weight, bias):
-        return _forward(x, weight, bias, eps, dtype)
-    return _LayerNorm.apply(x, weight, bias, eps, dtype)
+    recorded = weight is not None and needs_grad(x, weight, bias)
+    return (_with_gradients if recorded else _forward)(x, weight, bias, eps, dtype)
 
 
 def add_layer_norm(x: Tensor, y: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -51,27 +47,15 @@ def _forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, 
     return out
 
 
-class _LayerNorm(torch.autograd.Function):
-    """`_forward` and its gradients. Only x is saved; mean and variance are recomputed."""
+def _gradients(dout: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Those of x, of the weight and of the bias, these two in the dtype of the weight."""
+    dx, dweights = torch.empty(x.shape, dtype=x.dtype), torch.zeros(2, x.shape[-1])
+    _call("layer_norm_backward", dout.dtype, eps, x=x, dout=dout, weight=weight, dx=dx, dweight=dweights)
+    dweight, dbias = dweights.to(weight.dtype)
+    return dx, dweight, dbias
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.eps = eps
-        return _forward(x, weight, bias, eps, dtype)
 
-    @staticmethod
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        if is_recorded(dout):
-            normed = partial(F.layer_norm, normalized_shape=x.shape[-1:], eps=ctx.eps)
-            dx, dweight = gradients(lambda x, weight: normed(x.float(), weight=weight.float()), (x, weight), dout)
-            return dx, dweight, dout.flatten(0, -2).sum(0).to(weight.dtype), None, None
-        x, dx, dweights = x.contiguous(), torch.empty(x.shape, dtype=x.dtype), torch.zeros(2, x.shape[-1])
-        tensors = dict(x=x, dout=dout.contiguous(), weight=weight, dx=dx, dweight=dweights)
-        _call("layer_norm_backward", dout.dtype, ctx.eps, **tensors)
-        dweight, dbias = dweights.to(weight.dtype)
-        return dx, dweight, dbias, None, None
+_with_gradients = direct_layer_norm(_forward, _gradients)
 
 
 def _call(kernel: str, dtype: torch.dtype, eps: float, **tensors: Tensor | None) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rmt.ops.autograd import direct
 from rmt.ops.call import flat_tokens
 from rmt.ops.second_order import attention_gradients, is_recorded
 from rmt.ops.triton import lines, long
@@ -253,26 +254,20 @@ def _readable(x: Tensor, decomposed: bool) -> Tensor:
     return flat_tokens(x)
 
 
-class Direct(torch.autograd.Function):
-    """`forward` and `backward` without PyTorch's dispatcher."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        _setup_context(ctx, inputs, None)
-        return forward(launch_eager, *inputs)
-
-    @staticmethod
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        if is_recorded(dout):
-            q, k, v, cos, sin, log_gamma = ctx.saved_tensors
-            options = dict(zip(("decomposed", "half_split", "decay", "scale"), ctx.options, strict=True))
-            return *attention_gradients(dout, (q, k, v, sin, cos, log_gamma), **options), *[None] * 8
-        return *backward(launch_eager, dout, *ctx.saved_tensors, *ctx.options), *[None] * 8
-
-
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs[:6])  # q, k, v, cos, sin, log_gamma; radii are for inference
     ctx.options = inputs[7:]
+
+
+def _eager_gradients(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+    if is_recorded(dout):
+        q, k, v, cos, sin, log_gamma = ctx.saved_tensors
+        options = dict(zip(("decomposed", "half_split", "decay", "scale"), ctx.options, strict=True))
+        return *attention_gradients(dout, (q, k, v, sin, cos, log_gamma), **options), *[None] * 8
+    return *backward(launch_eager, dout, *ctx.saved_tensors, *ctx.options), *[None] * 8
+
+
+eager_attention = direct(functools.partial(forward, launch_eager), _setup_context, _eager_gradients)
 
 
 def _placed(cos: Tensor, sin: Tensor, log_gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -78,9 +78,9 @@ def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, co
     inputs = (q, k, v, prior.cos, prior.sin, prior.log_gamma, radii, *options)
     if tracing(q) != "eager":
         return ops.triton_attention(*inputs)
-    from rmt.ops.triton.attention_ops import Direct
+    from rmt.ops.triton.attention_ops import eager_attention
 
-    return Direct.apply(*inputs)
+    return eager_attention(*inputs)
 
 
 def depthwise_conv(
@@ -95,18 +95,18 @@ def depthwise_conv(
     inputs = (x, conv.weight, conv.bias, plus, dtype, residual, gelu)
     if tracing(x) != "eager":
         return torch.ops.rmt.triton_depthwise(*inputs)
-    from rmt.ops.triton.depthwise_ops import Direct
+    from rmt.ops.triton.depthwise_ops import eager_convolution
 
-    return Direct.apply(*inputs)
+    return eager_convolution(*inputs)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
     """LayerNorm over the last dimension, in `dtype`; with gradients if it has a weight. For eager calls only."""
     from rmt.ops.triton import norm_ops
 
-    if weight is None or not torch.is_grad_enabled():
-        return norm_ops.layer_norm(x, weight, bias, eps, dtype)
-    return norm_ops.LayerNorm.apply(x, weight, bias, eps, dtype)
+    recorded = weight is not None and torch.is_grad_enabled()
+    function = norm_ops.layer_norm_with_gradients if recorded else norm_ops.layer_norm
+    return function(x, weight, bias, eps, dtype)
 
 
 def add_layer_norm(x: Tensor, y: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rmt.ops.autograd import direct
 from rmt.ops.call import flat_tokens
 from rmt.ops.second_order import depthwise_gradients, is_recorded
 from rmt.ops.triton.depthwise import depthwise, depthwise_weight_gradient
@@ -84,24 +85,6 @@ def weight_gradients(launch: Launch, x: Tensor, dout: Tensor, size: int, gelu: b
     return total[:-1].t().reshape(channels, 1, size, size), total[-1].clone()
 
 
-class Direct(torch.autograd.Function):
-    """`convolve` and its gradients without PyTorch's dispatcher."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        _setup_context(ctx, inputs, None)
-        return convolve(launch_eager, *inputs)
-
-    @staticmethod
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        if is_recorded(dout):
-            x, weight = ctx.saved_tensors
-            dx, dweight, dbias = depthwise_gradients(dout, x, weight, residual=ctx.residual, gelu=ctx.gelu)
-            dplus = None if ctx.plus is None else dout.to(ctx.plus)
-            return dx, dweight, None if ctx.bias is None else dbias.to(ctx.bias), dplus, None, None, None
-        return _gradients(partial(image_gradient, launch_eager), partial(weight_gradients, launch_eager), ctx, dout)
-
-
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, weight, bias, plus, _, ctx.residual, ctx.gelu = inputs
     ctx.save_for_backward(x, weight)
@@ -122,6 +105,18 @@ def _gradients(
         dweight, dbias = weight_gradients(x, dout, weight.shape[-1], ctx.gelu)
         dweight, dbias = dweight.to(weight.dtype), None if ctx.bias is None else dbias.to(ctx.bias)
     return dx, dweight, dbias, None if ctx.plus is None else dout.to(ctx.plus), None, None, None
+
+
+def _eager_gradients(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+    if is_recorded(dout):
+        x, weight = ctx.saved_tensors
+        dx, dweight, dbias = depthwise_gradients(dout, x, weight, residual=ctx.residual, gelu=ctx.gelu)
+        dplus = None if ctx.plus is None else dout.to(ctx.plus)
+        return dx, dweight, None if ctx.bias is None else dbias.to(ctx.bias), dplus, None, None, None
+    return _gradients(partial(image_gradient, launch_eager), partial(weight_gradients, launch_eager), ctx, dout)
+
+
+eager_convolution = direct(partial(convolve, launch_eager), _setup_context, _eager_gradients)
 
 
 @operator("triton_depthwise", fake=lambda x, weight, bias, plus, dtype, *rest: x.new_empty(x.shape, dtype=dtype))

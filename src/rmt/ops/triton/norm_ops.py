@@ -3,14 +3,12 @@
 In eager mode only: PyTorch's compiler generates a LayerNorm itself and fuses it with its neighbours.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from rmt.ops.second_order import gradients, is_recorded
+from rmt.ops.autograd import direct_layer_norm
 from rmt.ops.triton import norm
 from rmt.ops.triton.launch import launch_eager
 
@@ -54,32 +52,20 @@ def add_layer_norm(x: Tensor, y: Tensor, eps: float, dtype: torch.dtype) -> tupl
     return total, out
 
 
-class LayerNorm(torch.autograd.Function):
-    """`layer_norm` and its gradients. Only x is saved; mean and variance are recomputed."""
+def _gradients(dout: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Those of x, of the weight and of the bias, these two in the dtype of the weight."""
+    dx = torch.empty_like(x)
+    channels = x.shape[-1]
+    tokens = x.numel() // channels
+    if not tokens:
+        return dx, torch.zeros_like(weight), torch.zeros_like(weight)
+    (held, wide), warps = _tile(channels, BACKWARD[0]), BACKWARD[1]
+    programs = min(PROGRAMS, -(-tokens // held))
+    parts = torch.empty((2, programs, channels), dtype=torch.float32, device=x.device)
+    constants: dict[str, Any] = dict(EPS=eps, TOKENS=held, CHANNELS=wide, num_warps=warps)
+    launch_eager(norm.layer_norm_backward, (programs,), x, weight, dout, dx, parts, tokens, channels, **constants)
+    dweight, dbias = parts.sum(1).to(weight.dtype)
+    return dx, dweight, dbias
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.eps = eps
-        return layer_norm(x, weight, bias, eps, dtype)
 
-    @staticmethod
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        if is_recorded(dout):
-            normed = partial(F.layer_norm, normalized_shape=x.shape[-1:], eps=ctx.eps)
-            dx, dweight = gradients(lambda x, weight: normed(x.float(), weight=weight.float()), (x, weight), dout)
-            return dx, dweight, dout.flatten(0, -2).sum(0).to(weight.dtype), None, None
-        x, dout = x.contiguous(), dout.contiguous()
-        dx = torch.empty_like(x)
-        channels = x.shape[-1]
-        tokens = x.numel() // channels
-        if not tokens:
-            return dx, torch.zeros_like(weight), torch.zeros_like(weight), None, None
-        (held, wide), warps = _tile(channels, BACKWARD[0]), BACKWARD[1]
-        programs = min(PROGRAMS, -(-tokens // held))
-        parts = torch.empty((2, programs, channels), dtype=torch.float32, device=x.device)
-        constants: dict[str, Any] = dict(EPS=ctx.eps, TOKENS=held, CHANNELS=wide, num_warps=warps)
-        launch_eager(norm.layer_norm_backward, (programs,), x, weight, dout, dx, parts, tokens, channels, **constants)
-        dweight, dbias = parts.sum(1).to(weight.dtype)
-        return dx, dweight, dbias, None, None
+layer_norm_with_gradients = direct_layer_norm(layer_norm, _gradients)

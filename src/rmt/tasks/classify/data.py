@@ -25,7 +25,7 @@ from rmt.data.transforms import eval_transform, train_transform
 from rmt.data.uint8_transforms import Uint8Transform
 from rmt.errors import RMTError
 from rmt.recipes import ClassifyRecipe
-from rmt.training.batch import world_size as processes_of
+from rmt.tasks.epochs import PassesOverImages
 from rmt.training.distributed.processes import broadcast_from_main
 
 NO_LABEL_MAP = "no label map"
@@ -34,7 +34,7 @@ _EVAL_BATCH = 2  # evaluation keeps no gradients: twice the training batch fits 
 
 
 @dataclass(frozen=True)
-class ClassifyData:
+class ClassifyData(PassesOverImages):
     """The images of one run.
 
     Attributes:
@@ -104,18 +104,6 @@ class ClassifyData:
             "crop_pct": recipe.crop_pct,
             "pad_to": recipe.pad_to,
         }
-
-    def batches_per_epoch(self, recipe: ClassifyRecipe) -> int:
-        """Whole weight updates only: less than one effective batch is skipped in a pass, another part each time."""
-        batches = len(self._train_loader(recipe, world_size=processes_of(recipe), workers=0))
-        if recipe.epoch_repeats == 1:
-            return batches - batches % recipe.accumulate
-        return max(round(batches * recipe.epoch_repeats / recipe.accumulate), 1) * recipe.accumulate
-
-    def train_loader(self, recipe: ClassifyRecipe, **options: Any) -> ImageLoader:
-        """Shuffled and augmented. Where an epoch is not one pass over the images, the passes follow without a gap."""
-        steps = 0 if recipe.epoch_repeats == 1 else self.batches_per_epoch(recipe)
-        return self._train_loader(recipe, steps_per_epoch=steps, **options)
 
     def _train_loader(self, recipe: ClassifyRecipe, **options: Any) -> ImageLoader:
         preprocessing = self.preprocessing(recipe)

@@ -33,8 +33,9 @@ def draw_report(
     predictor = best_predictor(ClassifyPredictor, module, network)
     page = ReportPage(module, run, metrics, predictor, [7.4, bars_height(bars)])
     part = "test" if "test" in metrics["images"] else "val"
-    scores = [(name, f"{entry[part]['top1']:.2f} %") for name, entry in final_rows(metrics)]
-    page.title(scores, f"{part} top-1 on {plural(metrics['images'][part], 'image')}")
+    columns = module.metric_columns
+    scores = [(name, f"{columns.of(entry[part]):.2f} %") for name, entry in final_rows(metrics)]
+    page.title(scores, f"{part} {columns.label} on {plural(metrics['images'][part], 'image')}")
     note = f"on {plural(metrics['images']['val'], 'val image')}"
     page.curves(
         "Macro recall" if module.recipe.metric == "macro_recall" else "Top-1 accuracy",
@@ -44,7 +45,8 @@ def draw_report(
     )
     left, right = page.rows[0].subfigures(1, 2, width_ratios=[1, 1])
     shown = f"best weights on {plural(metrics['images'][part], f'{part} image')}"
-    plots.plot_confusion(left.subplots(), evaluator.confusion_matrix(), data.classes, shown)
+    top1 = f"{shown}, top-1 {metrics['best'][part]['top1']:.2f} %"
+    plots.plot_confusion(left.subplots(), evaluator.confusion_matrix(), data.classes, top1)
     _samples(right, module, evaluator.predictions())
     best = f"{shown}, macro F1 {metrics['macro_f1']:.1f} %; tick: recall, dot: precision"
     precision = [of["precision"] for _, of in ranked]

@@ -17,11 +17,11 @@ from rmt.data.sets import SkipReport, listed, split_line
 from rmt.errors import RMTError
 from rmt.recipes import DetectRecipe
 from rmt.recipes.recipe import check_unused
-from rmt.training.batch import world_size as processes_of
+from rmt.tasks.epochs import PassesOverImages
 
 
 @dataclass(frozen=True)
-class DetectData:
+class DetectData(PassesOverImages):
     """The images of one run. Each epoch is evaluated on `val`, and `best` is chosen on it."""
 
     train: DetectionSet
@@ -71,18 +71,6 @@ class DetectData:
     def preprocessing(self, recipe: DetectRecipe) -> dict[str, Any]:
         """Short and long side in evaluation, and the data's category ids in the order of the classes."""
         return {"size": [recipe.short_side, recipe.long_side], "category_ids": self.train.category_ids}
-
-    def batches_per_epoch(self, recipe: DetectRecipe) -> int:
-        """Whole weight updates only: less than one effective batch is skipped in a pass, another part each time."""
-        batches = len(self._train_loader(recipe, world_size=processes_of(recipe), workers=0))
-        if recipe.epoch_repeats == 1:
-            return batches - batches % recipe.accumulate
-        return max(round(batches * recipe.epoch_repeats / recipe.accumulate), 1) * recipe.accumulate
-
-    def train_loader(self, recipe: DetectRecipe, **options: Any) -> BatchLoader:
-        """Shuffled and augmented. Where an epoch is not one pass over the images, the passes follow without a gap."""
-        steps = 0 if recipe.epoch_repeats == 1 else self.batches_per_epoch(recipe)
-        return self._train_loader(recipe, steps_per_epoch=steps, **options)
 
     def _train_loader(self, recipe: DetectRecipe, **options: Any) -> BatchLoader:
         """Shuffled and augmented; a batch holds either upright or wide images."""

@@ -13,7 +13,7 @@ from rmt.inference.segment import SegmentPredictor
 from rmt.tasks.report_page import ReportPage, bars_height, best_predictor, class_bars, shown_classes
 from rmt.tasks.segment.evaluate import SegmentEvaluator
 from rmt.tasks.segment.inference import WAYS
-from rmt.tasks.segment.module import COLUMNS, SegmentModule
+from rmt.tasks.segment.module import SegmentModule
 from rmt.terminal import plural
 from rmt.training.logging import plots
 from rmt.training.results import final_rows
@@ -34,15 +34,16 @@ def draw_report(
     page = ReportPage(module, run, metrics, predictor, [bars_height(bars), _samples_height(pairs)])
     number = plural(metrics["images"]["val"], "validation image")
     final, curves = _ways(metrics)
-    scores = [(name, f"{entry['val']['miou']:.2f} %") for name, entry in final_rows(metrics)]
-    scores.append(("one class always", f"{details['most_frequent']['miou']:.2f} %"))
-    page.title(scores, f"mIoU{final}, {number}")
-    label = "Mean IoU" if module.recipe.metric == "miou" else COLUMNS[module.recipe.metric].capitalize()
+    columns, constant = module.metric_columns, details["most_frequent"]
+    scores = [(name, f"{columns.of(entry['val']):.2f} %") for name, entry in final_rows(metrics)]
+    scores.append(("one class always", f"{columns.of(constant):.2f} %"))
+    page.title(scores, f"{columns.label}{final}, {number}")
+    label = "Mean IoU" if columns.best == "miou" else columns.label.capitalize()
     page.curves(
         label,
         curves or f"on {number}",
         "training loss includes augmentation",
-        baseline=details["most_frequent"].get(module.recipe.metric),
+        baseline=columns.of(constant),
     )
     colours = dict(zip(module.data.classes, palette(len(module.data.classes)) / 255, strict=True))
     class_bars(
