@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import platform
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from rmt.benchmark.__main__ import main
 from rmt.benchmark.build import _model_and_images, build_model
 from rmt.benchmark.cases import RUNTIMES, Options, list_cases
 from rmt.benchmark.machine import quiet_warnings
-from rmt.benchmark.memory import peak_memory
+from rmt.benchmark.memory import _resident, peak_memory, release_memory
 from rmt.benchmark.plot import plot
 from rmt.benchmark.presets import PRESETS, with_preset
 from rmt.benchmark.reach import reach_table
@@ -106,6 +107,18 @@ def test_a_run_records_what_it_measured(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's high-water mark")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="other C libraries keep no freed memory, or cannot release it"
+)
+def test_freed_memory_is_given_back():
+    """Blocks below the allocator's threshold stay in the process, if one above them is in use."""
+    blocks = [bytearray(100_000) for _ in range(2000)]
+    del blocks[:-1]
+    before = _resident("VmRSS")
+    release_memory()
+    assert before - _resident("VmRSS") > 150e6
+
+
 def test_peak_memory_in_a_process_of_its_own():
     case = list_cases(dataclasses.replace(SMALL, image_sizes=("224",), modes=("eager",)), frozenset({"rmt_pico"}))[0]
     assert 1e6 < peak_memory(case, SMALL) < 1e9

@@ -1,7 +1,9 @@
 """Peak memory of a case."""
 
 import contextlib
+import ctypes
 import functools
+import gc
 import json
 import os
 import subprocess
@@ -59,6 +61,13 @@ def measure_memory(case: Case, options: Options) -> int | None:
     run()
     after = _resident("VmHWM")
     return None if before is None or after is None else max(0, after - before)
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system, where the C library can, so that other processes find it."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _resident(field: str) -> int | None:

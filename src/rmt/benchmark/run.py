@@ -16,7 +16,7 @@ from rmt.atomic import write_text
 from rmt.benchmark.build import build_model, build_step, output_error
 from rmt.benchmark.cases import Case, Options, list_cases
 from rmt.benchmark.machine import check_device, describe, quiet_warnings
-from rmt.benchmark.memory import peak_memory
+from rmt.benchmark.memory import peak_memory, release_memory
 from rmt.benchmark.series import run_series
 from rmt.benchmark.timing import matrix_product, summarise, time_rounds
 from rmt.errors import RMTError
@@ -75,7 +75,8 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
             functions[case], first_call[case] = function, time.perf_counter() - start
     times = time_rounds(functions, options, report)
     peaks = {dtype: flops[dtype] / summarise(times[dtype])["median"] for dtype in options.dtypes}
-    del functions
+    del functions, function
+    release_memory()  # the next processes need it
 
     results = []
     for case in cases:
