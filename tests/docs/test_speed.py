@@ -129,13 +129,10 @@ def test_inference_on_a_cpu_with_bfloat16():
 
     plain, eager, deployed = ({dtype: small[dtype, *way] for dtype in dtypes} for way in ways)
     before, target, measured, result = row("RMT-S bf16 ÷ swin_tiny bf16, speed")
-    gain = swin["bfloat16"] / eager["bfloat16"]
-    assert before == f"{swin['bfloat16'] / plain['bfloat16']:.2f}"
-    assert measured.startswith(f"{gain:.3f} eager, {swin['bfloat16'] / deployed['bfloat16']:.2f} deployed")
-    fastest = [time(name, model, "bfloat16", "eager", key="minimum") for model in (SWIN, "rmt_small")]
-    assert measured.endswith(f"{fastest[0] / fastest[1]:.2f} in the fastest rounds")
-    assert ("missed" in result) == (gain < float(target.strip("≥ ")))
-    best = deployed["float32"] / eager["bfloat16"]
+    gains = [swin["bfloat16"] / times["bfloat16"] for times in (plain, eager, deployed)]
+    assert (before, measured) == (f"{gains[0]:.2f}", f"{gains[2]:.2f} deployed, {gains[1]:.2f} eager")
+    assert result.startswith("reached" if max(gains) >= float(target.strip("≥ ")) else "**missed**")
+    best = min(eager["float32"], deployed["float32"]) / min(eager["bfloat16"], deployed["bfloat16"])
     own = [times["float32"] / times["bfloat16"] for times in (plain, eager, deployed)]
     assert row("RMT-S bf16 ÷ its own float32, speed")[::2] == [
         f"{own[0]:.2f}", f"{own[1]:.2f} eager, {own[2]:.2f} deployed, {best:.2f} best of each"
