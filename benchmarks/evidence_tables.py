@@ -86,6 +86,9 @@ ABLATIONS = {
     "deit-masa": Row("the same with MaSA", "rmt_deit_small", DEIT),
     "deit-no-decay": Row("the same with MaSA, without decay", "rmt_deit_small", f"{DEIT},decay=none"),
     "deit-no-lce": Row("the same with MaSA, without LCE", "rmt_deit_small", f"{DEIT},lce=false"),
+    "deit-no-decay-no-lce": Row(
+        "the same with MaSA, without decay and LCE", "rmt_deit_small", f"{DEIT},decay=none,lce=false"
+    ),
     "swin": Row(
         "Swin's design: 2 and 2 blocks of 64 and 128 channels",
         "swin_tiny_patch4_window7_224",
@@ -94,6 +97,9 @@ ABLATIONS = {
     "swin-masa": Row("the same with MaSA", "rmt_swin_tiny", SWIN),
     "swin-no-decay": Row("the same with MaSA, without decay", "rmt_swin_tiny", f"{SWIN},decay=none"),
     "swin-no-lce": Row("the same with MaSA, without LCE", "rmt_swin_tiny", f"{SWIN},lce=false"),
+    "swin-no-decay-no-lce": Row(
+        "the same with MaSA, without decay and LCE", "rmt_swin_tiny", f"{SWIN},decay=none,lce=false"
+    ),
 }
 SIZES = {
     "masa": "MaSA, row-major phases, as released",
