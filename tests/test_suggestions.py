@@ -64,5 +64,7 @@ def test_a_checkpoint_that_is_not_there(runs):
 
 
 def test_without_runs_none_is_named(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert nearest_run(tmp_path / "a" / "b", "recipe.json") == nearest_run(tmp_path, "recipe.json") == ""
+    place = tmp_path / "empty"  # beside tmp_path are the folders of other tests
+    place.mkdir()
+    monkeypatch.chdir(place)
+    assert nearest_run(place / "a" / "b", "recipe.json") == nearest_run(place, "recipe.json") == ""

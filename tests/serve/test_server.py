@@ -96,11 +96,12 @@ def test_an_answer_comes_and_the_connection_stays(running):
 
 def test_the_answer_to_head_has_no_body(running):
     with running.connect() as client:
-        for method in (b"HEAD", b"HEAD", b"GET"):  # a body would be read as the beginning of the next answer
-            client.sendall(method + b" /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for _ in range(2):
+            client.sendall(b"HEAD /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             found = client.recv(65536)
-            assert found.startswith(b"HTTP/1.1 200 OK\r\n")
-            assert found.endswith(b'"version":1}' if method == b"GET" else b"\r\n\r\n")
+            assert found.startswith(b"HTTP/1.1 200 OK\r\n") and found.endswith(b"\r\n\r\n")
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert answer(client)[0] == 200  # a body would have been read as the beginning of this answer
 
 
 @pytest.mark.parametrize(
