@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from queue import Queue
+from statistics import mean
 from threading import Lock
 from typing import Any
 
@@ -152,12 +153,12 @@ class Runner:
         self.add(name, {"row": row, "kind": kind, "seed": seed, "epochs": epochs, **result})
 
     def baseline(self, place: Place, name: str, row: str, seed: int) -> None:
-        """A network of `baselines.py`, for the CPU seconds of the table's first row with this seed."""
+        """A network of `baselines.py`, for the CPU seconds of the table's first row."""
         if any(e["kind"] == f"seed {seed}" for e in self.entries(name, row)):
             return
         table = TABLES[name]
         first = self.entries(name, next(iter(table.rows)))
-        seconds = next(e["cpu_seconds"] for e in first if e["kind"] == f"seed {seed}")
+        seconds = mean(e["cpu_seconds"] for e in first if not e.get("resumed"))  # of a resumed run, a part is unknown
         output = f"{name}.{row}.seed-{seed}"
         command = f"python baselines.py {table.rows[row].baseline} --data {table.data} --cpu-seconds {seconds:.0f}"
         used = self.call(place, f"{command} --seed {seed} --output {output}.json", output)

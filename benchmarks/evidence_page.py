@@ -42,7 +42,8 @@ def table_lines(table: Table, entries: list[dict[str, Any]]) -> Iterator[str]:
             columns.append("–" if found == base or not differences else shown(differences, "+"))
         elif table.seconds:
             columns += [str(cells[0]["epochs"]), cells[0]["command"].split("--lr ")[-1].split()[0]]
-        columns += [str(len(cells)), f"{mean(e['cpu_seconds'] for e in cells):.0f}"]
+        whole = [e["cpu_seconds"] for e in cells if not e.get("resumed")]  # of a resumed run, a part is unknown
+        columns += [str(len(cells)), f"{mean(whole):.0f}" if whole else ""]
         yield "| " + " | ".join(columns) + " |"
 
 

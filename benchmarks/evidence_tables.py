@@ -13,7 +13,7 @@ class Row:
     model: str = ""
     args: str = ""
     options: str = ""  # further options of `rmt train`
-    baseline: str = ""  # trained for the CPU seconds that the first row of the table took with the same seed
+    baseline: str = ""  # trained for the CPU seconds of the first row of the table
 
 
 @dataclass(frozen=True)
