@@ -20,6 +20,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -28,11 +29,11 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from queue import Queue
-from statistics import mean
 from threading import Lock
 from typing import Any
 
 import evidence_page
+from evidence_plots import cpu_seconds, seeds
 from evidence_tables import SIDES, SIZES, TABLES, Table
 from filelock import FileLock
 from first_hour import commit, read, run_timed, take_rows
@@ -146,6 +147,8 @@ class Runner:
         words += [f"--model-args {network.args}"] if network.args else []
         words += [f"--epochs {epochs}"] if epochs else []
         command = " ".join(filter(None, [*words, table.options, network.options, more, f"--seed {seed}"]))
+        if kind.startswith("epochs "):  # its CPU seconds count, so it is never resumed
+            shutil.rmtree(self.work / output, ignore_errors=True)
         resumed = (self.work / output / "last.ckpt").exists()
         typed = f"rmt train --resume {output}" if resumed else f"{command} --output {output}"
         used = self.call(place, typed, output)
@@ -157,8 +160,12 @@ class Runner:
         if any(e["kind"] == f"seed {seed}" for e in self.entries(name, row)):
             return
         table = TABLES[name]
-        first = self.entries(name, next(iter(table.rows)))
-        seconds = mean(e["cpu_seconds"] for e in first if not e.get("resumed"))  # of a resumed run, a part is unknown
+        first = next(iter(table.rows))
+        seconds = cpu_seconds(seeds(self.entries(name, first), first).values())
+        if seconds is None:
+            sys.exit(
+                f"{name}: each run of {first} was resumed, so the time for {row} is unknown; run another seed of it"
+            )
         output = f"{name}.{row}.seed-{seed}"
         command = f"python baselines.py {table.rows[row].baseline} --data {table.data} --cpu-seconds {seconds:.0f}"
         used = self.call(place, f"{command} --seed {seed} --output {output}.json", output)

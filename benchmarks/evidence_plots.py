@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -50,6 +51,12 @@ def seeds(entries: list[dict[str, Any]], row: str) -> dict[int, dict[str, Any]]:
     return {e["seed"]: e for e in entries if e["row"] == row and e["kind"].startswith("seed")}
 
 
+def cpu_seconds(entries: Iterable[dict[str, Any]]) -> float | None:
+    """The mean over the runs that were not resumed, because the time before it is not known; None if all were."""
+    found = [entry["cpu_seconds"] for entry in entries if not entry.get("resumed")]
+    return mean(found) if found else None
+
+
 def plot_peers(entries: list[dict[str, Any]], table: Table, file: Path) -> None:
     """Accuracy on the held-out images over epochs and over seconds; the mean of the seeds."""
     import matplotlib.pyplot as plt
@@ -61,7 +68,7 @@ def plot_peers(entries: list[dict[str, Any]], table: Table, file: Path) -> None:
             continue
         curves = [[point[1] for point in e["curve"]] for e in found.values()]
         values = [mean(points) for points in zip(*curves, strict=True)]
-        whole = mean(e["cpu_seconds"] for e in found.values())
+        whole = cpu_seconds(found.values()) or table.seconds
         style = dict(linewidth=2.6, zorder=3) if row == next(iter(table.rows)) else dict(linewidth=1.3)
         axes[0].plot(range(1, len(values) + 1), values, label=network.what, **style)
         axes[1].plot([whole * (i + 1) / len(values) for i in range(len(values))], values, **style)

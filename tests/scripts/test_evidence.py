@@ -189,6 +189,38 @@ def test_the_learning_rate_is_the_best_of_those_tried_at_32(tmp_path, monkeypatc
     assert typed == [(EVIDENCE.Place(0), "peers-64", "rmt", "seed 0", 90, 0, "--lr 0.002")]  # 450 s of 5 each
 
 
+def test_the_time_of_a_resumed_run_does_not_count(tmp_path, monkeypatch):
+    """Its CPU seconds lack those before it was resumed."""
+    runs = [entry("faster-rcnn", 0, 90.0) | {"resumed": False}, entry("faster-rcnn", 1, 88.0) | {"resumed": True}]
+    runs[1]["cpu_seconds"] = 3.0
+    lines = list(PAGE.table_lines(TABLES.TABLES["bccd"], runs))
+    assert lines[2].endswith("| 2 | 60 |")
+
+    typed = []
+    monkeypatch.setattr(EVIDENCE.Runner, "call", lambda self, place, command, output: typed.append(command) or {})
+    monkeypatch.setattr(EVIDENCE.Runner, "add", lambda *arguments: None)
+    (tmp_path / "bccd.torchvision.seed-1.json").write_text('{"score": 80.0, "parameters": 1}')
+    (tmp_path / "bccd.json").write_text(json.dumps(runs))
+    runner(tmp_path).baseline(EVIDENCE.Place(0), "bccd", "torchvision", 1)
+    assert "--cpu-seconds 60 " in typed[0]
+    (tmp_path / "bccd.json").write_text(json.dumps(runs[1:]))
+    with pytest.raises(SystemExit, match="run another seed"):
+        runner(tmp_path).baseline(EVIDENCE.Place(0), "bccd", "torchvision", 1)
+
+
+@pytest.mark.parametrize(("kind", "resumed"), [("epochs 3", False), ("seed 0", True)])
+def test_a_run_that_measures_time_begins_anew(tmp_path, monkeypatch, kind, resumed):
+    folder = tmp_path / f"peers-32.rmt.{kind.replace(' ', '-')}"
+    folder.mkdir()
+    (folder / "last.ckpt").touch()
+    typed = []
+    monkeypatch.setattr(EVIDENCE.Runner, "call", lambda self, place, command, output: typed.append(command) or {})
+    monkeypatch.setattr(EVIDENCE.Runner, "scores", lambda *arguments: {})
+    monkeypatch.setattr(EVIDENCE.Runner, "add", lambda *arguments: None)
+    runner(tmp_path).cell(EVIDENCE.Place(0), "peers-32", "rmt", kind, 3, 0)
+    assert typed[0].startswith("rmt train --resume") == resumed == folder.exists()
+
+
 def test_a_cell_with_a_result_is_not_run_again(tmp_path, monkeypatch):
     (tmp_path / "ablations-1-percent.json").write_text(json.dumps([entry("masa", 0, 50.0)]))
     monkeypatch.setattr(EVIDENCE, "run_timed", lambda *args, **kwargs: pytest.fail(f"ran {args}"))
