@@ -357,6 +357,8 @@ def test_a_gpu_takes_larger_batches_and_small_images_enlarged(images, batch, rat
     assert {(c.recipe.batch_size, c.recipe.lr, c.recipe.optimizer) for c in found} == {(batch, rate, "muon")}
     assert {c.recipe.batch_size for c in candidates(replace(finetune(), device="cuda", batch_size=10), data)} == {10}
     assert [c.recipe.model for c in candidates(replace(finetune(), device="cpu"), data)] == ["rmt_tiny", "rmt_nano"]
+    by_adamw = candidates(replace(finetune(), device="cpu", optimizer="adamw", model="rmt_nano"), data)[0]
+    assert (by_adamw.recipe.is_open("lr"), by_adamw.recipe.batch_size) == (True, 32)  # Muon's rate is too high for it
 
 
 def test_few_images_ask_for_the_weights_in_the_package(monkeypatch):

@@ -60,7 +60,8 @@ class ClassifyRecipe(Recipe):
     """Passes over the training images in an epoch, after which the network is evaluated: 0.5 uses half of the images,
     and the next epoch the others. `auto`: 1, or what `minutes` allow."""
     lr: NonNegativeFloat = 1e-3
-    """Peak learning rate for an effective batch of `lr_base_batch` images; 0: 5e-4 with weights, 2e-3 without."""
+    """Peak learning rate for an effective batch of `lr_base_batch` images; 0: 5e-4 with weights, 2e-3 without, and
+    0.012 or more where rmt_nano and rmt_micro are trained by muon."""
     min_lr: NonNegativeFloat = 1e-5
     """Final learning rate of the cosine schedule, not scaled with the batch."""
     warmup_epochs: AutoFloat = 5.0

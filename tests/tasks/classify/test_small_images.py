@@ -25,12 +25,14 @@ def test_a_recipe_from_scratch_takes_them_where_it_leaves_fields_open():
     chosen = settings(32) | {"batch_size": ran.batch_size}  # at most the training images
     assert ran.image_size == 32
     assert {name: getattr(ran, name) for name in chosen} == chosen
-    given = dict(optimizer="adamw", crop_padding=2, randaugment="rand-m1", crop_pct=0.5, lr=0.001)
+    assert resolved(replace(recipe, batch_size=256))[0].lr == 0.015
+    given = dict(optimizer="muon", crop_padding=2, randaugment="rand-m1", crop_pct=0.5, lr=0.001)
     ran, _ = resolved(replace(recipe, **given))
     assert {name: getattr(ran, name) for name in given} == given
-    other, _ = resolved(replace(recipe, model="rmt_pico"))
-    assert (other.optimizer, other.crop_padding, other.crop_pct) == ("adamw", 0, 0.875)
-    assert other.randaugment == "rand-m5-mstd0.5-inc1"
+    for other in (dict(model="rmt_pico"), dict(optimizer="adamw")):  # Muon's rate is too high for AdamW
+        ran, _ = resolved(replace(recipe, **other))
+        assert (ran.optimizer, ran.lr, ran.crop_padding, ran.crop_pct) == ("adamw", 0.002, 0, 0.875)
+        assert ran.randaugment == "rand-m5-mstd0.5-inc1"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
       32 for rmt_nano;
     - loader: tensor, unless the recipe needs Pillow;
     - optimizer and augmentation: AdamW and mild RandAugment; `small_images.settings` for rmt_nano and rmt_micro from
-      scratch;
+      scratch, unless another optimizer than Muon is given;
     - lr and layer_decay: 5e-4 and 0.75 to fine-tune trained weights, 2e-3 and 1 to train from scratch;
     - batch_size: 32, but at most the training images of one device (an even number, for Mixup, which mixes pairs);
     - random_erasing: `small_images.ERASED` for the same from scratch in `ERASING_PASSES` or more, else none;
@@ -43,9 +43,10 @@ def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
         raise RMTError("--balanced-sampling needs all images at hand: take --stream no, or --class-weights instead")
     own = _classifier(recipe.weights)
     size = recipe.image_size or (own["preprocessing"]["size"][0] if own else _SIDES.get(recipe.model, 224))
-    small = recipe.model in small_images.NETWORKS and not recipe.weights
-    if small:
-        recipe = recipe.fill_open(**small_images.settings(size))
+    by_muon = small_images.suit(recipe, recipe.model)
+    if by_muon:
+        recipe = recipe.fill_open(batch_size=small_images.BATCH)
+        recipe = recipe.fill_open(**small_images.settings(size, recipe.batch_size))
     recipe = recipe.fill_open(**_OTHERWISE, clip_grad=0.0)
     needs_pillow = recipe.token_labels or recipe.pad_to or recipe.crop_padding
     recipe = recipe.fill_open(loader="pillow" if needs_pillow else "tensor")
@@ -63,7 +64,7 @@ def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
     require_images(recipe, len(data.train))
     updates = data.batches_per_epoch(recipe) // recipe.accumulate
     recipe = replace(recipe, epochs=recipe.epochs or default_epochs(updates, from_scratch=not recipe.weights))
-    many = small and recipe.epochs * recipe.epoch_repeats >= small_images.ERASING_PASSES
+    many = by_muon and recipe.epochs * recipe.epoch_repeats >= small_images.ERASING_PASSES
     recipe = recipe.fill_open(random_erasing=small_images.ERASED if many else 0.0)
     return resolve_schedule(recipe)
 

@@ -39,35 +39,35 @@ def candidates(recipe: ClassifyRecipe, data: ClassifyData) -> list[Candidate[Cla
             tried = sorted({min(2 * sides[0], small_images.LARGEST_SIDE), *tried}, reverse=True)
         for side in tried:
             chosen = replace(recipe.fill_open(model=name), image_size=side)
-            muon = name in small_images.NETWORKS and not recipe.weights
-            chosen = chosen.fill_open(batch_size=_batch(recipe, len(data.train), small=muon))
-            if muon:
+            by_muon = small_images.suit(recipe, name)
+            chosen = chosen.fill_open(batch_size=_batch(recipe, len(data.train), by_muon=by_muon))
+            if by_muon:
                 chosen = chosen.fill_open(**small_images.settings(side, chosen.batch_size))
-            images = wanted_images(len(data.train), from_scratch=not recipe.weights, network=name)
+            images = wanted_images(len(data.train), name, from_scratch=not recipe.weights, by_muon=by_muon)
             found.append(Candidate(chosen, f"{name} at {side}²", relative_work(name) * side**2, images))
     return found
 
 
-def _batch(recipe: ClassifyRecipe, images: int, *, small: bool) -> int:
+def _batch(recipe: ClassifyRecipe, images: int, *, by_muon: bool) -> int:
     """The batch size of one device for so many training images.
 
     A step of a GPU with few images takes as long as one with many, since the host launches the same kernels.
     """
     available = max(images // world_size(recipe), 1)
     if recipe.device == "cpu":
-        return min(96 if small else 32, available)
+        return min(small_images.BATCH if by_muon else 32, available)
     most = 2 ** int(math.log2(max(available / _UPDATES, 1)))
-    return min(max(most, 64), 512 if small else 128, available)
+    return min(max(most, 64), 512 if by_muon else 128, available)
 
 
-def wanted_images(images: int, *, from_scratch: bool, network: str) -> int:
+def wanted_images(images: int, network: str, *, from_scratch: bool, by_muon: bool) -> int:
     """How many images, repeats included, a network should see to be worth its time.
 
     From scratch at least 30 passes and 48,000, from trained weights 10 and 16,000, but never more than 500,000; larger
     networks than rmt_pico need four times as many from scratch, those for small images by Muon a sixth of that.
     """
     passes, least = (30, 48_000) if from_scratch else (10, 16_000)
-    if from_scratch and network in small_images.NETWORKS:
+    if by_muon:
         passes = 5
     factor = 4 if from_scratch and network not in ("rmt_nano", "rmt_pico") else 1
     return factor * min(max(passes * images, least), 500_000)
