@@ -6,11 +6,12 @@
     python benchmarks/evidence.py page docs/evidence.md
 
 `run` trains what benchmarks/evidence/TABLE.json lacks, one cell on each core or GPU at a time, and adds each result as
-soon as it is there: an interrupted call is continued by the same call, and a cell that was killed by
-`rmt train --resume`. FOLDER has cifar10/ (parquet shards), camvid/ and bccd/. The tables are in `evidence_tables.py`.
-Epochs are fixed beforehand, so other work on the machine changes the seconds, not the scores. A score is that of the
-last epoch's raw weights on the test part, which nothing else reads; learning rates are chosen on images held out of
-train. Where a table has a time for all networks, two short runs of each give the CPU seconds of an epoch.
+soon as it is there: an interrupted call is continued by the same call, and a cell that was killed by `rmt train
+--resume`. Runs that other tables begin with are trained again on another machine. FOLDER has cifar10/ (parquet shards),
+camvid/ and bccd/. The tables are in `evidence_tables.py`. Epochs are fixed beforehand, so other work on the machine
+changes the seconds, not the scores. A score is that of the last epoch's raw weights on the test part, which nothing
+else reads; learning rates are chosen on images held out of train. Where a table has a time for all networks, two short
+runs of each give the CPU seconds of an epoch.
 
 `page` writes the tables and plots of what is there into a page, between `<!-- evidence: TABLE -->` and
 `<!-- /evidence -->`; without a page it prints them.
@@ -34,7 +35,7 @@ from typing import Any
 
 import evidence_page
 from evidence_plots import cpu_seconds, seeds
-from evidence_tables import SIDES, SIZES, TABLES, Table
+from evidence_tables import SIDES, SIZES, TABLES, WEIGHTS, Table
 from filelock import FileLock
 from first_hour import commit, read, run_timed, take_rows
 
@@ -80,6 +81,8 @@ class Runner:
         table = TABLES[name]
         self.prepare(table)
         chosen = [row for row in table.rows if not rows or row in rows]
+        if any(WEIGHTS in table.rows[row].options for row in chosen):
+            self.run(WEIGHTS.partition(".")[0], None, None)
         if table.seconds:
             self.parallel(self.timing, [(name, row, epochs) for row in chosen for epochs in TIMED])
             self.parallel(self.rate, [(name, row, rate) for row in chosen for rate in table.rates])
@@ -138,11 +141,12 @@ class Runner:
         return max(1, round(TABLES[name].seconds * share / seconds))
 
     def cell(self, place: Place, name: str, row: str, kind: str, epochs: int, seed: int, more: str = "") -> None:
-        """One training run, unless its result is there."""
-        if any(e["kind"] == kind for e in self.entries(name, row)):
-            return
+        """One training run, unless its result is there, and its weights where other tables need them."""
         table, network = TABLES[name], TABLES[name].rows[row]
         output = f"{name}.{row}.{kind}".replace(" ", "-")
+        known = any(e["kind"] == kind for e in self.entries(name, row))
+        if known and (not table.kept or (self.work / output / "last.safetensors").exists()):
+            return
         words = [f"rmt train {table.recipe} --minutes 0 --workers 0 --data {table.data} --model {network.model}"]
         words += [f"--model-args {network.args}"] if network.args else []
         words += [f"--epochs {epochs}"] if epochs else []
@@ -152,6 +156,8 @@ class Runner:
         resumed = (self.work / output / "last.ckpt").exists()
         typed = f"rmt train --resume {output}" if resumed else f"{command} --output {output}"
         used = self.call(place, typed, output)
+        if known:
+            return
         result = {"command": command, "resumed": resumed, **self.scores(place, table, output), **used}
         self.add(name, {"row": row, "kind": kind, "seed": seed, "epochs": epochs, **result})
 
@@ -215,8 +221,11 @@ class Runner:
         for row in SIZES:
             for entry in self.entries(name, row):
                 run = self.work / f"{name}.{row}.seed-{entry['seed']}"
+                if not (run / "last.safetensors").exists():
+                    print(f"{run.name} is not in {self.work}, so it is left out", flush=True)
+                    continue
                 for side in SIDES:
-                    if (row, entry["seed"], *side) in done or not run.exists():
+                    if (row, entry["seed"], *side) in done:
                         continue
                     network = rmt.load(str(run / "last.safetensors")).model.eval()
                     with torch.no_grad():

@@ -32,6 +32,7 @@ class Table:
     rates_of: str = ""  # a table whose choice is taken
     seeds: tuple[int, ...] = SEEDS
     part: str = "test"  # whose score counts; "val": a choice is made by it, so the test images are not read
+    kept: bool = False  # other tables begin with its runs: one is trained again where its folder is not there
 
     @property
     def metric(self) -> str:
@@ -222,6 +223,7 @@ TABLES = {
         options="--optimizer adamw --image-size 32 --batch-size 64 --lr 2e-3",
         epochs=20,
         seeds=(0,),
+        kept=True,
     ),
     "camvid": Table(
         "CamVid, 1,000 updates of 8 crops",

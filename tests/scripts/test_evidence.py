@@ -227,6 +227,25 @@ def test_a_cell_with_a_result_is_not_run_again(tmp_path, monkeypatch):
     runner(tmp_path).cell(EVIDENCE.Place(0), "ablations-1-percent", "masa", "seed 0", 40, 0)
 
 
+def test_weights_that_a_row_begins_with_are_trained_again_on_another_machine(tmp_path, monkeypatch):
+    """Their score is known, but the folder of runs is not committed."""
+    (tmp_path / "cifar10-weights.json").write_text(json.dumps([entry("rmt", 0, 60.0)]))
+    typed = []
+    monkeypatch.setattr(EVIDENCE.Runner, "prepare", lambda *arguments: None)
+    monkeypatch.setattr(EVIDENCE.Runner, "call", lambda self, place, command, output: typed.append(command) or {})
+    monkeypatch.setattr(EVIDENCE.Runner, "scores", lambda *arguments: {})
+    added = []
+    monkeypatch.setattr(EVIDENCE.Runner, "add", lambda self, name, entry: added.append(name))
+    runner(tmp_path).run("camvid", [0], ["fpn"])
+    assert len(typed) == 1
+    runner(tmp_path).run("camvid", [0], ["fpn-weights"])
+    assert typed[1].startswith("rmt train finetune") and typed[1].endswith("--output cifar10-weights.rmt.seed-0")
+    (tmp_path / TABLES.WEIGHTS).parent.mkdir()
+    (tmp_path / TABLES.WEIGHTS).touch()
+    runner(tmp_path).run("camvid", [0], ["fpn-weights"])
+    assert added == ["camvid"] * 3 and len(typed) == 4
+
+
 @pytest.mark.parametrize("name", TABLES.TABLES)
 def test_the_options_of_every_cell_are_taken(name, tmp_path, monkeypatch):
     """A mistyped option would end a measurement after hours."""
