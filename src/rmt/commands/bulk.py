@@ -30,6 +30,8 @@ def checkpoint_and_images(words: tuple[str, ...], command: str) -> tuple[Path, t
     from rmt.model import read_metadata
     from rmt.model.shipped import DEFAULT
 
+    if not words:
+        raise RMTError(f"name at least one image: rmt {command} [CHECKPOINT] IMAGE…")
     first, folder = words[0], os.path.isdir(words[0])
     is_run = folder and any(os.path.exists(os.path.join(first, name)) for name in ("best.safetensors", "recipe.json"))
     named = not folder and (first.lower().endswith((*EXTENSIONS, *SHARDS)) or is_url(first) or first == "-")

@@ -186,9 +186,7 @@ class DetectPredictor(Predictor):
         self, prediction: Detections, photo: Callable[[], Image.Image], *, threshold: float | None = None
     ) -> ImageResult:
         """All objects as values; in text and picture those with a score of at least `threshold`, by default its own."""
-        threshold = self.threshold if threshold is None else threshold
-        if not 0 <= threshold <= 1:
-            raise RMTError(f"--threshold must lie in [0, 1], not {threshold:g}")
+        threshold = self.threshold if threshold is None else check_threshold(threshold)
         found = prediction
         shown = [
             f"{self.classes[label]} {score:.2f}"
@@ -232,3 +230,10 @@ def _chosen(found: Detections, at: Point | None, label: int | None) -> int | Non
         left, top, right, bottom = found.boxes.T
         fits &= (left <= at[0]) & (at[0] < right) & (top <= at[1]) & (at[1] < bottom)
     return int(fits.argmax()) if fits.any() else None
+
+
+def check_threshold(threshold: float) -> float:
+    """The score, from which objects are shown. Raises RMTError if it is none."""
+    if not 0 <= threshold <= 1:
+        raise RMTError(f"--threshold must lie in [0, 1], not {threshold:g}")
+    return threshold

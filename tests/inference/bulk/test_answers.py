@@ -1,8 +1,13 @@
 """Files of answers: the same as `predict` gives, whole, continued, and refused where they are another network's."""
 
 import csv
+import errno
 import json
+import shutil
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,7 +18,9 @@ from PIL import Image
 import rmt
 from rmt.commands.cli import main
 from rmt.data.sources.collection import open_collection
-from rmt.inference.bulk import job
+from rmt.errors import RMTError
+from rmt.inference.bulk import job, ray_engine
+from rmt.inference.bulk.formats import NotWhole
 from rmt.inference.bulk.job import write_answers
 from rmt.inference.bulk.work import Embedding, Prediction
 from rmt.model import create_model
@@ -97,6 +104,7 @@ def test_an_interrupted_call_is_continued(network, data, tmp_path, monkeypatch):
     images, seen, stops = open_collection(good(data)), [], [2, 6]
     write_answers(work, images, tmp_path / "whole.parquet")
     monkeypatch.setattr(job, "PART_IMAGES", 3)
+    remove = shutil.rmtree
 
     def stopping(work, worker, collection, indices):
         for done in worker.run(collection, indices):
@@ -113,7 +121,13 @@ def test_an_interrupted_call_is_continued(network, data, tmp_path, monkeypatch):
     part = sorted((tmp_path / "x.parquet.parts").iterdir())[0]
     part.write_bytes(part.read_bytes()[:-9])  # as after a power cut: it is made again
     seen[:] = seen[2:]
+    monkeypatch.setattr(shutil, "rmtree", Mock(side_effect=KeyboardInterrupt))  # the file is there, its parts too
+    with pytest.raises(KeyboardInterrupt):
+        write_answers(work, images, tmp_path / "x.parquet", engine=stopping)
+    assert list((tmp_path / "x.parquet.parts").iterdir())
+    monkeypatch.setattr(shutil, "rmtree", remove)
     write_answers(work, images, tmp_path / "x.parquet", engine=stopping)
+    assert not (tmp_path / "x.parquet.parts").exists()
     assert sorted(seen) == sorted(map(str, good(data)))
     assert pq.read_table(tmp_path / "x.parquet").equals(pq.read_table(tmp_path / "whole.parquet"))
 
@@ -192,6 +206,7 @@ def test_mistakes_are_one_line(network, data, tmp_path, capsys):
         ),
         ("cannot write", "predict", network, image, "--output", image / "n.csv"),
         ("name at least one image", "predict", network),
+        ("name at least one image: rmt embed", "embed", "--output", tmp_path / "n.parquet"),
     ):
         errors = refused(*words, "--device", "cpu")
         assert line in errors
@@ -199,6 +214,44 @@ def test_mistakes_are_one_line(network, data, tmp_path, capsys):
     first, last = capsys.readouterr().err.splitlines()
     assert "5.png: not an image" in first and "no image of 1 could be read" in last
     assert not list(tmp_path.glob("n.*"))
+
+
+def test_a_full_disk_is_not_said_to_be_a_damaged_file(network, data, tmp_path, monkeypatch):
+    output = tmp_path / "x.parquet"
+    predict(network, data / "[0-3].png", output)
+    before = output.read_bytes()
+    write = pq.ParquetWriter.write_table
+
+    def full(self, *arguments, **options):
+        if Path(self.where).name.startswith(".x.parquet"):  # not a part
+            raise OSError(errno.ENOSPC, "no space")
+        write(self, *arguments, **options)
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    work = Prediction(checkpoint=network, load_options={"device": "cpu"}, workers=0)
+    with pytest.raises(RMTError, match=r"cannot write .*x\.parquet: the disk is full") as refused:
+        write_answers(work, open_collection(good(data)), output)
+    assert not isinstance(refused.value, NotWhole) and output.read_bytes() == before
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_every_process_of_ray_has_the_precision_of_this_one(network, data, tmp_path, monkeypatch, other):
+    """ "auto" is float32 here and bfloat16 where there is a GPU. A file of another network is not mixed in."""
+    precisions = []
+
+    def run_chunks(replica, arguments, chunks, **options):
+        work, collection = arguments
+        precisions.append(work.load_options["precision"])
+        changed = replace(work, checkpoint=checkpoint(tmp_path, 1)) if other else work
+        return map(replica(changed, collection), chunks)
+
+    monkeypatch.setattr(ray_engine, "require_ray", lambda: None)
+    monkeypatch.setattr(ray_engine, "run_chunks", run_chunks)
+    work = Prediction(checkpoint=network, load_options={"device": "cpu", "precision": "auto"}, workers=0)
+    images = open_collection(good(data)[:2])
+    with pytest.raises(RMTError, match="another one on its machine") if other else nullcontext():
+        assert write_answers(work, images, tmp_path / "x.csv", engine=ray_engine.RayEngine()).images == 2
+    assert precisions == ["fp32"]
 
 
 def test_work_is_described_by_what_changes_answers(network):

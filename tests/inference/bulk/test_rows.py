@@ -111,6 +111,9 @@ def test_the_command_takes_detectors_and_segmenters(tmp_path, capsys):
         (want,) = rmt.load(path, device="cpu").predict(tmp_path / "a.png")
         if task == "detect":
             assert [o["score"] for o in row["objects"]] == pytest.approx(want.scores.tolist())
+            capsys.readouterr()
+            assert main([*words, str(tmp_path / "x.csv"), "--threshold", "50"]) == 1
+            assert "--threshold must lie in [0, 1], not 50" in capsys.readouterr().err
         else:
             assert sum(area["share"] for area in row["areas"]) == pytest.approx(1)
         capsys.readouterr()

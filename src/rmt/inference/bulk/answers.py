@@ -1,7 +1,7 @@
 """The file of answers: written in parts beside it, and whole at the end; a second call adds what is missing."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,9 +46,14 @@ class AnswersFile:
             self._add(path, self.format.keys(path))
         for part in self._parts():
             try:
-                self._add(part, FORMATS[".parquet"].keys(part))
+                keys = list(FORMATS[".parquet"].keys(part))
             except NotWhole:  # a power cut
                 part.unlink()
+                continue
+            if all(image in self.done for image, _ in keys):  # `finish` was stopped before it removed its parts
+                part.unlink()
+            else:
+                self._add(part, keys)
         create_folder(self.folder)
 
     def _parts(self) -> list[Path]:
@@ -59,7 +64,7 @@ class AnswersFile:
         """The number of the first image of each part, ascending."""
         return sorted({int(part.name.split("-")[1]) for part in self._parts()})
 
-    def _add(self, path: Path, keys: Iterator[tuple[str, str]]) -> None:
+    def _add(self, path: Path, keys: Iterable[tuple[str, str]]) -> None:
         for image, model in keys:
             if model != self.model:
                 raise RMTError(

@@ -5,6 +5,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,12 +46,14 @@ class Parquet(Format):
 
     def write(self, path: Path, before: Path | None, tables: Iterable[pa.Table], rows: Rows) -> None:
         with pq.ParquetWriter(path, rows.schema) as writer:
-            if before is not None:
-                with _reading(before), pq.ParquetFile(before) as file:
-                    for batch in file.iter_batches():
-                        writer.write_table(pa.table(batch).cast(rows.schema))
-            for table in tables:
+            for table in chain(self._tables(before, rows.schema) if before else (), tables):
                 writer.write_table(table)
+
+    def _tables(self, path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
+        """Yields what a file has. Raises NotWhole: errors of reading only, as its user may write elsewhere."""
+        with _reading(path), pq.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                yield pa.table(batch).cast(schema)
 
 
 class _Text(Format):

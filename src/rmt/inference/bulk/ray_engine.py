@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,9 +38,17 @@ class RayEngine:
         chunks = [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
         processes = work.workers + 1
         gpu = worker.predictor.device.type == "cuda" or work.load_options.get("device", "auto") == "auto"
+        # "auto" would be another precision on a machine with a GPU than on one without
+        work = replace(work, load_options=work.load_options | {"precision": worker.predictor.precision})
         results = run_chunks(_Replica, (work, collection), chunks, replicas=self.replicas, cores=processes, gpu=gpu)
         for result in results:
-            yield _unpack(result)
+            done = _unpack(result)
+            for model in set(done.table["model"].to_pylist()) - {worker.model}:
+                raise RMTError(
+                    f"--engine ray: a process answers by {model}, not by {worker.model}: the file {work.checkpoint} is "
+                    "another one on its machine"
+                )
+            yield done
 
 
 class _Replica:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rmt.data.detection.rle import decode, encode
 from rmt.inference.classify import ClassifyPredictor, Prediction
-from rmt.inference.detect import Detections, DetectPredictor
+from rmt.inference.detect import Detections, DetectPredictor, check_threshold
 from rmt.inference.drawing.masks import class_shares
 from rmt.inference.drawing.palette import palette
 from rmt.inference.predictor import Predictor
@@ -198,11 +198,12 @@ class EmbeddingRows(Rows):
 
 
 def rows_for(predictor: Predictor, *, top_k: int = 5, masks: Masks = "rle", threshold: float = 0.0) -> Rows:
-    """The rows of the predictions of a network. Raises RMTError for `masks` that it does not have."""
+    """The rows of the predictions of a network. Raises RMTError for a threshold that is no score."""
     if isinstance(predictor, ClassifyPredictor):
         return ClassRows(min(top_k, predictor.num_classes))
     if isinstance(predictor, DetectPredictor):
-        return ObjectRows(predictor.classes, predictor.category_ids, masks if predictor.masks else "none", threshold)
+        masks = masks if predictor.masks else "none"
+        return ObjectRows(predictor.classes, predictor.category_ids, masks, check_threshold(threshold))
     assert isinstance(predictor, SegmentPredictor)
     if masks == "rle":
         encode(np.zeros((1, 1, 1), bool))  # raises RMTError now if its package is missing

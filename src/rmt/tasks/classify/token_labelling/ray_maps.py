@@ -9,6 +9,7 @@ from safetensors.numpy import load, save
 
 from rmt.data.sets import ImageSet
 from rmt.data.token_labels.label_maps import Arrays, LabelMapSpec
+from rmt.device import choose_device, choose_precision
 from rmt.inference.bulk.ray_engine import run_chunks
 from rmt.tasks.classify.token_labelling.map_files import TokenLabelReport
 from rmt.tasks.classify.token_labelling.maps import label
@@ -31,6 +32,8 @@ def label_on_ray(
     if not todo:
         return
     teacher.model.cpu()
+    # "auto" would be another precision on a machine with a GPU than on one without
+    options["precision"] = choose_precision(options["precision"], choose_device(options["device"]))
     results = run_chunks(
         _Replica,
         (teacher, images, report.spec, options),
