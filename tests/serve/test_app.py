@@ -260,7 +260,7 @@ def test_a_token_is_asked_for(hosted):
 
 
 def test_other_hosts_and_origins_are_not_answered(hosted):
-    client = TestClient(create_app(hosted["classify"], hosts=("localhost", "::1")))
+    client = TestClient(create_app(hosted["classify"], hosts=("LocalHost", "::1")))
     with client:
         for host in ("localhost", "LOCALHOST:8000", "[::1]:8000"):
             assert client.get("/model", headers={"host": host}).status_code == 200

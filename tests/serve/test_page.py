@@ -301,8 +301,11 @@ def test_images_come_by_pasting_and_dropping(open_page):
 def test_a_token_is_asked_for_on_the_page(open_page):
     page = open_page("token")
     assert "Bearer TOKEN" in page.locator("#error").inner_text()
+    upload(page, picture(1), name="early.png")  # is computed once the token is there
     page.fill("#token", TOKEN)
     page.keyboard.press("Enter")
     sync_api.expect(page.locator("#about")).to_contain_text("It knows 3 classes")
+    assert len(rows(page)) == 3
     upload(page, picture(0))
     assert len(rows(page)) == 3 and page.locator("#token-form").is_hidden()
+    assert page.locator("#images button").count() == 2

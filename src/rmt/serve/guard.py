@@ -54,7 +54,7 @@ class Guard:
     hosts: frozenset[str]
 
     def __init__(self, app: ASGIApp, metrics: Metrics, hosts: Sequence[str] = (), token: str = "") -> None:
-        self.app, self.metrics, self.hosts = app, metrics, frozenset(hosts)
+        self.app, self.metrics, self.hosts = app, metrics, frozenset(host.lower() for host in hosts)
         self.token: bytes = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,9 +4,10 @@ import { picturePage, save } from "./download.js";
 import { ask, askAbout, useToken } from "./server.js";
 
 const $ = (id) => document.getElementById(id);
-const images = []; // {file, bitmap, answer, error, busy, point, explanation, opacity, threshold, head}
-let model = null, current = null;
-const OPACITY = 58, MAX_SIDE = 1600;
+const images = []; // {file, bitmap, answer, error, busy, point, waiting, explanation, refusal, opacity, threshold, head}
+let model = null, current = null, modelIsKnown;
+const known = new Promise((resolve) => { modelIsKnown = resolve; });
+const OPACITY = 58, MAX_SIDE = 1600, WAIT = "Computing what the heads attend to…";
 
 const element = (tag, properties = {}, ...children) => {
   const made = Object.assign(document.createElement(tag), properties);
@@ -40,6 +41,7 @@ async function start() {
   $("view-help").textContent = model.explains
     ? "Click a point, or move it with the arrow keys (Shift: larger steps), to see what each head attends to from there. Escape removes it."
     : "";
+  modelIsKnown();
 }
 
 function add(files) {
@@ -53,7 +55,6 @@ function add(files) {
       continue;
     }
     const entry = { file, busy: true, opacity: OPACITY, head: null };
-    entry.threshold = Math.round(100 * (model?.threshold ?? 0.5));
     images.push(entry);
     show(entry);
     compute(entry);
@@ -62,12 +63,14 @@ function add(files) {
 
 async function compute(entry) {
   const name = entry.file.name || "the image";
-  say(`Computing ${name}…`);
   const shown = createImageBitmap(entry.file).then((bitmap) => {
     entry.bitmap = bitmap;
     if (entry === current) show(entry);
     listImages();
   }, () => {});
+  await known; // with a token, once it is given
+  say(`Computing ${name}…`);
+  entry.threshold = Math.round(100 * (model.threshold ?? 0.5));
   try {
     const query = model.task === "detect" ? "?threshold=0" : model.task === "classify" ? "?top_k=10" : "";
     const answer = await askAbout(`predict${query}`, entry.file, busy);
@@ -192,22 +195,20 @@ function paint(canvas, entry, scale) {
 
 // ---- the point, and what the heads attend to from there
 
-let waiting = 0;
-
 function setPoint(point) {
-  if (!model.explains || !current?.answer) return;
+  if (!model?.explains || !current?.answer) return;
   current.point = point && { x: Math.min(Math.max(point.x, 0), 1), y: Math.min(Math.max(point.y, 0), 1) };
   if (!point) current.explanation = current.head = null;
   draw();
   showExplanation();
-  clearTimeout(waiting);
-  if (point) waiting = setTimeout(explain, 250, current);
+  clearTimeout(current.waiting);
+  if (point) current.waiting = setTimeout(explain, 250, current);
 }
 
 async function explain(entry) {
   const point = entry.point;
-  $("explain").hidden = false;
-  $("explain-text").textContent = "Computing what the heads attend to…";
+  entry.refusal = null;
+  if (entry === current) $("explain-text").textContent = WAIT;
   try {
     const found = await askAbout(`explain?x=${point.x.toFixed(4)}&y=${point.y.toFixed(4)}`, entry.file, busy);
     if (entry.point !== point) return; // it has moved on
@@ -216,8 +217,7 @@ async function explain(entry) {
   } catch (error) {
     if (entry.point !== point) return;
     entry.explanation = null;
-    if (entry === current) $("explain-text").textContent = `${error.message}.`;
-    return;
+    entry.refusal = `${error.message}.`;
   }
   if (entry === current) {
     draw();
@@ -228,7 +228,10 @@ async function explain(entry) {
 function showExplanation() {
   const found = current?.explanation;
   $("explain").hidden = !current?.point;
-  if (!found) return $("heads").replaceChildren();
+  if (!found) {
+    $("explain-text").textContent = current?.refusal ?? WAIT;
+    return $("heads").replaceChildren();
+  }
   const stages = found.stages.map((one, number) => element("option", { value: number, textContent: `${one.stage}: ${one.grid[1]}×${one.grid[0]} tokens, ${one.form}` }));
   $("stage").replaceChildren(...stages);
   $("stage").value = current.stage;
