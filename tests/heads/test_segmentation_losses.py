@@ -43,6 +43,14 @@ def test_focal_loss_pixel_by_pixel(batch, gamma, weights):
     assert float(loss(*batch)) == pytest.approx(total / (B * H * W), rel=1e-5)
 
 
+def test_focal_loss_of_what_is_certainly_right_has_a_gradient():
+    """Below 1 the slope of its factor is infinite at a probability of 1."""
+    logits = torch.tensor([0.0, 16.0, 17.0, 40.0]).view(1, 1, 1, 4).mul(torch.tensor([1.0, 0.0]).view(1, 2, 1, 1))
+    logits.requires_grad_()
+    SegmentationLoss(focal_gamma=0.5)(logits, torch.zeros(1, 1, 4, dtype=torch.long)).backward()
+    assert logits.grad.isfinite().all() and logits.grad[..., 0].abs().min() > 0
+
+
 def test_dice_loss_pixel_by_pixel(batch):
     scores = []
     for k in range(3):  # class 3 does not occur

@@ -41,7 +41,9 @@ class SegmentationLoss(nn.Module):
                 if self.class_weights is None
                 else F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
             )
-            loss = (1 - torch.exp(-plain)) ** self.focal_gamma * loss
+            # The slope of a power below 1 is infinite at 0, where a confident network is right.
+            missed = (-torch.expm1(-plain)).clamp(min=torch.finfo(plain.dtype).tiny)
+            loss = missed**self.focal_gamma * loss
         total = loss.mean()
         return total + self.dice_weight * dice_loss(logits, labels) if self.dice_weight else total
 
