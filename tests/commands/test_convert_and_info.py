@@ -192,12 +192,19 @@ def test_odd_tensors_are_refused_in_one_line(tmp_path, capsys, name, value, mess
     assert re.search(message, error) and error.count("\n") == 1
 
 
-def test_a_tensor_larger_than_its_data_is_refused(tmp_path, capsys):
-    """It would be given as much memory as its shape says."""
-    state = official_weights("rmt_t") | {"head.weight": torch.zeros(1, 1).expand(2**19, 1024)}
-    torch.save(state, tmp_path / "odd.pth")
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.zeros(1, 1).expand(2**19, 1024), "larger than its data"),  # would get the memory that its shape says
+        (torch.zeros(1000, 512).to_sparse(), "head.weight in it is not an array"),
+        (torch.zeros(1000, 512, device="meta"), "head.weight in it is not an array"),
+    ],
+    ids=["expanded", "sparse", "meta"],
+)
+def test_a_tensor_without_all_its_data_is_refused(tmp_path, capsys, value, message):
+    torch.save(official_weights("rmt_t") | {"head.weight": value}, tmp_path / "odd.pth")
     assert main(["convert", str(tmp_path / "odd.pth"), str(tmp_path / "x.safetensors")]) == 1
-    assert "larger than its data" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_info_alone_lists_the_networks(capsys):

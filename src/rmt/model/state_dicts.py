@@ -90,6 +90,9 @@ def read_state_dict(path: str | Path, use_ema: bool = True) -> dict[str, Tensor]
     except Exception as error:  # arbitrary bytes make the unpickler raise anything
         raise RMTError(f"{path} is not a readable checkpoint: {one_line(error)}") from error
     state = unwrap(content, use_ema, name=str(path))
+    for key, value in state.items():
+        if value.layout != torch.strided or value.is_meta:
+            raise RMTError(f"{path} is refused: {key} in it is not an array of numbers (sparse, or without data)")
     if any(value.nbytes > value.untyped_storage().nbytes() for value in state.values()):
         raise RMTError(f"{path} is refused: a tensor in it is larger than its data")
     return state
