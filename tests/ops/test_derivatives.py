@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from torch.autograd import forward_ad
+from torch.utils.flop_counter import FlopCounterMode
 
 import rmt
 from rmt.errors import RMTError
@@ -111,6 +112,28 @@ def test_hessians(network):
     hessian = torch.func.hessian(lambda t: network(X * (1 + t)).square().sum())(start)
     slopes = [torch.func.grad(lambda t: network(X * (1 + t)).square().sum())(start + s) for s in (1e-2, -1e-2)]
     torch.testing.assert_close(hessian.flatten(), (slopes[0] - slopes[1]) / 2e-2, rtol=2e-2, atol=1e-2)
+
+
+def test_many_gradients_at_once(network):
+    """`is_grads_batched` calls the backward passes of the kernels with all of them, by vmap."""
+    found = torch.autograd.functional.jacobian(network, X, vectorize=True)
+    with use_backend("plain"):
+        assert_close([found], [torch.autograd.functional.jacobian(network, X)])
+
+
+@pytest.mark.parametrize("decomposed", [True, False])
+def test_flops_are_those_of_the_plain_formula(decomposed):
+    model = rmt.create_model("rmt_test", num_classes=3, decomposed=[decomposed] * 4)
+    with FlopCounterMode(display=False) as forward:
+        loss = model(X.clone().requires_grad_()).sum()
+    with use_backend("plain"), FlopCounterMode(display=False) as plain:
+        model(X)
+    assert forward.get_total_flops() == plain.get_total_flops()
+    with FlopCounterMode(display=False) as backward:  # PyTorch counts too many for convolutions in groups
+        loss.backward()
+    once, twice = (mode.get_flop_counts()["Global"] for mode in (forward, backward))
+    assert twice[torch.ops.rmt.native_attention_backward] == 2 * once[torch.ops.rmt.native_attention]
+    assert twice[torch.ops.rmt.depthwise_backward] == 2 * once[torch.ops.rmt.depthwise]
 
 
 def test_nothing_else_changes_backend():

@@ -12,6 +12,7 @@ from rmt.ops import MaSAConfig, use_backend
 from rmt.ops.call import KNOWS_EXPORT, Call, tracing
 from rmt.ops.cpu import backend as cpu
 from rmt.ops.dispatch import MAX_SCORES, choose
+from rmt.ops.triton import backend as triton
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds")
 
@@ -100,6 +101,9 @@ SPECIAL = {
     "triton: windows and gradients": (call(device="cuda", config=WINDOWED, grad=True), "plain"),
     "triton: wide heads": (call(device="cuda", shape=(1, 8, 8, 2, 160)), "plain"),
     "triton: 64-bit offsets": (call(device="cuda", image_stride=2**31), "plain"),
+    "triton: 64-bit offsets, depthwise": (call("depthwise", "cuda", image_stride=2**31), "plain"),
+    "native: several dtypes": (call(dtypes=(torch.bfloat16, torch.bfloat16, torch.float32)), "plain"),
+    "triton: several dtypes": (call(device="cuda", dtypes=(torch.float16, torch.float32, torch.float32)), "plain"),
     "native: many scores": (call(shape=LARGE), "native"),
     "many scores": (call(dtype=torch.float64, shape=LARGE), "blockwise"),
     "many scores elsewhere": (call(device="mps", shape=LARGE), "blockwise"),
@@ -134,6 +138,13 @@ SPECIAL = {
     "triton: no scale and shift": (call("layer_norm", "cuda", affine=False), "triton"),
     "triton: no scale and shift, gradients": (call("layer_norm", "cuda", grad=True, affine=False), "plain"),
 }
+
+
+def test_amd_gpus_take_the_readable_operators(monkeypatch):
+    """PyTorch calls them cuda."""
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    monkeypatch.setattr(triton, "interpreted", lambda: False)
+    assert {choose(call(op, "cuda", grad=grad)) for op in OPS for grad in (False, True)} == {"plain"}
 
 
 @pytest.mark.parametrize(("asked", "expected"), SPECIAL.values(), ids=SPECIAL)

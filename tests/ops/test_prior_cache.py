@@ -38,6 +38,22 @@ def test_cache_is_bounded_by_bytes(monkeypatch):
     assert 0 < len(prior_cache._cache.priors) < 52
 
 
+def test_what_a_graph_reads_is_not_evicted(monkeypatch):
+    """A captured CUDA graph has its address only. One that is not known yet is computed by the graph."""
+    monkeypatch.setattr(prior_cache, "CACHE_BYTES", 200_000)
+    monkeypatch.setattr(prior_cache, "_capturing", lambda like: capturing)
+    size, capturing = (8, 8, 4, 16, (2.0, 6.0), torch.zeros(1)), False
+    prior = prior_cache.spatial_prior(*size)
+    capturing = True
+    assert prior_cache.spatial_prior(*size).sin is prior.sin
+    prior_cache.spatial_prior(9, *size[1:])
+    assert len(prior_cache._cache.priors) == len(prior_cache._cache.captured) == 1
+    capturing = False
+    for side in range(10, 60):
+        prior_cache.spatial_prior(side, side, *size[2:])
+    assert [kept.sin is prior.sin for kept in prior_cache._cache.captured.values()] == [True]
+
+
 def test_predict_in_inference_mode_then_train_the_same_network():
     model = RMT(**TINY)
     x = torch.randn(2, 3, 64, 64)

@@ -25,6 +25,7 @@ from rmt.ops import (
     spatial_prior,
     use_backend,
 )
+from rmt.ops.call import allows_tf32
 from rmt.ops.triton import attention_ops, backend, depthwise_ops, launch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -215,7 +216,7 @@ def test_windows_keep_their_promise(tolerance):
     exact, windowed = config_of(shape, False), config_of(shape, False, tolerance=tolerance)
     prior = prior_of(shape, exact, torch.float32)
     with torch.no_grad():
-        reach = torch.ops.rmt.triton_window_radii(q, k, prior.log_gamma, windowed.scale, tolerance, -1.0)
+        reach = torch.ops.rmt.triton_window_radii(q, k, prior.log_gamma, windowed.scale, tolerance)
         difference = (ours(q, k, v, prior, windowed) - ours(q, k, v, prior, exact)).abs().max()
     assert 0 < reach[0] < 99
     assert difference <= tolerance * (v.max() - v.min()) + 1e-6
@@ -396,6 +397,28 @@ def test_compiled_without_breaks_and_exported():
             program = torch.export.export(block.eval(), (x.detach(), prior))
             assert (program.module()(x.detach(), prior) - block(x, prior)).abs().max() < 1e-5
     assert "rmt.triton_attention.default" in [str(node.target) for node in program.graph.nodes]
+
+
+def test_a_grid_of_any_image_fits():
+    """CUDA's grids end at 65,535 in all dimensions but the first."""
+    axis = attention_ops._Axis((1, 2100, 2100, 4, 16), "rows")
+    for kernel in ("forward", "queries", "keys"):
+        (programs, *rest), _, _ = axis.long(kernel, limited=False)
+        assert programs > 65_535 and max(rest) == 1
+
+
+def test_tf32_is_what_the_newer_setting_says():
+    """After the newer setting was used, reading the older one raises."""
+    matmul = torch.backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):
+        pytest.skip("PyTorch before 2.9 has one setting")
+    before = matmul.fp32_precision
+    try:
+        for name, allowed in (("tf32", True), ("ieee", False)):
+            matmul.fp32_precision = name
+            assert allows_tf32() == allowed
+    finally:
+        matmul.fp32_precision = before
 
 
 newer = pytest.mark.skipif(not backend.supports_depthwise(), reason="Triton 3.3 and newer, of PyTorch 2.7")

@@ -13,6 +13,7 @@ import torch
 
 from rmt._version import __version__
 from rmt.errors import RMTError
+from rmt.ops.call import allows_tf32
 
 MOST_LOAD = 0.25  # processes per core that a quiet machine runs
 MOST_SPREAD = 0.1
@@ -31,7 +32,7 @@ def describe(device: str) -> dict[str, Any]:
         timm=timm.__version__,
         numpy=numpy.__version__,
         rmt=__version__,
-        tf32=torch.backends.cuda.matmul.allow_tf32,
+        tf32=allows_tf32(),
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     )
     if device.startswith("cuda"):

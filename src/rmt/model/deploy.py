@@ -29,7 +29,7 @@ from rmt.ops import MaSAConfig, SpatialPrior, add_layer_norm, depthwise_conv, fu
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def deploy(model: Network, *, tolerance: float = 0.0, spread: float | None = None) -> Network:
+def deploy(model: Network, *, tolerance: float = 0.0) -> Network:
     """A copy of `model` for inference: equal outputs, fewer operations, no gradients.
 
     Args:
@@ -37,8 +37,6 @@ def deploy(model: Network, *, tolerance: float = 0.0, spread: float | None = Non
         tolerance: 0 for exact attention. Otherwise each head attends within a window such that the weights outside it
             sum to less than this, by the proof in `ops/windows.py`. This saves time on large images, with backends that
             have windows (`native`, `triton`), and none on small ones.
-        spread: with a tolerance, an assumed upper limit of the difference between two logits of a query, which makes
-            windows smaller. It is checked for every input; where it does not hold, attention is exact.
     Returns:
         A network of the same class with the same methods, in eval mode. Its parameters have other names and shapes:
         save the trained network, not this one. Outputs agree to 1e-5 in float32 and 1e-10 in float64 (relative).
@@ -50,7 +48,7 @@ def deploy(model: Network, *, tolerance: float = 0.0, spread: float | None = Non
     if device.type == "mps":  # it has no float64, in which the weights are computed
         model = model.cpu()
     for network in [module for module in model.modules() if isinstance(module, RMT)]:
-        _fold_network(network, tolerance, spread)
+        _fold_network(network, tolerance)
     model = model.to(memory_format=torch.channels_last)
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.out_channels:
@@ -58,7 +56,7 @@ def deploy(model: Network, *, tolerance: float = 0.0, spread: float | None = Non
     return model.to(device) if device.type == "mps" else model
 
 
-def _fold_network(network: RMT, tolerance: float, spread: float | None) -> None:
+def _fold_network(network: RMT, tolerance: float) -> None:
     stage: Any
     if isinstance(network.stem, nn.Sequential):
         _fold_batch_norms(network.stem)
@@ -70,7 +68,7 @@ def _fold_network(network: RMT, tolerance: float, spread: float | None) -> None:
         for i, block in enumerate(stage.blocks):
             if isinstance(block, Block):  # otherwise it is deployed already
                 stage.blocks[i] = block = DeployedBlock(block)
-            block.attn.config = block.attn.config._replace(tolerance=tolerance, spread=spread)
+            block.attn.config = block.attn.config._replace(tolerance=tolerance)
     _fold_head(network.head)
 
 

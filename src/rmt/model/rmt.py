@@ -600,7 +600,10 @@ class RMT(nn.Module):
         return nchw(self.aux_head(nhwc(x)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, in_chans, H, W) to logits (B, num_classes), or to pooled features (B, C₄) without a classifier."""
+        """Images (B, in_chans, H, W) to logits (B, num_classes); without a classifier to pooled features.
+
+        Those are (B, C₄), or (B, head_hidden_dim) with a hidden layer; twice as many for "catavgmax".
+        """
         return self.forward_head(self.forward_features(x))
 
     def _new_aux_head(self) -> nn.Linear | None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmt.ops.second_order import is_recorded, layer_norm_gradients
+from rmt.ops.second_order import layer_norm_gradients, needs_formula
 
 
 def direct(function: Callable[..., Tensor], setup_context: Callable[..., None], gradients: Callable[..., Any]) -> Any:
@@ -33,7 +33,7 @@ def direct_layer_norm(function: Callable[..., Tensor], gradients: Callable[..., 
 
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        if is_recorded(dout):
+        if needs_formula(dout):
             return *layer_norm_gradients(dout, x, weight, ctx.eps), None, None
         return *gradients(dout.contiguous(), x.contiguous(), weight, ctx.eps), None, None
 

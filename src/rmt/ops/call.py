@@ -21,12 +21,12 @@ class Call(NamedTuple):
     Attributes:
         op: the operation.
         device: type of the input's device.
-        dtypes: of the input; except for attention, also of the weight (if there is one) and of the result.
+        dtypes: of q, k and v (attention); otherwise of the input, the weight (if there is one) and the result.
         shape: of the input, channels last; (B, h, w, n, d) for attention.
         needs_grad: whether gradients are going to be computed.
         tracing: see `tracing`.
         config: which attention.
-        image_stride: distance between two images in memory, in elements (attention).
+        image_stride: distance between two images in memory, in elements (attention, depthwise).
         kernel_size: of a depthwise convolution.
         affine: whether a LayerNorm has scale and shift.
     """
@@ -93,6 +93,14 @@ def result_dtype(x: Tensor) -> torch.dtype:
     device = x.device.type
     autocast = device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if autocast else x.dtype
+
+
+def allows_tf32() -> bool:
+    """Whether float32 matrix products on CUDA may be computed in TF32."""
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):  # PyTorch 2.9: once it is set, reading the older settings raises
+        return bool(matmul.fp32_precision == "tf32")
+    return torch.get_float32_matmul_precision() != "highest"
 
 
 def flat_tokens(x: Tensor) -> Tensor:

@@ -99,6 +99,8 @@ def _unusable(name: str, call: Call) -> str | None:
         return None
     if call.tracing == "func":
         return "torch.func and forward-mode differentiation have no rules for it; plain works with both"
+    if call.config is not None and len(set(call.dtypes)) > 1:
+        return "q, k and v have several dtypes; plain takes them"
     if call.config is not None and name != "blockwise":
         if not call.config.softmax:
             return "it has no attention without softmax; plain and blockwise have"
@@ -134,7 +136,8 @@ def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, co
         RMTError: the backend that was forced cannot serve the call.
     """
     grad = needs_grad(q, k, v)
-    call = Call("attention", q.device.type, (q.dtype,), q.shape, grad, tracing(q), config, q.stride(0))
+    dtypes = (q.dtype, k.dtype, v.dtype)
+    call = Call("attention", q.device.type, dtypes, q.shape, grad, tracing(q), config, q.stride(0))
     return BACKENDS[choose(call)](q, k, v, prior, config)
 
 
@@ -171,7 +174,8 @@ def fuses_gelu(x: Tensor, conv: nn.Conv2d) -> bool:
 def _depthwise_call(x: Tensor, conv: nn.Conv2d) -> Call:
     weight, size = conv.weight, conv.kernel_size[0]
     dtypes, grad = (x.dtype, weight.dtype, result_dtype(x)), needs_grad(x, weight)
-    return Call("depthwise", x.device.type, dtypes, x.shape, grad, tracing(x), kernel_size=size)
+    stride = x.stride(0)
+    return Call("depthwise", x.device.type, dtypes, x.shape, grad, tracing(x), image_stride=stride, kernel_size=size)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-6) -> Tensor:

@@ -33,8 +33,6 @@ class MaSAConfig(NamedTuple):
         half_split: rotate the channel pairs (j, j + d/2); otherwise (2j, 2j + 1).
         tolerance: sum of the attention weights of a query that may be left out. Only implementations with windows
             use it (`windows.py`); the formula in this file ignores it.
-        spread: assumed upper bound of the difference between two logits of a query; None to compute a bound for each
-            input. Only implementations with windows use it.
         phases: rotation of queries and keys, see `ManhattanSelfAttention`.
         softmax: normalise the scores; otherwise the weights are the scores times γ^|Δ|, as in RetNet (Eq. 2).
     """
@@ -45,7 +43,6 @@ class MaSAConfig(NamedTuple):
     scale: float
     half_split: bool = False
     tolerance: float = 0.0
-    spread: float | None = None
     phases: Phases = "flat"
     softmax: bool = True
 

@@ -40,14 +40,26 @@ def spatial_prior(
     if tracing(like) != "eager":
         return masa.spatial_prior(*arguments, like, phases)
     key = (*arguments, phases, like.dtype == torch.float64, like.device)
+    if _capturing(like):
+        return _cache.keep(key, lambda: masa.spatial_prior(*arguments, like, phases))
     return _cache.get(key, lambda: masa.spatial_prior(*arguments, like, phases))
 
 
+def _capturing(like: Tensor) -> bool:
+    """Whether a CUDA graph is being captured."""
+    return like.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 class _Cache:
-    """The most recently used priors, up to CACHE_BYTES. Kept outside modules, so that copies and pickles stay small."""
+    """The most recently used priors, up to CACHE_BYTES. Kept outside modules, so that copies and pickles stay small.
+
+    Attributes:
+        captured: those that CUDA graphs read, which are never evicted: a graph keeps the addresses of tensors only.
+    """
 
     def __init__(self) -> None:
         self.priors: OrderedDict[tuple, SpatialPrior] = OrderedDict()
+        self.captured: dict[tuple, SpatialPrior] = {}
         self.bytes = 0
         self.lock = threading.Lock()
 
@@ -71,9 +83,17 @@ class _Cache:
                 self.bytes -= sum(table.nbytes for table in oldest)
         return prior
 
+    def keep(self, key: tuple, compute: Callable[[], SpatialPrior]) -> SpatialPrior:
+        """As `get`, while a CUDA graph is captured. A prior that is not known yet is computed by the graph."""
+        with self.lock:
+            if key in self.priors:
+                self.captured[key] = self.priors[key]
+            return self.captured[key] if key in self.captured else compute()
+
     def clear(self) -> None:
         with self.lock:
             self.priors.clear()
+            self.captured.clear()
             self.bytes = 0
 
 

@@ -1,7 +1,8 @@
-"""Gradients that can be differentiated again, for the backward passes of kernels, which cannot.
+"""Gradients by the formula in plain PyTorch, for the backward passes of kernels, where those cannot serve.
 
-With `create_graph=True` PyTorch records operations in a backward pass. A kernel then hands over to the formula in plain
-PyTorch, applied to the tensors that it has saved.
+With `create_graph=True` PyTorch records operations in a backward pass, to differentiate them again. With
+`is_grads_batched=True` it calls a backward pass with many gradients at once, by vmap. A kernel then hands over to the
+formula, applied to the tensors that it has saved.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,16 +16,20 @@ from rmt.ops.call import tracing
 from rmt.ops.masa import Decay, MaSAConfig, SpatialPrior, log_decay, manhattan_attention
 
 
-def is_recorded(dout: Tensor) -> bool:
-    """Whether a backward pass, called with the gradient `dout`, is to be differentiated itself."""
+def needs_formula(dout: Tensor) -> bool:
+    """Whether a backward pass, called with the gradient `dout`, is to be differentiated itself, or mapped by vmap."""
+    if torch._C._functorch.is_legacy_batchedtensor(dout):  # of `is_grads_batched`
+        return True
     return torch.is_grad_enabled() and tracing(dout) == "eager"
 
 
 def gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], dout: Tensor) -> tuple[Any, ...]:
     """The gradients of function(*inputs) for the gradient `dout` of its result; None for inputs that need none."""
-    out = function(*inputs)
+    recorded = torch.is_grad_enabled()
+    with torch.enable_grad():
+        out = function(*inputs)
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    found = iter(torch.autograd.grad(out, wanted, dout.to(out.dtype), create_graph=True))
+    found = iter(torch.autograd.grad(out, wanted, dout.to(out.dtype), create_graph=recorded))
     return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
 
 

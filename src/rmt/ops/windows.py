@@ -57,28 +57,23 @@ def window_radius(gamma: float, length: int, tolerance: float, spread: float) ->
 
 def spreads(q: Tensor, k: Tensor, scale: float) -> list[float]:
     """2·max‖q‖·max‖k‖, a bound of Δ for each head of q and k (B, h, w, n, d); infinite if a norm is not finite."""
+    if not q.numel():
+        return [0.0] * q.shape[3]
     norms = [torch.linalg.vector_norm(t.float(), dim=-1).flatten(0, -2).amax(0) for t in (q, k)]
     bound = 2 * abs(scale) * norms[0].double() * norms[1].double() * (1 + 1e-5)  # norms are rounded
     return bound.nan_to_num(math.inf, math.inf, math.inf).tolist()
 
 
-def window_radii(
-    q: Tensor, k: Tensor, scale: float, gammas: list[float], tolerance: float, spread: float | None
-) -> list[int]:
+def window_radii(q: Tensor, k: Tensor, scale: float, gammas: list[float], tolerance: float) -> list[int]:
     """The window radius of each head for this input, in tokens, sufficient along rows and along columns.
 
     Args:
         gammas: decay rate of each head.
         tolerance: what the weights outside may sum to, in each pass.
-        spread: an assumed Δ, for smaller windows than the bound of this input gives. If that bound exceeds it, the
-            assumption may be wrong, and the head sees all tokens. None to use the bound.
     """
     height, width = q.shape[1:3]
     windows = []
     for gamma, bound in zip(gammas, spreads(q, k, scale), strict=True):
-        if spread is None:
-            allowed = math.ceil(bound / STEP) * STEP if math.isfinite(bound) else math.inf
-        else:
-            allowed = spread if bound <= spread else math.inf
-        windows.append(max(window_radius(gamma, length, tolerance, allowed) for length in (height, width)))
+        spread = math.ceil(bound / STEP) * STEP if math.isfinite(bound) else math.inf
+        windows.append(max(window_radius(gamma, length, tolerance, spread) for length in (height, width)))
     return windows

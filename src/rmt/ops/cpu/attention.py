@@ -10,8 +10,9 @@ from torch import Tensor
 from rmt.ops.autograd import direct
 from rmt.ops.call import flat_tokens, tracing
 from rmt.ops.cpu.build import load
+from rmt.ops.flops import attention, count_flops
 from rmt.ops.masa import MaSAConfig, SpatialPrior, decay_rates
-from rmt.ops.second_order import attention_gradients, is_recorded
+from rmt.ops.second_order import attention_gradients, needs_formula
 from rmt.ops.windows import window_radii
 
 NO_LIMIT = 2**31
@@ -38,32 +39,31 @@ class _Problem(ctypes.Structure):
 def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, config: MaSAConfig) -> Tensor:
     """As `masa.manhattan_attention`; windowed where `config.tolerance` allows it, see `windows.py`."""
     decay_range = () if config.decay == "none" else config.decay_range
-    spread = -1.0 if config.spread is None else config.spread
-    rest = (config.decomposed, config.half_split, decay_range, config.scale, config.tolerance, spread)
+    rest = (config.decomposed, config.half_split, decay_range, config.scale, config.tolerance)
     function = _eager_attention if tracing(q) == "eager" else _attention
     return function(q, k, v, prior.sin, prior.cos, *rest)
 
 
-def _forward(q, k, v, sin, cos, decomposed, half_split, decay_range, scale, tolerance, spread) -> Tensor:
+def _forward(q, k, v, sin, cos, decomposed, half_split, decay_range, scale, tolerance) -> Tensor:
     out = torch.empty(v.shape, dtype=v.dtype)
     gammas = _gammas(q.shape[3], decay_range)
-    radii = window_radii(q, k, scale, gammas, tolerance, None if spread < 0 else spread) if tolerance else None
+    radii = window_radii(q, k, scale, gammas, tolerance) if tolerance else None
     tensors = dict(q=flat_tokens(q), k=flat_tokens(k), v=flat_tokens(v), out=out)
     _call("masa_forward", tensors, sin, cos, decomposed, half_split, gammas, scale, radii)
     return out
 
 
-def _gradients(dout, q, k, v, sin, cos, decomposed, half_split, decay_range, scale, tolerance, spread):
+def _gradients(dout, q, k, v, sin, cos, decomposed, half_split, decay_range, scale, tolerance):
     dq, dk, dv = (torch.empty(v.shape, dtype=v.dtype) for _ in range(3))
     tensors = dict(q=flat_tokens(q), k=flat_tokens(k), v=flat_tokens(v), dout=flat_tokens(dout), dq=dq, dk=dk, dv=dv)
     _call("masa_backward", tensors, sin, cos, decomposed, half_split, _gammas(q.shape[3], decay_range), scale)
     return dq, dk, dv
 
 
-# An empty decay_range means no decay, a negative spread means None.
+# An empty decay_range means no decay.
 _INPUTS = (
     "Tensor q, Tensor k, Tensor v, Tensor sin, Tensor cos, "
-    "bool decomposed, bool half_split, float[] decay_range, float scale, float tolerance, float spread"
+    "bool decomposed, bool half_split, float[] decay_range, float scale, float tolerance"
 )
 
 
@@ -94,15 +94,20 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dout: Tensor, gradients=_attention_backward):
-    if is_recorded(dout):
+    if needs_formula(dout):
         decomposed, half_split, decay_range, scale, *_ = ctx.rest
         q, *_, sin, _ = tensors = ctx.saved_tensors
         log_gamma = torch.tensor(_gammas(q.shape[3], decay_range), dtype=sin.dtype).log()
         options = dict(decomposed=decomposed, half_split=half_split, decay=bool(decay_range), scale=scale)
-        return *attention_gradients(dout, (*tensors, log_gamma), **options), *[None] * 8
-    return *gradients(dout, *ctx.saved_tensors, *ctx.rest), *[None] * 8
+        return *attention_gradients(dout, (*tensors, log_gamma), **options), *[None] * 7
+    return *gradients(dout, *ctx.saved_tensors, *ctx.rest), *[None] * 7
 
 
+count_flops(torch.ops.rmt.native_attention, lambda q, k, v, sin, cos, decomposed, *rest: attention(q, decomposed))
+count_flops(
+    torch.ops.rmt.native_attention_backward,
+    lambda dout, q, k, v, sin, cos, decomposed, *rest: 2 * attention(q, decomposed),
+)
 _attention.register_autograd(_backward, setup_context=_setup_context)
 _eager_attention = direct(_forward, _setup_context, partial(_backward, gradients=_gradients))
 

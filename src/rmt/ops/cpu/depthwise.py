@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from rmt.ops.autograd import direct
 from rmt.ops.call import flat_tokens, needs_grad, result_dtype, tracing
 from rmt.ops.cpu.build import load
-from rmt.ops.second_order import depthwise_gradients, is_recorded
+from rmt.ops.flops import convolution, count_flops
+from rmt.ops.second_order import depthwise_gradients, needs_formula
 
 
 def depthwise_conv(
@@ -108,11 +109,13 @@ def _recompute(ctx) -> Tensor:
 
 def _backward(ctx, dout: Tensor, gradients=_backward_operator):
     (x, weight, bias), ctx.unpacked = ctx.unpacked or ctx.saved_tensors, None
-    gradients = depthwise_gradients if is_recorded(dout) else gradients
+    gradients = depthwise_gradients if needs_formula(dout) else gradients
     dx, dweight, dbias = gradients(dout, x, weight, residual=ctx.residual, gelu=ctx.gelu)
     return dx, dweight, None if bias is None else dbias, dout if ctx.has_plus else None, None, None, None
 
 
+count_flops(torch.ops.rmt.depthwise, lambda x, weight, *rest: convolution(x, weight[-1]))
+count_flops(torch.ops.rmt.depthwise_backward, lambda dout, x, weight, *rest: 2 * convolution(x, weight[-1]))
 _operator.register_autograd(_backward, setup_context=_setup_context)
 _eager_convolution = direct(_forward, _setup_eager_context, partial(_backward, gradients=_gradients))
 

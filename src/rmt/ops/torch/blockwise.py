@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rmt.ops.call import Call
 from rmt.ops.masa import MaSAConfig, SpatialPrior, attention_weights, rotate_queries_and_keys
-from rmt.ops.second_order import gradients, is_recorded
+from rmt.ops.second_order import gradients, needs_formula
 from rmt.ops.torch.lines import grid_as_line, rows_then_columns
 
 BLOCK_SCORES = 2**20  # computed at a time: 4 MiB in float32, little beside the activations of an image this large
@@ -51,7 +51,7 @@ class _Blocks(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         q, k, v, decay_h, decay_w = ctx.saved_tensors
-        if is_recorded(grad):
+        if needs_formula(grad):
             whole = slice(0, q.shape[2])
             attend = lambda q, k, v: _attend(q, k, v, decay_h, decay_w, whole, ctx.config)  # noqa: E731
             return *gradients(attend, (q, k, v), grad), None, None, None

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rmt.errors import RMTError
-from rmt.ops.second_order import is_recorded
+from rmt.ops.second_order import needs_formula
 
 
 def linear_with_gradients(
@@ -41,8 +41,8 @@ class _Linear(torch.autograd.Function):
     def backward(ctx, dout):
         x, weight = ctx.saved_tensors
         product = ctx.product
-        if is_recorded(dout):
-            if ctx.was_cast:
+        if needs_formula(dout):
+            if ctx.was_cast and torch.is_grad_enabled():
                 raise RMTError("second derivatives through linear layers need autocast off, or RMT_BACKEND=plain")
             product = F.linear
         dx = dweight = dbias = None

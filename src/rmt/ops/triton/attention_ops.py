@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from rmt.ops.autograd import direct
-from rmt.ops.call import flat_tokens
-from rmt.ops.second_order import attention_gradients, is_recorded
+from rmt.ops.call import allows_tf32, flat_tokens
+from rmt.ops.flops import attention, count_flops
+from rmt.ops.second_order import attention_gradients, needs_formula
 from rmt.ops.triton import lines, long
 from rmt.ops.triton.attention_settings import LINES, LINES_UNLIMITED, LONG, ROTATED, WIDEST, Blocks
 from rmt.ops.triton.launch import Launch, launch_eager, launch_traced, operator
@@ -88,7 +89,8 @@ class _Axis:
         if kernel != "forward":
             sizes += (self.padded,)
         block = how.keys if kernel == "keys" else how.queries
-        grid = (self.heads, self.lines * -(-self.length // block), self.images)
+        # Along one dimension: the others end at 65,535, and an image of 33 megapixels has more blocks than that.
+        grid = (self.heads * self.lines * -(-self.length // block), 1, self.images)
         return grid, (*sizes, *self.position, self.width), constants
 
     @property
@@ -129,7 +131,7 @@ class Attention:
         self.shape, self.device = q.shape, q.device
         cos, sin, log_gamma = tables
         self.tables, self.radii = (cos.contiguous(), sin.contiguous(), log_gamma), radii
-        exact = q.dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest"
+        exact = q.dtype != torch.float32 or not allows_tf32()
         sizes = dict(CHANNELS=q.shape[-1], PAIRS=_padded(q.shape[-1]) // 2, PRECISION="ieee" if exact else "tf32")
         self.options: dict[str, int | str | float] = sizes | dict(HALF_SPLIT=half_split, DECAY=decay, SCALE=scale)
 
@@ -260,7 +262,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _eager_gradients(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-    if is_recorded(dout):
+    if needs_formula(dout):
         q, k, v, cos, sin, log_gamma = ctx.saved_tensors
         options = dict(zip(("decomposed", "half_split", "decay", "scale"), ctx.options, strict=True))
         return *attention_gradients(dout, (q, k, v, sin, cos, log_gamma), **options), *[None] * 8
@@ -298,17 +300,20 @@ def _gradients(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
     return *torch.ops.rmt.triton_attention_backward(dout, *ctx.saved_tensors, *ctx.options), *[None] * 8
 
 
+_ops = torch.ops.rmt
+count_flops(_ops.triton_attention, lambda q, *rest: attention(q, rest[6]))
+count_flops(_ops.triton_attention_backward, lambda dout, q, *rest: 2 * attention(q, rest[5]))
 _operator.register_autograd(_gradients, setup_context=_setup_context)
 
 
 @torch.library.custom_op("rmt::triton_window_radii", mutates_args=())
-def _window_radii(q: Tensor, k: Tensor, log_gamma: Tensor, scale: float, tolerance: float, spread: float) -> Tensor:
-    """Each head's window in tokens, (n,) int32; a spread below 0 is to be bounded on the input."""
+def _window_radii(q: Tensor, k: Tensor, log_gamma: Tensor, scale: float, tolerance: float) -> Tensor:
+    """Each head's window in tokens, (n,) int32."""
     gammas = log_gamma.double().exp().tolist()
-    found = window_radii(q, k, scale, gammas, tolerance, None if spread < 0 else spread)
+    found = window_radii(q, k, scale, gammas, tolerance)
     return torch.tensor(found, dtype=torch.int32, device=q.device)
 
 
 @_window_radii.register_fake
-def _(q, k, log_gamma, scale, tolerance, spread):
+def _(q, k, log_gamma, scale, tolerance):
     return q.new_empty(q.shape[3], dtype=torch.int32)

@@ -24,6 +24,8 @@ def unusable(call: Call) -> str | None:
     """Return why this backend cannot serve a call, or None."""
     if call.device != "cuda" and not interpreted():
         return f"it runs on NVIDIA GPUs, not on {call.device}"
+    if torch.version.hip and not interpreted():
+        return "it runs on NVIDIA GPUs, not on AMD's"
     for dtype in call.dtypes:
         if dtype not in DTYPES:
             return f"it computes in bfloat16, float16 or float32, not in {dtype}"
@@ -35,13 +37,13 @@ def unusable(call: Call) -> str | None:
         return "it only has a faster gradient of the bias"
     if call.op == "depthwise" and not supports_depthwise():
         return "depthwise convolutions need Triton 3.3 (PyTorch 2.7) or newer"
+    if call.image_stride > MAX_OFFSET:
+        return "an image has 2³¹ elements or more, and offsets are 32-bit"
     if call.config is not None:
         if call.config.tolerance and call.needs_grad:
             return "windows are for inference"
         if call.shape[-1] > MAX_CHANNELS:
             return f"its heads have at most {MAX_CHANNELS} channels"
-        if call.image_stride > MAX_OFFSET:
-            return "an image has 2³¹ elements or more, and offsets are 32-bit"
     return unavailable_reason()
 
 
@@ -72,8 +74,7 @@ def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, co
     unavailable_reason()  # registers the operators
     ops, radii = torch.ops.rmt, None
     if config.tolerance and config.decay != "none":
-        spread = -1.0 if config.spread is None else config.spread
-        radii = ops.triton_window_radii(q, k, prior.log_gamma, config.scale, config.tolerance, spread)
+        radii = ops.triton_window_radii(q, k, prior.log_gamma, config.scale, config.tolerance)
     options = (config.decomposed, config.half_split, config.decay != "none", config.scale)
     inputs = (q, k, v, prior.cos, prior.sin, prior.log_gamma, radii, *options)
     if tracing(q) != "eager":

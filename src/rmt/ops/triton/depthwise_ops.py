@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rmt.ops.autograd import direct
 from rmt.ops.call import flat_tokens
-from rmt.ops.second_order import depthwise_gradients, is_recorded
+from rmt.ops.flops import convolution, count_flops
+from rmt.ops.second_order import depthwise_gradients, needs_formula
 from rmt.ops.triton.depthwise import depthwise, depthwise_weight_gradient
 from rmt.ops.triton.launch import Launch, launch_eager, launch_traced, operator
 
@@ -108,7 +109,7 @@ def _gradients(
 
 
 def _eager_gradients(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-    if is_recorded(dout):
+    if needs_formula(dout):
         x, weight = ctx.saved_tensors
         dx, dweight, dbias = depthwise_gradients(dout, x, weight, residual=ctx.residual, gelu=ctx.gelu)
         dplus = None if ctx.plus is None else dout.to(ctx.plus)
@@ -148,6 +149,9 @@ def _weight_gradient_operator(x: Tensor, dout: Tensor, size: int, gelu: bool) ->
 
 
 _ops = torch.ops.rmt
+count_flops(_ops.triton_depthwise, lambda x, weight, *rest: convolution(x, weight[-1]))
+count_flops(_ops.triton_depthwise_image_gradient, lambda dout, weight, *rest: convolution(dout, weight[-1]))
+count_flops(_ops.triton_depthwise_weight_gradient, lambda x, dout, size, gelu: convolution(x, size))
 _operator.register_autograd(
     lambda ctx, dout: _gradients(
         _ops.triton_depthwise_image_gradient, _ops.triton_depthwise_weight_gradient, ctx, dout

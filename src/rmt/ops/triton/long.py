@@ -101,14 +101,14 @@ def forward(
     GRID: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, HALF_SPLIT: tl.constexpr, DECAY: tl.constexpr,
     SCALE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (heads, lines·⌈length/M⌉, images). With KEEP, log₂ of each query's total weight goes to `log_totals`, for
+    """Grid: (heads·lines·⌈length/M⌉, 1, images). With KEEP, log₂ of each query's total weight goes to `log_totals`, for
     lines padded to a multiple of M with ∞.
 
     TAIL: size of the last block, for the keys beyond a multiple of N; 0 if there are none, and with WINDOW.
     """
-    head, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    head, part, image = tl.program_id(0) % heads, tl.program_id(0) // heads, tl.program_id(2).to(tl.int64)
     blocks = tl.cdiv(length, M)
-    line, first = tl.program_id(1) // blocks, tl.program_id(1) % blocks * M
+    line, first = part // blocks, part % blocks * M
     place = line * position_line
     q += image * q_image + head * q_head + line * q_line
     k += image * k_image + head * k_head + line * k_line
@@ -180,9 +180,9 @@ def backward_queries(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dq, and δ = out·dout of each query for `backward_keys`. Grid and TAIL as `forward`; M a divisor of its M."""
-    head, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    head, part, image = tl.program_id(0) % heads, tl.program_id(0) // heads, tl.program_id(2).to(tl.int64)
     blocks = tl.cdiv(length, M)
-    line, first = tl.program_id(1) // blocks, tl.program_id(1) % blocks * M
+    line, first = part // blocks, part % blocks * M
     place = line * position_line
     k += image * k_image + head * k_head + line * k_line
     v += image * v_image + head * v_head + line * v_line
@@ -229,13 +229,13 @@ def backward_keys(
     ADD: tl.constexpr, CHANNELS: tl.constexpr, PAIRS: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
     GRID: tl.constexpr, HALF_SPLIT: tl.constexpr, DECAY: tl.constexpr, SCALE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dk and dv, from the δ of `backward_queries`. Grid: (heads, lines·⌈length/N⌉, images).
+    """dk and dv, from the δ of `backward_queries`. Grid: (heads·lines·⌈length/N⌉, 1, images).
 
     Keys are the rows of the products here, so that the gradients of both are sums over columns.
     """
-    head, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    head, part, image = tl.program_id(0) % heads, tl.program_id(0) // heads, tl.program_id(2).to(tl.int64)
     blocks = tl.cdiv(length, N)
-    line, first = tl.program_id(1) // blocks, tl.program_id(1) % blocks * N
+    line, first = part // blocks, part % blocks * N
     place = line * position_line
     q += image * q_image + head * q_head + line * q_line
     dout += image * dout_image + head * dout_head + line * dout_line
