@@ -98,6 +98,21 @@ def test_shards_with_different_classes_are_named(tmp_path: Path):
         open_splits(str(tmp_path))
 
 
+def test_shards_that_list_the_classes_in_another_order(tmp_path: Path):
+    """The labels of each split refer to the classes of train; within a split such shards are refused."""
+    turned = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["bee", "ant"])})
+    write(tmp_path / "train.parquet", 4)
+    for name in ("val", "test"):
+        write(tmp_path / f"{name}.parquet", 4, turned)
+    train, val, _ = open_splits(str(tmp_path))
+    test = open_test(str(tmp_path), train)
+    assert train.classes == val.classes == test.classes == ("ant", "bee")
+    assert [list(part.labels) for part in (train, val, test)] == [[0, 1, 0, 1], [1, 0, 1, 0], [1, 0, 1, 0]]
+    write(tmp_path / "train-1.parquet", 4, turned)
+    with pytest.raises(RMTError, match="its shards list different classes, or the same in another order"):
+        open_splits(str(tmp_path))
+
+
 def test_hidden_folders_are_no_classes(make_folder: Make):
     root = make_folder({"train/ant": 1, "train/bee": 1, "train/.cache": 1, "val/ant": 1, "val/bee": 1})
     assert open_splits(str(root)).skipped == {"train": {"hidden": 1}, "val": {}}

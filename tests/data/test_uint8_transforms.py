@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -34,7 +35,8 @@ def photo(seed: int, size: tuple[int, int] = (90, 70)) -> Image.Image:
 def both(options: dict, draws: int = 24) -> tuple[np.ndarray, np.ndarray]:
     """The images of Pillow's transform as grey levels, and ours, (N, 3, H, W)."""
     pillow = train_transform(32, **OPTIONS, **options)
-    ours, to_levels = Uint8Transform(pillow), [torch.tensor(values).view(3, 1, 1) for values in (STD, MEAN)]
+    ours = pickle.loads(pickle.dumps(Uint8Transform(pillow)))  # as where worker processes are not forked
+    to_levels = [torch.tensor(values).view(3, 1, 1) for values in (STD, MEAN)]
     made: list = []
     with preserve_rng_state():
         for draw in range(draws):

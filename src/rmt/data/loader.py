@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from typing import Any, Protocol
@@ -123,7 +124,7 @@ class BatchLoader:
             num_workers=workers,
             prefetch_factor=BATCHES_AHEAD if workers else None,
             collate_fn=_identity,
-            worker_init_fn=_start_worker,
+            worker_init_fn=partial(_start_worker, parent=os.getpid()),
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # otherwise it draws from the global one
@@ -288,14 +289,14 @@ def _fits_shared_memory(batch: dict[str, Any], workers: int) -> bool:
     return size * (workers + 1) <= status.f_bavail * status.f_frsize
 
 
-def _start_worker(worker: int) -> None:
-    """Prepare a worker process."""
+def _start_worker(worker: int, *, parent: int) -> None:
+    """Prepare a worker process of the training process `parent`, which another process may have started for it."""
     # A batch that cannot be sent would only be printed, and waited for in vain.
     Queue._on_queue_feeder_error = staticmethod(lambda error, item: os._exit(_NOT_SENT))  # type: ignore[attr-defined]
-    _ignore_stop_signals()
+    _ignore_stop_signals(parent)
 
 
-def _ignore_stop_signals() -> None:
+def _ignore_stop_signals(parent: int) -> None:
     """Ignore Ctrl-C, and a SIGTERM that does not come from the training process.
 
     A scheduler sends them to the whole process group. The training process then finishes its step and saves, and needs
@@ -304,7 +305,7 @@ def _ignore_stop_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # elsewhere (macOS) the sender is not known
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_wait_for_sigterm, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_wait_for_sigterm, args=(parent,), daemon=True).start()
 
 
 def _wait_for_sigterm(parent: int) -> None:

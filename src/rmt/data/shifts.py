@@ -6,6 +6,7 @@ a thousand pixels it is one level higher, because of float32 arithmetic.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,11 @@ def _translate(image: Image.Image, pixels: float, *, along_y: bool, **options: A
     return _shifted(image, np.full(length, float(pixels)), along_y, options)
 
 
+def _translate_part(image: Image.Image, part: float, *, along_y: bool, **options: Any) -> Image.Image:
+    side = image.height if along_y else image.width
+    return _translate(image, part * side, along_y=along_y, **options)
+
+
 def _shifted(image: Image.Image, shifts: np.ndarray, along_y: bool, options: dict[str, Any]) -> Image.Image:
     _check_args_tf(options)  # draws one of several interpolations
     if along_y:
@@ -86,11 +92,12 @@ def _shifted(image: Image.Image, shifts: np.ndarray, along_y: bool, options: dic
     return image.transpose(Image.Transpose.TRANSPOSE) if along_y else image
 
 
-_OPERATIONS: dict[str, Callable[..., Image.Image]] = {
-    "shear_x": lambda image, factor, **options: _shear(image, factor, along_y=False, **options),
-    "shear_y": lambda image, factor, **options: _shear(image, factor, along_y=True, **options),
-    "translate_x_abs": lambda image, pixels, **options: _translate(image, pixels, along_y=False, **options),
-    "translate_y_abs": lambda image, pixels, **options: _translate(image, pixels, along_y=True, **options),
-    "translate_x_rel": lambda image, part, **options: _translate(image, part * image.width, along_y=False, **options),
-    "translate_y_rel": lambda image, part, **options: _translate(image, part * image.height, along_y=True, **options),
+_OPERATIONS: dict[str, Callable[..., Image.Image]] = {  # without lambdas, which no process could be sent
+    f"{name}_{axis}{kind}": partial(function, along_y=axis == "y")
+    for name, kind, function in (
+        ("shear", "", _shear),
+        ("translate", "_abs", _translate),
+        ("translate", "_rel", _translate_part),
+    )
+    for axis in "xy"
 }

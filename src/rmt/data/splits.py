@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 
 from rmt.data.files import require_folder_access
 from rmt.data.fingerprint import recognised
-from rmt.data.sets import EvaluationSplit, HoldOut, ImageSet, Splits, hold_out, preview
+from rmt.data.sets import EvaluationSplit, HoldOut, ImageSet, Splits, hold_out, preview, with_classes
 from rmt.data.sources.cache import fit_disk
 from rmt.data.sources.folders import FolderSet, class_folders
 from rmt.data.sources.remote import RemoteFile, is_url, list_folder
@@ -57,8 +57,8 @@ def open_splits(
     train = _open(parts["train"], buffer_if_streamed)
     if "val" in parts:
         val = _open(parts["val"], buffer_if_streamed)
-        _check_same_classes(data, set(train.classes), set(val.classes))
-        return Splits(train, val, {"train": train.skipped, "val": val.skipped})
+        skipped = {"train": train.skipped, "val": val.skipped}
+        return Splits(train, _with_same_classes(data, train, val, "val"), skipped)
     if not holdout > 0:
         raise RMTError(f"{data}: no folder val/ inside, and no fraction of the training images to hold out instead")
     if "test" in parts and isinstance(holdout, float) and holdout * len(train) > MOST_HELD_OUT:
@@ -71,9 +71,7 @@ def present_splits(data: str) -> tuple[Split, ...]:
     return tuple(_parts(data))
 
 
-def open_test(
-    data: str, train: ImageSet, *, stream: str = "auto", buffer: int = BUFFER
-) -> FolderSet | TableSet | ShardSet:
+def open_test(data: str, train: ImageSet, *, stream: str = "auto", buffer: int = BUFFER) -> ImageSet:
     """Open the test split of `data`. Arguments and errors are those of `open_splits`.
 
     Args:
@@ -81,8 +79,7 @@ def open_test(
     """
     parts = _parts(data)
     test = _open(parts["test"], buffer if _streams(parts.values(), stream) else None)
-    _check_same_classes(data, set(train.classes), set(test.classes), "test")
-    return test
+    return _with_same_classes(data, train, test, "test")
 
 
 def open_evaluation_split(
@@ -276,7 +273,13 @@ def _shards_among(files: Sequence[S]) -> list[S]:
     return parquet or tars
 
 
-def _check_same_classes(data: str, train: set[str], other: set[str], split: Split = "val") -> None:
-    only = {"train": train - other, split: other - train}
+def _with_same_classes(data: str, train: ImageSet, other: ImageSet, split: Split) -> ImageSet:
+    """The other split with labels that refer to the classes of train: shards may list the same ones in another order.
+
+    Raises RMTError if the splits have different classes.
+    """
+    ours, theirs = set(train.classes), set(other.classes)
+    only = {"train": ours - theirs, split: theirs - ours}
     if wrong := [f"{preview(sorted(names))} only in {part}" for part, names in only.items() if names]:
         raise RMTError(f"{data}: train and {split} have different classes: {'; '.join(wrong)}")
+    return with_classes(other, train.classes)

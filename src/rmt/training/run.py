@@ -250,8 +250,8 @@ def _fit(
         raise TrainingStopped(_resume_hint(folder, stop, trainer.global_step), stop.signal_number) from None
     finally:
         display.stop()
+        module.close_loaders()  # first: workers that are left would keep the process from ending
         history.close()
-        module.close_loaders()
     return module, FinishedRun(folder, history, files, machine.torch_device, recipe.precision, console)
 
 

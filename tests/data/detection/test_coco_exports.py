@@ -195,6 +195,14 @@ def test_masks_are_not_read_without_them(tmp_path, monkeypatch):
     assert opened(tmp_path).table.segmentations == b"null"
 
 
+def test_objects_with_damaged_masks_are_kept_where_masks_are_not_used(tmp_path):
+    """With `masks=auto` masks are read, to count them, and then not used."""
+    save(tmp_path, [annotation(n, n, 1, (10, 10, 20, 20), segmentation=[[]]) for n in range(1, 9)])
+    files = coco_files((tmp_path / "photos", tmp_path / "some.json"))
+    train, val, _ = open_detection(files, with_masks=None, empty_images=False, holdout=0.25)
+    assert (len(train), len(val)) == (6, 2) and train.objects(0).masks is None
+
+
 @pytest.mark.parametrize("given", [None, [], [0, 0, 0, 0], "none", [1, 2, 3]])
 @pytest.mark.parametrize("with_masks", [True, False])
 def test_boxes_are_computed_from_polygons_where_missing(tmp_path, given, with_masks):

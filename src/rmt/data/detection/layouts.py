@@ -108,6 +108,8 @@ def open_detection(
     if with_masks is None:
         objects = ~source.table.crowd | crowd_as_objects
         with_masks = bool(objects.any()) and 2 * int(source.table.has_masks[objects].sum()) >= int(objects.sum())
+        if not with_masks:  # read again, since objects with damaged masks were left out
+            source = layout.read("train", masks=False)
     options = dict(with_masks=with_masks, crowd_as_objects=crowd_as_objects)
     train = open_set(source, **options)
     if "val" in layout.splits:

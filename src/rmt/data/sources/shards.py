@@ -109,9 +109,12 @@ class ShardSet(ShardRows):
             [np.empty(0, np.int64), *(np.from_dlpack(chunk) for table in tables for chunk in table["label"].chunks)]
         )
         where = str(shards[0]) if len(shards) == 1 else str(shards[0]).rpartition("/")[0]
-        self.classes: tuple[str, ...] = checked_classes(
-            self.labels, class_names(shards[0], tables[0].schema.metadata), where
-        )
+        named = list(zip(self.shards, tables, strict=True))
+        named = named[:1] if is_tar(self.shards[0]) else named  # tars have one list beside them
+        lists = {class_names(shard, table.schema.metadata) for shard, table in named} - {()}
+        if len(lists) > 1:
+            raise RMTError(f"{where}: its shards list different classes, or the same in another order: write them anew")
+        self.classes: tuple[str, ...] = checked_classes(self.labels, lists.pop() if lists else (), where)
 
     @property
     def order(self) -> ShardOrder | None:
