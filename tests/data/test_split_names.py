@@ -91,7 +91,7 @@ def test_folders_of_classes(tmp_path, names, found):
     assert train.classes == ("ant", "bee")
     assert (len(train), len(val)) == ((8, 8) if "val" in found else (6, 2))
     if "test" in found:
-        assert len(open_test(data, train)) == 8
+        assert len(open_test(data, train)[0]) == 8
 
 
 def test_folders_that_are_no_splits(tmp_path):

@@ -42,7 +42,7 @@ def test_images_to_test_are_not_those_to_validate(make_folder: Make, monkeypatch
     train, held, _ = open_splits(str(root), holdout=0.2)
     assert (len(train), np.bincount(held.labels).tolist()) == (24, [4, 2])
     assert present_splits(str(root)) == ("train", "test")
-    test = open_test(str(root), train)
+    test, _ = open_test(str(root), train)
     assert len(test) == 3 and not names(test) & (names(train) | names(held))
     images, part = open_evaluation_split(str(root))
     assert (names(images), part) == (names(test), "test")
@@ -105,7 +105,7 @@ def test_shards_that_list_the_classes_in_another_order(tmp_path: Path):
     for name in ("val", "test"):
         write(tmp_path / f"{name}.parquet", 4, turned)
     train, val, _ = open_splits(str(tmp_path))
-    test = open_test(str(tmp_path), train)
+    test, _ = open_test(str(tmp_path), train)
     assert train.classes == val.classes == test.classes == ("ant", "bee")
     assert [list(part.labels) for part in (train, val, test)] == [[0, 1, 0, 1], [1, 0, 1, 0], [1, 0, 1, 0]]
     write(tmp_path / "train-1.parquet", 4, turned)
@@ -167,7 +167,7 @@ def test_shards_without_split_names_are_divided(tmp_path: Path):
 
 def test_sample_is_read_by_the_same_reader():
     train, held, _ = open_splits("sample", holdout=500)
-    test = open_test("sample", train)
+    test, _ = open_test("sample", train)
     assert (len(train), len(held), len(test), len(open_evaluation_split("sample").images)) == (7500, 500, 2000, 2000)
     assert type(test).__name__ == "ShardSet"
 

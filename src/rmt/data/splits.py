@@ -71,15 +71,17 @@ def present_splits(data: str) -> tuple[Split, ...]:
     return tuple(_parts(data))
 
 
-def open_test(data: str, train: ImageSet, *, stream: str = "auto", buffer: int = BUFFER) -> ImageSet:
-    """Open the test split of `data`. Arguments and errors are those of `open_splits`.
+def open_test(
+    data: str, train: ImageSet, *, stream: str = "auto", buffer: int = BUFFER
+) -> tuple[ImageSet, dict[str, int]]:
+    """Open the test split of `data`, and say what it has besides images. Arguments and errors as in `open_splits`.
 
     Args:
         train: the training images, whose classes the test images must have.
     """
     parts = _parts(data)
     test = _open(parts["test"], buffer if _streams(parts.values(), stream) else None)
-    return _with_same_classes(data, train, test, "test")
+    return _with_same_classes(data, train, test, "test"), test.skipped
 
 
 def open_evaluation_split(

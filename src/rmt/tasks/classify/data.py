@@ -177,8 +177,8 @@ def _open_images(
     if amount and "val" in present:
         raise RMTError(f"--selection must be 0, since {data} has images to validate and images to test")
     train, val, skipped = open_splits(data, holdout=amount or recipe.holdout, seed=recipe.seed, **streaming)
-    test = open_test(data, train, **streaming)
-    return train, val, test, {**skipped, "test": test.skipped}, {} if "val" in present else held_out
+    test, skipped_test = open_test(data, train, **streaming)
+    return train, val, test, {**skipped, "test": skipped_test}, {} if "val" in present else held_out
 
 
 def class_weights(labels: np.ndarray, num_classes: int) -> torch.Tensor:
