@@ -20,7 +20,7 @@ import torch
 
 import rmt
 from rmt.benchmark.machine import describe
-from rmt.benchmark.memory import PeakMemory
+from rmt.benchmark.memory import resident_peak
 
 
 def measure(part: str, head: str, backbone: str, height: int, width: int) -> float:
@@ -31,12 +31,10 @@ def measure(part: str, head: str, backbone: str, height: int, width: int) -> flo
     with torch.inference_mode():
         batch = model.transform([image])[0].tensors  # padded
         model.pyramid(batch[..., :64, :64])  # compiles kernels
-        with PeakMemory("cpu") as peak:
-            result = model([image]) if part == "whole" else model.pyramid(batch)
-    del result
-    if peak.bytes is None:
+        peak = resident_peak(lambda: model([image]) if part == "whole" else model.pyramid(batch))
+    if peak is None:
         raise SystemExit("this system does not report the memory of a process")
-    return round(peak.bytes / 2**20, 1)
+    return round(peak / 2**20, 1)
 
 
 def measure_in_new_process(*arguments: Any) -> float:

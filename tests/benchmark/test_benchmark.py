@@ -22,6 +22,7 @@ from rmt.benchmark.reach import reach_table
 from rmt.benchmark.run import run_benchmark, table
 from rmt.benchmark.runtimes import runtime_step
 from rmt.benchmark.series import run_series
+from rmt.benchmark.timing import time_rounds
 from rmt.errors import RMTError
 from rmt.model import list_models
 
@@ -247,8 +248,22 @@ def test_presets_are_possible_and_take_other_options():
     for name, options in PRESETS.items():
         assert set(options.models) <= names, name
         assert list_cases(options, frozenset(list_models()))
-    assert with_preset("cpu-latency", Options(rounds=2)) == dataclasses.replace(PRESETS["cpu-latency"], rounds=2)
-    assert with_preset("", SMALL) == SMALL
+    assert with_preset("", SMALL, ["--batches", "4"]) == SMALL
+    words = ["--preset", "cpu-latency", "--rounds=2", "--batches", "8", "--no-memory"]
+    options = Options(rounds=2, batches=(8,), memory=False)  # 8 is the general default, and given
+    expected = dataclasses.replace(PRESETS["cpu-latency"], rounds=2, batches=(8,), memory=False)
+    assert with_preset("cpu-latency", options, words) == expected != options
+
+
+def test_calls_of_an_apple_gpu_are_waited_for(monkeypatch):
+    """They return before they are done."""
+    calls = []
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: calls.append("wait"))
+    options = Options(device="mps", rounds=1, seconds=0.0)
+    time_rounds({"a": lambda: calls.append("call")}, options, lambda line: None)
+    assert calls == ["wait", "call", "wait"] * 2
+    case = list_cases(SMALL, frozenset(list_models()))[0]
+    assert peak_memory(case, dataclasses.replace(SMALL, device="mps")) is None
 
 
 def test_it_needs_torch_timm_and_numpy_alone():

@@ -18,7 +18,7 @@ from rmt.errors import RMTError
 def main(argv: list[str] | None = None) -> None:
     """Run one command line."""
     args = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="python -m rmt.benchmark", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m rmt.benchmark", description=__doc__, allow_abbrev=False)
     parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("--preset", default="", help=f"the options of a table of docs/speed.md: {', '.join(PRESETS)}")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # one case, for `memory.peak_memory`
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
             print(json.dumps(measure_memory(Case(**case), options)))
         else:
             command = shlex.join(["python", "-m", "rmt.benchmark", *args])
-            print(table(run_benchmark(with_preset(preset, _options(values)), output, command=command)))
+            print(table(run_benchmark(with_preset(preset, _options(values), args), output, command=command)))
     except (RMTError, OSError) as error:
         sys.exit(f"rmt.benchmark: {error}")
     except KeyboardInterrupt:

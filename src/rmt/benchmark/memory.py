@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import torch
@@ -26,6 +27,8 @@ def peak_memory(case: Case, options: Options) -> int | None:
     """
     if options.device.startswith("cuda"):
         return measure_memory(case, options)
+    if options.device != "cpu":
+        return None
     return _in_new_process(case, replace(options, models=(), image_sizes=(), steps=(), modes=()))
 
 
@@ -55,11 +58,17 @@ def measure_memory(case: Case, options: Options) -> int | None:
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - in_use
+    return resident_peak(run)
+
+
+def resident_peak(function: Callable[[], object]) -> int | None:
+    """Return the peak memory of a call in bytes over what this process has before; None without Linux's `/proc`."""
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # resets the peak of the resident set, which Linux counts
     before = _resident("VmRSS")
-    run()
+    kept = function()  # counts, as part of what the call needs
     after = _resident("VmHWM")
+    del kept
     return None if before is None or after is None else max(0, after - before)
 
 

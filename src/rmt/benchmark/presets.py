@@ -1,5 +1,6 @@
 """The measurements behind the tables of docs/speed.md, by name: `rmt bench --preset NAME`."""
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -104,12 +105,14 @@ PRESETS: dict[str, Options] = {
 }
 
 
-def with_preset(name: str, given: Options) -> Options:
-    """The options of a preset, with the given ones that are not the default. Raises RMTError for an unknown name."""
+def with_preset(name: str, options: Options, words: Sequence[str]) -> Options:
+    """The options of a preset, with those that the words of the command line give.
+
+    Raises RMTError for an unknown name.
+    """
     if not name:
-        return given
+        return options
     if name not in PRESETS:
         raise RMTError(f"--preset {name}: there is none of this name; choose one of {', '.join(PRESETS)}")
-    default = Options()
-    changed = {field.name: getattr(given, field.name) for field in fields(Options)}
-    return replace(PRESETS[name], **{key: v for key, v in changed.items() if v != getattr(default, key)})
+    given = {word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_") for word in words}
+    return replace(PRESETS[name], **{f.name: getattr(options, f.name) for f in fields(Options) if f.name in given})

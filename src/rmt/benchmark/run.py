@@ -50,6 +50,8 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
     cases = list_cases(options, frozenset(list_models()))
     cuda = options.device.startswith("cuda")
     set_threads(options)
+    if cuda:  # events, memory counters and graphs are those of the current device
+        torch.cuda.set_device(torch.device(options.device).index or 0)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
     started = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     machine = describe(options.device)

@@ -21,7 +21,7 @@ def time_rounds(
 
     Each round measures all functions once, in random order; a short one is repeated for `options.seconds`.
     """
-    clock = cuda_seconds if options.device.startswith("cuda") else _cpu_seconds
+    clock = cuda_seconds if options.device.startswith("cuda") else partial(_seconds, device=options.device)
     repeats = {key: max(1, int(options.seconds / max(clock(f, 1), 1e-6))) for key, f in functions.items()}
     order, times = list(functions), {key: [] for key in functions}  # type: ignore[var-annotated]
     shuffle = random.Random(options.seed).shuffle
@@ -33,10 +33,13 @@ def time_rounds(
     return times
 
 
-def _cpu_seconds(function: Callable[[], object], repeats: int) -> float:
+def _seconds(function: Callable[[], object], repeats: int, device: str) -> float:
+    wait = torch.mps.synchronize if device == "mps" else lambda: None  # calls return before they are done
+    wait()
     start = time.perf_counter()
     for _ in range(repeats):
         function()
+    wait()
     return (time.perf_counter() - start) / repeats
 
 

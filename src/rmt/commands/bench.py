@@ -32,7 +32,8 @@ def run(
     from rmt.benchmark.presets import with_preset
     from rmt.benchmark.run import run_benchmark, table
 
-    content = run_benchmark(with_preset(preset, options), output, command=shlex.join(["rmt", *sys.argv[1:]]))
+    words = sys.argv[1:]
+    content = run_benchmark(with_preset(preset, options, words), output, command=shlex.join(["rmt", *words]))
     print(table(content))
     if output is not None:
         print(*plot(content, output), sep="\n")
