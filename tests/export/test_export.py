@@ -16,6 +16,7 @@ from rmt.export import ExportOptions, check, export
 from rmt.export.check import compare
 from rmt.export.graph import Graph
 from rmt.export.images import folder_images
+from rmt.export.run import Accuracy
 from rmt.model import describe_weights, read_metadata
 from rmt.model.state_dicts import read_state_dict
 
@@ -320,6 +321,18 @@ def test_the_output_s_suffix_and_folder(model_file, tmp_path):
         export(model_file, tmp_path / "a" / "model.onnx", images=PHOTOS)
 
 
+def test_both_accuracies_are_of_images_of_one_size(model_file, tmp_path, monkeypatch):
+    """Otherwise the change of size would count as a loss by int8."""
+    sides, options = [], ExportOptions("openvino", image_size=(64,))
+    accuracy = Accuracy("top-1", 2, lambda path, side: sides.append((path.suffix, side)) or 90.0)
+    export(model_file, tmp_path / "m.xml", options, images=PHOTOS, accuracy=accuracy, log=lambda _: None)
+    assert sides == [(".safetensors", 64), (".xml", 0)]
+    assert read_metadata(tmp_path / "m.xml")["preprocessing"]["size"] == [64, 64]
+    options = ExportOptions("openvino", image_size=(64, 96))
+    with pytest.raises(RMTError, match="--image-size 64 96: the accuracy is measured on squares"):
+        export(model_file, tmp_path / "m.xml", options, images=PHOTOS, accuracy=accuracy, log=lambda _: None)
+
+
 def test_images_of_a_folder(tmp_path):
     with pytest.raises(RMTError, match=r"--calibration .*: no readable image"):
         folder_images(tmp_path, 10, "--calibration")
@@ -327,6 +340,8 @@ def test_images_of_a_folder(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"x")
     for number, photo in enumerate(PHOTOS):
         photo.save(tmp_path / "a" / "b" / f"{number}.png")
-    assert len(folder_images(tmp_path, 10, "--images")) == 3
+    found = folder_images(tmp_path, 10, "--images")
+    assert len(found) == 3 and found[0] is not found[0]  # decoded when it is asked for: many would not fit the memory
+    assert [photo.tobytes() for photo in found[1:]] == [photo.tobytes() for photo in PHOTOS[1:3]]
     with pytest.raises(RMTError, match="there is no such folder"):
         folder_images(tmp_path / "c", 10, "--images")

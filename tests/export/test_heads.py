@@ -109,6 +109,8 @@ def test_a_program_of_one_size_predicts_the_same(head, tmp_path, monkeypatch):
         assert (a == b).float().mean() > 0.999
     with pytest.raises(RMTError, match=r"takes images of 64×64 pixels .*, not 40×50: export it with --dynamic"):
         rmt.load(target).predict(PHOTOS[0].resize((50, 40)))
+    export(source, target, ExportOptions("torch", image_size=(48,)), images=PHOTOS, log=lambda _: None)
+    assert rmt.load(target, device="cpu").predict(PHOTOS)[0].shape == (64, 96)  # by windows of 48
 
 
 TWO_STAGES = dict(mask_width=8, box_fc_width=16, box_conv_width=8, pre_nms=(200, 200), post_nms=(60, 60))
@@ -287,7 +289,7 @@ def test_int8_is_refused_where_it_loses_more_than_allowed(form, tmp_path):
     source, target = classifier(tmp_path), tmp_path / ("c.onnx" if form == "onnx" else "c.xml")
     options, images = ExportOptions(form, precision="int8"), dict(images=PHOTOS, calibration=PHOTOS * 5)
     scores = iter([90.0, 89.6, 90.0, 89.4])
-    accuracy = Accuracy("top-1", 2, lambda path: next(scores))
+    accuracy = Accuracy("top-1", 2, lambda path, side: next(scores))
     exported = export(source, target, options, **images, accuracy=accuracy, log=lambda _: None)
     assert exported["accuracy"] == {"metric": "top-1", "images": 2, "before": 90.0, "after": 89.6}
     assert rmt.load(target).precision == "int8"

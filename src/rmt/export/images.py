@@ -12,7 +12,26 @@ from rmt.data.sets import evenly_spread
 from rmt.errors import RMTError
 
 
-def folder_images(folder: Path, most: int, option: str) -> list[Image.Image]:
+class Photos(Sequence[Image.Image]):
+    """Images that are decoded whenever they are asked for: some hundred photos at full size exhaust the memory.
+
+    Args:
+        load: the image of an entry.
+        entries: of images that can be read.
+    """
+
+    def __init__(self, load: Callable[[Any], Image.Image], entries: Sequence[Any]) -> None:
+        self.load, self.entries = load, entries
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: Any) -> Any:
+        chosen = self.entries[index]
+        return Photos(self.load, chosen) if isinstance(index, slice) else self.load(chosen)
+
+
+def folder_images(folder: Path, most: int, option: str) -> Photos:
     """At most `most` images of a folder and the folders in it, evenly spread, without those that cannot be read.
 
     Raises:
@@ -28,7 +47,7 @@ def folder_images(folder: Path, most: int, option: str) -> list[Image.Image]:
     return found
 
 
-def set_images(images: Any, most: int) -> list[Image.Image]:
+def set_images(images: Any, most: int) -> Photos:
     """At most `most` images of a set (something with `load`), evenly spread, without those that cannot be read.
 
     Raises RMTError if none can be read."""
@@ -43,11 +62,12 @@ def set_images(images: Any, most: int) -> list[Image.Image]:
     return found
 
 
-def _readable(all_of_them: Sequence[Any], most: int, load: Callable[[Any], Image.Image]) -> list[Image.Image]:
+def _readable(all_of_them: Sequence[Any], most: int, load: Callable[[Any], Image.Image]) -> Photos:
     found = []
     for number in evenly_spread(len(all_of_them), most).tolist() if all_of_them else []:
         try:
-            found.append(load(all_of_them[number]))
+            load(all_of_them[number])
         except BadImage:
             continue
-    return found
+        found.append(all_of_them[number])
+    return Photos(load, found)

@@ -27,7 +27,7 @@ from rmt.heads import RetinaNet
 from rmt.heads.segmentation.sliding import pad_to_smallest
 from rmt.inference.exported import MIN_SIZE, PROGRAMS, open_exported
 from rmt.inference.segment import inference_from
-from rmt.model import resolve_checkpoint
+from rmt.model import read_metadata, resolve_checkpoint
 from rmt.model.shipped import default_output
 from rmt.output_folder import require_writable
 from rmt.terminal import plural
@@ -69,12 +69,12 @@ class Accuracy:
     Attributes:
         metric: its name.
         images: number of images.
-        measure: path to the metric, in percent.
+        measure: path, and side of the images (0: the file's own), to the metric, in percent.
     """
 
     metric: str
     images: int
-    measure: Callable[[Path], float]
+    measure: Callable[[Path, int], float]
 
 
 def export(
@@ -109,13 +109,17 @@ def export(
     target = target_file(source, output, options, calibrated=bool(calibration), labelled=accuracy is not None)
     if not images:
         raise RMTError("no images to check the exported file on")
-    predictor = rmt.inference.load(source, device="cpu", precision="fp32")
+    task, side = read_metadata(source)["task"], 0
+    if task == "classify" and options.image_size:
+        side = _one_side(options.image_size, labelled=accuracy is not None)
+    predictor = rmt.inference.load(source, device="cpu", precision="fp32", **({"image_size": side} if side else {}))
     metadata = predictor.metadata
-    task, preprocessing = metadata["task"], metadata["preprocessing"]
+    preprocessing = metadata["preprocessing"]
     size = _image_size(options, task, preprocessing, predictor.model)
-    if task == "classify":
+    sliding = task == "segment" and inference_from(metadata).sliding
+    if task == "classify" or sliding:  # the size of a sliding segmenter is that of its windows
         preprocessing["size"] = list(size)
-    if task == "segment" and not options.dynamic and not inference_from(metadata).sliding:
+    if task == "segment" and not options.dynamic and not sliding:
         size = _size_of_whole_images(options.image_size, preprocessing, images, labelled=accuracy is not None)
     if task == "detect" and not isinstance(predictor.model, RetinaNet):
         _check_two_stages(options)
@@ -151,7 +155,7 @@ def export(
             exported["check"] = compare(graph, runtime.named_outputs, images, sizes, prepare, options.precision)
         if accuracy is not None and options.format not in PROGRAMS:
             step(f"measuring {accuracy.metric} on {plural(accuracy.images, 'image')}, before and after")
-            exported["accuracy"] = _accuracy(accuracy, source, draft, options)
+            exported["accuracy"] = _accuracy(accuracy, source, draft, options, side)
         form.save(model, json.dumps(metadata | {"exported": exported}), draft)
         replace_together([(draft.with_suffix(suffix), target.with_suffix(suffix)) for suffix in form.files])
     return exported
@@ -228,8 +232,22 @@ def _size_of_whole_images(
     return height, width
 
 
-def _accuracy(accuracy: Accuracy, source: Path, draft: Path, options: ExportOptions) -> dict[str, Any]:
-    before, after = accuracy.measure(source), accuracy.measure(draft)
+def _one_side(sides: tuple[int, ...], *, labelled: bool) -> int:
+    """The side of the square images that a classifier is given; 0 for others.
+
+    Raises RMTError for others whose accuracy is to be measured: that of the model file is known on squares.
+    """
+    if sides[0] == sides[-1]:
+        return sides[0]
+    if labelled:
+        raise RMTError(
+            f"--image-size {sides[0]} {sides[1]}: the accuracy is measured on squares; give --images instead"
+        )
+    return 0
+
+
+def _accuracy(accuracy: Accuracy, source: Path, draft: Path, options: ExportOptions, side: int) -> dict[str, Any]:
+    before, after = accuracy.measure(source, side), accuracy.measure(draft, 0)
     if options.precision == "int8" and before - after > options.max_drop:
         raise RMTError(
             f"int8 loses {before - after:.2f} points of {accuracy.metric} ({before:.2f} to {after:.2f} %), more than "
