@@ -70,7 +70,7 @@ def output_error(case: Case, options: Options) -> float:
 def _logits(case: Case, options: Options) -> torch.Tensor:
     model, x = _model_and_images(case, options)
     with torch.no_grad():
-        return model(x).double().cpu()
+        return model(x).cpu().double()  # MPS has no float64
 
 
 _exact_logits = functools.lru_cache(maxsize=1)(_logits)  # the cases of one size follow each other
