@@ -214,9 +214,12 @@ class Runner:
         from baselines import cifar, normalise
 
         import rmt
+        from rmt.data.sets import evenly_spread
 
         name = "ablations-10-percent"
-        pictures, labels = (part[:images] for part in cifar(self.data / "cifar10", "test"))
+        pictures, labels = cifar(self.data / "cifar10", "test")
+        chosen = evenly_spread(len(labels), images)  # they are sorted by class
+        pictures, labels = pictures[chosen], labels[chosen]
         done = {(e["row"], e["seed"], *e["side"]) for e in read(self.results / "sizes.json")}
         for row in SIZES:
             for entry in self.entries(name, row):
@@ -266,7 +269,7 @@ def main() -> None:
     where.add_argument("--cores", nargs="+", type=int, default=[0], help="cores to run on, one cell on each")
     where.add_argument("--gpus", nargs="+", type=int, help="GPUs to run on, one cell on each")
     sizes = modes.add_parser("sizes", help="test trained networks on images of other sizes")
-    sizes.add_argument("--images", type=int, default=2000, help="the first so many test images")
+    sizes.add_argument("--images", type=int, default=1000, help="so many of the test images")
     page = modes.add_parser("page", help="write the tables and plots of what is there")
     page.add_argument("files", nargs="*", type=Path)
     for mode in (run, sizes):

@@ -249,7 +249,7 @@ def test_presets_are_possible_and_take_other_options():
         assert set(options.models) <= names, name
         assert list_cases(options, frozenset(list_models()))
     assert with_preset("", SMALL, ["--batches", "4"]) == SMALL
-    words = ["--preset", "cpu-latency", "--rounds=2", "--batches", "8", "--no-memory"]
+    words = ["--preset", "cpu-latency", "--rounds=2", "--batches", "8", "--no-memory", "--output", "steps"]
     options = Options(rounds=2, batches=(8,), memory=False)  # 8 is the general default, and given
     expected = dataclasses.replace(PRESETS["cpu-latency"], rounds=2, batches=(8,), memory=False)
     assert with_preset("cpu-latency", options, words) == expected != options

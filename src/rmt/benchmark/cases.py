@@ -49,11 +49,11 @@ class Options:
     backends: tuple[str, ...] = ("auto",)  # implementations of attention in RMT networks
     tolerances: tuple[float, ...] = (0.0,)  # of windowed attention in the deployed form; 0 is exact
     steps: tuple[str, ...] = ("forward",)  # each forward, or train: forward pass, loss and backward pass
-    device: str = "cpu"  # one of cpu, cuda, mps
+    device: str = "cpu"  # one of cpu, cuda, cuda:NUMBER, mps
     memory_format: str = "contiguous"  # one of contiguous, channels_last
     rounds: int = 7  # each measures every case once, in random order
     seconds: float = 0.2  # time per case and round: short steps are repeated
-    memory: bool = True  # measure peak memory
+    memory: bool = True  # measure peak memory (not known on mps)
     tf32: bool = False  # CUDA: TensorFloat-32 in float32 matrix products
     threads: int = 0  # CPU threads; 0 is PyTorch's default
     seed: int = 0  # of weights and of the order of cases

@@ -44,7 +44,7 @@ def describe(device: str) -> dict[str, Any]:
 def check_device(device: str) -> None:
     """Raise RMTError unless PyTorch finds the device, cpu, cuda, cuda:NUMBER or mps, on this machine."""
     kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdecimal())):
+    if not re.fullmatch("cpu|mps|cuda(:0|:[1-9][0-9]*)?", device):
         raise RMTError(f"--device {device}: choose one of cpu, cuda, cuda:NUMBER, mps")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise RMTError(f"device {device}: this machine has no CUDA device that PyTorch can use")

@@ -114,5 +114,6 @@ def with_preset(name: str, options: Options, words: Sequence[str]) -> Options:
         return options
     if name not in PRESETS:
         raise RMTError(f"--preset {name}: there is none of this name; choose one of {', '.join(PRESETS)}")
-    given = {word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_") for word in words}
+    names = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
+    given = {name.removeprefix("no-").replace("-", "_") for name in names}
     return replace(PRESETS[name], **{f.name: getattr(options, f.name) for f in fields(Options) if f.name in given})
