@@ -11,7 +11,7 @@ from rmt.training.resolve import resolve
 
 def resolved(recipe: Recipe, log: Callable[[str], None] = lambda line: None) -> tuple[Any, Any]:
     """The resolved recipe and its data."""
-    return resolve(recipe, Machine.detect(recipe), task_named(recipe.task), log=log)
+    return resolve(recipe, Machine.detect(recipe), task_named(recipe.task), log=log)[:2]
 
 
 def built(recipe: Recipe, log: Callable[[str], None] = lambda line: None) -> Any:

@@ -8,6 +8,8 @@ from helpers.runs import tiny_recipe
 import rmt
 from rmt.recipes import ADE20K, COCO
 from rmt.training.batch import effective_batch, peak_lr, require_images, share_batch
+from rmt.training.machine import Machine
+from rmt.training.resolve import resolve_machine, resolve_resumed
 
 PAPER = [make() for make in (*COCO.values(), *ADE20K.values())]
 
@@ -51,6 +53,25 @@ def test_what_does_not_come_out_even_is_refused(given, devices, said):
     recipe = tiny_recipe(**{"accumulate": 1, **given}, effective_batch=16, devices=devices, nodes=1)
     with pytest.raises(rmt.RMTError, match=said):
         share_batch(recipe)
+
+
+@pytest.mark.parametrize(
+    ("changes", "settled"),
+    [
+        (dict(devices=8), (8, 1)),
+        (dict(devices=2), (8, 4)),
+        (dict(batch_size=4), (4, 4)),
+        (dict(devices=8, batch_size=2, accumulate=4), (2, 4)),
+    ],
+)
+def test_a_resumed_run_shares_it_anew(changes, settled):
+    began = tiny_recipe(effective_batch=64, batch_size=8, accumulate=1, devices=4, nodes=1, strategy="ddp")
+    machine = Machine("cpu", changes.get("devices", 4), 1)
+    began = resolve_machine(began, machine)
+    assert (began.batch_size, began.accumulate) == (8, 2)
+    assert resolve_resumed(began, began, machine) == began
+    resumed = resolve_resumed(replace(began, **changes), began, machine)
+    assert (resumed.batch_size, resumed.accumulate) == settled
 
 
 def test_more_images_than_there_are():

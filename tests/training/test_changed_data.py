@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from helpers.pictures import make_folder
-from helpers.runs import tiny_recipe
+from helpers.runs import rows, tiny_recipe
 
 import rmt
 from rmt.commands.cli import main
@@ -34,6 +34,12 @@ def change(root, tmp_path):
     return tmp_path / "photos", tmp_path / "run"
 
 
+def add_images(data):
+    """Eight more to train on: an update more per epoch."""
+    found = sorted((data / "train").glob("*/*.png"))[:8]
+    return [shutil.copy(file, file.with_name(f"more-{number}.png")) for number, file in enumerate(found)]
+
+
 def test_other_data_are_refused_by_name_or_taken(unfinished, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
     data, run = change(unfinished, tmp_path)
@@ -49,9 +55,14 @@ def test_other_data_are_refused_by_name_or_taken(unfinished, tmp_path, monkeypat
     resume(run, recipe)
     (run / "metrics.json").unlink()
     victim.write_bytes(kept + b"x")
+    add_images(data)
     capsys.readouterr()
+    recipe = replace(recipe, epochs=2)
     resume(run, recipe, accept_changes=True)
-    assert f"data changed: 1 image with another size or label: {victim.parent.name}/" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "data changed: " in said and f"1 image with another size or label: {victim.parent.name}/" in said
+    assert "an epoch has 4 updates now, and had 3: update 3 counts as 4, so that" in said
+    assert [(row["epoch"], row["step"]) for row in rows(run) if row["kind"] == "epoch"] == [("1", "4"), ("2", "8")]
     (run / "metrics.json").unlink()
     resume(run, recipe)  # they are the data of the run now
 
@@ -79,6 +90,11 @@ def test_a_run_of_an_earlier_version_has_no_record(unfinished, tmp_path, monkeyp
     assert (run / "data.jsonl.gz").exists()
     (run / "metrics.json").unlink()
     (run / "data.jsonl.gz").unlink()
+    added = add_images(unfinished / "photos")
+    with pytest.raises(RMTError, match="3 updates per epoch, and there are 4 now: .* pass --accept-changes"):
+        resume(run, recipe)
+    for file in added:
+        file.unlink()
     elsewhere = shutil.copytree(unfinished / "photos", tmp_path / "photos")
     with pytest.raises(RMTError, match="the recipe differs .*: data '.*' -> '.*'; pass --accept-changes"):
         resume(run, replace(recipe, data=str(elsewhere)))  # whether it is the same cannot be known

@@ -15,6 +15,7 @@ from rmt.recipes import from_dict
 from rmt.tasks import resume
 from rmt.training.checkpoints.callback import StateCheckpoint
 from rmt.training.checkpoints.io import read_state
+from rmt.training.logging.display import Display, duration
 from rmt.training.measure import Timing
 from rmt.training.schedules import restarted
 
@@ -45,11 +46,19 @@ def test_a_finished_run_goes_on(tmp_path, capsys):
     assert json.loads((run / "metrics.json").read_text())["last"]["epoch"] == 6
 
 
-def test_minutes_that_are_too_few_for_one_evaluation_are_said_to_become_more(tmp_path, capsys):
+def test_minutes_that_are_too_few_for_one_evaluation_are_said_to_become_more(tmp_path, capsys, monkeypatch):
+    ends: list[float] = []
+
+    def shown(*args, planned_end, **kwargs):
+        ends.append(planned_end)
+        return Display(*args, planned_end=planned_end, **kwargs)
+
+    monkeypatch.setattr("rmt.training.run.Display", shown)
     run = shutil.copytree(finished_run(), tmp_path / "run")
     assert main(["train", "--resume", str(run), "--minutes", "0.1"]) == 0
     said = capsys.readouterr().out
     assert "1 more evaluation, 3 updates" in said and "in all, as a run goes on until its next evaluation at" in said
+    assert ends[0] > 1000 + 6 and f"{duration(ends[0] - 1000)} in all" in said
 
 
 def test_an_extension_that_is_interrupted_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from rmt.heads import save_model
 from rmt.model import create_model, describe_weights
 from rmt.recipes import SegmentRecipe
 from rmt.recipes.recipe import option
+from rmt.tasks import task_named
 from rmt.tasks.classify.token_labelling.teacher import load_teacher
 from rmt.training.network import inherit_options
 
@@ -137,6 +138,18 @@ def test_what_a_file_says_of_itself(files, tmp_path):
 
 
 #: A run of each task whose sizes are none that the data would give, as far as `rmt_test` and the data allow.
+@pytest.mark.parametrize("task", TASKS)
+def test_only_a_new_run_needs_the_file(recipe, tmp_path, task):
+    file = tmp_path / "weights.safetensors"
+    rmt.save_checkpoint(create_model("rmt_test"), file, preprocessing={"size": [32, 32]})
+    began, data = resolved(recipe(task, weights=str(file)))
+    file.unlink()
+    assert resolved(began)[0] == began
+    task_named(task).build(began, data, fresh=False, log=lambda line: None)
+    with pytest.raises(rmt.RMTError, match="weights.safetensors"):
+        rmt.train(replace(began, data="nowhere", output=str(tmp_path / "run")))
+
+
 RUNS = {
     "classify": dict(image_size=48),
     "detect": dict(

@@ -1,8 +1,10 @@
 """A run is planned before its first step: what is chosen, what is kept, and how right the estimate is."""
 
+import inspect
 import json
 import os
 import re
+import shutil
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -32,7 +34,7 @@ from rmt.training.evaluator import Evaluator
 from rmt.training.machine import Machine
 from rmt.training.measure import Timing, _loading_seconds, measure
 from rmt.training.plan import Planner
-from rmt.training.resolve import resolve_machine
+from rmt.training.resolve import _MOST_GPU_WORKERS, resolve_machine
 
 STEP, IMAGE, REPORT, DECODING = 3.0, 0.05, 5.0, 0.25  # seconds on the fake clock
 
@@ -402,6 +404,26 @@ def test_a_given_length_that_takes_longer_is_kept_and_said(monkeypatch):
     assert "longer than the minutes, since its length is given" in lines[-3]
 
 
+def test_a_run_is_late_by_its_plan_not_by_the_minutes(tmp_path, clock, monkeypatch, capsys):
+    class Begun(Exception):
+        pass
+
+    def begin(*args, planned_end, **kwargs):
+        raise Begun(planned_end)
+
+    def planned_end(recipe):
+        with pytest.raises(Begun) as begun:
+            rmt.train(replace(recipe, output=str(tmp_path / "run")))
+        return begun.value.args[0]
+
+    monkeypatch.setattr("rmt.training.run.Display", begin)
+    recipe = replace(recipe_of("classify", tmp_path), epochs=50)
+    end = planned_end(recipe)
+    assert end - 1000 == pytest.approx(planned_seconds(capsys.readouterr().out), abs=1) and end > 1000 + 5 * 60
+    shutil.rmtree(tmp_path / "run")
+    assert planned_end(resolved(recipe)[0]) is None  # nothing is open: no plan
+
+
 @pytest.mark.parametrize(
     ("device", "cores", "devices", "workers"),
     [
@@ -418,6 +440,7 @@ def test_images_are_loaded_by_the_cores_that_do_not_train(device, cores, devices
     recipe = replace(finetune(), devices="auto")
     assert resolve_machine(recipe, Machine(device, devices, 1)).workers == workers
     assert resolve_machine(replace(recipe, workers=5), Machine(device, devices, 1)).workers == 5
+    assert f"training on a CPU and {_MOST_GPU_WORKERS} for each GPU" in inspect.getsource(Recipe)
 
 
 @pytest.mark.parametrize(("device", "minutes"), [("cpu", 15), ("cuda", 60)])

@@ -1,14 +1,15 @@
-"""A run that goes on with another batch, accumulation or length keeps its place in the schedule, or is refused."""
+"""A run that goes on with other data, batch, accumulation or length keeps its place in the schedule, or is refused."""
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import detect_runs, segment_runs
 from helpers.kills import EACH_UPDATE, Killed, killed_at, run_until_killed
 from helpers.resolved import built, resolved
-from helpers.runs import finished_run, rows, tiny_recipe
+from helpers.runs import finished_run, photos, rows, tiny_recipe
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -87,7 +88,7 @@ def taken(monkeypatch):
         (dict(accumulate=1), 8, 18),  # after 1 1/3 epochs, of 6 updates now
         pytest.param(dict(batch_size=2), 8, 18, marks=pytest.mark.slow),
         (dict(batch_size=2, accumulate=4), 4, 9),
-        (dict(batch_size=6), 3, 6),  # nearest to 2 2/3, of 2 updates: still inside the epoch
+        (dict(batch_size=2, accumulate=5), 3, 6),  # nearest to 2 2/3, of 2 updates; two batches are left over
         pytest.param(dict(epochs=5), 4, 15, marks=pytest.mark.slow),
         (dict(accumulate=1, epochs=5), 8, 30),
         (dict(lr=1e-2, weight_decay=0.3), 4, 9),
@@ -110,6 +111,19 @@ def test_a_resumed_run_takes_the_rates_of_the_schedule_from_its_place_on(stopped
     assert steps == sorted(steps)
     ends = [(int(row["epoch"]), int(row["step"])) for row in rows(stopped) if row["kind"] == "epoch"]
     assert ends == [(e + 1, (e + 1) * each) for e in range(recipe.epochs)]
+
+
+@pytest.mark.parametrize(("more", "update", "total"), [(1, 4, 9), (12, 5, 12)])
+def test_other_data_keep_the_place_inside_an_epoch_too(stopped, taken, tmp_path, more, update, total):
+    """25 images make updates as 24 do; 36 in batches of 4 make 4, and a batch is left over."""
+    data = Path(shutil.copytree(photos(), tmp_path / "photos"))
+    for number, file in enumerate(sorted((data / "train").glob("*/*.png"))[:more]):
+        shutil.copy(file, file.with_name(f"more-{number}.png"))
+    recipe = replace(RunFolder.open(stopped).read_recipe(), data=str(data))
+    resume(stopped, recipe, accept_changes=True)
+    rates = rates_of(recipe)
+    assert {number: lr for number, lr, _ in taken} == {i: pytest.approx(rates[i]) for i in range(update, total)}
+    assert len(rates) == total
 
 
 def test_it_is_said_and_a_second_stop_changes_nothing(stopped, monkeypatch, capsys):

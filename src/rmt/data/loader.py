@@ -150,7 +150,10 @@ class BatchLoader:
         """
         for key, now in (("samples", self.plan.samples), ("steps", self.plan.steps)):
             if (before := state.get(key, now)) != now:
-                raise RMTError(f"cannot resume: {before:,} {key} per epoch when the run was stopped, {now:,} now")
+                raise RMTError(
+                    f"cannot resume: {before:,} {key} per epoch when the run was stopped, {now:,} now; restore data "
+                    "and options, or pass --accept-changes"
+                )
         if not 0 <= state["batches"] <= len(self):
             raise RMTError(f"cannot resume at batch {state['batches']:,} of an epoch of {len(self):,}")
         self.epoch = state["epoch"]

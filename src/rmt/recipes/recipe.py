@@ -187,7 +187,7 @@ class Recipe:
     """Compile the stages of the network (torch.compile, static shapes); the first steps take minutes."""
     workers: AutoProcesses = 2
     """Processes that load images; 0: the training process does; `auto`: one for each core of this machine beside those
-    that train, at most 2 for training on a CPU and 8 for each GPU. The result does not depend on it."""
+    that train, at most 2 for training on a CPU and 16 for each GPU. The result does not depend on it."""
     on_nan: OnNan = "stop"
     """What to do when the loss is not finite: `stop` the run and name the layer and the images, or `skip` that
     batch and count it."""

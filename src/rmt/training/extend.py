@@ -34,8 +34,10 @@ def extend(
     started: float,
     clock: Clock,
     log: Log,
-) -> Any:
-    """Returns the resolved recipe with the length and the restart of a run that goes on from a checkpoint.
+) -> tuple[Any, float]:
+    """Returns the recipe of a run that goes on from a checkpoint, and the seconds that it takes from `started`.
+
+    The recipe is resolved and has the new length and the restart.
 
     Args:
         recipe, data, task: of the run; the recipe is resolved.
@@ -78,4 +80,4 @@ def extend(
         f"{duration(took)} in all{'' if fitting else ', as a run goes on until its next evaluation at least'}; the "
         f"learning rate falls by a cosine from {lr:.2e}"
     )
-    return recipe
+    return recipe, took

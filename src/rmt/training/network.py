@@ -89,7 +89,8 @@ def inherit_options(recipe: R, log: Log) -> R:
 
     Only for weights of the same task, and of the same head; a line names the fields.
     """
-    own = describe_weights(recipe.weights) if recipe.weights else None
+    fields = [name for name in recipe.inherited if recipe.is_open(name)]
+    own = describe_weights(recipe.weights) if recipe.weights and fields else None  # a resumed run needs no file
     values = (own or {}).get("recipe")
     if not isinstance(values, dict) or values.get("task") != recipe.task:
         return recipe
@@ -100,8 +101,7 @@ def inherit_options(recipe: R, log: Log) -> R:
         before = from_dict(values)
     except (ValueError, TypeError):  # of another version
         return recipe
-    found = {name: getattr(before, name) for name in recipe.inherited if recipe.is_open(name)}
-    found = {name: value for name, value in found.items() if not before.is_open(name)}
+    found = {name: getattr(before, name) for name in fields if not before.is_open(name)}
     if found:
         log(f"as in {recipe.weights}: " + ", ".join(f"{option(name)} {value}" for name, value in found.items()))
     return recipe.fill_open(**found)

@@ -105,8 +105,8 @@ class Planner:
         self.planning = task.planning
         self.build_seconds = BUILD_SECONDS
 
-    def plan(self, log: Log, *, open_precision: bool = False) -> Any:
-        """Returns the resolved recipe of the chosen candidate, and logs the plan in five lines.
+    def plan(self, log: Log, *, open_precision: bool = False) -> tuple[Any, float]:
+        """Returns the resolved recipe of the choice, and the seconds that its run takes; logs the plan in five lines.
 
         Raises RMTError when the minutes do not even suffice for the evaluations.
 
@@ -138,7 +138,7 @@ class Planner:
         weights = "" if self.recipe.weights else self.planning.advise_weights(self.data)
         for line in describe(chosen, outlines[:place], self.recipe, len(self.data.train), given=given, weights=weights):
             log(line)
-        return chosen.recipe
+        return chosen.recipe, chosen.seconds
 
     @staticmethod
     def _with_network(candidate: Candidate[Any]) -> Candidate[Any]:

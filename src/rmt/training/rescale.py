@@ -1,4 +1,4 @@
-"""A checkpoint carried over to epochs of another number of batches: another batch size, accumulation or devices.
+"""A checkpoint carried over to epochs of another number of batches: other data, batch size, accumulation or devices.
 
 The schedules are functions of the number of updates. A run that has done 2.5 epochs is therefore put at the update that
 ends 2.5 epochs of the new length, with the same images seen, but for part of a batch.
@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from rmt.errors import RMTError
+from rmt.recipes.recipe import from_dict
 from rmt.terminal import plural
 
 
@@ -17,6 +18,13 @@ class EpochLength(NamedTuple):
 
     batches: int
     accumulate: int
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> "EpochLength":
+        """That of the run when it saved this checkpoint, by the length of its loader, cut to whole updates."""
+        accumulate = from_dict(state["rmt"]["recipe"]).accumulate
+        (loader,) = state["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+        return cls(loader["steps"] // accumulate * accumulate, accumulate)
 
     @property
     def updates(self) -> int:
@@ -30,26 +38,30 @@ def rescaled_update(update: int, before: EpochLength, now: EpochLength) -> int:
 
 
 def rescale_state(state: dict[str, Any], before: EpochLength, now: EpochLength) -> dict[str, Any]:
-    """Changes the counters of Lightning's loops in a checkpoint in place, and returns it. Equal lengths change nothing.
+    """Changes the counters of Lightning's loops in a checkpoint in place, and returns it. Equal lengths change none.
+
+    What the loader would compare with its own data and length is removed.
 
     Raises RMTError for a checkpoint inside an epoch whose new length is one update.
     """
+    loop = state["loops"]["fit_loop"]
+    (loader,) = loop["state_dict"]["combined_loader"]
+    for name in ("samples", "steps"):
+        loader.pop(name, None)
     if before == now:
         return state
     if now.updates < 2 and int(state["global_step"]) % before.updates:
         raise RMTError(
-            "the run was stopped inside an epoch, and with these options an epoch is a single update: lower "
-            "--batch-size or --accumulate"
+            "the run was stopped inside an epoch, and an epoch is a single update now: lower --batch-size or "
+            "--accumulate"
         )
-    loop = state["loops"]["fit_loop"]
     scale_batches = _scaling(before.batches, now.batches, lambda n: _inside_batches(n, before, now))
     scale_updates = _scaling(before.updates, now.updates, lambda n: _inside(n, before, now))
     _rescale(loop["epoch_loop.batch_progress"], scale_batches, counted="processed")
     optimizer = loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
     for progress in (optimizer["step"], optimizer["zero_grad"], loop["epoch_loop.scheduler_progress"]):
         _rescale(progress, scale_updates, counted="completed")
-    for loader in loop["state_dict"]["combined_loader"]:
-        loader |= {"batches": scale_batches(loader["batches"]), "steps": now.batches}
+    loader["batches"] = scale_batches(loader["batches"])
     done = optimizer["step"]["total"]["completed"]
     counted = loop["epoch_loop.state_dict"]
     counted |= {name: value + done - state["global_step"] for name, value in counted.items()}  # for loggers
@@ -65,7 +77,7 @@ def continue_schedule(
     Args:
         recipe, original: of the run as it goes on, and of the checkpoint; both resolved.
         state: the checkpoint, whose counters are changed in place.
-        before, now: the epochs of `original` and `recipe`.
+        before, now: the epochs of the checkpoint, and of the run as it goes on.
     Returns:
         the recipe; an update that it names is changed, too.
     Raises:

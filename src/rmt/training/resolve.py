@@ -40,8 +40,8 @@ def resolve(
     *,
     started: float | None = None,
     log: Log = lambda line: None,
-) -> tuple[RecipeT, Any]:
-    """Returns the recipe that runs, and its data, opened.
+) -> tuple[RecipeT, Any, float | None]:
+    """Returns the recipe that runs, its data, opened, and the seconds that it is planned to take; None without a plan.
 
     The machine's part comes first, then the plan for the recipe's minutes, if there are any, then the task's part,
     which depends on the data. Raises RMTError for whatever is wrong with machine, weights or data, and for values that
@@ -58,10 +58,10 @@ def resolve(
     planned, batch = needs_plan(recipe, task), recipe.batch_size
     if not planned or recipe.model != AUTO or recipe.weights or recipe.model_args:
         recipe = resolve_network(recipe)  # before the data are read, which may take a while
-    data = task.open_data(recipe)
+    data, seconds = task.open_data(recipe), None
     if planned:
         planner = Planner(recipe, data, task, machine.torch_device, started, time.monotonic)
-        recipe = planner.plan(log, open_precision=open_precision)
+        recipe, seconds = planner.plan(log, open_precision=open_precision)
     given, recipe = recipe, resolve_ema_decay(task.resolve(resolve_network(recipe), data))
     for name in ("warmup_epochs", "warmup_iterations"):
         length, taken = getattr(given, name, None), getattr(recipe, name, None)
@@ -71,7 +71,7 @@ def resolve(
         log(f"batch of {recipe.batch_size} instead of {batch}: only {plural(len(data.train), 'image')} to train on")
     validate(recipe)
     assert not recipe.open_fields()
-    return recipe, data
+    return recipe, data, seconds
 
 
 def resolve_machine(recipe: RecipeT, machine: Machine) -> RecipeT:
@@ -107,7 +107,11 @@ def resolve_resumed(recipe: RecipeT, original: Recipe, machine: Machine) -> Reci
     """Returns the recipe of a resumed run with its machine's part filled in.
 
     Fields that it leaves open keep the values of `original`, the recipe of the checkpoint, except for the devices:
-    those are the ones at hand now.
+    those are the ones at hand now. With an effective batch the accumulation of `original` was computed for its devices:
+    it is computed again, unless the recipe gives another one.
     """
     kept = set(recipe.open_fields()) - {"device", "devices", "nodes"}
-    return resolve_machine(replace(recipe, **{name: getattr(original, name) for name in kept}), machine)
+    recipe = replace(recipe, **{name: getattr(original, name) for name in kept})
+    if recipe.effective_batch and recipe.accumulate == original.accumulate:
+        recipe = replace(recipe, accumulate=1)
+    return resolve_machine(recipe, machine)

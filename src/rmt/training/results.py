@@ -48,7 +48,7 @@ def common_metrics(
         unreadable: name and reason of the images of `split` that could not be read.
     """
     progress, recipe, data = module.progress, module.recipe, module.data
-    epochs = max(int(row["epoch"]) for row in run.history.rows if row["kind"] == "epoch")
+    epochs = progress.evaluations
     images = epochs * module.updates_per_epoch * effective_batch(recipe)
     best_by, bad = module.metric_columns.best, progress.bad_images
     parts = {"train and val": bad | unreadable} if split == "val" else {"train and val": bad, split: unreadable}

@@ -13,9 +13,10 @@ from rich.console import Console
 
 from rmt.data.randomness import seed_process
 from rmt.errors import RMTError
+from rmt.model import describe_weights
 from rmt.plain_output import allow_any_encoding
 from rmt.recipes.recipe import Recipe, changes, from_dict
-from rmt.terminal import log_to
+from rmt.terminal import log_to, plural
 from rmt.training.checkpoints.callback import Interrupted, StateCheckpoint
 from rmt.training.checkpoints.contents import check_state
 from rmt.training.checkpoints.io import AtomicCheckpointIO, load_newest_state
@@ -81,6 +82,8 @@ def train(recipe: Recipe, task: Task[Any, Any, Any], *, started: float | None = 
     with process_group(machine):
         # Before the data are read, which may take a while.
         processes.broadcast_from_main(lambda: RunFolder.require_empty(recipe))
+        if recipe.weights:
+            describe_weights(recipe.weights)
         module, run = _fit(recipe, machine, task, _console(), started=started)
     return _finish(module, run, task)
 
@@ -172,16 +175,21 @@ def _fit(
     """
     filter_library_warnings()
     log = functools.partial(log_to, console)
-    recipe, data = resolve(recipe, machine, task, started=started, log=log)
+    recipe, data, planned = resolve(recipe, machine, task, started=started, log=log)
     if folder is not None and processes.is_main_process():
         require_same_data(folder, data, accept_changes, log)
-    before = now = EpochLength(data.batches_per_epoch(recipe), recipe.accumulate)
-    if state is not None and original not in (None, recipe):
-        before = EpochLength(data.batches_per_epoch(original), original.accumulate)
+    now = EpochLength(data.batches_per_epoch(recipe), recipe.accumulate)
+    before = now if state is None else EpochLength.of(state)
+    if before != now and not accept_changes:  # other data, with no record of those before
+        raise RMTError(
+            f"the checkpoint is of a run with {plural(before.updates, 'update')} per epoch, and there are "
+            f"{now.updates:,} now: restore the data, or pass --accept-changes to resume with them"
+        )
+    if state is not None:
         recipe = continue_schedule(recipe, original, state, before, now, log)
     if minutes:
         place: dict[str, Any] = dict(device=machine.torch_device, started=started, clock=time.monotonic, log=log)
-        recipe = extend(recipe, data, task, state, minutes, **place)
+        recipe, planned = extend(recipe, data, task, state, minutes, **place)
     seed_process(recipe.seed)
     module = task.build(recipe, data, fresh=state is None, log=log)
     configure_network(module.model, recipe, machine.torch_device)
@@ -212,9 +220,7 @@ def _fit(
         done=step * recipe.accumulate,
         iterations=module.iterations,
         ema=module.ema is not None,
-        planned_end=started + 60 * (minutes or recipe.minutes)
-        if minutes or (recipe.minutes and state is None)
-        else None,
+        planned_end=None if planned is None else started + planned,
         console=console,
     )
     profile = StepProfile(display.print_line)
@@ -234,7 +240,7 @@ def _fit(
         batches_per_epoch=module.batches_per_epoch,
         callbacks=callbacks,
         folder=folder.path,
-        checkpoint_io=AtomicCheckpointIO(lambda read: rescale_state(read, before, now)),
+        checkpoint_io=AtomicCheckpointIO(lambda read: rescale_state(read, before, now) if accept_changes else read),
     )
 
     module.print_line = display.print_line

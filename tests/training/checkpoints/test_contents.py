@@ -100,6 +100,14 @@ def other_shape(state):
     state["state_dict"] = {name: value.reshape(-1)[:1] for name, value in state["state_dict"].items()}
 
 
+def no_loader(state):
+    state["loops"]["fit_loop"]["state_dict"]["combined_loader"].clear()
+
+
+def no_update(state):
+    state["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["steps"] = 1
+
+
 def negative_counter(state):
     state["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] = -5
 
@@ -123,6 +131,8 @@ CHANGES = [
     (one_group, "does not fit the run"),
     (other_weights, "does not fit the run"),
     (other_shape, "does not fit the run"),
+    (no_loader, "not that of one loader"),
+    (no_update, "an epoch of its run has no update"),
     (negative_counter, "ready is -5"),
     (other_update, "global_step is 9, but 3 updates"),
 ]
@@ -192,7 +202,8 @@ def test_any_change_of_the_metrics_is_accepted_or_refused_in_one_line(tmp_path, 
             assert int(found["step"]) >= 0
 
 
-def test_metrics_that_cannot_be_are_named_when_the_run_goes_on(tmp_path):
+def test_metrics_that_cannot_be_are_named_when_the_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("rmt.tasks.classify.report.draw_report", lambda *args: None)
     run = Path(shutil.copytree(finished_run(), tmp_path / "run"))
     (run / "metrics.json").write_text("[1]")
     with pytest.raises(rmt.RMTError, match=r"metrics\.json: not as a run writes it; remove the file"):
@@ -202,6 +213,8 @@ def test_metrics_that_cannot_be_are_named_when_the_run_goes_on(tmp_path):
         file.write("step,²,1\n")
     with pytest.raises(rmt.RMTError, match=r"metrics\.csv: line \d+ is not as a run writes it; remove the file"):
         resume(run)
+    (run / "metrics.csv").unlink()
+    assert resume(run).metrics["last"]["epoch"] == 3
 
 
 def test_the_contents_that_runs_write_are_accepted(state):

@@ -41,7 +41,7 @@ def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
     """
     if recipe.balanced_sampling and data.stream == "yes":
         raise RMTError("--balanced-sampling needs all images at hand: take --stream no, or --class-weights instead")
-    own = _classifier(recipe.weights)
+    own = None if recipe.image_size else _classifier(recipe.weights)
     size = recipe.image_size or (own["preprocessing"]["size"][0] if own else _SIDES.get(recipe.model, 224))
     by_muon = small_images.suit(recipe, recipe.model)
     if by_muon:

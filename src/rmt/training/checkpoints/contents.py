@@ -10,6 +10,7 @@ from rmt.errors import RMTError
 from rmt.recipes.recipe import from_dict
 from rmt.terminal import plural
 from rmt.training.progress import Progress
+from rmt.training.rescale import EpochLength
 
 _LOOP = "epoch_loop."
 _COUNTERS = (
@@ -25,7 +26,9 @@ def check_state(state: Any, path: Path) -> dict[str, Any]:
     """Returns the content of a checkpoint. Raises RMTError that names what is missing or cannot be."""
     try:
         _check(state)
-        from_dict(state["rmt"]["recipe"])
+        recipe = from_dict(state["rmt"]["recipe"])
+        if recipe.accumulate < 1 or EpochLength.of(state).updates < 1:
+            raise ValueError("an epoch of its run has no update")
         Progress.from_state_dict(state["rmt"]["progress"])
     except KeyError as error:
         raise _refused(path, f"it has no {error}") from error
@@ -53,9 +56,10 @@ def _check(state: Any) -> None:
     if taken != step:
         raise ValueError(f"global_step is {step}, but {plural(taken, 'update')} counted")
     loaders = _mapping(loop["state_dict"], "the loop's state_dict")["combined_loader"]
-    for loader in _list(loaders, "combined_loader"):
-        for name in ("epoch", "batches", "samples", "steps"):
-            _count(_mapping(loader, "combined_loader")[name], f"combined_loader's {name}")
+    if len(_list(loaders, "combined_loader")) != 1:
+        raise ValueError("combined_loader is not that of one loader")
+    for name in ("epoch", "batches", "samples", "steps"):
+        _count(_mapping(loaders[0], "combined_loader")[name], f"combined_loader's {name}")
     _list(own["lr_schedulers"], "lr_schedulers")
     if len(_list(own["optimizer_states"], "optimizer_states")) != 1:
         raise ValueError("optimizer_states are not those of one optimiser")
