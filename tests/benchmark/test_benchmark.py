@@ -255,6 +255,23 @@ def test_presets_are_possible_and_take_other_options():
     assert with_preset("cpu-latency", options, words) == expected != options
 
 
+def test_a_gpu_with_a_number_is_made_the_current_one(monkeypatch):
+    """Events and memory counters are those of the current device."""
+    chosen = []
+
+    def set_device(number):
+        chosen.append(number)
+        raise RMTError("there is none")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    with pytest.raises(RMTError, match="there is none"):
+        run_benchmark(dataclasses.replace(SMALL, device="cuda:1"))
+    assert chosen == [1]
+    with pytest.raises(RMTError, match="--device cuda:: choose one of"):
+        run_benchmark(dataclasses.replace(SMALL, device="cuda:"))
+
+
 def test_calls_of_an_apple_gpu_are_waited_for(monkeypatch):
     """They return before they are done."""
     calls = []

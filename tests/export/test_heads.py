@@ -111,6 +111,8 @@ def test_a_program_of_one_size_predicts_the_same(head, tmp_path, monkeypatch):
         rmt.load(target).predict(PHOTOS[0].resize((50, 40)))
     export(source, target, ExportOptions("torch", image_size=(48,)), images=PHOTOS, log=lambda _: None)
     assert rmt.load(target, device="cpu").predict(PHOTOS)[0].shape == (64, 96)  # by windows of 48
+    with pytest.raises(RMTError, match="--image-size 48 64: the windows of this segmenter are square"):
+        export(source, target, ExportOptions("torch", image_size=(48, 64)), images=PHOTOS, log=lambda _: None)
 
 
 TWO_STAGES = dict(mask_width=8, box_fc_width=16, box_conv_width=8, pre_nms=(200, 200), post_nms=(60, 60))

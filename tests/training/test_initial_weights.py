@@ -137,7 +137,6 @@ def test_what_a_file_says_of_itself(files, tmp_path):
             describe_weights(tmp_path / name)
 
 
-#: A run of each task whose sizes are none that the data would give, as far as `rmt_test` and the data allow.
 @pytest.mark.parametrize("task", TASKS)
 def test_only_a_new_run_needs_the_file(recipe, tmp_path, task):
     file = tmp_path / "weights.safetensors"
@@ -150,6 +149,7 @@ def test_only_a_new_run_needs_the_file(recipe, tmp_path, task):
         rmt.train(replace(began, data="nowhere", output=str(tmp_path / "run")))
 
 
+#: A run of each task whose sizes are none that the data would give, as far as `rmt_test` and the data allow.
 RUNS = {
     "classify": dict(image_size=48),
     "detect": dict(

@@ -92,7 +92,7 @@ def _shifted(image: Image.Image, shifts: np.ndarray, along_y: bool, options: dic
     return image.transpose(Image.Transpose.TRANSPOSE) if along_y else image
 
 
-_OPERATIONS: dict[str, Callable[..., Image.Image]] = {  # without lambdas, which no process could be sent
+_OPERATIONS: dict[str, Callable[..., Image.Image]] = {  # no lambdas: they could not be pickled for a worker process
     f"{name}_{axis}{kind}": partial(function, along_y=axis == "y")
     for name, kind, function in (
         ("shear", "", _shear),

@@ -117,6 +117,8 @@ def export(
     preprocessing = metadata["preprocessing"]
     size = _image_size(options, task, preprocessing, predictor.model)
     sliding = task == "segment" and inference_from(metadata).sliding
+    if sliding and size[0] != size[1]:
+        raise RMTError(f"--image-size {size[0]} {size[1]}: the windows of this segmenter are square: give one number")
     if task == "classify" or sliding:  # the size of a sliding segmenter is that of its windows
         preprocessing["size"] = list(size)
     if task == "segment" and not options.dynamic and not sliding:

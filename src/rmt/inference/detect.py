@@ -233,7 +233,7 @@ def _chosen(found: Detections, at: Point | None, label: int | None) -> int | Non
 
 
 def check_threshold(threshold: float) -> float:
-    """The score, from which objects are shown. Raises RMTError if it is none."""
+    """Returns the score from which objects are shown. Raises RMTError unless it is in [0, 1]."""
     if not 0 <= threshold <= 1:
         raise RMTError(f"--threshold must lie in [0, 1], not {threshold:g}")
     return threshold

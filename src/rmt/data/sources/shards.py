@@ -113,7 +113,10 @@ class ShardSet(ShardRows):
         named = named[:1] if is_tar(self.shards[0]) else named  # tars have one list beside them
         lists = {class_names(shard, table.schema.metadata) for shard, table in named} - {()}
         if len(lists) > 1:
-            raise RMTError(f"{where}: its shards list different classes, or the same in another order: write them anew")
+            raise RMTError(
+                f"{where}: its shards list different classes, or the same in another order: write them again with one "
+                "list of classes"
+            )
         self.classes: tuple[str, ...] = checked_classes(self.labels, lists.pop() if lists else (), where)
 
     @property

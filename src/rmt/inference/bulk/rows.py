@@ -198,7 +198,7 @@ class EmbeddingRows(Rows):
 
 
 def rows_for(predictor: Predictor, *, top_k: int = 5, masks: Masks = "rle", threshold: float = 0.0) -> Rows:
-    """The rows of the predictions of a network. Raises RMTError for a threshold that is no score."""
+    """The rows of the predictions of a network. Raises RMTError for a threshold outside [0, 1]."""
     if isinstance(predictor, ClassifyPredictor):
         return ClassRows(min(top_k, predictor.num_classes))
     if isinstance(predictor, DetectPredictor):
