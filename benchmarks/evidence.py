@@ -11,7 +11,7 @@ soon as it is there: an interrupted call is continued by the same call, and a ce
 camvid/ and bccd/. The tables are in `evidence_tables.py`. Epochs are fixed beforehand, so other work on the machine
 changes the seconds, not the scores. A score is that of the last epoch's raw weights on the test part, which nothing
 else reads; learning rates are chosen on images held out of train. Where a table has a time for all networks, two short
-runs of each give the CPU seconds of an epoch.
+runs of each give the CPU seconds of an epoch: they are to be on one machine, with nothing else running on it.
 
 `page` writes the tables and plots of what is there into a page, between `<!-- evidence: TABLE -->` and
 `<!-- /evidence -->`; without a page it prints them.
@@ -34,8 +34,8 @@ from threading import Lock
 from typing import Any
 
 import evidence_page
-from evidence_plots import cpu_seconds, seeds
-from evidence_tables import SIDES, SIZES, TABLES, WEIGHTS, Table
+from evidence_plots import cpu_seconds, epoch_seconds, seeds
+from evidence_tables import SIDES, SIZES, TABLES, TIMED, WEIGHTS, Table
 from filelock import FileLock
 from first_hour import commit, read, run_timed, take_rows
 
@@ -44,7 +44,6 @@ from rmt.benchmark.machine import describe
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "evidence"
-TIMED = (1, 3)  # epochs of the two runs whose CPU seconds give those of an epoch
 TRIAL = 1 / 3  # of a table's time, for each learning rate to choose from
 
 
@@ -135,10 +134,7 @@ class Runner:
 
     def epochs(self, name: str, row: str, share: float) -> int:
         """How many epochs fit into the time of the table, or into a share of it."""
-        found = {e["kind"]: e["cpu_seconds"] for e in self.entries(name, row)}
-        short, long = TIMED
-        seconds = (found[f"epochs {long}"] - found[f"epochs {short}"]) / (long - short)
-        return max(1, round(TABLES[name].seconds * share / seconds))
+        return max(1, round(TABLES[name].seconds * share / epoch_seconds(self.entries(name, row), row)))
 
     def cell(self, place: Place, name: str, row: str, kind: str, epochs: int, seed: int, more: str = "") -> None:
         """One training run, unless its result is there, and its weights where other tables need them."""

@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 from evidence_costs import cost_lines
-from evidence_plots import COSTS, PICTURES, cpu_seconds, draw, error, seeds
+from evidence_plots import COSTS, PICTURES, cpu_seconds, draw, epoch_seconds, error, seeds
 from evidence_tables import SIDES, SIZES, TABLES, Table
 from first_hour import read
 
@@ -42,7 +42,7 @@ def table_lines(table: Table, entries: list[dict[str, Any]]) -> Iterator[str]:
             columns.append("–" if found == base or not differences else shown(differences, "+"))
         elif table.seconds:
             columns += [str(cells[0]["epochs"]), cells[0]["command"].split("--lr ")[-1].split()[0]]
-        seconds = cpu_seconds(cells)
+        seconds = cells[0]["epochs"] * epoch_seconds(entries, row) if table.seconds else cpu_seconds(cells)
         columns += [str(len(cells)), "" if seconds is None else f"{seconds:.0f}"]
         yield "| " + " | ".join(columns) + " |"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from evidence_tables import SIDES, SIZES, TABLES, Table
+from evidence_tables import SIDES, SIZES, TABLES, TIMED, Table
 from first_hour import read
 
 from rmt.benchmark.plot import plot as plot_benchmark
@@ -57,6 +57,13 @@ def cpu_seconds(entries: Iterable[dict[str, Any]]) -> float | None:
     return mean(found) if found else None
 
 
+def epoch_seconds(entries: Iterable[dict[str, Any]], row: str) -> float:
+    """The CPU seconds of an epoch of a row, from its two short runs; other work on the machine does not change them."""
+    found = {e["kind"]: e["cpu_seconds"] for e in entries if e["row"] == row}
+    short, long = TIMED
+    return float(found[f"epochs {long}"] - found[f"epochs {short}"]) / (long - short)
+
+
 def plot_peers(entries: list[dict[str, Any]], table: Table, file: Path) -> None:
     """Accuracy on the held-out images over epochs and over seconds; the mean of the seeds."""
     import matplotlib.pyplot as plt
@@ -68,10 +75,10 @@ def plot_peers(entries: list[dict[str, Any]], table: Table, file: Path) -> None:
             continue
         curves = [[point[1] for point in e["curve"]] for e in found.values()]
         values = [mean(points) for points in zip(*curves, strict=True)]
-        whole = cpu_seconds(found.values()) or table.seconds
+        epoch = epoch_seconds(entries, row)
         style = dict(linewidth=2.6, zorder=3) if row == next(iter(table.rows)) else dict(linewidth=1.3)
         axes[0].plot(range(1, len(values) + 1), values, label=network.what, **style)
-        axes[1].plot([whole * (i + 1) / len(values) for i in range(len(values))], values, **style)
+        axes[1].plot([epoch * (i + 1) for i in range(len(values))], values, **style)
     axes[0].set(xlabel="epochs", ylabel="top-1 on held-out images, %", xlim=(0, None))
     axes[1].set(xlabel="CPU seconds", xlim=(0, None))
     for one in axes:

@@ -92,13 +92,14 @@ def test_a_table_of_peers_has_their_epochs_and_rates_once_a_row_is_there(tmp_pat
     (page := tmp_path / "page.md").write_text("<!-- evidence: peers-32 -->\nbefore\n<!-- /evidence -->\n")
     known = {"cpu": "a processor", "commit": "abc", "command": "rmt train finetune --epochs 9 --lr 0.002 --seed 0"}
     known |= {"curve": [[1.0, 40.0], [2.0, 60.0]]}
-    chosen = [entry("rmt", 0, 50.0, "rate") | known]
+    times = [entry("rmt", epochs, 0, "epochs") | known | {"cpu_seconds": 2.0 + 3 * epochs} for epochs in (1, 2)]
+    chosen = [*times, entry("rmt", 0, 50.0, "rate") | known]
     (tmp_path / "peers-32.json").write_text(json.dumps(chosen))
     PAGE.write(tmp_path, [page])
     assert "before" in page.read_text(encoding="utf-8") and not list((tmp_path / "images").iterdir())
     (tmp_path / "peers-32.json").write_text(json.dumps([*chosen, entry("rmt", 0, 61.0) | known]))
     PAGE.write(tmp_path, [page])
-    assert "| RMT | 0.30 M | 61.00 | 40 | 0.002 | 1 | 60 |" in page.read_text(encoding="utf-8")
+    assert "| RMT | 0.30 M | 61.00 | 40 | 0.002 | 1 | 120 |" in page.read_text(encoding="utf-8")
     assert (tmp_path / "images/evidence-peers-32.png").stat().st_size > 10_000
 
 
@@ -167,18 +168,17 @@ def runner(folder):
 def test_epochs_fill_the_time(tmp_path):
     entries = [
         entry("rmt", 1, 0, "epochs") | {"cpu_seconds": 25.0},
-        entry("rmt", 3, 0, "epochs") | {"cpu_seconds": 35.0},
+        entry("rmt", 2, 0, "epochs") | {"cpu_seconds": 30.0},
     ]
     (tmp_path / "peers-32.json").write_text(json.dumps(entries))
-    assert runner(tmp_path).epochs("peers-32", "rmt", 1.0) == 60  # 300 s, an epoch takes 5
-    assert runner(tmp_path).epochs("peers-32", "rmt", 0.5) == 30
+    assert runner(tmp_path).epochs("peers-32", "rmt", 1.0) == 90  # 450 s, an epoch takes 5
+    assert runner(tmp_path).epochs("peers-32", "rmt", 0.5) == 45
 
 
 def test_the_learning_rate_is_the_best_of_those_tried_at_32(tmp_path, monkeypatch):
-    tried = [
-        entry("rmt", f"{rate:g}", 0, "rate") | {"val": val} for rate, val in ((1e-3, 40.0), (2e-3, 50.0), (4e-3, 45.0))
-    ]
-    times = [entry("rmt", 1, 0, "epochs") | {"cpu_seconds": 25.0}, entry("rmt", 3, 0, "epochs") | {"cpu_seconds": 35.0}]
+    scores = {0.006: 40.0, 0.012: 50.0, 0.024: 45.0}
+    tried = [entry("rmt", f"{rate:g}", 0, "rate") | {"val": val} for rate, val in scores.items()]
+    times = [entry("rmt", epochs, 0, "epochs") | {"cpu_seconds": 20.0 + 5 * epochs} for epochs in (1, 2)]
     (tmp_path / "peers-64.json").write_text(json.dumps(times))
     typed = []
     monkeypatch.setattr(EVIDENCE.Runner, "cell", lambda self, *arguments: typed.append(arguments))
@@ -186,7 +186,7 @@ def test_the_learning_rate_is_the_best_of_those_tried_at_32(tmp_path, monkeypatc
         runner(tmp_path).seed(EVIDENCE.Place(0), "peers-64", "rmt", 0)
     (tmp_path / "peers-32.json").write_text(json.dumps(tried))
     runner(tmp_path).seed(EVIDENCE.Place(0), "peers-64", "rmt", 0)
-    assert typed == [(EVIDENCE.Place(0), "peers-64", "rmt", "seed 0", 90, 0, "--lr 0.002")]  # 450 s of 5 each
+    assert typed == [(EVIDENCE.Place(0), "peers-64", "rmt", "seed 0", 90, 0, "--lr 0.012")]  # 450 s of 5 each
 
 
 def test_the_time_of_a_resumed_run_does_not_count(tmp_path, monkeypatch):
@@ -208,7 +208,7 @@ def test_the_time_of_a_resumed_run_does_not_count(tmp_path, monkeypatch):
         runner(tmp_path).baseline(EVIDENCE.Place(0), "bccd", "torchvision", 1)
 
 
-@pytest.mark.parametrize(("kind", "resumed"), [("epochs 3", False), ("seed 0", True)])
+@pytest.mark.parametrize(("kind", "resumed"), [("epochs 2", False), ("seed 0", True)])
 def test_a_run_that_measures_time_begins_anew(tmp_path, monkeypatch, kind, resumed):
     folder = tmp_path / f"peers-32.rmt.{kind.replace(' ', '-')}"
     folder.mkdir()
