@@ -34,6 +34,7 @@ test-hostile: install
 
 # Every command and Python block of every page, in order. The last committed result is benchmarks/documentation.json.
 test-docs: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[export,ray]' segmentation-models-pytorch transformers
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/run_docs.py $(ARGS)
 
 # Attacks rmt serve: make test-serve-hostile MINUTES=10 ARGS="--task segment --output FILE.json"; the last line has the

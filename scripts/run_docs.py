@@ -86,12 +86,13 @@ def blocks_of(text: str) -> list[Block]:
             if fence[2] == "python":
                 found.append(Block(start, "python", content, needs))
             elif fence[2] in ("sh", "bash"):
-                found += [Block(start, "command", command) for command in commands_of(content)]
+                found += [Block(start, "command", command, needs) for command in commands_of(content)]
             needs = ""
         elif line.startswith("    ") and not (start > 1 and re.match(r"\s*(?:[-*]|\d+\.) |  \S", lines[start - 2])):
             end = next((i for i in range(number, len(lines)) if not lines[i].startswith("    ")), len(lines))
             content, number = "\n".join(lines[start - 1 : end]), end
-            found += [Block(start, "command", command) for command in commands_of(content)]
+            found += [Block(start, "command", command, needs) for command in commands_of(content)]
+            needs = ""
     return found
 
 

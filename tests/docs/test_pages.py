@@ -58,11 +58,14 @@ def test_blocks_are_found_in_order():
         "# T\n\n    rmt check A   # a\n    no command\n\n- item\n    rmt no\n\n```sh\nX=1 rmt predict \\\n  B\n```\n\n"
     )
     text += "<!-- needs: nothing_here -->\n```python\nx = 1\n```\n"
+    text += "<!-- needs: nor_this -->\n\n    rmt embed B\n\n    rmt embed C\n"
     found = [(block.kind, block.text, block.needs) for block in run_docs.blocks_of(text)]
     assert found == [
         ("command", "rmt check A", ""),
         ("command", "X=1 rmt predict B", ""),
         ("python", "x = 1", "nothing_here"),
+        ("command", "rmt embed B", "nor_this"),
+        ("command", "rmt embed C", ""),
     ]
 
 
