@@ -32,7 +32,7 @@ def load(path: str | Path, **options: Any) -> Predictor:
     Args:
         path: the file or folder, or the name of a network with weights in the package (`rmt_micro`).
         options: `device` ("auto", "cpu", "cuda", "mps"), `precision` ("auto", "fp32", "bf16", "fp16"), and those of the
-            task: `image_size` of a classifier or detector, `short_side` of a segmenter.
+            task: `image_size` of a classifier (also (height, width)) or detector, `short_side` of a segmenter.
     Raises:
         RMTError: it is not a model file of this package, or the device is missing.
     """

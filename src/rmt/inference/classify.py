@@ -17,6 +17,7 @@ from rmt.inference.exported import ExportedRuntime
 from rmt.inference.inputs import ImageLike
 from rmt.inference.predictor import Predictor, checked_size
 from rmt.inference.results import ImageResult
+from rmt.inference.runtime import Runtime
 from rmt.model import RMT, load_model
 from rmt.model.timm_networks import resize
 
@@ -45,16 +46,31 @@ class ClassifyPredictor(Predictor):
     task = "classify"
     load_network: ClassVar[Callable[..., tuple[nn.Module, dict[str, Any]]]] = staticmethod(load_model)
 
+    def __init__(self, runtime: Runtime, metadata: dict[str, Any]) -> None:
+        super().__init__(runtime, metadata)
+        self.preprocessing.setdefault("mean", list(IMAGENET_MEAN))
+        self.preprocessing.setdefault("std", list(IMAGENET_STD))
+
     @classmethod
-    def load(cls, path: str | Path, *, device: str = "auto", precision: str = "auto", image_size: int = 0) -> Self:
-        """See `Predictor.load`. `image_size`: side of the images in pixels, instead of the file's own (0)."""
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        image_size: int | tuple[int, int] = 0,
+    ) -> Self:
+        """See `Predictor.load`. `image_size`: side of the images in pixels, or height and width, instead of the file's
+        own (0)."""
         predictor = super().load(path, device=device, precision=precision)
         if image_size:
-            predictor.preprocessing["size"] = [checked_size(image_size)] * 2
+            sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+            height, width = (checked_size(side) for side in sides)
+            predictor.preprocessing["size"] = [height, width]
             if isinstance(predictor.runtime, ExportedRuntime):
-                predictor.runtime.check_size(image_size, image_size)
+                predictor.runtime.check_size(height, width)
             elif not isinstance(predictor.model, RMT):
-                resize(predictor.model, predictor.metadata["model"], image_size)
+                resize(predictor.model, predictor.metadata["model"], (height, width))
         return predictor
 
     def predict(  # type: ignore[override]
@@ -118,6 +134,5 @@ class ClassifyPredictor(Predictor):
         return {key: self.preprocessing[key] for key in _TRANSFORM if key in self.preprocessing}
 
     def normalized(self, batch: Tensor) -> Iterator[Tensor]:
-        arguments = self._arguments()
-        normalize = Normalize(arguments.get("mean", IMAGENET_MEAN), arguments.get("std", IMAGENET_STD))
+        normalize = Normalize(self.preprocessing["mean"], self.preprocessing["std"])
         yield normalize.batch(batch.to(self.device, non_blocking=True))

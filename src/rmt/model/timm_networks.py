@@ -65,29 +65,29 @@ def size_arguments(name: str, image_size: int | None) -> dict[str, Any]:
     return {"strict_img_size": False} if "strict_img_size" in known else {}
 
 
-def require_size(network: nn.Module, name: str, image_size: int) -> None:
-    """Raise RMTError unless the network takes square images of this side; needs a forward pass in eval mode."""
+def require_size(network: nn.Module, name: str, size: tuple[int, int]) -> None:
+    """Raise RMTError unless the network takes images of this height and width; needs a forward pass in eval mode."""
     training, device = network.training, next(network.parameters()).device
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
+            network.eval()(torch.zeros(1, 3, *size, device=device))
     except BUILD_ERRORS as error:
-        raise RMTError(f"--image-size {image_size}: {name} does not take it: {one_line(error)}") from error
+        raise _not_taken(name, size, error) from error
     network.train(training)
 
 
-def resize(network: Any, name: str, image_size: int) -> None:
-    """Let a network with weights take square images of this side, by timm's `set_input_size` where it has one.
+def resize(network: Any, name: str, size: tuple[int, int]) -> None:
+    """Let a network with weights take images of this height and width, by timm's `set_input_size` where it has one.
 
     Raises:
         RMTError: the network, or its weights, are for images of another size.
     """
     try:
         if hasattr(network, "set_input_size"):
-            network.set_input_size(img_size=(image_size, image_size))
+            network.set_input_size(img_size=size)
     except BUILD_ERRORS as error:
-        raise RMTError(f"--image-size {image_size}: {name} does not take it: {one_line(error)}") from error
-    require_size(network, name, image_size)
+        raise _not_taken(name, size, error) from error
+    require_size(network, name, size)
 
 
 def use_running_statistics(network: nn.Module) -> None:
@@ -129,6 +129,11 @@ def load_timm_weights(network: nn.Module, state: Mapping[str, Tensor], name: str
 def _class_of(name: str) -> type:
     with torch.device("meta"):
         return type(model_entrypoint(name.partition(".")[0])(pretrained=False))
+
+
+def _not_taken(name: str, size: tuple[int, int], error: Exception) -> RMTError:
+    sides = " ".join(map(str, dict.fromkeys(size)))  # one number for squares, as users give it
+    return RMTError(f"--image-size {sides}: {name} does not take it: {one_line(error)}")
 
 
 def _explain(name: str, arguments: Mapping[str, Any], error: Exception) -> str:

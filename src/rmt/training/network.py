@@ -62,7 +62,7 @@ def build_network(recipe: Recipe, image_size: int | None = None) -> Any:
     arguments = parse_model_args(recipe.model_args) | {"drop_path_rate": recipe.drop_path}
     network = create_network(recipe.model, arguments, image_size)
     if image_size and not isinstance(network, RMT):
-        require_size(network, recipe.model, image_size)
+        require_size(network, recipe.model, (image_size, image_size))
     return network
 
 
