@@ -92,7 +92,8 @@ class Task(Generic[RecipeT, DataT, ModuleT]):
         finish: evaluates last, averaged and best weights; writes them with their scores, `metrics.json` and the report.
         summary: the closing lines of a run, from its `metrics.json`.
         evaluate: (checkpoint, data, *, device, precision, workers); scores a checkpoint, JSON values. More keywords are
-            the task's own, each an option of `rmt evaluate`.
+            the task's own, each an option of `rmt evaluate`; with `accuracy` also `predictor`, that of the checkpoint
+            if it is loaded, which is used as it is.
         open_evaluation: (metadata of a model file, data, split or None); the images that it is evaluated on, a set with
             `load`, and which part of the data they are.
         accuracy: name of the metric that export compares, and the function that takes it from `evaluate`'s result, in

@@ -102,14 +102,17 @@ def test_evaluation_of_the_file_gives_the_run_s_scores():
         "judged",
         "results",
     }  # no way of showing
+    predictor, calls = rmt.load(finished_run(), device="cpu"), []
+    predictor.model.register_forward_pre_hook(lambda module, args: calls.append(args))
     apart = evaluate_checkpoint(
         finished_run(),
         "",
         images=data() / "val2017",
         annotations=data() / "annotations/instances_val2017.json",
         workers=0,
+        predictor=predictor,
     )
-    assert apart["figures"] == result["figures"]
+    assert apart["figures"] == result["figures"] and calls
 
 
 def test_results_are_in_the_picture_s_own_pixels(tmp_path):

@@ -276,8 +276,10 @@ def test_auto_takes_the_network_of_the_weights():
 
 
 def test_evaluation_by_an_obvious_histogram():
-    result = evaluate_checkpoint(finished(), data(), device="cpu", workers=0)
-    predictor = rmt.load(finished(), device="cpu")
+    predictor, calls = rmt.load(finished(), device="cpu"), []
+    predictor.model.register_forward_pre_hook(lambda module, args: calls.append(args))
+    result = evaluate_checkpoint(finished(), data(), workers=0, predictor=predictor)
+    assert calls
     counts = np.zeros((3, 3), dtype=np.int64)
     for number in range(4):
         pixels, mask = picture(100 + number)

@@ -89,13 +89,14 @@ def evaluate_checkpoint(
     device: str = "auto",
     precision: str = "auto",
     workers: int = 2,
+    predictor: ClassifyPredictor | None = None,
     knn: bool = False,
     neighbours: int | None = None,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint on `split` of `data`; by default its validation split, what its run held out, or all.
 
     Of more than `max_images` images, so many are evaluated, evenly spread. The data's classes are matched with the
-    checkpoint's by name.
+    checkpoint's by name. `predictor` is that of the checkpoint if it is loaded, and is used as it is.
 
     Returns loss, top1, top5, macro_recall and macro_f1 (percent), images, per_class (see `class_scores`), classes,
     confusion (K lists of K counts, a row per true class), unreadable (name -> reason) and judged (see
@@ -106,7 +107,8 @@ def evaluate_checkpoint(
         raise RMTError(f"--batch-size must be at least 1, not {batch_size}")
     if neighbours is not None and not knn:
         raise RMTError("--neighbours is for k-NN accuracy: add --knn")
-    predictor = ClassifyPredictor.load(checkpoint, device=device, precision=precision, image_size=image_size)
+    if predictor is None:
+        predictor = ClassifyPredictor.load(checkpoint, device=device, precision=precision, image_size=image_size)
     if knn:
         chosen = {"split": split, "max_images": max_images, "batch_size": batch_size, "workers": workers}
         count = NEIGHBOURS if neighbours is None else neighbours

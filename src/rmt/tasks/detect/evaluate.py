@@ -105,12 +105,14 @@ def evaluate_checkpoint(
     device: str = "auto",
     precision: str = "auto",
     workers: int = 2,
+    predictor: DetectPredictor | None = None,
 ) -> dict[str, Any]:
     """Evaluates a detector on the validation split of the folder `data` or on `split` of it, or on `annotations`.
 
     If its run held images out of the same data, these are evaluated; of more than `max_images` images, so many, evenly
     spread. The data's classes are matched with the checkpoint's by name. `boxes` is the form of the boxes in a
-    COCO-format file; empty: that of the run.
+    COCO-format file; empty: that of the run. `predictor` is that of the checkpoint if it is loaded, and is used
+    as it is.
 
     Returns images (their number), figures (kind -> name -> 0…1, see `METRICS`), per_class (kind -> class -> AP), notes,
     unreadable (name -> reason), judged (see `evaluation_facts`) and results, in COCO's results format. Raises RMTError.
@@ -119,7 +121,8 @@ def evaluate_checkpoint(
         raise RMTError("give --data FOLDER, or --images FOLDER with --annotations FILE.json")
     if split and not data:
         raise RMTError("--split goes with --data; an annotation file (--annotations) is evaluated as a whole")
-    predictor = DetectPredictor.load(checkpoint, device=device, precision=precision, image_size=image_size)
+    if predictor is None:
+        predictor = DetectPredictor.load(checkpoint, device=device, precision=precision, image_size=image_size)
     part: EvaluatedPart
     if images and annotations:
         layout = coco_files((images, annotations), boxes=boxes or box_form(predictor.metadata))

@@ -90,16 +90,19 @@ def evaluate_checkpoint(
     device: str = "auto",
     precision: str = "auto",
     workers: int = 2,
+    predictor: SegmentPredictor | None = None,
 ) -> dict[str, Any]:
     """Evaluates a segmenter on `split` of `data`; by default its validation split, what its run held out, or all.
 
     Of more than `max_images` images, so many are evaluated, evenly spread. The data's classes are matched with the
-    checkpoint's by name. `batch_size` counts windows.
+    checkpoint's by name. `batch_size` counts windows. `predictor` is that of the checkpoint if it is loaded, and is
+    used as it is.
 
     Returns the values of `segmentation_results`, images, skipped_files, unreadable (name -> reason) and judged (see
     `evaluation_facts`). Raises RMTError.
     """
-    predictor = SegmentPredictor.load(checkpoint, device=device, precision=precision, short_side=short_side)
+    if predictor is None:
+        predictor = SegmentPredictor.load(checkpoint, device=device, precision=precision, short_side=short_side)
     preprocessing = predictor.preprocessing
     images, part = open_evaluation(predictor.metadata, data, split, classes)
     images = images.with_classes(predictor.classes)
