@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.runs import finished_run, photos
 
 import rmt.export
@@ -45,7 +46,10 @@ def test_the_run_s_own_validation_images_are_checked_and_measured(exported, caps
     assert call["checkpoint"] == Path(finished_run()) / "best.safetensors" and call["output"] is None
     assert len(call["images"]) == 12 and call["accuracy"].images == 12  # of val/, not of train/
     wanted = evaluate_checkpoint(finished_run(), photos(), device="cpu", workers=0)["top1"]
-    assert call["accuracy"].measure(call["checkpoint"], 0) == wanted
+    assert call["accuracy"].measure(call["checkpoint"], None) == wanted
+    predictor = rmt.load(finished_run(), device="cpu")
+    torch.nn.init.zeros_(predictor.model.head.fc.weight)  # one class for all
+    assert call["accuracy"].measure(call["checkpoint"], predictor) == pytest.approx(100 / 3)
     out = capsys.readouterr().out
     assert "largest error 1.0e-07 of the largest value (tolerance 1e-04)" in out and "3 images at 32×40" in out
     assert "top-1 90.00 % before, 89.50 % after, on 12 images" in out and "best.onnx: onnx, fp32" in out

@@ -16,7 +16,6 @@ from rmt.export import ExportOptions, check, export
 from rmt.export.check import compare
 from rmt.export.graph import Graph
 from rmt.export.images import folder_images
-from rmt.export.run import Accuracy
 from rmt.model import describe_weights, read_metadata
 from rmt.model.state_dicts import read_state_dict
 
@@ -321,16 +320,10 @@ def test_the_output_s_suffix_and_folder(model_file, tmp_path):
         export(model_file, tmp_path / "a" / "model.onnx", images=PHOTOS)
 
 
-def test_both_accuracies_are_of_images_of_one_size(model_file, tmp_path, monkeypatch):
-    """Otherwise the change of size would count as a loss by int8."""
-    sides, options = [], ExportOptions("openvino", image_size=(64,))
-    accuracy = Accuracy("top-1", 2, lambda path, side: sides.append((path.suffix, side)) or 90.0)
-    export(model_file, tmp_path / "m.xml", options, images=PHOTOS, accuracy=accuracy, log=lambda _: None)
-    assert sides == [(".safetensors", 64), (".xml", 0)]
-    assert read_metadata(tmp_path / "m.xml")["preprocessing"]["size"] == [64, 64]
-    options = ExportOptions("openvino", image_size=(64, 96))
-    with pytest.raises(RMTError, match="--image-size 64 96: the accuracy is measured on squares"):
-        export(model_file, tmp_path / "m.xml", options, images=PHOTOS, accuracy=accuracy, log=lambda _: None)
+def test_a_network_of_one_size_is_not_exported_for_any():
+    graph = Graph(torch.nn.Linear(8, 1), ["logits"], (2, 3, 8, 8), True)
+    with pytest.raises(RMTError, match=r"cannot be exported for any size, leave out --dynamic: "):
+        graph.capture()
 
 
 def test_images_of_a_folder(tmp_path):

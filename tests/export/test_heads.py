@@ -1,6 +1,11 @@
-"""Exported detectors and segmenters: the same boxes and maps as the network's, and exact graphs of any size."""
+"""Exported detectors and segmenters: the same boxes and maps as the network's, and exact graphs of any size. Sizes,
+preprocessing and calibration of all tasks."""
 
+import json
+import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,15 +15,19 @@ from PIL import Image
 import rmt
 from rmt.data.detection.rle import decode
 from rmt.errors import RMTError
-from rmt.export import ExportOptions, export
-from rmt.export.check import compare_detections
+from rmt.export import ExportOptions, export, run
+from rmt.export.check import compare_detections, prepare_image
+from rmt.export.formats import Format
 from rmt.export.graph import Graph, network_graph
-from rmt.export.run import _size_of_whole_images
+from rmt.export.images import Photos
+from rmt.export.quantize import quantize
+from rmt.export.run import Accuracy, _size_of_whole_images
 from rmt.heads import save_model
 from rmt.heads.segmentation import decode_heads
 from rmt.heads.segmentation.decode_heads import average_bins
 from rmt.inference.detect import DetectPredictor
 from rmt.inference.exported import ExportedRuntime
+from rmt.model.networks import create_network
 
 RNG = np.random.default_rng(0)
 PHOTOS = [Image.fromarray(RNG.integers(0, 255, (40, 48, 3), np.uint8)).resize((96, 64)) for _ in range(2)]
@@ -68,6 +77,83 @@ class GraphByPyTorch(ExportedRuntime):
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         assert list(images.shape) == self.graph.input_shape
         return [output.numpy() for output in self.graph(torch.from_numpy(images)).values()]
+
+
+@pytest.fixture
+def unconverted(monkeypatch):
+    """`export` writes the metadata alone, and checks the graph itself."""
+    graphs = []
+    convert = lambda graph, *_: graphs.append(graph)  # noqa: E731
+    save = lambda model, metadata, path: path.write_text(metadata)  # noqa: E731
+    monkeypatch.setattr(Graph, "capture", lambda graph: None)
+    monkeypatch.setattr(run, "format_named", lambda name: Format(".onnx", ("fp32",), convert, save, (".onnx",)))
+    monkeypatch.setattr(run, "open_exported", lambda *_, **__: GraphByPyTorch(graphs[-1], 3))
+
+
+def write_timm(path: Path, name: str, **options) -> Path:
+    """A classifier of timm for images of 64², without mean and std."""
+    network = spread(create_network(name, {"num_classes": 3, **options}, 64))
+    rmt.save_checkpoint(network, path, classes=CLASSES, preprocessing=dict(size=[64, 64]))
+    return path
+
+
+VIT = partial(write_timm, name="vit_tiny_patch16_224", depth=1, embed_dim=24, num_heads=2)
+SWIN = partial(write_timm, name="swin_tiny_patch4_window7_224", depths=(1, 1), embed_dim=12, num_heads=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("write", "sides"),
+    [(VIT, (64, 96)), (SWIN, (64, 96)), (partial(write_segmenter, head="semantic_fpn"), (48,))],
+    ids=["vit", "swin", "sliding"],
+)
+def test_both_accuracies_are_of_images_of_one_size(write, sides, unconverted, tmp_path):
+    """Otherwise the change of size would count as a loss by int8. The sizes are those that the file says."""
+    sizes = []
+
+    def measure(path, predictor):
+        metadata = predictor.metadata if predictor else json.loads(path.read_text())
+        sizes.append(metadata["preprocessing"]["size"])
+        return 90.0
+
+    source, options = write(tmp_path / "m.safetensors"), ExportOptions(image_size=sides)
+    exported = export(source, options=options, images=PHOTOS, accuracy=Accuracy("m", 2, measure), log=lambda _: None)
+    assert sizes == [[sides[0], sides[-1]]] * 2 == exported["check"]["sizes"] * 2
+    assert exported["input"]["shape"] == [1, 3, sides[0], sides[-1]]
+
+
+def test_a_size_that_a_network_of_timm_does_not_take_is_one_line(unconverted, tmp_path):
+    source = write_timm(tmp_path / "m.safetensors", "convit_tiny", depth=1)
+    with pytest.raises(RMTError, match=r"^--image-size 64 96: convit_tiny does not take it: "):
+        export(source, options=ExportOptions(image_size=(64, 96)), images=PHOTOS, log=lambda _: None)
+
+
+def test_a_classifier_without_mean_and_std_has_those_of_imagenet(unconverted, tmp_path):
+    source = VIT(tmp_path / "m.safetensors")
+    export(source, images=PHOTOS, log=lambda _: None)
+    found = json.loads(source.with_suffix(".onnx").read_text())["preprocessing"]
+    assert found == dict(size=[64, 64], mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+    predictor = rmt.load(source, device="cpu")
+    wanted = next(predictor.normalized(predictor.transform()(PHOTOS[0])[None]))[0]
+    torch.testing.assert_close(prepare_image(predictor, PHOTOS[0], (64, 64)), wanted)
+
+
+def test_calibration_images_are_read_one_after_another(monkeypatch):
+    """As tensors, 300 images for a detector take gigabytes."""
+    done = []
+
+    class Dataset(list):  # as NNCF's
+        def __init__(self, source, transform):
+            assert not done and len(source) == 2
+            super().__init__(done.append("fed") or transform(item) for item in source)
+
+    kinds = SimpleNamespace(TRANSFORMER="")
+    fake = SimpleNamespace(Dataset=Dataset, ModelType=kinds, quantize=lambda model, data, **_: data)
+    monkeypatch.setitem(sys.modules, "nncf", fake)
+    photos = Photos(lambda index: done.append("read") or PHOTOS[index], range(2))
+    prepare = lambda image: done.append("prepared") or torch.zeros(3, 8, 8)  # noqa: E731
+    fed = quantize(None, photos, prepare, by_name=True)
+    assert [each["images"].shape for each in fed] == [(1, 3, 8, 8)] * 2
+    assert done == ["read", "fed", "prepared"] * 2
 
 
 def test_a_detector_around_a_graph_finds_the_same_boxes(tmp_path):
@@ -286,12 +372,10 @@ def test_a_classifier_of_any_size(form, tmp_path):
 @pytest.mark.optional
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
 def test_int8_is_refused_where_it_loses_more_than_allowed(form, tmp_path):
-    from rmt.export.run import Accuracy
-
     source, target = classifier(tmp_path), tmp_path / ("c.onnx" if form == "onnx" else "c.xml")
     options, images = ExportOptions(form, precision="int8"), dict(images=PHOTOS, calibration=PHOTOS * 5)
     scores = iter([90.0, 89.6, 90.0, 89.4])
-    accuracy = Accuracy("top-1", 2, lambda path, side: next(scores))
+    accuracy = Accuracy("top-1", 2, lambda path, predictor: next(scores))
     exported = export(source, target, options, **images, accuracy=accuracy, log=lambda _: None)
     assert exported["accuracy"] == {"metric": "top-1", "images": 2, "before": 90.0, "after": 89.6}
     assert rmt.load(target).precision == "int8"

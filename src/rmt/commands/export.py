@@ -120,11 +120,8 @@ def _labelled(metadata: dict[str, Any], data: str, max_images: int) -> tuple[Any
         raise RMTError(f"the run's own data cannot be opened to check the exported file ({error}): {remedy}") from error
     name, take = task.accuracy
 
-    def measure(path: Path, side: int) -> float:
-        options: dict[str, Any] = dict(device="cpu", precision="auto", workers=0, max_images=max_images)
-        options |= {"image_size": side} if side else {}
-        result = task.evaluate(path, source, **options)
-        return take(result)
+    def measure(path: Path, predictor: Any) -> float:
+        return take(task.evaluate(path, source, device="cpu", workers=0, max_images=max_images, predictor=predictor))
 
     return found, Accuracy(name, len(evenly_spread(len(found), max_images)), measure)
 

@@ -11,6 +11,7 @@ from rmt.data.segmentation.transforms import resize_to_size
 from rmt.data.transforms import Normalize, eval_transform
 from rmt.errors import RMTError
 from rmt.export.graph import Graph
+from rmt.inference import Predictor
 from rmt.inference.exported import MIN_SIZE
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
@@ -31,18 +32,17 @@ def check_sizes(graph: Graph, size: Size) -> list[Size]:
     return [(height, width), (max(MIN_SIZE, 3 * height // 4) | 1, width + 32), (height + 13, max(MIN_SIZE, width // 2))]
 
 
-def normalisation(model: Any, preprocessing: dict[str, Any]) -> dict[str, Any]:
-    """mean and std of the graph's input. A detector normalises by itself, so its model file has none."""
-    if "mean" in preprocessing:
-        return {key: preprocessing[key] for key in ("mean", "std")}
-    return {"mean": model.options.image_mean, "std": model.options.image_std}
-
-
-def prepare_image(task: str, preprocessing: dict[str, Any], image: Image.Image, size: Size) -> Tensor:
+def prepare_image(predictor: Predictor, image: Image.Image, size: Size) -> Tensor:
     """An image as the graph takes it, float32 (3, *size): as in evaluation, but of this size."""
-    if task == "classify":
+    preprocessing = predictor.preprocessing
+    if predictor.task == "classify":
         return eval_transform(**preprocessing | {"size": list(size)})(image)
-    return Normalize(preprocessing["mean"], preprocessing["std"])(resize_to_size(image, size))
+    if predictor.task == "detect":  # the network itself normalises, so its model file has no mean
+        options: Any = predictor.model.options
+        mean, std = options.image_mean, options.image_std
+    else:
+        mean, std = preprocessing["mean"], preprocessing["std"]
+    return Normalize(mean, std)(resize_to_size(image, size))
 
 
 def compare(

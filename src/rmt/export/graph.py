@@ -60,7 +60,8 @@ class Graph:
             with torch.no_grad(), quiet():
                 return torch.export.export(self.module, (example,), dynamic_shapes=shapes)
         except Exception as error:  # by classes of torch._dynamo, which differ between versions
-            raise RMTError(f"this network cannot be exported: {one_line(error)[:300]}") from error
+            how = " for any size, leave out --dynamic" if self.dynamic else ""
+            raise RMTError(f"this network cannot be exported{how}: {one_line(error)[:300]}") from error
 
 
 def network_graph(network: nn.Module, size: tuple[int, int], dynamic: bool, *, fused: bool = False) -> Graph:

@@ -20,11 +20,13 @@ from rmt._version import __version__
 from rmt.atomic import disk_errors_as_rmt_error, replace_together
 from rmt.data.segmentation.transforms import fitted_size
 from rmt.errors import RMTError
-from rmt.export.check import check_sizes, compare, normalisation, prepare_image
+from rmt.export.check import check_sizes, compare, prepare_image
 from rmt.export.formats import Name, Precision, format_named, fuses_attention
 from rmt.export.graph import INPUT, network_graph
+from rmt.export.quantize import quantize
 from rmt.heads import RetinaNet
 from rmt.heads.segmentation.sliding import pad_to_smallest
+from rmt.inference import Predictor
 from rmt.inference.exported import MIN_SIZE, PROGRAMS, open_exported
 from rmt.inference.segment import inference_from
 from rmt.model import read_metadata, resolve_checkpoint
@@ -69,12 +71,12 @@ class Accuracy:
     Attributes:
         metric: its name.
         images: number of images.
-        measure: path, and side of the images (0: the file's own), to the metric, in percent.
+        measure: a file, and its predictor if it is loaded, to the metric, in percent.
     """
 
     metric: str
     images: int
-    measure: Callable[[Path, int], float]
+    measure: Callable[[Path, Predictor | None], float]
 
 
 def export(
@@ -109,17 +111,17 @@ def export(
     target = target_file(source, output, options, calibrated=bool(calibration), labelled=accuracy is not None)
     if not images:
         raise RMTError("no images to check the exported file on")
-    task, side = read_metadata(source)["task"], 0
+    task, sized = read_metadata(source)["task"], {}
     if task == "classify" and options.image_size:
-        side = _one_side(options.image_size, labelled=accuracy is not None)
-    predictor = rmt.inference.load(source, device="cpu", precision="fp32", **({"image_size": side} if side else {}))
+        sized = {"image_size": (options.image_size[0], options.image_size[-1])}
+    predictor = rmt.inference.load(source, device="cpu", precision="fp32", **sized)
     metadata = predictor.metadata
     preprocessing = metadata["preprocessing"]
     size = _image_size(options, task, preprocessing, predictor.model)
     sliding = task == "segment" and inference_from(metadata).sliding
     if sliding and size[0] != size[1]:
         raise RMTError(f"--image-size {size[0]} {size[1]}: the windows of this segmenter are square: give one number")
-    if task == "classify" or sliding:  # the size of a sliding segmenter is that of its windows
+    if sliding:  # the predictor's windows are those of the file, also when its accuracy is measured
         preprocessing["size"] = list(size)
     if task == "segment" and not options.dynamic and not sliding:
         size = _size_of_whole_images(options.image_size, preprocessing, images, labelled=accuracy is not None)
@@ -127,18 +129,15 @@ def export(
         _check_two_stages(options)
     fused = fuses_attention(options.format, options.precision)
     graph = network_graph(predictor.model, size, options.dynamic, fused=fused)
-    prepare = partial(prepare_image, task, preprocessing | normalisation(predictor.model, preprocessing))
+    prepare = partial(prepare_image, predictor)
     with _folder_beside(target) as folder, _step(log) as step:
         step(f"capturing {metadata['model']} at {'any size' if graph.dynamic else '×'.join(map(str, graph.shape[2:]))}")
         program = graph.capture()
         step(f"converting to {options.format}, which takes a minute or two for a large network")
         model = form.convert(graph, program, options.precision, folder)
         if options.precision == "int8":
-            from rmt.export.quantize import quantize
-
             step(f"quantising to int8 by {plural(len(calibration), 'calibration image')}")
-            prepared = [prepare(image, size) for image in calibration]
-            model = quantize(model, prepared, by_name=options.format == "onnx")
+            model = quantize(model, calibration, partial(prepare, size=size), by_name=options.format == "onnx")
         exported: dict[str, Any] = {
             "format": options.format,
             "precision": options.precision,
@@ -157,7 +156,7 @@ def export(
             exported["check"] = compare(graph, runtime.named_outputs, images, sizes, prepare, options.precision)
         if accuracy is not None and options.format not in PROGRAMS:
             step(f"measuring {accuracy.metric} on {plural(accuracy.images, 'image')}, before and after")
-            exported["accuracy"] = _accuracy(accuracy, source, draft, options, side)
+            exported["accuracy"] = _accuracy(accuracy, source, predictor, draft, options)
         form.save(model, json.dumps(metadata | {"exported": exported}), draft)
         replace_together([(draft.with_suffix(suffix), target.with_suffix(suffix)) for suffix in form.files])
     return exported
@@ -234,22 +233,11 @@ def _size_of_whole_images(
     return height, width
 
 
-def _one_side(sides: tuple[int, ...], *, labelled: bool) -> int:
-    """The side of the square images that a classifier is given; 0 for others.
-
-    Raises RMTError for others whose accuracy is to be measured: that of the model file is known on squares.
-    """
-    if sides[0] == sides[-1]:
-        return sides[0]
-    if labelled:
-        raise RMTError(
-            f"--image-size {sides[0]} {sides[1]}: the accuracy is measured on squares; give --images instead"
-        )
-    return 0
-
-
-def _accuracy(accuracy: Accuracy, source: Path, draft: Path, options: ExportOptions, side: int) -> dict[str, Any]:
-    before, after = accuracy.measure(source, side), accuracy.measure(draft, 0)
+def _accuracy(
+    accuracy: Accuracy, source: Path, predictor: Predictor, draft: Path, options: ExportOptions
+) -> dict[str, Any]:
+    """The metric before and after. The predictor has the size of the export, which may not be that of the source."""
+    before, after = accuracy.measure(source, predictor), accuracy.measure(draft, None)
     if options.precision == "int8" and before - after > options.max_drop:
         raise RMTError(
             f"int8 loses {before - after:.2f} points of {accuracy.metric} ({before:.2f} to {after:.2f} %), more than "
