@@ -1,5 +1,7 @@
 """Optional dependencies: which extra installs which package."""
 
+import importlib.util
+
 from rmt.errors import RMTError
 
 #: Extra -> modules that it installs (top-level names, as they are imported).
@@ -23,6 +25,16 @@ EXTRAS = {
     "export": {"onnx", "onnxscript", "onnxruntime", "openvino", "nncf"},
     "serve": {"fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client"},
 }
+
+
+def require(*modules: str) -> None:
+    """Raise ModuleNotFoundError for a module that is not installed, before work that would be lost by it.
+
+    Nothing is imported, which takes seconds for some.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
 
 def missing_extra(what: str, error: ModuleNotFoundError) -> RMTError | None:

@@ -1,5 +1,8 @@
 """`rmt export`: which images it checks on, what it measures, and what it prints."""
 
+import sys
+import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,8 @@ def exported(monkeypatch):
         return {"format": options.format, "precision": options.precision, "check": check, "accuracy": accuracy}
 
     monkeypatch.setattr(rmt.export, "export", note)
+    monkeypatch.setitem(sys.modules, "nncf", types.ModuleType("nncf"))  # which the tests do not install
+    sys.modules["nncf"].__spec__ = ModuleSpec("nncf", None)
     return calls
 
 
@@ -92,6 +97,12 @@ def test_images_and_calibration_from_folders(exported, tmp_path):
 def test_mistakes_are_one_line(exported, capsys, words, message):
     assert message in error_of(capsys, str(finished_run()), *words)
     assert not exported
+
+
+def test_a_missing_package_is_reported_before_images_are_opened(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    words = ["--data", "nowhere", "--precision", "int8", "--calibration", "no"]
+    assert "needs the package nncf: pip install" in error_of(capsys, str(finished_run()), *words)
 
 
 def test_a_file_without_known_data_asks_for_images(exported, capsys, tmp_path):

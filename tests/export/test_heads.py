@@ -121,6 +121,16 @@ def test_both_accuracies_are_of_images_of_one_size(write, sides, unconverted, tm
     assert exported["input"]["shape"] == [1, 3, sides[0], sides[-1]]
 
 
+def test_labels_that_the_network_does_not_know_are_refused_before_the_conversion(monkeypatch, tmp_path):
+    monkeypatch.setattr(Graph, "capture", lambda graph: pytest.fail("captured"))
+
+    def measure(path, predictor):
+        raise RMTError("the classes differ")
+
+    with pytest.raises(RMTError, match="the classes differ"):
+        export(VIT(tmp_path / "m.safetensors"), images=PHOTOS, accuracy=Accuracy("m", 2, measure), log=lambda _: None)
+
+
 def test_a_size_that_a_network_of_timm_does_not_take_is_one_line(unconverted, tmp_path):
     source = write_timm(tmp_path / "m.safetensors", "convit_tiny", depth=1)
     with pytest.raises(RMTError, match=r"^--image-size 64 96: convit_tiny does not take it: "):

@@ -24,6 +24,7 @@ from rmt.export.check import check_sizes, compare, prepare_image
 from rmt.export.formats import Name, Precision, format_named, fuses_attention
 from rmt.export.graph import INPUT, network_graph
 from rmt.export.quantize import quantize
+from rmt.extras import require
 from rmt.heads import RetinaNet
 from rmt.heads.segmentation.sliding import pad_to_smallest
 from rmt.inference import Predictor
@@ -130,7 +131,11 @@ def export(
     fused = fuses_attention(options.format, options.precision)
     graph = network_graph(predictor.model, size, options.dynamic, fused=fused)
     prepare = partial(prepare_image, predictor)
+    measured = accuracy if options.format not in PROGRAMS else None
     with _folder_beside(target) as folder, _step(log) as step:
+        if measured is not None:  # first, because it also finds labels that the network does not know
+            step(f"measuring {measured.metric} on {plural(measured.images, 'image')}")
+            before = measured.measure(source, predictor)
         step(f"capturing {metadata['model']} at {'any size' if graph.dynamic else '×'.join(map(str, graph.shape[2:]))}")
         program = graph.capture()
         step(f"converting to {options.format}, which takes a minute or two for a large network")
@@ -154,9 +159,11 @@ def export(
             runtime = open_exported(draft, {"exported": exported}, trusted=True)
             sizes = check_sizes(graph, size)
             exported["check"] = compare(graph, runtime.named_outputs, images, sizes, prepare, options.precision)
-        if accuracy is not None and options.format not in PROGRAMS:
-            step(f"measuring {accuracy.metric} on {plural(accuracy.images, 'image')}, before and after")
-            exported["accuracy"] = _accuracy(accuracy, source, predictor, draft, options)
+        if measured is not None:
+            step(f"measuring {measured.metric} of the file")
+            after = measured.measure(draft, None)
+            _check_drop(measured.metric, before, after, options)
+            exported["accuracy"] = dict(metric=measured.metric, images=measured.images, before=before, after=after)
         form.save(model, json.dumps(metadata | {"exported": exported}), draft)
         replace_together([(draft.with_suffix(suffix), target.with_suffix(suffix)) for suffix in form.files])
     return exported
@@ -182,6 +189,7 @@ def target_file(
         raise RMTError("--precision int8 needs --calibration FOLDER: some hundred images like those to come")
     if options.precision == "int8" and not labelled:
         raise RMTError("--precision int8 needs labelled images to measure what it loses: give --data")
+    require(*LIBRARIES.get(options.format, ()), *(["nncf"] if options.precision == "int8" else []))
     return target
 
 
@@ -233,17 +241,12 @@ def _size_of_whole_images(
     return height, width
 
 
-def _accuracy(
-    accuracy: Accuracy, source: Path, predictor: Predictor, draft: Path, options: ExportOptions
-) -> dict[str, Any]:
-    """The metric before and after. The predictor has the size of the export, which may not be that of the source."""
-    before, after = accuracy.measure(source, predictor), accuracy.measure(draft, None)
+def _check_drop(metric: str, before: float, after: float, options: ExportOptions) -> None:
     if options.precision == "int8" and before - after > options.max_drop:
         raise RMTError(
-            f"int8 loses {before - after:.2f} points of {accuracy.metric} ({before:.2f} to {after:.2f} %), more than "
+            f"int8 loses {before - after:.2f} points of {metric} ({before:.2f} to {after:.2f} %), more than "
             f"--max-drop {options.max_drop:g}: take more calibration images or another precision; nothing was written"
         )
-    return {"metric": accuracy.metric, "images": accuracy.images, "before": before, "after": after}
 
 
 @contextlib.contextmanager
