@@ -162,6 +162,21 @@ def test_faults_of_boxes_are_listed(tmp_path, capsys):
     assert out.rstrip().splitlines()[-2].endswith(f"finetune-detect {root}")  # polygons: masks can be trained
 
 
+def test_masks_are_looked_at_where_training_would_use_them(tmp_path, capsys):
+    root = sets.make_coco_folder(tmp_path / "objects", sets.splits())
+    file = root / "annotations/instances_train2017.json"
+    content = json.loads(file.read_text())
+    first, *others = content["annotations"]
+    first["segmentation"] = [[0, 0, 80, 0, 80, 64]]
+    for item in others:
+        item["segmentation"] = {"size": [1, 1], "counts": "zzz"}
+    file.write_text(json.dumps(content))
+    code, out, _ = run(capsys, root, "--json", tmp_path / "found.json")
+    facts = json.loads((tmp_path / "found.json").read_text())["splits"]["train"]
+    assert code == 0 and facts["objects"] == len(content["annotations"])
+    assert f"{len(others)} × mask that cannot be read, skipped: annotation 2" in out
+
+
 def test_why_no_object_is_left_is_said(tmp_path, capsys):
     root = sets.make_yolo(tmp_path / "objects", sets.splits())
     for file in root.glob("labels/*/*.txt"):

@@ -5,8 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rmt.data.detection.dataset import DetectionSet, Source, open_set
-from rmt.data.detection.layouts import Layout, coco_files, detection_layout, find_layout, open_detection
+from rmt.data.detection.dataset import Source, open_set
+from rmt.data.detection.layouts import (
+    Layout,
+    coco_files,
+    detection_layout,
+    find_layout,
+    most_have_masks,
+    open_detection,
+)
 from rmt.data.files import require_folder_access
 from rmt.data.segmentation.class_use import ClassUse, check_class_list
 from rmt.data.segmentation.dataset import open_pairs, open_segmentation
@@ -41,7 +48,6 @@ class OpenedData:
         splits: the splits that could be opened.
         notes: what was skipped in them, one line per split and kind.
         errors: what training would refuse, one line each.
-        has_masks: detection: whether the objects have masks.
     """
 
     task: TaskName
@@ -50,7 +56,6 @@ class OpenedData:
     splits: dict[Split, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
-    has_masks: bool = False
 
     def attempt(self, action: Callable[[], Any]) -> Any:
         """The result of `action`; its `RMTError` becomes one of `errors`, and the result None."""
@@ -63,7 +68,7 @@ class OpenedData:
 
 
 class _ReadOnce:
-    """A detection layout that reads each split once."""
+    """A detection layout that reads each split once, with masks."""
 
     def __init__(self, layout: Layout):
         self.name, self.splits, self._layout = layout.name, layout.splits, layout
@@ -122,21 +127,20 @@ def _detect(where: Where) -> OpenedData:
     else:
         layout = _ReadOnce(detection_layout(where.data, where.boxes))
     opened = OpenedData("detect", layout.name)
+    masks: bool | None = None  # of the first split, train if there is one
     for split in layout.splits:
-        images = opened.attempt(lambda split=split: _detection_set(layout.read(split)))  # type: ignore[misc]
+        source = opened.attempt(lambda split=split: layout.read(split))  # type: ignore[misc]
+        if source is None:
+            continue
+        masks = most_have_masks(source) if masks is None else masks
+        images = opened.attempt(lambda source=source, masks=masks: open_set(source, with_masks=masks))  # type: ignore[misc]
         if images is not None:
             opened.splits[split] = images
             opened.notes += images.notes
-            opened.has_masks |= images.with_masks
     if not opened.errors:
         opened.choices = layout.choices
-        masks = opened.has_masks
-        opened.attempt(lambda: open_detection(layout, with_masks=masks, empty_images=False, holdout=_HOLDOUT))
+        opened.attempt(lambda: open_detection(layout, with_masks=None, empty_images=False, holdout=_HOLDOUT))
     return opened
-
-
-def _detection_set(source: Source) -> DetectionSet:
-    return open_set(source, with_masks=bool(source.table.has_masks.any()))
 
 
 def _segment(where: Where) -> OpenedData:

@@ -74,7 +74,7 @@ class DetectRecipe(Recipe):
     """Detector on top of the backbone."""
     masks: AutoBool = True
     """Train instance masks; without them (`--no-masks`) mask_rcnn is Faster R-CNN, and cascade_mask_rcnn Cascade R-CNN.
-    `auto`: if the head predicts masks and at least half of the training objects have one."""
+    `auto`: if the head predicts masks and at least half of the training objects have a usable one."""
     fpn_channels: AutoWidth = 256
     """Channels of the feature pyramid network (FPN)."""
     head_convs: AutoConvs = 4

@@ -229,6 +229,8 @@ def test_an_image_of_another_size_is_bad(folder):
 def test_a_file_without_masks_serves_detectors_without_them(tmp_path):
     with pytest.raises(RMTError, match="no masks: train a detector without them .--no-masks."):
         with_annotations(tmp_path, [annotation(1, 5, 0, (1, 1, 5, 5), segmentation=[])])
+    with pytest.raises(RMTError, match="no usable masks: train a detector without them .--no-masks."):
+        with_annotations(tmp_path, [annotation(1, 5, 0, (1, 1, 5, 5), segmentation="polygon")])
     assert not DetectRecipe(name="boxes", data="coco", masks=False).problems()  # what the message advises
     images = open_coco(tmp_path, tmp_path / "some.json", with_masks=False)
     assert images.objects(0).masks is None and len(images.objects(0).boxes) == 1

@@ -195,12 +195,18 @@ def test_masks_are_not_read_without_them(tmp_path, monkeypatch):
     assert opened(tmp_path).table.segmentations == b"null"
 
 
-def test_objects_with_damaged_masks_are_kept_where_masks_are_not_used(tmp_path):
-    """With `masks=auto` masks are read, to count them, and then not used."""
-    save(tmp_path, [annotation(n, n, 1, (10, 10, 20, 20), segmentation=[[]]) for n in range(1, 9)])
+@pytest.mark.parametrize(("good", "masks"), [(0, False), (3, False), (4, True)])
+def test_objects_with_damaged_masks_are_kept_where_masks_are_not_used(tmp_path, good, masks):
+    """With `masks=auto` masks are read, to count them, and not used where fewer than half of the objects have one."""
+    spoilt = [[]], [[50, 40, 60, 40, 60, 50]]  # the second one misses its box
+    bad = [annotation(n, n, 1, (10, 10, 20, 20), segmentation=spoilt[n % 2]) for n in range(good + 1, 9)]
+    save(tmp_path, [annotation(n, n, 1, (10, 10, 20, 20)) for n in range(1, good + 1)] + bad)
     files = coco_files((tmp_path / "photos", tmp_path / "some.json"))
-    train, val, _ = open_detection(files, with_masks=None, empty_images=False, holdout=0.25)
-    assert (len(train), len(val)) == (6, 2) and train.objects(0).masks is None
+    train, val, _ = open_detection(files, with_masks=None, empty_images=True, holdout=0.25)
+    assert (len(train), len(val)) == (6, 2) and train.with_masks is masks is (train.objects(0).masks is not None)
+    assert sum((*train.class_counts().values(), *val.class_counts().values())) == (good if masks else 8)
+    kinds = ("mask that cannot be read", "mask that misses its box", "object without a mask")
+    assert sum(train.skipped.get(kind, 0) for kind in kinds) == len(bad)  # each once
 
 
 @pytest.mark.parametrize("given", [None, [], [0, 0, 0, 0], "none", [1, 2, 3]])

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from rmt.data.detection import rle
-from rmt.data.detection.table import BAD_SIZE, UNUSED, ObjectTable, Problems
+from rmt.data.detection.table import BAD_MASK, BAD_SIZE, MASK_ELSEWHERE, UNUSED, ObjectTable, Problems
 from rmt.data.files import size_on_disk
 from rmt.data.images import BadImage, read_image, read_orientation, read_size
 from rmt.data.sets import class_indices, hold_out_mask, preview
@@ -244,8 +244,8 @@ class DetectionSet:
 def open_set(source: Source, *, with_masks: bool, crowd_as_objects: bool = False) -> DetectionSet:
     """The images of `source` whose files exist, with all their objects; with `crowd_as_objects` crowd regions are such.
 
-    Images whose file is missing are skipped, and with `with_masks` also objects without a mask; both are counted.
-    Raises `RMTError` if there is no image, or no mask.
+    Images whose file is missing are skipped, and with `with_masks` also objects without a usable mask; all are counted.
+    Raises `RMTError` if there is no image, or no usable mask.
     """
     images, annotations, table = source
     if crowd_as_objects:
@@ -257,9 +257,12 @@ def open_set(source: Source, *, with_masks: bool, crowd_as_objects: bool = False
     if not present.any():
         raise RMTError(f"{images}: no image of {len(present):,} that {annotations.name} lists is there")
     usable = table.has_masks if with_masks else np.ones(len(table.labels), dtype=bool)
+    counts = table.problems.counts()
+    bad = counts.get(BAD_MASK, 0) + counts.get(MASK_ELSEWHERE, 0)
     if len(usable) and not usable.any():
-        raise RMTError(f"{annotations} has no masks: train a detector without them (--no-masks)")
-    dropped = +Counter({NO_MASK: int((~usable).sum())})  # + drops zeros
+        kind = "no usable masks" if bad else "no masks"
+        raise RMTError(f"{annotations} has {kind}: train a detector without them (--no-masks)")
+    dropped = +Counter({NO_MASK: int((~usable).sum()) - bad}) if with_masks else Counter()  # + drops zeros
     return DetectionSet(images, table, table.classes, with_masks, usable, np.flatnonzero(present), dropped)
 
 

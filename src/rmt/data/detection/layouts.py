@@ -42,7 +42,10 @@ class Layout(Protocol):
         """The splits that there are, and where each is; undivided data are "train" alone."""
 
     def read(self, split: Split, *, masks: bool = True) -> Source:
-        """Read and check the images and objects of a split, with `masks` also their masks. Raises `RMTError`."""
+        """Read and check the images and objects of a split, with `masks` also their masks; the objects are the same.
+
+        Raises `RMTError`.
+        """
 
 
 def detection_layout(data: str, boxes: str = "auto") -> Layout:
@@ -82,6 +85,12 @@ def coco_files(train: tuple[Path, Path], val: tuple[Path, Path] | None = None, b
     return files
 
 
+def most_have_masks(source: Source, *, crowd_as_objects: bool = False) -> bool:
+    """Whether at least half of the objects, which were read with masks, have a usable one: then masks are trained."""
+    objects = ~source.table.crowd | crowd_as_objects
+    return bool(objects.any()) and 2 * int(source.table.has_masks[objects].sum()) >= int(objects.sum())
+
+
 def open_detection(
     layout: Layout,
     *,
@@ -95,7 +104,7 @@ def open_detection(
 
     Args:
         layout: see `detection_layout` and `coco_files`.
-        with_masks: see `open_set`; None: whether at least half of the training objects have a mask.
+        with_masks: see `open_set`; None: as `most_have_masks` says of the training objects.
         crowd_as_objects: see `open_set`.
         empty_images: keep training images that show no object.
         holdout, seed: see `DetectionSet.hold_out`; for data without a validation split.
@@ -106,10 +115,7 @@ def open_detection(
         raise RMTError(f"no training images: there is only {', '.join(layout.splits.values())}")
     source = layout.read("train", masks=with_masks is not False)
     if with_masks is None:
-        objects = ~source.table.crowd | crowd_as_objects
-        with_masks = bool(objects.any()) and 2 * int(source.table.has_masks[objects].sum()) >= int(objects.sum())
-        if not with_masks:  # read again, since objects with damaged masks were left out
-            source = layout.read("train", masks=False)
+        with_masks = most_have_masks(source, crowd_as_objects=crowd_as_objects)
     options = dict(with_masks=with_masks, crowd_as_objects=crowd_as_objects)
     train = open_set(source, **options)
     if "val" in layout.splits:

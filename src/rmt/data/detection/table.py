@@ -1,8 +1,9 @@
 """Images and objects of a detection set as flat arrays, and the checks of every object.
 
-Skipped, counted and named in `Problems`: boxes without area, boxes outside the image, masks that do not overlap their
-box or are of another size, annotations whose image or category is not listed. Only named: boxes that reach beyond the
-image (clipped for training), boxes computed from masks, bad pieces of masks, categories without an object.
+Skipped, counted and named in `Problems`: boxes without area, boxes outside the image, annotations whose image or
+category is not listed; and masks that do not overlap their box or are of another size, whose objects stay, without a
+mask. Only named: boxes that reach beyond the image (clipped for training), boxes computed from masks, bad pieces of
+masks, categories without an object.
 """
 
 import json
@@ -29,6 +30,7 @@ MANY_CROWDS = "file in which most objects are crowd regions (not trained on; if 
 OUTSIDE = "box outside its image"
 MASK_ELSEWHERE = "mask that misses its box"
 BAD_MASK = "mask that cannot be read"
+NO_BOX = "object without a box, whose mask cannot be read"
 NO_IMAGE = "annotation whose image is not listed"
 NO_CATEGORY = "annotation of a category that is not listed"
 OVER_EDGE = "box that reaches over the edge (clipped)"
@@ -114,7 +116,8 @@ def pack(
             `area`, `iscrowd` and `segmentation`, as in COCO; messages call them by `origin`, or else by `id`.
         categories: records with `id` (unique) and `name`.
         problems: receives what is skipped.
-        masks: read the masks; without them only those of objects that have no box, which is computed from them.
+        masks: read the masks; without them only those of objects that have no box, which is computed from them. The
+            objects are the same.
     """
     categories = sorted(categories, key=lambda record: record["id"])
     label_of = {record["id"]: label for label, record in enumerate(categories)}
@@ -157,12 +160,12 @@ def pack(
     )
 
 
-_HARMLESS = {OVER_EDGE, FROM_MASK, BAD_PIECE}
+_HARMLESS = {OVER_EDGE, FROM_MASK, BAD_PIECE, BAD_MASK, MASK_ELSEWHERE}
 
 
 def _checked(
     annotation: Mapping[str, Any], height: int, width: int, *, masks: bool
-) -> tuple[Mapping[str, Any], list[str]]:
+) -> tuple[dict[str, Any], list[str]]:
     """An annotation of an image of this size with what can be used of it, and the kinds of problems that it has."""
     given: Any = annotation.get("segmentation") or None
     box: Any = annotation.get("bbox")
@@ -177,18 +180,17 @@ def _checked(
         found.append(FROM_MASK)
     annotation = {**annotation, "bbox": box, "segmentation": shape if masks else None}
     if not _is_box(box) or not all(map(is_coordinate, box)):
-        return annotation, [*found, BAD_MASK if needs_box else NO_NUMBERS]
+        return annotation, [*found, NO_BOX if needs_box else NO_NUMBERS]
     x, y, w, h = map(float, box)
     if w <= 0 or h <= 0:
         return annotation, [*found, NO_AREA]
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         return annotation, [*found, OUTSIDE]
     if given and masks:
-        if bounds is None:
-            return annotation, [*found, BAD_MASK]
-        left, top, right, bottom = bounds
+        left, top, right, bottom = bounds or (x, y, x, y)
         if min(right, x + w) <= max(left, x) or min(bottom, y + h) <= max(top, y):
-            return annotation, [*found, MASK_ELSEWHERE]
+            found.append(MASK_ELSEWHERE if bounds else BAD_MASK)
+            annotation["segmentation"] = None
     inside = min(x, y) >= -_ROUNDING and x + w <= width + _ROUNDING and y + h <= height + _ROUNDING
     return annotation, found if inside else [*found, OVER_EDGE]
 
