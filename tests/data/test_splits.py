@@ -109,7 +109,11 @@ def test_shards_that_list_the_classes_in_another_order(tmp_path: Path):
     assert train.classes == val.classes == test.classes == ("ant", "bee")
     assert [list(part.labels) for part in (train, val, test)] == [[0, 1, 0, 1], [1, 0, 1, 0], [1, 0, 1, 0]]
     write(tmp_path / "train-1.parquet", 4, turned)
-    with pytest.raises(RMTError, match="its shards list different classes, or the same in another order"):
+    with pytest.raises(RMTError, match=r"train.*parquet list different classes, or the same in another order: write"):
+        open_splits(str(tmp_path))
+    numbers = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    write(tmp_path / "train-1.parquet", 4, numbers)
+    with pytest.raises(RMTError, match="train-1.parquet has no class names, and other shards have: write the shards"):
         open_splits(str(tmp_path))
 
 

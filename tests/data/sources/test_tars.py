@@ -43,6 +43,20 @@ def test_class_names_beside_the_tars(folder):
         open_splits(str(folder))
 
 
+def test_tars_of_a_split_in_two_folders_need_the_same_names(folder):
+    (folder / "data").mkdir()
+    (folder / "train-0001.tar").rename(folder / "data/train-0001.tar")
+    assert open_splits(str(folder)).train.labels.tolist() == [i % 3 for i in range(9)]
+    (folder / "classes.txt").write_text("ant\nbee\ncat\n")
+    with pytest.raises(RMTError, match=r"data/train-0001\.tar has no class names, and other .* the same classes.txt"):
+        open_splits(str(folder))
+    (folder / "data/classes.txt").write_text("cat\nbee\nant\n")
+    with pytest.raises(RMTError, match=r"train-0000\.tar and .*train-0001\.tar list different classes"):
+        open_splits(str(folder))
+    (folder / "data/classes.txt").write_text("ant\nbee\ncat\n")
+    assert open_splits(str(folder)).train.classes == ("ant", "bee", "cat")
+
+
 @pytest.mark.parametrize(
     ("samples", "message"),
     [

@@ -109,15 +109,22 @@ class ShardSet(ShardRows):
             [np.empty(0, np.int64), *(np.from_dlpack(chunk) for table in tables for chunk in table["label"].chunks)]
         )
         where = str(shards[0]) if len(shards) == 1 else str(shards[0]).rpartition("/")[0]
-        named = list(zip(self.shards, tables, strict=True))
-        named = named[:1] if is_tar(self.shards[0]) else named  # tars have one list beside them
-        lists = {class_names(shard, table.schema.metadata) for shard, table in named} - {()}
+        self.classes: tuple[str, ...] = checked_classes(self.labels, self._class_names(), where)
+
+    def _class_names(self) -> tuple[str, ...]:
+        """The list of class names that every shard has; () if none has one. Raises `RMTError` unless all agree."""
+        pairs = zip(self.shards, self._tables, strict=True)
+        # The tars of a folder have one list beside them.
+        named = {str(shard).rpartition("/")[0] if is_tar(shard) else shard: (shard, table) for shard, table in pairs}
+        lists = {class_names(shard, table.schema.metadata): shard for shard, table in named.values()}
         if len(lists) > 1:
-            raise RMTError(
-                f"{where}: its shards list different classes, or the same in another order: write them again with one "
-                "list of classes"
-            )
-        self.classes: tuple[str, ...] = checked_classes(self.labels, lists.pop() if lists else (), where)
+            one, other = list(lists.values())[:2]
+            what = f"{one} and {other} list different classes, or the same in another order"
+            if () in lists:
+                what = f"{lists[()]} has no class names, and other shards have"
+            remedy = "write the shards again with one list of classes, or beside tars put the same classes.txt"
+            raise RMTError(f"{what}: {remedy}")
+        return next(iter(lists), ())
 
     @property
     def order(self) -> ShardOrder | None:
