@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import select
 import signal
 import subprocess
 import time
@@ -319,6 +320,34 @@ def test_workers_outlive_stop_signals_and_end_with_close():
         worker.join(10)
         assert worker.exitcode == 0
     one.close()
+
+
+def test_workers_end_with_a_training_process_that_is_killed(monkeypatch):
+    """Though they ignore SIGTERM, and a batch waits in the pipe to it."""
+
+    class Large(Noise):
+        def __call__(self, image: Image.Image) -> torch.Tensor:
+            return torch.zeros(3, 64, 64)
+
+    def train() -> None:
+        os.setpgrp()
+        one = loader(transform=Large(), workers=2)
+        next(iter(one))
+        os.write(theirs, b"x")
+        signal.pause()
+
+    monkeypatch.setattr("rmt.data.loader._fits_shared_memory", lambda batch, workers: False)
+    ours, theirs = os.pipe()
+    training = multiprocessing.get_context("fork").Process(target=train)
+    training.start()
+    os.close(theirs)
+    assert os.read(ours, 1) == b"x"
+    training.kill()
+    ended = select.select([ours], [], [], 10)[0] and os.read(ours, 1) == b""  # no process has the other end any more
+    os.killpg(training.pid, signal.SIGKILL)  # nothing stays, whatever was found
+    training.join()
+    os.close(ours)
+    assert ended
 
 
 def test_a_worker_can_be_started_afresh():

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from multiprocessing import parent_process
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from typing import Any, Protocol
@@ -124,7 +124,7 @@ class BatchLoader:
             num_workers=workers,
             prefetch_factor=BATCHES_AHEAD if workers else None,
             collate_fn=_identity,
-            worker_init_fn=partial(_start_worker, parent=os.getpid()),
+            worker_init_fn=_start_worker,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # otherwise it draws from the global one
@@ -292,11 +292,19 @@ def _fits_shared_memory(batch: dict[str, Any], workers: int) -> bool:
     return size * (workers + 1) <= status.f_bavail * status.f_frsize
 
 
-def _start_worker(worker: int, *, parent: int) -> None:
-    """Prepare a worker process of the training process `parent`, which another process may have started for it."""
+def _start_worker(worker: int) -> None:
+    """Prepare a worker process."""
     # A batch that cannot be sent would only be printed, and waited for in vain.
     Queue._on_queue_feeder_error = staticmethod(lambda error, item: os._exit(_NOT_SENT))  # type: ignore[attr-defined]
-    _ignore_stop_signals(parent)
+    parent: Any = parent_process()  # the training process, even if another process started this one for it
+    _ignore_stop_signals(parent.pid)  # before there is a thread that does not block them
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    """End when the training process is gone: no one reads the pipe in which a batch may wait, nor sends a SIGTERM."""
+    parent.join()
+    os._exit(0)
 
 
 def _ignore_stop_signals(parent: int) -> None:
