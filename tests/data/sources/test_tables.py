@@ -56,6 +56,19 @@ def test_splits_of_their_own_and_a_test_file_without_labels(tmp_path):
         open_evaluation_split(str(root), split="test")
 
 
+@pytest.mark.parametrize("folder", ["val", "validation"])
+def test_images_of_one_name_are_those_of_the_split(tmp_path, folder):
+    root = make(tmp_path, rows(), "train")
+    assert open_splits(str(make(root, rows(count=5), "train", name="val.csv"))).val.name(0).endswith("/train/a0.jpg")
+    make(root, rows(count=5) + "train/a9.jpg,cat\n", folder, count=4, name="val.csv")
+    train, val, skipped = open_splits(str(root))
+    assert {train.name(index).split("/")[-2] for index in range(12)} == {"train"}
+    assert [val.name(index).removeprefix(f"{root}/") for index in (0, 3, 4)] == [
+        *(f"{folder}/a0.jpg", f"{folder}/a3.jpg", "train/a9.jpg")
+    ]
+    assert skipped["val"] == {"row whose image is missing": 1}  # a4, which is in train/
+
+
 def test_rows_that_cannot_be_used_are_counted(tmp_path):
     root = make(tmp_path, rows() + "gone.jpg,cat\na0.jpg,\n\n")
     assert open_splits(str(root), holdout=0.25).skipped == {

@@ -14,11 +14,12 @@ from rmt.data.files import open_text
 from rmt.data.images import EXTENSIONS
 from rmt.data.sets import preview
 from rmt.data.sources.folders import ImageFiles
-from rmt.data.split_names import Split, by_split
+from rmt.data.split_names import NAMES, Split, by_split, folder_names, split_of
 from rmt.errors import RMTError
 
 LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "target", "species", "breed", "diagnosis")
-IMAGE_FOLDERS = ("", "images", "image", "img", "imgs", "train_images", "train", "test_images", "test", "val", "valid")
+IMAGE_FOLDERS = ("", "images", "image", "img", "imgs")
+"""Beside those that are named like a split."""
 MAX_ROWS = 20_000_000
 MAX_LINE = 2**22
 MAX_CLASSES = 10_000
@@ -30,9 +31,9 @@ _PROBE = 100  # rows from which the columns are found
 class TableSet(ImageFiles):
     """The images that a CSV file lists, in its order; see `ImageSet`.
 
-    The column of the files is the one whose values name image files (with or without extension) in the folder of the
-    CSV file or in one of `IMAGE_FOLDERS`; the column of the labels is called `label`, `class` or the like, or is the
-    only other column. Rows without a label or whose image is missing are skipped and counted.
+    The column of the files is the one whose values name image files (with or without extension), see `_image_files`;
+    the column of the labels is called `label`, `class` or the like, or is the only other column. Rows without a label
+    or whose image is missing are skipped and counted.
 
     Raises:
         RMTError: the file cannot be read, a column cannot be found, there is only one class, no image is there.
@@ -41,7 +42,7 @@ class TableSet(ImageFiles):
     def __init__(self, path: Path):
         self.root = path.parent
         heading, rows = _read(path)
-        files = _image_files(path.parent)
+        files = _image_files(path)
         file_column = _file_column(path, heading, rows, files)
         label_column = _label_column(path, heading, file_column)
         self.columns: tuple[str, str] = heading[file_column], heading[label_column]
@@ -81,21 +82,20 @@ def table_files(root: Path) -> dict[Split, Path]:
         tables.update(("train", path) for word in _WHOLE for name, path in found.items() if name.lower() == word)
     if "train" not in tables:
         return {}
-    images = _image_files(root)
-    if not images:
+    if not _image_files(tables["train"]):
         return {}
     # A test.csv usually has no labels: it lists the images of a competition's submission.
-    return {split: path for split, path in tables.items() if split == "train" or _has_labels(path, images)}
+    return {split: path for split, path in tables.items() if split == "train" or _has_labels(path)}
 
 
 def _split_word(stem: str) -> str:
     return re.sub(r"[-_ ](labels|annotations|metadata)$", "", stem, flags=re.IGNORECASE)
 
 
-def _has_labels(path: Path, images: dict[str, str]) -> bool:
+def _has_labels(path: Path) -> bool:
     try:
         heading, rows = _read(path)
-        _label_column(path, heading, _file_column(path, heading, rows, images))
+        _label_column(path, heading, _file_column(path, heading, rows, _image_files(path)))
     except RMTError:
         return False
     return True
@@ -142,10 +142,18 @@ def _delimiter(sample: str) -> str:
     return max((",", ";", "\t"), key=first.count)
 
 
-def _image_files(root: Path) -> dict[str, str]:
-    """Image files of `root` and its image folders, relative to it: by relative path, and by name, without extension."""
+def _image_files(table: Path) -> dict[str, str]:
+    """The image files that a CSV file can name, relative to its folder: by relative path, and by name, both without
+    extension.
+
+    They lie beside it, in `IMAGE_FOLDERS` and in the folders named like a split. Where its own split has a folder, a
+    name alone is not that of an image in the folder of another split, which may have the same names.
+    """
+    root, split = table.parent, split_of(_split_word(table.stem))
+    folders = {name: part for part in NAMES for name in folder_names(root) if split_of(name) == part}
     found: dict[str, str] = {}
-    for folder in IMAGE_FOLDERS:
+    for folder in sorted([*IMAGE_FOLDERS, *folders], key=lambda name: folders.get(name) != split):
+        by_name = folders.get(folder, split) == split or split not in folders.values()
         try:
             entries = sorted(entry.name for entry in os.scandir(root / folder) if not entry.name.startswith("."))
         except OSError:
@@ -153,7 +161,8 @@ def _image_files(root: Path) -> dict[str, str]:
         for name in entries:
             stem, extension = os.path.splitext(name)
             if extension.lower() in EXTENSIONS:
-                found.setdefault(stem, os.path.join(folder, name))
+                if by_name:
+                    found.setdefault(stem, os.path.join(folder, name))
                 found.setdefault(os.path.join(folder, stem), os.path.join(folder, name))
     return found
 
