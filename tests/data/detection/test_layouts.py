@@ -93,6 +93,27 @@ def test_a_data_yaml_is_data_too(tmp_path):
         detection_layout(str(root))
 
 
+def test_a_class_list_numbers_yolo_s_classes(tmp_path):
+    root = sets.make_yolo(tmp_path, sets.splits())
+    assert opened(root).train.classes == ("bar", "disc")
+    sets.write(root / "classes.txt", "bar\nbar\ndisc\n")  # disc has the number 2
+    with pytest.raises(RMTError, match="categories of the same name: bar"):
+        opened(root)
+
+
+def test_keypoints_after_a_box_are_no_polygon(tmp_path):
+    made = sets.splits()
+    root = sets.make_ultralytics(tmp_path, made)
+    for file in root.glob("*/labels/*.txt"):
+        lines = file.read_text().splitlines()
+        file.write_text("".join(f"{line} 0.1 0.2 0.3 0.9\n" for line in lines if line))
+    with open(root / "data.yaml", "a") as file:
+        file.write("kpt_shape: [2, 2]\n")
+    train = opened(root).train
+    assert_same(train, made["train"])
+    assert not train.table.has_masks.any() and "keypoints are left out" in detection_layout(str(root)).choices
+
+
 def test_polygons_are_masks(tmp_path):
     made = sets.splits()
     images = opened(sets.make_yolo(tmp_path, made, polygons=True), with_masks=True).train
@@ -237,6 +258,7 @@ def test_a_data_yaml_has_so_many_values(tmp_path, monkeypatch):
         ("names: [a\n", "not a YAML file that can be read at line 2"),
         ("names: 7\ntrain: images\n", "names must be a list of class names"),
         ("train: images\n", "no class names"),
+        ("names: [a, b]\nkpt_shape: [x]\n", "kpt_shape must be two numbers"),
     ],
 )
 def test_a_faulty_data_yaml_is_one_line(tmp_path, text, said):

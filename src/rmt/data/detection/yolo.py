@@ -40,9 +40,18 @@ class YoloFolder:
     places: dict[Split, list[Path]]
     names: dict[int, str]
     names_from: Path | None
+    keypoints: int
 
-    def __init__(self, root: Path, places: dict[Split, list[Path]], names: dict[int, str], names_from: Path | None):
+    def __init__(
+        self,
+        root: Path,
+        places: dict[Split, list[Path]],
+        names: dict[int, str],
+        names_from: Path | None,
+        keypoints: int = 0,
+    ):
         self.root, self.places, self.names, self.names_from = root, places, names, names_from
+        self.keypoints = keypoints
         self.splits: dict[Split, str] = {split: ", ".join(map(str, paths)) for split, paths in places.items()}
 
     @property
@@ -50,7 +59,8 @@ class YoloFolder:
         """What was decided about the folder, for the start of a run."""
         if self.names_from is None:
             return ["no class list (data.yaml or classes.txt): classes are called by their numbers"]
-        return [f"classes as in {self.names_from}"]
+        left_out = ["keypoints are left out"] if self.keypoints else []
+        return [f"classes as in {self.names_from}", *left_out]
 
     def read(self, split: Split, *, masks: bool = True) -> Source:
         where = self.places[split][0]
@@ -71,7 +81,7 @@ class YoloFolder:
                 problems.add(NO_LABELS, path.name)
                 continue
             with_labels += 1
-            for annotation in _objects(labels, height, width, problems):
+            for annotation in _objects(labels, height, width, self.keypoints, problems):
                 annotations.append({**annotation, "id": len(annotations) + 1, "image_id": len(images)})
         if not images:
             raise RMTError(f"{where}: no image" + "".join(f"; {line}" for line in problems.lines()))
@@ -115,8 +125,8 @@ def yolo_layout(root: Path, dataset_file: Path | None = None) -> YoloFolder | No
     names, names_from = (described.names, described.path) if described else ({}, None)
     if not names:
         names_from = _class_list(root)
-        names = dict(enumerate(dict.fromkeys(read_lines(names_from)))) if names_from else {}
-    return YoloFolder(root, places, names, names_from)
+        names = dict(enumerate(read_lines(names_from))) if names_from else {}
+    return YoloFolder(root, places, names, names_from, described.keypoints if described else 0)
 
 
 def label_file(image: Path) -> Path | None:
@@ -160,8 +170,8 @@ def _class_list(root: Path) -> Path | None:
     return next((path for folder in folders for name in CLASS_LISTS if (path := folder / name).is_file()), None)
 
 
-def _objects(path: Path, height: int, width: int, problems: Problems) -> Iterator[dict[str, Any]]:
-    """The objects of a label file, in pixels of an image of this size."""
+def _objects(path: Path, height: int, width: int, keypoints: int, problems: Problems) -> Iterator[dict[str, Any]]:
+    """The objects of a label file, in pixels of an image of this size; so many numbers after a box are left out."""
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             problems.add(BAD_LABELS, f"{path.name} ({size:,} bytes, the limit is {MAX_BYTES:,})")
@@ -178,6 +188,8 @@ def _objects(path: Path, height: int, width: int, problems: Problems) -> Iterato
             label, *shares = (float(word) for word in line.split())
         except ValueError:
             label, shares = math.nan, []
+        if keypoints and len(shares) == 4 + keypoints:  # which would otherwise pass for a polygon
+            shares = shares[:4]
         polygon = len(shares) >= 6 and len(shares) % 2 == 0
         if not (label.is_integer() and 0 <= label < 2**31) or not (len(shares) == 4 or polygon):
             problems.add(BAD_LINE, origin)

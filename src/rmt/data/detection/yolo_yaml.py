@@ -1,6 +1,8 @@
 """The file `data.yaml` of a YOLO data set: class names, and where the images of each split are."""
 
+import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +23,13 @@ _KEYS = {name for names in NAMES.values() for name in names}
 
 @dataclass(frozen=True)
 class DatasetFile:
-    """What a `data.yaml` says: `names` by class number; `places` has the folders, or lists of images, per split."""
+    """What a `data.yaml` says: `names` by class number; `places` has the folders, or lists of images, per split;
+    `keypoints` is the number of values after each box (`kpt_shape`)."""
 
     path: Path
     names: dict[int, str]
     places: dict[Split, list[Path]]
+    keypoints: int
 
 
 class _Loader(yaml.BaseLoader):
@@ -51,7 +55,8 @@ def read_dataset_file(root: Path, path: Path | None = None) -> DatasetFile | Non
             continue
         content = _load(candidate)
         if isinstance(content, Mapping) and "names" in content:
-            return DatasetFile(candidate, _names(content["names"], candidate), _places(content, candidate))
+            keypoints = _keypoints(content.get("kpt_shape"), candidate)
+            return DatasetFile(candidate, _names(content["names"], candidate), _places(content, candidate), keypoints)
         if path or candidate.name == "data.yaml":
             raise RMTError(f"{candidate}: no class names; expected names: [NAME, …], train: FOLDER, val: FOLDER")
     return None
@@ -74,6 +79,13 @@ def _names(names: Any, path: Path) -> dict[int, str]:
     if not found or len(found) < len(names) or len(found) > MAX_CLASSES or max(found) >= 2**31:
         raise RMTError(f"{path}: names must be a list of class names, or number: name lines")
     return found
+
+
+def _keypoints(shape: Any, path: Path) -> int:
+    sides = shape if isinstance(shape, list) else [] if shape is None else [shape]
+    if not all(isinstance(side, str) and re.fullmatch(r"\d{1,4}", side) for side in sides):
+        raise RMTError(f"{path}: kpt_shape must be two numbers, such as [17, 3]")
+    return math.prod(map(int, sides)) if sides else 0
 
 
 def _places(content: Mapping[str, Any], path: Path) -> dict[Split, list[Path]]:
