@@ -175,6 +175,7 @@ def test_masks_are_looked_at_where_training_would_use_them(tmp_path, capsys):
     facts = json.loads((tmp_path / "found.json").read_text())["splits"]["train"]
     assert code == 0 and facts["objects"] == len(content["annotations"])
     assert f"{len(others)} × mask that cannot be read, skipped: annotation 2" in out
+    assert out.splitlines()[1] == "  boxes only"
 
 
 def test_why_no_object_is_left_is_said(tmp_path, capsys):

@@ -138,8 +138,9 @@ def _detect(where: Where) -> OpenedData:
             opened.splits[split] = images
             opened.notes += images.notes
     if not opened.errors:
-        opened.choices = layout.choices
-        opened.attempt(lambda: open_detection(layout, with_masks=None, empty_images=False, holdout=_HOLDOUT))
+        options: dict[str, Any] = dict(with_masks=None, empty_images=False, holdout=_HOLDOUT)
+        found = opened.attempt(lambda: open_detection(layout, **options))
+        opened.choices = [*layout.choices, *([found.train.shapes] if found else [])]
     return opened
 
 

@@ -99,6 +99,11 @@ class DetectionSet:
         return self.table.problems.lines() + left_out
 
     @property
+    def shapes(self) -> str:
+        """What the objects are trained by, in words."""
+        return "with masks" if self.with_masks else "boxes only"
+
+    @property
     def sizes(self) -> np.ndarray:
         """(N, 2) int64: height and width of each image, in pixels."""
         return self.table.sizes[self.indices]

@@ -54,7 +54,7 @@ class DetectData(PassesOverImages):
 
     def describe(self) -> list[str]:
         """What the run learns from: layout, the objects and images of each class in each split, what was skipped."""
-        lines = ["; ".join([f"{self.layout.name} data", *self.layout.choices])]
+        lines = ["; ".join([f"{self.layout.name} data", *self.layout.choices, self.train.shapes])]
         divided = "val" not in self.layout.splits
         for split, images in {"train": self.train, "val (held out of train)" if divided else "val": self.val}.items():
             counts = images.class_counts()

@@ -21,7 +21,7 @@ def candidates(recipe: DetectRecipe, data: DetectData) -> list[Candidate[DetectR
     Images are not reduced so far that the smallest class's objects have fewer than 10 pixels.
     """
     recipe = recipe.fill_open(batch_size=max(min(4, len(data.train) // world_size(recipe)), 1))
-    masks = "" if not recipe.is_open("masks") else ", with masks" if data.train.with_masks else ", boxes only"
+    masks = f", {data.train.shapes}" if recipe.is_open("masks") else ""
     smallest = ObjectStatistics.of(data.train).small
     found = []
     names = NETWORKS if recipe.is_open("model") else (recipe.model,)
