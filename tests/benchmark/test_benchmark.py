@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import platform
+import shlex
 import subprocess
 import sys
+import time
 
 import pytest
 import timm
@@ -17,12 +19,13 @@ from rmt.benchmark.cases import RUNTIMES, Options, list_cases
 from rmt.benchmark.machine import quiet_warnings
 from rmt.benchmark.memory import _resident, peak_memory, release_memory
 from rmt.benchmark.plot import plot
-from rmt.benchmark.presets import PRESETS, with_preset
+from rmt.benchmark.presets import PRESETS
 from rmt.benchmark.reach import reach_table
 from rmt.benchmark.run import run_benchmark, table
 from rmt.benchmark.runtimes import runtime_step
 from rmt.benchmark.series import run_series
-from rmt.benchmark.timing import time_rounds
+from rmt.benchmark.timing import synchronize, time_rounds
+from rmt.commands import cli
 from rmt.errors import RMTError
 from rmt.model import list_models
 
@@ -44,8 +47,11 @@ def test_cases_are_the_product_less_what_makes_no_sense():
     ours = [c for c in cases if c.model == "rmt_pico"]
     # forward: 2 backends × (2 undeployed + 2 deployed × 2 tolerances); train: 2 backends × 2 undeployed
     assert len(ours) == 2 * (2 + 4) + 2 * 2
-    with pytest.raises(RMTError, match="'fast' is not one of eager"):
+    with pytest.raises(RMTError, match="--modes: 'fast' is not one of eager"):
         list_cases(Options(modes=("fast",)), frozenset())
+    for backends in (dict(modes=("eager/fast",)), dict(backends=("plain", "fast"))):
+        with pytest.raises(RMTError, match="--backends: 'fast' is not one of auto, plain"):
+            list_cases(Options(**backends), frozenset())
 
 
 def test_sizes_need_not_be_square():
@@ -125,7 +131,11 @@ def test_peak_memory_in_a_process_of_its_own():
     assert 1e6 < peak_memory(case, SMALL) < 1e9
 
 
-def test_a_case_that_cannot_run_leaves_the_others(tmp_path):
+def test_a_case_that_cannot_run_leaves_the_others(monkeypatch, capsys):
+    def fails(dtype, device):
+        raise RuntimeError("no memory for it")
+
+    monkeypatch.setattr("rmt.benchmark.run.matrix_product", fails)
     options = Options(
         models=("rmt_test",), image_sizes=("32",), batches=(2,), rounds=2, seconds=0.01, memory=False,
         modes=("eager",), backends=("plain", "flex"), steps=("train",),
@@ -133,6 +143,8 @@ def test_a_case_that_cannot_run_leaves_the_others(tmp_path):
     content = run_benchmark(options)
     assert "no backward on a CPU" in content["results"][1]["failed"]
     assert content["results"][0]["images_per_second"] > 0
+    assert content["results"][0]["fraction_of_matrix_peak"] is None and content["matrix_peak"] == {}
+    assert "a matrix product in float32\n  left out: no memory for it\n" in capsys.readouterr().err
     assert "no backward on a CPU" in table(content)
 
 
@@ -140,7 +152,7 @@ def test_mistakes_end_in_one_line():
     # An exit status that is a text is printed to stderr, and the exit code is 1.
     with pytest.raises(SystemExit, match=r"^rmt\.benchmark: no network named '.*' in rmt or timm.*$"):
         main(["--models", "no_such_network", "--rounds", "1"])
-    with pytest.raises(SystemExit, match=r"^rmt\.benchmark: 'fast' is not one of .*$"):
+    with pytest.raises(SystemExit, match=r"^rmt\.benchmark: --modes: 'fast' is not one of .*$"):
         main(["--modes", "fast"])
 
 
@@ -153,6 +165,8 @@ def test_mistakes_end_in_one_line():
         (["--seconds", "-1"], "must not be negative"),
         (["--preset", "table12"], "--preset table12: there is none of this name; choose one of cpu-224"),
         (["--modes", "deploy", "--steps", "train"], "no case is possible"),
+        (["--preset", "table11", "--rounds", "0"], "--batches and --rounds must be at least 1"),
+        (["--preset", "table11", "--reference", "none"], "no network named 'none'"),
         (["--models", "test_vit", "--image-sizes", "33", "--modes", "eager", "--no-memory"], "test_vit, 33, batch 8"),
         (["--output", "/proc/no/file.json"], "cannot write /proc/no: No such file or directory"),
     ],
@@ -243,16 +257,29 @@ def test_a_series_continues_where_it_stopped(tmp_path):
         run_series(run, options, path)
 
 
-def test_presets_are_possible_and_take_other_options():
+def test_presets_are_possible():
     names = {*list_models(), *timm.list_models()}
     for name, options in PRESETS.items():
         assert set(options.models) <= names, name
         assert list_cases(options, frozenset(list_models()))
-    assert with_preset("", SMALL, ["--batches", "4"]) == SMALL
-    words = ["--preset", "cpu-latency", "--rounds=2", "--batches", "8", "--no-memory", "--output", "steps"]
-    options = Options(rounds=2, batches=(8,), memory=False)  # 8 is the general default, and given
-    expected = dataclasses.replace(PRESETS["cpu-latency"], rounds=2, batches=(8,), memory=False)
-    assert with_preset("cpu-latency", options, words) == expected != options
+
+
+@pytest.mark.parametrize(("run", "before"), [(main, []), (cli.main, ["bench"])])
+def test_the_defaults_are_those_of_the_preset(run, before, monkeypatch, capsys):
+    """The words are those that `run` is called with, not those of the process."""
+    measured = []
+    for module in ("rmt.benchmark.run", "rmt.benchmark.__main__"):
+        monkeypatch.setattr(f"{module}.run_benchmark", lambda *args, **kwargs: measured.append((*args, kwargs)))
+        monkeypatch.setattr(f"{module}.table", str)
+    monkeypatch.setattr(sys, "argv", ["other", "--seconds", "3"])
+    words = ["--preset", "cpu-latency", "--rounds=2", "--batches", "8", "--no-memory"]  # 8 is the general default
+    run([*before, *words])
+    ((options, output, kwargs),) = measured
+    assert options == dataclasses.replace(PRESETS["cpu-latency"], rounds=2, batches=(8,), memory=False)
+    assert output is None and kwargs["command"].endswith(shlex.join([*before, *words]))
+    with pytest.raises(SystemExit):
+        run([*before, *words, "--help"])
+    assert run is main or "(default: rmt_tiny)" in capsys.readouterr().out
 
 
 def test_a_gpu_with_a_number_is_made_the_current_one(monkeypatch):
@@ -281,6 +308,16 @@ def test_calls_of_an_apple_gpu_are_waited_for(monkeypatch):
     assert calls == ["wait", "call", "wait"] * 2
     case = list_cases(SMALL, frozenset(list_models()))[0]
     assert peak_memory(case, dataclasses.replace(SMALL, device="mps")) is None
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "mps"])
+def test_the_first_call_is_waited_for(device, monkeypatch):
+    monkeypatch.setattr(getattr(torch, device.partition(":")[0]), "synchronize", lambda: time.sleep(0.05))
+    monkeypatch.setattr("rmt.benchmark.run.synchronize", lambda cpu: synchronize(device))
+    monkeypatch.setattr("rmt.benchmark.run.matrix_product", lambda *args: (list, 1))
+    monkeypatch.setattr("rmt.benchmark.run.build_step", lambda *args: list)
+    options = dataclasses.replace(SMALL, models=("rmt_test",), modes=("eager",), rounds=1)
+    assert run_benchmark(options)["results"][0]["first_call"] > 0.05
 
 
 def test_it_needs_torch_timm_and_numpy_alone():

@@ -18,13 +18,17 @@ from rmt.model import create_model, deploy, list_models
 from rmt.ops import use_backend
 
 
+def require_network(name: str) -> None:
+    """Raise RMTError unless rmt or timm has a network of this name."""
+    if name not in list_models() and not timm.is_model(name):
+        raise RMTError(f"no network named {name!r} in rmt or timm {timm.__version__}")
+
+
 def build_model(name: str, size: tuple[int, int], seed: int) -> nn.Module:
-    """Build a network with random weights and no stochastic depth. Raises RMTError for an unknown name."""
+    """Build a network with random weights and no stochastic depth."""
     torch.manual_seed(seed)
     if name in list_models():
         return create_model(name, drop_path_rate=0.0)
-    if not timm.is_model(name):
-        raise RMTError(f"no network named {name!r} in rmt or timm {timm.__version__}")
     cfg = timm.get_pretrained_cfg(name)
     sized = dict(img_size=size) if cfg is None or tuple(cfg.input_size[1:]) != size else {}
     for options in (dict(drop_path_rate=0.0) | sized, sized, dict(drop_path_rate=0.0)):
@@ -37,7 +41,7 @@ def build_step(case: Case, options: Options) -> Callable[[], object]:
     """Return a function that runs the case once. Its first call may compile.
 
     Raises:
-        RMTError: an unknown network or, when called, a backend that does not support the case.
+        RMTError: a missing package or, when called, a backend that does not support the case.
     """
     model, x = _model_and_images(case, options)
     if case.mode in RUNTIMES:

@@ -72,17 +72,24 @@ def list_cases(options: Options, ours: frozenset[str]) -> list[Case]:
     Raises:
         RMTError: an unknown word.
     """
+    from rmt.ops import BACKENDS  # imports torch, and this module makes the help of `rmt bench`
+
     _check_numbers(options)
     modes = tuple(mode.partition("/")[0] for mode in options.modes)
-    for words, known in (
-        (tuple(mode.removesuffix("+graph") for mode in modes), MODES),
-        (options.steps, STEPS),
-        (options.dtypes, DTYPES),
-        ((options.memory_format,), MEMORY_FORMATS),
+    for option, words, known in (
+        (
+            "backends",
+            (*options.backends, *(mode.partition("/")[2] or "auto" for mode in options.modes)),
+            ("auto", *BACKENDS),
+        ),
+        ("modes", tuple(mode.removesuffix("+graph") for mode in modes), MODES),
+        ("steps", options.steps, STEPS),
+        ("dtypes", options.dtypes, DTYPES),
+        ("memory-format", (options.memory_format,), MEMORY_FORMATS),
     ):
         for word in words:
             if word not in known:
-                raise RMTError(f"{word!r} is not one of {', '.join(known)}")
+                raise RMTError(f"--{option}: {word!r} is not one of {', '.join(known)}")
     if any(mode.endswith("+graph") for mode in modes) and not options.device.startswith("cuda"):
         raise RMTError(f"a mode with +graph is for CUDA, and the device is {options.device}")
     cases: dict[Case, None] = {}  # an ordered set

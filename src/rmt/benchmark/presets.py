@@ -1,7 +1,7 @@
 """The measurements behind the tables of docs/speed.md, by name: `rmt bench --preset NAME`."""
 
+import argparse
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from typing import Any
 
 from rmt.benchmark.cases import Options
@@ -105,15 +105,16 @@ PRESETS: dict[str, Options] = {
 }
 
 
-def with_preset(name: str, options: Options, words: Sequence[str]) -> Options:
-    """The options of a preset, with those that the words of the command line give.
+def default_options(words: Sequence[str]) -> Options:
+    """The defaults of the options of a command line: those of the preset that its words name, if they name one.
 
     Raises RMTError for an unknown name.
     """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", nargs="?")  # without a name: the parser of the command says so
+    name = parser.parse_known_args(words)[0].preset
     if not name:
-        return options
+        return Options()
     if name not in PRESETS:
         raise RMTError(f"--preset {name}: there is none of this name; choose one of {', '.join(PRESETS)}")
-    names = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
-    given = {name.removeprefix("no-").replace("-", "_") for name in names}
-    return replace(PRESETS[name], **{f.name: getattr(options, f.name) for f in fields(Options) if f.name in given})
+    return PRESETS[name]

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from rmt.atomic import write_text
-from rmt.benchmark.build import build_model, build_step, output_error
+from rmt.benchmark.build import build_model, build_step, output_error, require_network
 from rmt.benchmark.cases import Case, Options, list_cases
 from rmt.benchmark.machine import check_device, describe, quiet_warnings
 from rmt.benchmark.memory import peak_memory, release_memory
 from rmt.benchmark.series import run_series
-from rmt.benchmark.timing import matrix_product, summarise, time_rounds
+from rmt.benchmark.timing import matrix_product, summarise, synchronize, time_rounds
 from rmt.errors import RMTError
 from rmt.model import list_models
 from rmt.model.cost import count_macs
@@ -30,7 +30,8 @@ CONVENTION = "1 MAC is one multiply and one add; convolutions, linear layers and
 def run_benchmark(options: Options, output: Path | None = None, command: str = "") -> dict[str, Any]:
     """Measure all cases of `options`, and report the progress on stderr.
 
-    A case that fails, for example because memory is exhausted, is left out if there are others.
+    A case that fails, for example because memory is exhausted, is left out if there are others. So is a matrix product:
+    the fractions of its rate are None then.
 
     Args:
         output: JSON file to write the results to.
@@ -44,10 +45,12 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
     if output is not None:
         create_folder(output.parent)
         require_writable(output)
+    cases = list_cases(options, frozenset(list_models()))
+    for name in filter(None, (*options.models, options.reference)):
+        require_network(name)
     if options.reference:
         return run_series(run_benchmark, options, output, command)
     report = functools.partial(print, file=sys.stderr)
-    cases = list_cases(options, frozenset(list_models()))
     cuda = options.device.startswith("cuda")
     set_threads(options)
     if cuda:  # events, memory counters and graphs are those of the current device
@@ -56,27 +59,32 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
     started = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     machine = describe(options.device)
 
-    functions: dict[Any, Callable[[], object]] = {}  # of each dtype and case
+    keys: list[str | Case] = [*options.dtypes, *cases]  # of a dtype a matrix product is measured
+    functions: dict[Any, Callable[[], object]] = {}
     flops, first_call, failed = {}, {}, {}
-    for dtype in options.dtypes:
-        functions[dtype], flops[dtype] = matrix_product(dtype, options.device)
-        functions[dtype]()
-    for case in cases:
-        report(f"preparing {case.label}")
+    for key in keys:
+        label = key.label if isinstance(key, Case) else f"a matrix product in {key}"
+        report(f"preparing {label}")
         start = time.perf_counter()
         try:
-            function = build_step(case, options)
-            for _ in range(3 if cuda else 1):
+            if isinstance(key, Case):
+                function = build_step(key, options)
+            else:
+                function, flops[key] = matrix_product(key, options.device)
+            function()
+            synchronize(options.device)
+            first_call[key] = time.perf_counter() - start
+            for _ in range(2 if cuda else 0):
                 function()
         except Exception as error:  # timm's networks, compilers and exporters raise nearly any
-            failed[case] = " ".join(str(error).split()) or type(error).__name__
-            if len(failed) == len(cases):  # nothing is left to measure
-                raise error if isinstance(error, RMTError) else RMTError(f"{case.label}: {failed[case]}") from error
-            report(f"  left out: {failed[case]}")
+            failed[key] = " ".join(str(error).split()) or type(error).__name__
+            if failed.keys() >= set(cases):  # nothing is left to measure
+                raise error if isinstance(error, RMTError) else RMTError(f"{label}: {failed[key]}") from error
+            report(f"  left out: {failed[key]}")
         else:
-            functions[case], first_call[case] = function, time.perf_counter() - start
+            functions[key] = function
     times = time_rounds(functions, options, report)
-    peaks = {dtype: flops[dtype] / summarise(times[dtype])["median"] for dtype in options.dtypes}
+    peaks = {dtype: flops[dtype] / summarise(times[dtype])["median"] for dtype in options.dtypes if dtype in functions}
     del functions, function
     release_memory()  # the next processes need it
 
@@ -90,14 +98,14 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
         seconds, cost = summarise(times[case]), _cost(case.model, (case.image_size, case.image_width))
         macs = cost["macs"]
         rate = case.batch / seconds["median"]
-        passes = 3 if case.step == "train" else 1
+        passes, peak = 3 if case.step == "train" else 1, peaks.get(case.dtype)
         entry = asdict(case) | dict(
             seconds=seconds,
             images_per_second=rate,
             first_call=first_call[case],
             peak_memory=peak_memory(case, options) if options.memory else None,
             output_error=output_error(case, options) if case.tolerance and case.step == "forward" else None,
-            fraction_of_matrix_peak=None if macs is None else 2 * macs * passes * rate / peaks[case.dtype],
+            fraction_of_matrix_peak=2 * macs * passes * rate / peak if macs and peak else None,
         )
         results.append(entry | cost)
     content = dict(

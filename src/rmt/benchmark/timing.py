@@ -34,13 +34,20 @@ def time_rounds(
 
 
 def _seconds(function: Callable[[], object], repeats: int, device: str) -> float:
-    wait = torch.mps.synchronize if device == "mps" else lambda: None  # calls return before they are done
-    wait()
+    synchronize(device)
     start = time.perf_counter()
     for _ in range(repeats):
         function()
-    wait()
+    synchronize(device)
     return (time.perf_counter() - start) / repeats
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device has done its work: on a GPU calls return before that."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
 
 
 def cuda_seconds(function: Callable[[], object], repeats: int) -> float:

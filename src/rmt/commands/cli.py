@@ -69,6 +69,8 @@ def _dispatch(args: list[str]) -> int:
         unwrap_arguments(runs[args[0]])
         if args[0] in FILE_COMMANDS:
             runs[args[0]] = help_for_file(runs[args[0]], args[1:])
+    if args[:1] == ["bench"]:
+        runs["bench"] = importlib.import_module("rmt.commands.bench").for_words(args)
     purpose = f"RMT {__version__}: train, evaluate and use Retentive Networks for vision."
     description = f"{purpose}\n\nFirst steps: rmt train quickstart; with data of your own: rmt check FOLDER"
     code = tyro.extras.subcommand_cli_from_dict(
