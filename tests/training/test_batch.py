@@ -29,7 +29,9 @@ def test_the_paper_s_sixteen_images_on_any_number_of_devices(recipe):
     [
         (dict(effective_batch=16, batch_size=2), 1, (2, 8)),
         (dict(effective_batch=16, batch_size=2), 4, (2, 2)),
-        (dict(effective_batch=16, batch_size=2), 16, (1, 1)),
+        (dict(effective_batch=16, batch_size=2, mixup=0.0, cutmix=0.0), 16, (1, 1)),
+        (dict(effective_batch=50, batch_size="auto", mixup=0.0, cutmix=0.0), 1, (25, 2)),
+        (dict(effective_batch=50, batch_size="auto"), 1, (10, 5)),
         (dict(effective_batch=16, batch_size=16), 8, (2, 1)),
         (dict(effective_batch=16, batch_size=4, accumulate=2), 2, (4, 2)),
         (dict(effective_batch=0, batch_size=7, accumulate=3), 5, (7, 3)),
@@ -38,6 +40,7 @@ def test_the_paper_s_sixteen_images_on_any_number_of_devices(recipe):
 def test_a_device_s_share(given, devices, settled):
     recipe = share_batch(tiny_recipe(**{"accumulate": 1, **given}, devices=devices, nodes=1))
     assert (recipe.batch_size, recipe.accumulate) == settled
+    assert resolve_resumed(recipe, recipe, Machine("cpu", devices, 1)).batch_size == recipe.batch_size
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,7 @@ def test_a_device_s_share(given, devices, settled):
     [
         (dict(batch_size=2), 3, "--effective-batch 16 cannot be divided evenly among 3 devices"),
         (dict(batch_size=2), 32, "--effective-batch 16 cannot be divided evenly among 32 devices"),
+        (dict(batch_size=4), 16, "on 16 devices is 1 image each, and Mixup and CutMix need an even number"),
         (dict(batch_size=3), 1, "on 1 device is 16 images each, which --batch-size 3 does not make"),
         (dict(batch_size=4, accumulate=3), 2, "is 8 images each, which --batch-size 4 x --accumulate 3 does not make"),
     ],

@@ -153,6 +153,10 @@ class ClassifyRecipe(Recipe):
     """With token labels: exchange axes as LV-ViT's package does. The crop of a map is (top, left, bottom, right), and
     shears of the image in x move its map in y, and conversely."""
 
+    @property
+    def mixes_pairs(self) -> bool:
+        return bool(self.mixup or self.cutmix)
+
     def problems(self) -> list[str]:
         found = super().problems()
         if 0 < self.lr < self.min_lr:
@@ -192,6 +196,6 @@ class ClassifyRecipe(Recipe):
             )
         if not self.ground_truth:
             found += check_unused(self, "without --ground-truth", "ground_truth_mismatch")
-        if (self.mixup or self.cutmix) and self.batch_size != AUTO and self.batch_size % 2:
+        if self.mixes_pairs and self.batch_size != AUTO and self.batch_size % 2:
             found.append(f"--batch-size must be even with Mixup or CutMix, and is {self.batch_size}")
         return found

@@ -205,6 +205,11 @@ class Recipe:
         """The fields as JSON values, and the task's name."""
         return {"task": self.task, **asdict(self)}
 
+    @property
+    def mixes_pairs(self) -> bool:
+        """Whether the images of a step are mixed in pairs, so that their number must be even."""
+        return False
+
     def open_fields(self) -> list[str]:
         """The fields that this recipe leaves open."""
         return [name for name in self.open_values if self.is_open(name)]

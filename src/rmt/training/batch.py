@@ -39,7 +39,7 @@ def share_batch(recipe: R) -> R:
     """Returns the recipe with the `batch_size` and `accumulate` that make its `effective_batch` on its devices.
 
     A device takes at most `batch_size` images at once and accumulates the rest of its share. Raises RMTError when equal
-    shares and whole steps do not make that batch.
+    shares and whole steps do not make that batch, or a recipe that mixes pairs has odd shares.
     """
     if not recipe.effective_batch:
         return recipe
@@ -50,17 +50,20 @@ def share_batch(recipe: R) -> R:
             f"--effective-batch {recipe.effective_batch} cannot be divided evenly among {devices} devices: take a "
             "number of devices that divides it, another effective batch, or 0 to leave it to --batch-size"
         )
+    given = (
+        f"--effective-batch {recipe.effective_batch} on {plural(devices, 'device')} is {plural(share, 'image')} each"
+    )
+    pair = 2 if recipe.mixes_pairs else 1
+    if share % pair:
+        raise RMTError(f"{given}, and Mixup and CutMix need an even number: change one, or take --mixup 0 --cutmix 0")
     if recipe.is_open("batch_size"):
-        divisors = [size for size in range(1, min(share, _LARGEST) + 1) if share % size == 0]
+        divisors = [size for size in range(pair, min(share, _LARGEST) + 1, pair) if share % size == 0]
         recipe = replace(recipe, batch_size=max(divisors))
     batch = min(recipe.batch_size, share)
     accumulate = recipe.accumulate if recipe.accumulate > 1 else share // batch
     if batch * accumulate != share:
-        given = f" x --accumulate {accumulate}" if recipe.accumulate > 1 else ""
-        raise RMTError(
-            f"--effective-batch {recipe.effective_batch} on {plural(devices, 'device')} is {plural(share, 'image')} "
-            f"each, which --batch-size {batch}{given} does not make: change one, or --effective-batch 0"
-        )
+        steps = f" x --accumulate {accumulate}" if recipe.accumulate > 1 else ""
+        raise RMTError(f"{given}, which --batch-size {batch}{steps} does not make: change one, or --effective-batch 0")
     return replace(recipe, batch_size=batch, accumulate=accumulate)
 
 

@@ -59,7 +59,7 @@ def resolve(recipe: ClassifyRecipe, data: ClassifyData) -> ClassifyRecipe:
         image_size=int(size),
         lr=recipe.lr or (5e-4 if recipe.weights else 2e-3),
         layer_decay=recipe.layer_decay or (0.75 if recipe.weights else 1.0),
-        batch_size=batch - batch % 2 if batch > 1 and (recipe.mixup or recipe.cutmix) else batch,
+        batch_size=batch - batch % 2 if batch > 1 and recipe.mixes_pairs else batch,
     )
     require_images(recipe, len(data.train))
     updates = data.batches_per_epoch(recipe) // recipe.accumulate
