@@ -49,7 +49,7 @@ def run(
         image_size: Side in pixels that every image is resized to, instead of the teacher's own; 0 keeps that.
         mean: Mean of the three channels in 0…1 that the teacher expects, instead of timm's default.
         std: Their standard deviation.
-        top_k: Classes to keep per location, 1 to 100.
+        top_k: Classes to keep per location, 1 to 100; all of a teacher that has fewer.
         shard_images: Images per file.
         batch_size: Images per step.
         device: Where to compute.
@@ -73,21 +73,14 @@ def run(
 
         report = import_label_maps(import_, data, out, shard_images=shard_images, workers=workers)
     else:
-        from rmt.tasks.classify.token_labelling.maps import make_token_labels
+        from rmt.tasks.classify.token_labelling.maps import check_options, make_token_labels
 
+        options: dict[str, Any] = dict(top_k=top_k, shard_images=shard_images, batch_size=batch_size)
+        options |= dict(device=device, precision=precision, workers=workers)
+        check_options(**options)
         labeller = _labeller(engine, replicas)
-        report = make_token_labels(
-            _load_teacher(teacher, weights, image_size, mean, std),
-            data,
-            out,
-            top_k=top_k,
-            shard_images=shard_images,
-            batch_size=batch_size,
-            device=device,
-            precision=precision,
-            workers=workers,
-            labeller=labeller,
-        )
+        loaded = _load_teacher(teacher, weights, image_size, mean, std)
+        report = make_token_labels(loaded, data, out, **options, labeller=labeller)
     spec = report.spec
     grid, gigabytes = "×".join(map(str, spec.grid)), spec.bytes_per_image / 1e3
     say(

@@ -146,6 +146,22 @@ def test_the_command_says_what_it_made(teacher, photos, tmp_path, capsys):
     assert "--teacher is missing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--top-k 0", "--top-k must be at least 1, not 0"),
+        ("--top-k -3", "--top-k must be at least 1, not -3"),
+        ("--top-k 101", "--top-k 101 is more than a map may have: take at most 100"),
+        ("--workers -1", "--workers must be at least 0, not -1"),
+        ("--device cpu --precision fp16", "--precision fp16 needs a GPU"),
+    ],
+)
+def test_wrong_options_are_refused_before_the_teacher_is_loaded(words, said, tmp_path, capsys):
+    command = ["token-labels", "--weights", "nowhere", "--data", "nowhere", "--out", str(tmp_path / "maps")]
+    assert main([*command, *words.split()]) == 1
+    assert said in capsys.readouterr().err
+
+
 def test_doubtful_maps_are_warned_of(photos, tmp_path, capsys):
     network = tmp_path / "t.safetensors"
     rmt.save_checkpoint(rmt.create_model("rmt_pico", num_classes=7), network)

@@ -44,21 +44,29 @@ def make_token_labels(
     Raises:
         RMTError: `out` holds other maps, or for a mistake in data or options, or a full disk.
     """
-    if batch_size < 1 or workers < 0 or shard_images < 1 or top_k < 1:
-        raise RMTError("--batch-size, --shard-images and --top-k must be at least 1, and --workers at least 0")
-    if top_k > MAX_TOP_K:
-        raise RMTError(f"--top-k {top_k} is more than a map may have: take at most {MAX_TOP_K}")
+    options: dict[str, Any] = {"device": device, "precision": precision, "batch_size": batch_size, "workers": workers}
+    check_options(top_k, shard_images, **options)
     chosen_device = choose_device(device)
-    choose_precision(precision, chosen_device)  # before anything is written
     images = open_train(data)  # with the images that a run would hold out: another run may hold out others
     teacher.model.to(chosen_device)
     report = TokenLabelReport(_describe(teacher, images, top_k, shard_images, chosen_device))
-    options: dict[str, Any] = {"device": device, "precision": precision, "batch_size": batch_size, "workers": workers}
     make = partial(labeller or label, teacher, images, report, **options)
     warnings = _class_warnings(teacher, images, report.spec)
     console = console or Console(stderr=True, highlight=False)
     write_label_maps(Path(out).expanduser(), report, make, warnings=warnings, console=console)
     return report
+
+
+def check_options(top_k: int, shard_images: int, *, device: str, precision: str, batch_size: int, workers: int) -> None:
+    """Raises RMTError for options that no maps can be made with. It needs no teacher, which takes time to load."""
+    numbers = {"--batch-size": batch_size, "--shard-images": shard_images, "--top-k": top_k, "--workers": workers}
+    for name, number in numbers.items():
+        least = 0 if name == "--workers" else 1
+        if number < least:
+            raise RMTError(f"{name} must be at least {least}, not {number}")
+    if top_k > MAX_TOP_K:
+        raise RMTError(f"--top-k {top_k} is more than a map may have: take at most {MAX_TOP_K}")
+    choose_precision(precision, choose_device(device))
 
 
 def label(
