@@ -183,7 +183,7 @@ def model_files(folder: Path) -> Attempt:
 def coco(folder: Path) -> Attempt:
     from PIL import Image
 
-    from rmt.data.detection.coco import open_coco
+    from rmt.data.detection.layouts import coco_files, open_detection_split
 
     (folder / "images").mkdir()
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 2}]}
@@ -199,7 +199,8 @@ def coco(folder: Path) -> Attempt:
     def attempt(draw: random.Random) -> None:
         text = json.dumps(change_values(draw, content)).encode()
         (folder / "changed.json").write_bytes(text if draw.random() < 0.8 else change_bytes(draw, text))
-        found = open_coco(folder / "images", folder / "changed.json", with_masks=True)
+        files = coco_files((folder / "images", folder / "changed.json"))
+        found, _ = open_detection_split(files, with_masks=True)
         for index in range(len(found)):
             found.load(index)
             found.objects(index)

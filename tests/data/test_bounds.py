@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers.coco_sets import annotation, make_coco
+from helpers.coco_sets import annotation, make_coco, open_coco
 from helpers.image_sets import encode, picture
 from PIL import Image
 
-from rmt.data.detection.coco import open_coco, read_coco
+from rmt.data.detection.coco import read_coco
 from rmt.data.detection.layouts import detection_layout, open_detection
 from rmt.data.segmentation.masks import ClassList
 from rmt.data.sources import remote

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rmt.data.detection.dataset import DetectionSet
+from rmt.data.detection.layouts import coco_files, open_detection_split
+
 CATEGORIES = [{"id": 0, "name": "disc"}, {"id": 7, "name": "bar"}, {"id": 90, "name": "never"}]  # from 0, with holes
 CROWD = 3  # every so many images there is a crowd region
 
@@ -70,6 +73,11 @@ def make_coco(root: Path, train: int = 6, val: int = 3) -> Path:
     make_split(root, "train", train, seed=1)
     make_split(root, "val", val, seed=2)
     return root
+
+
+def open_coco(images: Path, annotations: Path, *, with_masks: bool) -> DetectionSet:
+    """The images of a COCO-format file, as `rmt evaluate --images IMAGES --annotations FILE` opens them."""
+    return open_detection_split(coco_files((images, annotations)), with_masks=with_masks).images
 
 
 def write_json(path: Path, content: Any) -> Path:

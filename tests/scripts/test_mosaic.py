@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from helpers.coco_sets import make_coco
+from helpers.coco_sets import make_coco, open_coco
 from helpers.scripts_under_test import script
 
-from rmt.data.detection.coco import find_split, open_coco
+from rmt.data.detection.coco import find_split
 from rmt.data.detection.transforms import DetectionTrainTransform
 
 MOSAIC = script("mosaic", "benchmarks")

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from helpers.coco_sets import CATEGORIES, annotation, make_coco, make_split, run_lengths, write_json
+from helpers.coco_sets import CATEGORIES, annotation, make_coco, make_split, open_coco, run_lengths, write_json
 from PIL import Image
 
-from rmt.data.detection.coco import find_split, open_coco
+from rmt.data.detection.coco import find_split
 from rmt.data.detection.layouts import coco_files, open_detection
 from rmt.data.images import BadImage
 from rmt.errors import RMTError

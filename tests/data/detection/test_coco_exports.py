@@ -5,11 +5,10 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from helpers.coco_sets import annotation, rectangle, write_json
+from helpers.coco_sets import annotation, open_coco, rectangle, write_json
 from PIL import Image
 
 from rmt.data.detection import conventions
-from rmt.data.detection.coco import open_coco
 from rmt.data.detection.layouts import coco_files, detection_layout, open_detection
 from rmt.errors import RMTError
 from rmt.recipes.detect import Boxes

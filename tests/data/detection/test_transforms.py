@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from helpers.coco_sets import annotation, make_coco, make_split, write_json
+from helpers.coco_sets import annotation, make_coco, make_split, open_coco, write_json
 from PIL import Image
 
-from rmt.data.detection.coco import find_split, open_coco
+from rmt.data.detection.coco import find_split
 from rmt.data.detection.transforms import (
     DetectionEvalTransform,
     DetectionTrainTransform,

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from helpers.coco_sets import annotation, make_coco, write_json
+from helpers.coco_sets import annotation, make_coco, open_coco, write_json
 from PIL import Image
 
-from rmt.data.detection.coco import find_split, open_coco
+from rmt.data.detection.coco import find_split
 from rmt.tasks.detect.defaults import ObjectStatistics, anchor_scale, detect_defaults, short_side
 
 CELLS = ObjectStatistics(small=0.08, per_image=19, short_side=480, long_side=640)

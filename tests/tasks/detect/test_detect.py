@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.coco_sets import write_json
+from helpers.coco_sets import open_coco, write_json
 from helpers.detect_runs import data, finished_run, tiny_recipe
 from helpers.resolved import built as make_module
 from helpers.resolved import resolved
@@ -16,7 +16,7 @@ from helpers.runs import assert_same_run, rows
 from PIL import Image
 
 import rmt
-from rmt.data.detection.coco import find_split, open_coco
+from rmt.data.detection.coco import find_split
 from rmt.data.detection.rle import decode
 from rmt.errors import RMTError
 from rmt.inference.detect import Detections, DetectPredictor

@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.coco_sets import make_coco
+from helpers.coco_sets import make_coco, open_coco
 
-from rmt.data.detection.coco import find_split, open_coco
+from rmt.data.detection.coco import find_split
 from rmt.data.detection.rle import encode
 from rmt.errors import RMTError
 from rmt.inference.detect import Detections

@@ -17,7 +17,7 @@ import numpy as np
 
 from rmt.data.detection.coco_records import mend_annotations, read_images, whole, without_roots
 from rmt.data.detection.conventions import FORMS, NORMALIZED, id_question, option, read_boxes
-from rmt.data.detection.dataset import DetectionSet, Source, open_set
+from rmt.data.detection.dataset import Source
 from rmt.data.detection.table import MANY_CROWDS, ObjectTable, Problems, pack
 from rmt.data.files import MAX_JSON, read_file, subfolder
 from rmt.data.sets import preview
@@ -93,12 +93,6 @@ def _mentions_coco(file: Path) -> bool:
     with open(file, "rb") as opened, suppress(ValueError), mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
         return all(content.find(f'"{part}"'.encode()) >= 0 for part in _PARTS)  # ValueError: an empty file
     return False
-
-
-def open_coco(images: Path, annotations: Path, *, with_masks: bool) -> DetectionSet:
-    """The images below `images` that the COCO-format file `annotations` lists; see `open_set`."""
-    table = read_coco(annotations, images, masks=with_masks)
-    return open_set(Source(images, annotations, table), with_masks=with_masks)
 
 
 def find_split(root: Path, split: Split) -> tuple[Path, Path]:
