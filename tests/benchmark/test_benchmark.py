@@ -18,7 +18,7 @@ from rmt.benchmark.build import _model_and_images, build_model
 from rmt.benchmark.cases import RUNTIMES, Options, list_cases
 from rmt.benchmark.machine import quiet_warnings
 from rmt.benchmark.memory import _resident, peak_memory, release_memory
-from rmt.benchmark.plot import plot
+from rmt.benchmark.plot import _label_points, plot
 from rmt.benchmark.presets import PRESETS
 from rmt.benchmark.reach import reach_table
 from rmt.benchmark.run import run_benchmark, table
@@ -354,6 +354,18 @@ def test_plots(tmp_path):
         result |= dict(macs=4e9, reference_images_per_second=20.0)
     series = content | dict(series=dict(reference="swin_tiny"))
     assert [path.name for path in plot(series, tmp_path / "series.json")] == ["series.png", "series-macs.png"]
+
+
+def test_labels_of_near_points_do_not_overlap():
+    figure = pytest.importorskip("matplotlib.figure").Figure(figsize=(4, 2))
+    axes = figure.subplots()
+    points = {f"network_{n}": [x, 83.5] for n, x in enumerate((0.6, 0.7, 0.8, 1.0))}
+    axes.plot(*zip(*points.values(), strict=True), "o")
+    axes.margins(x=0.5)
+    _label_points(axes, points, list(points.values()))
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert {text.get_text() for text in axes.texts} == set(points)
+    assert not any(box.count_overlaps(boxes[:i]) for i, box in enumerate(boxes))
 
 
 def test_reach_table():

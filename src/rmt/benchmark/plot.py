@@ -13,7 +13,7 @@ from rmt.errors import RMTError
 from rmt.extras import missing_extra
 
 #: Places of a label from its point, in points, the best first.
-_OFFSETS = [(x, y) for y in (0, 8, -8, 16, -16, 26, -26, 38, -38) for x in (7, -7, 0, 20, -20) if (x, y) != (0, 0)]
+_OFFSETS = [(7, 0), (-7, 0), (0, 9), (0, -9), (6, 7), (6, -7), (-6, 7), (-6, -7)]
 
 
 def plot(content: dict[str, Any], path: Path) -> list[Path]:
@@ -131,43 +131,24 @@ def _short(result: dict[str, Any]) -> str:
 
 
 def _label_points(axes: Any, labels: dict[str, list[float]], points: list[list[float]]) -> None:
-    """Write each label where it overlaps least, the nearest such place; with a line to its point if it is far off."""
-    from matplotlib.path import Path as Line
+    """Write each label beside its point, where it overlaps the fewest points and labels."""
     from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 
     outline = [withStroke(linewidth=2.5, foreground="white")]  # of letters that a line crosses
-    axes.figure.canvas.draw()  # sets the limits of the axes, which decide what overlaps
-    scale = axes.figure.dpi / 72  # from points to pixels
-    dots = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in axes.transData.transform(points)]
-    arrow = dict(arrowstyle="-", color="grey", linewidth=0.5)
-    written: list[Any] = []
-    lines: list[Any] = []
-    for name, point in labels.items():
-        start = axes.transData.transform(point)
-        others = [dot for dot in dots if not dot.contains(*start)]
+    axes.figure.draw_without_rendering()  # sets the limits of the axes, which decide what overlaps
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in axes.transData.transform(points)]
+    for name, point in sorted(labels.items(), key=lambda label: label[1], reverse=True):  # most labels are to the right
         found = []
         for x, y in _OFFSETS:
-            side = "center" if x == 0 else "left" if x > 0 else "right"
-            place: dict[str, Any] = dict(xytext=(x, y), textcoords="offset points", ha=side, va="center")
+            place: dict[str, Any] = dict(ha="center" if x == 0 else "left" if x > 0 else "right", va="center")
+            place |= dict(xytext=(x, y), textcoords="offset points")
             text = axes.annotate(name, point, fontsize=8, path_effects=outline, **place)
-            box = text.get_window_extent()
+            found.append((text.get_window_extent(), text))
             text.remove()
-            cost = 10 * sum(box.overlaps(other) for other in (*dots, *written))
-            line = Line([start, [start[0] + x * scale, start[1] + y * scale]]) if abs(x) > 7 or abs(y) > 12 else None
-            if line:
-                cost += 5 * sum(line.intersects_bbox(other, filled=False) for other in others)
-                cost += 2 * sum(line.intersects_bbox(other, filled=False) for other in written)
-                cost += 2 * sum(line.intersects_path(other) for other in lines)
-            found.append((cost, text, box, line))
-            if not cost:
-                break
-        _, text, box, line = min(found, key=lambda f: f[0])
+        box, text = min(found, key=lambda place: place[0].count_overlaps(taken))
         axes.add_artist(text)
-        if line:
-            lines.append(line)
-            axes.annotate("", point, text.xyann, textcoords="offset points", va="center", arrowprops=arrow)
-        written.append(box.padded(3, 0))
+        taken.append(box.padded(3, 0))
 
 
 def _cost_per_pixel(axes: Any, results: list[dict]) -> None:
