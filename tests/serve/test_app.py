@@ -277,7 +277,7 @@ def test_more_than_the_server_accepts_is_refused_and_the_rest_answered(hosted, m
     gate, predictor = threading.Event(), hosted["classify"].predictor
     run = predictor.run
     monkeypatch.setattr(predictor, "run", lambda batch, **o: (gate.wait(10), run(batch, **o))[1])
-    with TestClient(create_app(hosted["classify"], Limits(max_queue=2))) as client:
+    with TestClient(create_app(hosted["classify"], Limits(max_queue=2, max_images=2))) as client:
         answers = []
         senders = [
             threading.Thread(target=lambda: answers.append(client.post("/predict", content=picture(), headers=PNG)))

@@ -54,6 +54,8 @@ def write_answers_file(work: "Work", words: tuple[str, ...], output: Path, *, en
     from rmt.output_folder import require_permission
 
     check_counts(work.batch_size, work.workers, replicas)
+    if replicas and engine == "local":
+        raise RMTError("--replicas is the number of networks on Ray: add --engine ray")
     require_permission(output)
     collection = open_collection(words)
     if engine == "ray":

@@ -54,6 +54,7 @@ def run(
         license: hub: the licence of the weights, e.g. apache-2.0, for the model card.
         data_license: hub: the licence of the training images, for the model card.
     """
+    from rmt.commands.options import require_unused
     from rmt.errors import RMTError
     from rmt.export import ExportOptions, export
     from rmt.export.images import folder_images, set_images
@@ -64,22 +65,26 @@ def run(
     metadata = read_metadata(source)
     if "exported" in metadata:
         raise RMTError(f"{source} is an exported file already: give the model file that it was made of")
+    int8 = dict(calibration=calibration, calibration_images=calibration_images, max_drop=max_drop)
     if format == "hub":
-        given = (dynamic, precision != "fp32", image_size, data, images, calibration)
-        if any(given) or output is None:
-            raise RMTError("--format hub takes --output FOLDER, --license and --data-license, and no other option")
+        hub = "--format hub takes --output FOLDER, --license and --data-license, and no other option"
+        if output is None:
+            raise RMTError(hub)
+        given = dict(dynamic=dynamic, precision=precision, image_size=image_size, data=data, images=images)
+        require_unused(run, given | dict(max_images=max_images) | int8, hub)
         from rmt.export.hub import write_hub_folder
 
         write_hub_folder(source, output, license, data_license)
         say(f'{output}: timm.create_model("local-dir:{output}", pretrained=True)')
         return
-    if license or data_license:
-        raise RMTError(f"--{'license' if license else 'data-license'} has an effect with --format hub only")
+    require_unused(run, dict(license=license, data_license=data_license), "no effect without --format hub")
+    if precision != "int8":
+        require_unused(run, int8, "no effect without --precision int8")
+    if images is not None:
+        require_unused(run, dict(data=data, max_images=max_images), "no effect with --images, which has no labels")
+    if min(max_images, calibration_images) < 1:
+        raise RMTError("--max-images and --calibration-images must be at least 1")
     options = ExportOptions(format, dynamic, precision, image_size, max_drop)
-    if calibration is not None and precision != "int8":
-        raise RMTError("--calibration has an effect with --precision int8 only")
-    if data and images is not None:
-        raise RMTError("give --data or --images, not both")
     target = target_file(source, output, options, calibrated=calibration is not None, labelled=images is None)
     accuracy = None
     if images is not None:

@@ -1,4 +1,4 @@
-"""Options that only some tasks have."""
+"""Options that only some tasks have, or that have an effect beside some others alone."""
 
 import inspect
 from collections.abc import Callable, Collection
@@ -15,6 +15,13 @@ def options_for(*functions: Callable, given: dict[str, Any], path: str | Path) -
     if unknown := set(chosen).difference(*(inspect.signature(function).parameters for function in functions)):
         raise not_an_option(unknown, path)
     return chosen
+
+
+def require_unused(command: Callable, given: dict[str, Any], why: str) -> None:
+    """Raises RMTError, with the reason, if one of these options of a command is not at its default."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
+    if changed := [f"--{name.replace('_', '-')}" for name, value in given.items() if value != defaults[name]]:
+        raise RMTError(f"{', '.join(changed)}: {why}")
 
 
 def not_an_option(options: Collection[str], path: str | Path) -> RMTError:

@@ -51,7 +51,7 @@ def run(
         max_wait: Longest time in milliseconds that an image waits for others while the network is idle.
         max_queue: Largest number of images that are accepted and not answered yet; more get 503 with Retry-After.
         max_body: Largest size of a request in megabytes.
-        max_images: Largest number of images in a request.
+        max_images: Largest number of images in a request; not above `--max-queue`.
         max_pixels: Largest size of an image in millions of pixels.
         max_connections: Largest number of connections at a time.
         timeout: Seconds in which a request must be sent, and in which it must be answered.

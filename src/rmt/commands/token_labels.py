@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,6 +57,7 @@ def run(
         engine: `ray` has several teachers work at the same time, on this machine or on the cluster of RAY_ADDRESS.
         replicas: With Ray: the number of teachers; 0 takes one for each GPU, or for each `--workers` + 1 cores.
     """
+    from rmt.commands.options import require_unused
     from rmt.data.token_labels.label_maps import INDEX
     from rmt.output_folder import require_reopenable
     from rmt.training.evaluation_facts import unreadable_lines
@@ -68,7 +68,7 @@ def run(
             teacher=teacher, weights=weights, image_size=image_size, mean=mean, std=std, top_k=top_k
         )
         given |= dict(batch_size=batch_size, device=device, precision=precision, engine=engine, replicas=replicas)
-        _require_unused(given)
+        require_unused(run, given, "no effect with --import, whose maps are stored as they are")
         from rmt.tasks.classify.token_labelling.published_maps import import_label_maps
 
         report = import_label_maps(import_, data, out, shard_images=shard_images, workers=workers)
@@ -133,12 +133,3 @@ def _labeller(engine: BulkEngine, replicas: int) -> Callable[..., Any] | None:
     from rmt.tasks.classify.token_labelling.ray_maps import label_on_ray
 
     return partial(label_on_ray, replicas=replicas)
-
-
-def _require_unused(given: dict[str, Any]) -> None:
-    """Check that options of the teacher are at their defaults, because published maps need no teacher."""
-    from rmt.errors import RMTError
-
-    defaults = {name: parameter.default for name, parameter in signature(run).parameters.items()}
-    if changed := [f"--{name.replace('_', '-')}" for name, value in given.items() if value != defaults[name]]:
-        raise RMTError(f"{', '.join(changed)}: no effect with --import, whose maps are stored as they are")

@@ -35,6 +35,11 @@ class Limits:
         for name in whole:
             if getattr(self, name) < 1:
                 raise RMTError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if self.max_images > self.max_queue:
+            raise RMTError(
+                f"--max-images {self.max_images} is above --max-queue {self.max_queue}: a request of so many is always "
+                "refused; lower the one or raise the other"
+            )
         if self.max_pixels > MAX_PIXELS:
             raise RMTError(f"--max-pixels must be at most {MAX_PIXELS // 10**6} million")
         if not 0 <= self.max_wait <= 10:

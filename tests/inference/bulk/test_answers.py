@@ -190,6 +190,7 @@ def test_mistakes_are_one_line(network, data, tmp_path, capsys):
         ("name it FILE.parquet", "embed", network, image, "--output", tmp_path / "n.csv"),
         ("--stage must lie in 1 to 4", "embed", network, image, "--stage", "9", "--output", tmp_path / "n.parquet"),
         ("--engine ray is for files of answers", "predict", network, image, "--engine", "ray"),
+        ("add --engine ray", "predict", network, image, "--replicas", "2", "--output", tmp_path / "n.csv"),
         ("--masks: not an option", "predict", network, image, "--masks", "rle"),
         ("--json prints answers", "predict", network, image, "--json", "--output", tmp_path / "n.csv"),
         ("--batch-size must be at least 1", "predict", network, image, "--batch-size", "0"),
