@@ -179,7 +179,7 @@ def test_decomposed_equals_full_on_one_row_and_one_column(length, row, heads, se
     "form",
     [
         *(dict(), dict(gate=True, decay="none"), dict(phases="axial"), dict(phases="none", decay="paper")),
-        *(pytest.param(f, marks=pytest.mark.slow) for f in (dict(decay="paper"), dict(decay="none"), dict(gate=True))),
+        *(dict(decay="paper"), dict(decay="none"), dict(gate=True)),
     ],
     ids=str,
 )
@@ -194,7 +194,7 @@ def test_gradients(decomposed, form):
         names = [name for name, _ in attn.named_parameters()]
         return torch.func.functional_call(attn, dict(zip(names, values, strict=True)), (x,))
 
-    assert torch.autograd.gradcheck(run, (x, *parameters))
+    assert torch.autograd.gradcheck(run, (x, *parameters), fast_mode=True)  # along random directions
 
 
 def test_released_rows_sum_to_one_and_paper_rows_do_not():

@@ -18,13 +18,11 @@ def _reset():
 
 
 FORMS = [dict(), dict(phases="axial"), dict(phases="none", decay="paper"), dict(gate=True)]
-MARKED = [pytest.param(form, marks=[pytest.mark.slow] if form in FORMS[1:3] else []) for form in FORMS]
+MARKED = [FORMS[0], *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[1:])]
 """Other phases and decays make the same graph as those of the paper, of other numbers or fewer nodes."""
 
 
-@pytest.mark.parametrize(
-    "form", [FORMS[0], *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[1:])], ids=str
-)
+@pytest.mark.parametrize("form", MARKED, ids=str)
 def test_no_graph_break(form):
     """The whole network is one graph, forward and backward. Tracing alone decides that, without code generation."""
     torch.manual_seed(0)
