@@ -158,12 +158,16 @@ class Runner:
         self.add(name, {"row": row, "kind": kind, "seed": seed, "epochs": epochs, **result})
 
     def baseline(self, place: Place, name: str, row: str, seed: int) -> None:
-        """A network of `baselines.py`, for the CPU seconds of the table's first row."""
+        """A network of `baselines.py`, for the CPU seconds of the table's first row with this seed.
+
+        Seeds may have run on processors of other speeds, so the mean of all is taken only if this run was resumed.
+        """
         if any(e["kind"] == f"seed {seed}" for e in self.entries(name, row)):
             return
         table = TABLES[name]
         first = next(iter(table.rows))
-        seconds = cpu_seconds(seeds(self.entries(name, first), first).values())
+        runs = seeds(self.entries(name, first), first)
+        seconds = cpu_seconds(entry for entry in runs.values() if entry["seed"] == seed) or cpu_seconds(runs.values())
         if seconds is None:
             sys.exit(
                 f"{name}: each run of {first} was resumed, so the time for {row} is unknown; run another seed of it"

@@ -206,6 +206,9 @@ def test_the_time_of_a_resumed_run_does_not_count(tmp_path, monkeypatch):
     (tmp_path / "bccd.json").write_text(json.dumps(runs[1:]))
     with pytest.raises(SystemExit, match="run another seed"):
         runner(tmp_path).baseline(EVIDENCE.Place(0), "bccd", "torchvision", 1)
+    (tmp_path / "bccd.json").write_text(json.dumps([runs[0], runs[1] | {"resumed": False}]))
+    runner(tmp_path).baseline(EVIDENCE.Place(0), "bccd", "torchvision", 1)
+    assert "--cpu-seconds 3 " in typed[1]  # of the same seed, so of the same processor
 
 
 @pytest.mark.parametrize(("kind", "resumed"), [("epochs 2", False), ("seed 0", True)])
