@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,11 +130,11 @@ def _detect(where: Where) -> OpenedData:
     opened = OpenedData("detect", layout.name)
     masks: bool | None = None  # of the first split, train if there is one
     for split in layout.splits:
-        source = opened.attempt(lambda split=split: layout.read(split))  # type: ignore[misc]
+        source = opened.attempt(partial(layout.read, split))
         if source is None:
             continue
         masks = most_have_masks(source) if masks is None else masks
-        images = opened.attempt(lambda source=source, masks=masks: open_set(source, with_masks=masks))  # type: ignore[misc]
+        images = opened.attempt(partial(open_set, source, with_masks=masks))
         if images is not None:
             opened.splits[split] = images
             opened.notes += images.notes
