@@ -1,7 +1,7 @@
 """Ablations, peers and dense tasks on public photographs: each cell of a table is one training run.
 
     python benchmarks/evidence.py run --data FOLDER --tables ablations-1-percent --cores 0 1
-    python benchmarks/evidence.py run --data FOLDER --gpus 0 1 2 3
+    python benchmarks/evidence.py run --data FOLDER --gpus 0 1 2 3     # --gpus 0 0: two cells at a time on one GPU
     python benchmarks/evidence.py sizes --data FOLDER     # networks of ablations-10-percent on images of other sizes
     python benchmarks/evidence.py page docs/evidence.md
 
@@ -10,8 +10,8 @@ soon as it is there: an interrupted call is continued by the same call, and a ce
 --resume`. Runs that other tables begin with are trained again on another machine. FOLDER has cifar10/ (parquet shards),
 camvid/ and bccd/. The tables are in `evidence_tables.py`. Epochs are fixed beforehand, so other work on the machine
 changes the seconds, not the scores. A score is that of the last epoch's raw weights on the test part, which nothing
-else reads; learning rates are chosen on images held out of train. Where a table has a time for all networks, two short
-runs of each give the CPU seconds of an epoch: they are to be on one machine, with nothing else running on it.
+else reads; learning rates are chosen on images held out of train. Where a table has a time for all networks, their
+training steps are measured first, in turn (`step_times.py`); nothing else should run on the machine then.
 
 `page` writes the tables and plots of what is there into a page, between `<!-- evidence: TABLE -->` and
 `<!-- /evidence -->`; without a page it prints them.
@@ -21,7 +21,6 @@ import argparse
 import csv
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -35,7 +34,7 @@ from typing import Any
 
 import evidence_page
 from evidence_plots import cpu_seconds, epoch_seconds, seeds
-from evidence_tables import SIDES, SIZES, TABLES, TIMED, WEIGHTS, Table
+from evidence_tables import SIDES, SIZES, TABLES, WEIGHTS, Table
 from filelock import FileLock
 from first_hour import commit, read, run_timed, take_rows
 
@@ -49,10 +48,11 @@ TRIAL = 1 / 3  # of a table's time, for each learning rate to choose from
 
 @dataclass(frozen=True)
 class Place:
-    """Where a cell runs: one core, or one GPU."""
+    """Where a cell runs: one core, or one GPU and some processes that load its images."""
 
     core: int | None = None
     gpu: int | None = None
+    workers: int = 0
 
     @property
     def prefix(self) -> list[str]:
@@ -62,7 +62,7 @@ class Place:
     def environment(self) -> dict[str, str]:
         if self.gpu is None:
             return {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        return {"CUDA_VISIBLE_DEVICES": str(self.gpu)}
+        return {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": str(self.gpu)}
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Runner:
         if any(WEIGHTS in table.rows[row].options for row in chosen):
             self.run(WEIGHTS.partition(".")[0], None, None)
         if table.seconds:
-            self.parallel(self.timing, [(name, row, epochs) for row in chosen for epochs in TIMED])
+            self.steps(name, chosen)
             self.parallel(self.rate, [(name, row, rate) for row in chosen for rate in table.rates])
         kept = [seed for seed in table.seeds if seeds is None or seed in seeds]
         self.parallel(self.seed, [(name, row, seed) for seed in kept for row in chosen if table.rows[row].model])
@@ -114,8 +114,14 @@ class Runner:
             for future in [pool.submit(one, values) for values in arguments]:
                 future.result()
 
-    def timing(self, place: Place, name: str, row: str, epochs: int) -> None:
-        self.cell(place, name, row, f"epochs {epochs}", epochs, 1000)
+    def steps(self, name: str, rows: list[str]) -> None:
+        """Measures a training step of each row that has no such result."""
+        lacking = [row for row in rows if not any(e["kind"] == "step" for e in self.entries(name, row))]
+        if lacking:
+            output = f"{name}.steps"
+            self.call(self.places[0], f"python step_times.py {name} {output}.json {' '.join(lacking)}", output)
+            for row, found in json.loads((self.work / f"{output}.json").read_text()).items():
+                self.add(name, {"row": row, "kind": "step", **found})
 
     def rate(self, place: Place, name: str, row: str, rate: float) -> None:
         self.cell(place, name, row, f"rate {rate:g}", self.epochs(name, row, TRIAL), 1000, f"--lr {rate:g}")
@@ -125,7 +131,7 @@ class Runner:
         epochs = table.epochs
         if table.seconds:
             chosen_in = table.rates_of or name
-            found = {e["kind"]: e["val"] for e in self.entries(chosen_in, row)}
+            found = {e["kind"]: e["val"] for e in self.entries(chosen_in, row) if e["kind"] != "step"}
             best = max(TABLES[chosen_in].rates, key=lambda rate: found.get(f"rate {rate:g}", 0.0))
             if f"rate {best:g}" not in found:
                 sys.exit(f"{name}: the learning rate of {row} is chosen in {chosen_in}; run that table first")
@@ -138,19 +144,16 @@ class Runner:
 
     def cell(self, place: Place, name: str, row: str, kind: str, epochs: int, seed: int, more: str = "") -> None:
         """One training run, unless its result is there, and its weights where other tables need them."""
-        table, network = TABLES[name], TABLES[name].rows[row]
+        table = TABLES[name]
         output = f"{name}.{row}.{kind}".replace(" ", "-")
         known = any(e["kind"] == kind for e in self.entries(name, row))
         if known and (not table.kept or (self.work / output / "last.safetensors").exists()):
             return
-        words = [f"rmt train {table.recipe} --minutes 0 --workers 0 --data {table.data} --model {network.model}"]
-        words += [f"--model-args {network.args}"] if network.args else []
-        words += [f"--epochs {epochs}"] if epochs else []
-        command = " ".join(filter(None, [*words, table.options, network.options, more, f"--seed {seed}"]))
-        if kind.startswith("epochs "):  # its CPU seconds count, so it is never resumed
-            shutil.rmtree(self.work / output, ignore_errors=True)
+        command = table.command(row, epochs, seed, more)
         resumed = (self.work / output / "last.ckpt").exists()
         typed = f"rmt train --resume {output}" if resumed else f"{command} --output {output}"
+        if place.workers:  # they make the same batches
+            typed += f" --workers {place.workers}"
         used = self.call(place, typed, output)
         if known:
             return
@@ -254,7 +257,8 @@ class Runner:
             lines = [json.dumps(e, ensure_ascii=False) for e in [*read(file), entry]]
             write_text(file, "[\n" + ",\n".join(lines) + "\n]\n")
         score = entry.get("test", entry.get("val"))
-        print(f"{name}, {entry['row']}, seed {entry['seed']}: {score:.2f} %", flush=True)
+        found = f"{1000 * entry['step_seconds']:.1f} ms" if score is None else f"{score:.2f} %"
+        print(f"{name}, {entry['row']}, {entry.get('kind', entry.get('side'))}: {found}", flush=True)
 
 
 def main() -> None:
@@ -267,7 +271,7 @@ def main() -> None:
     run.add_argument("--seeds", nargs="+", type=int, help="only these seeds")
     where = run.add_mutually_exclusive_group()
     where.add_argument("--cores", nargs="+", type=int, default=[0], help="cores to run on, one cell on each")
-    where.add_argument("--gpus", nargs="+", type=int, help="GPUs to run on, one cell on each")
+    where.add_argument("--gpus", nargs="+", type=int, help="GPUs to run on, one cell on each each time it is named")
     sizes = modes.add_parser("sizes", help="test trained networks on images of other sizes")
     sizes.add_argument("--images", type=int, default=1000, help="so many of the test images")
     page = modes.add_parser("page", help="write the tables and plots of what is there")
@@ -282,7 +286,11 @@ def main() -> None:
         evidence_page.write(args.results, args.files)
         return
     gpus = getattr(args, "gpus", None)
-    places = [Place(gpu=gpu) for gpu in gpus] if gpus else [Place(core) for core in getattr(args, "cores", [0])]
+    if gpus:
+        workers = max(len(os.sched_getaffinity(0)) // len(gpus) - 1, 0)
+        places = [Place(gpu=gpu, workers=workers) for gpu in gpus]
+    else:
+        places = [Place(core) for core in getattr(args, "cores", [0])]
     runner = Runner(args.data.resolve(), args.work.resolve(), args.results.resolve(), places)
     if args.mode == "sizes":
         runner.sizes(args.images)

@@ -28,7 +28,8 @@ def shown(values: list[float], sign: str = "") -> str:
 def table_lines(table: Table, entries: list[dict[str, Any]]) -> Iterator[str]:
     """The Markdown table of the results: mean ± standard error over the seeds."""
     more = ["difference"] if table.paired else ["epochs", "learning rate"] if table.seconds else []
-    head = [table.title, "parameters", f"{table.part} {table.metric}", *more, "seeds", "CPU s"]
+    time = "s of steps" if table.seconds else "CPU s"
+    head = [table.title, "parameters", f"{table.part} {table.metric}", *more, "seeds", time]
     yield "| " + " | ".join(head) + " |"
     yield "|---" * len(head) + "|"
     base = seeds(entries, next(iter(table.rows)))

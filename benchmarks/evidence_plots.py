@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from evidence_tables import SIDES, SIZES, TABLES, TIMED, Table
+from evidence_tables import SIDES, SIZES, TABLES, Table
 from first_hour import read
 
 from rmt.benchmark.plot import plot as plot_benchmark
@@ -18,7 +18,9 @@ SQUARES = [height for height, width in SIDES if height == width]
 PICTURES = {
     "sizes": {"evidence-sizes": "Accuracy by the side of square test images, for each kind of phases"},
     **{
-        name: {f"evidence-{name}": f"Accuracy on held-out images over epochs and over CPU seconds: {table.title}"}
+        name: {
+            f"evidence-{name}": f"Accuracy on held-out images over epochs and seconds of training steps: {table.title}"
+        }
         for name, table in TABLES.items()
         if table.seconds
     },
@@ -47,7 +49,7 @@ def error(values: list[float]) -> float:
 
 
 def seeds(entries: list[dict[str, Any]], row: str) -> dict[int, dict[str, Any]]:
-    """The runs of a row that count, by seed; without those that measure time or choose a learning rate."""
+    """The runs of a row that count, by seed; without those that choose a learning rate."""
     return {e["seed"]: e for e in entries if e["row"] == row and e["kind"].startswith("seed")}
 
 
@@ -58,10 +60,9 @@ def cpu_seconds(entries: Iterable[dict[str, Any]]) -> float | None:
 
 
 def epoch_seconds(entries: Iterable[dict[str, Any]], row: str) -> float:
-    """The CPU seconds of an epoch of a row, from its two short runs; other work on the machine does not change them."""
-    found = {e["kind"]: e["cpu_seconds"] for e in entries if e["row"] == row}
-    short, long = TIMED
-    return float(found[f"epochs {long}"] - found[f"epochs {short}"]) / (long - short)
+    """The seconds of the training steps of an epoch of a row, as measured beforehand."""
+    measured = next(entry for entry in entries if entry["row"] == row and entry["kind"] == "step")
+    return float(measured["step_seconds"] * measured["steps_per_epoch"])
 
 
 def plot_peers(entries: list[dict[str, Any]], table: Table, file: Path) -> None:
@@ -80,7 +81,7 @@ def plot_peers(entries: list[dict[str, Any]], table: Table, file: Path) -> None:
         axes[0].plot(range(1, len(values) + 1), values, label=network.what, **style)
         axes[1].plot([epoch * (i + 1) for i in range(len(values))], values, **style)
     axes[0].set(xlabel="epochs", ylabel="top-1 on held-out images, %", xlim=(0, None))
-    axes[1].set(xlabel="CPU seconds", xlim=(0, None))
+    axes[1].set(xlabel="seconds of training steps", xlim=(0, None))
     for one in axes:
         one.grid(alpha=0.3)
     figure.legend(fontsize=8, ncols=4, loc="outside lower center")

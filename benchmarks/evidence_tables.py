@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 SEEDS = (0, 1, 2)
-TIMED = (1, 2)  # epochs of the two short runs whose CPU seconds give those of an epoch
 
 
 @dataclass(frozen=True)
@@ -19,9 +18,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """`seconds` > 0: each network trains for as many epochs as it runs in so much CPU time.
+    """`seconds` > 0: each network trains for as many epochs as its training steps make in so many seconds.
 
-    The time of an epoch is measured beforehand, on one machine, so the runs that count may be on others.
+    The time of a step is measured beforehand, of all networks in turn, so the runs that count may share the machine.
     """
 
     title: str
@@ -46,6 +45,14 @@ class Table:
     def paired(self) -> bool:
         """Whether the rows differ from the first one in a single thing, and are compared with it seed by seed."""
         return not self.seconds and (self.recipe == "finetune" or self.part == "val")
+
+    def command(self, row: str, epochs: int, seed: int, more: str = "") -> str:
+        """What is typed for a run, without its output folder."""
+        network = self.rows[row]
+        words = [f"rmt train {self.recipe} --minutes 0 --workers 0 --data {self.data} --model {network.model}"]
+        words += [f"--model-args {network.args}"] if network.args else []
+        words += [f"--epochs {epochs}"] if epochs else []
+        return " ".join(filter(None, [*words, self.options, network.options, more, f"--seed {seed}"]))
 
 
 DEIT = "depths=[4],dims=[128],num_heads=[4],patch_size=4"
@@ -190,7 +197,8 @@ BCCD = (
 RATIOS = "--min-ratio 0.75 --max-ratio 1.5"
 
 MUON = "--image-size 32 --batch-size 96 --optimizer muon --lr 0.012 --random-erasing 0"  # as rmt_nano in few passes
-PEER = "--batch-size 96 --optimizer muon --crop-pct 1 --random-erasing 0 --randaugment="  # crops and flips
+SHIFTS = "--crop-pct 1 --random-erasing 0 --randaugment="  # augmentation by padded crops and flips alone
+PEER = f"--batch-size 512 --optimizer muon {SHIFTS}"
 TABLES = {
     "ablations-1-percent": Table(
         "500 training images, 40 epochs", ABLATIONS, "cifar10-500", 500, options=MUON, epochs=40
@@ -199,24 +207,29 @@ TABLES = {
         "5,000 training images, 20 epochs", ABLATIONS, "cifar10-5000", 5000, options=MUON, epochs=20
     ),
     "ablations-100-percent": Table(
-        "50,000 training images, 20 epochs", ABLATIONS, "cifar10-50000", 50_000, options=MUON, epochs=20
+        "50,000 training images, 10 epochs",
+        ABLATIONS,
+        "cifar10-50000",
+        50_000,
+        options=f"{PEER} --lr 0.015 --image-size 32 --crop-padding 4",
+        epochs=10,
     ),
     "peers-32": Table(
-        "10,000 training images at 32², 450 CPU seconds each",
+        "50,000 training images at 32², 20 seconds of training steps",
         PEERS,
-        "cifar10-10000",
-        10_000,
+        "cifar10-50000",
+        50_000,
         options=f"{PEER} --image-size 32 --crop-padding 4",
-        seconds=450,
-        rates=(0.006, 0.012, 0.024),
+        seconds=20,
+        rates=(0.0075, 0.015, 0.03),
     ),
     "peers-64": Table(
-        "5,000 training images enlarged to 64², 450 CPU seconds each",
+        "50,000 training images enlarged to 64², 60 seconds of training steps",
         PEERS,
-        "cifar10-5000",
-        5000,
+        "cifar10-50000",
+        50_000,
         options=f"{PEER} --image-size 64 --crop-padding 8",
-        seconds=450,
+        seconds=60,
         rates_of="peers-32",
     ),
     "cifar10-weights": Table(

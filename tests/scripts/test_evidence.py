@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 import tyro
 from helpers.documentation import page
+from helpers.pictures import make_folder
 from helpers.scripts_under_test import script
 
 import rmt  # noqa: F401  registers its networks
@@ -17,6 +19,8 @@ from rmt.recipes.model_args import parse_model_args
 
 TABLES = script("evidence_tables", "benchmarks")
 PAGE = script("evidence_page", "benchmarks")
+PLOTS = script("evidence_plots", "benchmarks")
+STEPS = script("step_times", "benchmarks")
 EVIDENCE = script("evidence", "benchmarks")
 SIZES = {"masa": 0.31, "deit": 0.81, "deit-masa": 0.81, "swin": 0.54, "swin-masa": 0.54}
 
@@ -65,6 +69,10 @@ def entry(row, seed, test, kind="seed"):
     } | {"epochs": 40}
 
 
+def stepping(row, seconds, steps):
+    return {"row": row, "kind": "step", "step_seconds": seconds, "steps_per_epoch": steps}
+
+
 def test_differences_are_paired_by_seed():
     masa, other = {0: 50.0, 1: 52.0, 2: 54.0}, {0: 49.0, 1: 50.0, 2: 51.0}
     entries = [entry("masa", *pair) for pair in masa.items()] + [entry("attention", *pair) for pair in other.items()]
@@ -92,8 +100,7 @@ def test_a_table_of_peers_has_their_epochs_and_rates_once_a_row_is_there(tmp_pat
     (page := tmp_path / "page.md").write_text("<!-- evidence: peers-32 -->\nbefore\n<!-- /evidence -->\n")
     known = {"cpu": "a processor", "commit": "abc", "command": "rmt train finetune --epochs 9 --lr 0.002 --seed 0"}
     known |= {"curve": [[1.0, 40.0], [2.0, 60.0]]}
-    times = [entry("rmt", epochs, 0, "epochs") | known | {"cpu_seconds": 2.0 + 3 * epochs} for epochs in (1, 2)]
-    chosen = [*times, entry("rmt", 0, 50.0, "rate") | known]
+    chosen = [stepping("rmt", 0.5, 6) | known, entry("rmt", 0, 50.0, "rate") | known]
     (tmp_path / "peers-32.json").write_text(json.dumps(chosen))
     PAGE.write(tmp_path, [page])
     assert "before" in page.read_text(encoding="utf-8") and not list((tmp_path / "images").iterdir())
@@ -166,27 +173,22 @@ def runner(folder):
 
 
 def test_epochs_fill_the_time(tmp_path):
-    entries = [
-        entry("rmt", 1, 0, "epochs") | {"cpu_seconds": 25.0},
-        entry("rmt", 2, 0, "epochs") | {"cpu_seconds": 30.0},
-    ]
-    (tmp_path / "peers-32.json").write_text(json.dumps(entries))
-    assert runner(tmp_path).epochs("peers-32", "rmt", 1.0) == 90  # 450 s, an epoch takes 5
-    assert runner(tmp_path).epochs("peers-32", "rmt", 0.5) == 45
+    (tmp_path / "peers-32.json").write_text(json.dumps([stepping("rmt", 0.05, 10)]))
+    assert runner(tmp_path).epochs("peers-32", "rmt", 1.0) == 40  # 20 s, an epoch takes 0.5
+    assert runner(tmp_path).epochs("peers-32", "rmt", 0.5) == 20
 
 
 def test_the_learning_rate_is_the_best_of_those_tried_at_32(tmp_path, monkeypatch):
-    scores = {0.006: 40.0, 0.012: 50.0, 0.024: 45.0}
+    scores = {0.0075: 40.0, 0.015: 50.0, 0.03: 45.0}
     tried = [entry("rmt", f"{rate:g}", 0, "rate") | {"val": val} for rate, val in scores.items()]
-    times = [entry("rmt", epochs, 0, "epochs") | {"cpu_seconds": 20.0 + 5 * epochs} for epochs in (1, 2)]
-    (tmp_path / "peers-64.json").write_text(json.dumps(times))
+    (tmp_path / "peers-64.json").write_text(json.dumps([stepping("rmt", 0.2, 10)]))
     typed = []
     monkeypatch.setattr(EVIDENCE.Runner, "cell", lambda self, *arguments: typed.append(arguments))
     with pytest.raises(SystemExit, match="run that table first"):
         runner(tmp_path).seed(EVIDENCE.Place(0), "peers-64", "rmt", 0)
-    (tmp_path / "peers-32.json").write_text(json.dumps(tried))
+    (tmp_path / "peers-32.json").write_text(json.dumps([stepping("rmt", 0.1, 10), *tried]))
     runner(tmp_path).seed(EVIDENCE.Place(0), "peers-64", "rmt", 0)
-    assert typed == [(EVIDENCE.Place(0), "peers-64", "rmt", "seed 0", 90, 0, "--lr 0.012")]  # 450 s of 5 each
+    assert typed == [(EVIDENCE.Place(0), "peers-64", "rmt", "seed 0", 30, 0, "--lr 0.015")]  # 60 s of 2 each
 
 
 def test_the_time_of_a_resumed_run_does_not_count(tmp_path, monkeypatch):
@@ -211,17 +213,49 @@ def test_the_time_of_a_resumed_run_does_not_count(tmp_path, monkeypatch):
     assert "--cpu-seconds 3 " in typed[1]  # of the same seed, so of the same processor
 
 
-@pytest.mark.parametrize(("kind", "resumed"), [("epochs 2", False), ("seed 0", True)])
-def test_a_run_that_measures_time_begins_anew(tmp_path, monkeypatch, kind, resumed):
-    folder = tmp_path / f"peers-32.rmt.{kind.replace(' ', '-')}"
-    folder.mkdir()
+@pytest.mark.parametrize(("workers", "more"), [(0, ""), (3, " --workers 3")])
+def test_a_cell_that_was_killed_goes_on(tmp_path, monkeypatch, workers, more):
+    (folder := tmp_path / "peers-32.rmt.seed-0").mkdir()
     (folder / "last.ckpt").touch()
     typed = []
     monkeypatch.setattr(EVIDENCE.Runner, "call", lambda self, place, command, output: typed.append(command) or {})
     monkeypatch.setattr(EVIDENCE.Runner, "scores", lambda *arguments: {})
     monkeypatch.setattr(EVIDENCE.Runner, "add", lambda *arguments: None)
-    runner(tmp_path).cell(EVIDENCE.Place(0), "peers-32", "rmt", kind, 3, 0)
-    assert typed[0].startswith("rmt train --resume") == resumed == folder.exists()
+    runner(tmp_path).cell(EVIDENCE.Place(gpu=0, workers=workers), "peers-32", "rmt", "seed 0", 3, 0)
+    assert typed == [f"rmt train --resume peers-32.rmt.seed-0{more}"]
+
+
+def test_steps_are_measured_of_the_rows_that_lack_them(tmp_path, monkeypatch):
+    """Of all of them in one process, in turn."""
+    (tmp_path / "peers-32.json").write_text(json.dumps([stepping("rmt", 0.1, 10)]))
+    typed = []
+
+    def call(self, place, command, output):
+        typed.append(command)
+        found = {row: dict(step_seconds=0.5, steps_per_epoch=4, rounds=[0.5]) for row in command.split()[4:]}
+        (self.work / "peers-32.steps.json").write_text(json.dumps(found))
+
+    monkeypatch.setattr(EVIDENCE.Runner, "call", call)
+    for _ in range(2):
+        runner(tmp_path).steps("peers-32", ["rmt", "swin", "deit"])
+    assert typed == ["python step_times.py peers-32 peers-32.steps.json swin deit"]
+    assert PLOTS.epoch_seconds(json.loads((tmp_path / "peers-32.json").read_text()), "deit") == 2.0
+
+
+def test_the_time_of_a_step_is_that_of_the_run(tmp_path, monkeypatch):
+    """Loading is not counted, and the network does not change."""
+    make_folder(tmp_path / "photos", train=4)
+    monkeypatch.chdir(tmp_path)
+    command = "rmt train finetune --minutes 0 --workers 0 --data photos --model rmt_nano --epochs 1 --image-size 32"
+    built = []
+    monkeypatch.setattr(STEPS, "configure_network", lambda network, *rest: built.append(network))
+    step, steps = STEPS.prepare(f"{command} --batch-size 4 --optimizer muon --ema-decay 0 --seed 0")
+    assert steps == 3  # of 12 images
+    before = [parameter.detach().clone() for parameter in built[0].parameters()]
+    calls = []
+    monkeypatch.setattr(STEPS.time, "perf_counter", lambda: float(len(calls)))
+    assert STEPS.seconds(lambda: calls.append(step()), 2.0) == 1.0 and len(calls) == 2
+    assert all(map(torch.equal, before, built[0].parameters()))
 
 
 def test_a_cell_with_a_result_is_not_run_again(tmp_path, monkeypatch):

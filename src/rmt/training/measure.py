@@ -85,15 +85,13 @@ def measure(module: TrainingModule[Any, Any], device: torch.device, clock: Clock
     # Evaluation first: its larger batches let the allocator keep the memory that training asks for in every step. Until
     # then glibc returns it to the system, and its pages are zeroed again, which takes up to a fifth of a step on a CPU.
     image = _evaluated_image(module, device, clock, shard)
-    step, decoding = _training_step(module, device, clock, shard)
+    step, decoding = _step_seconds(module, device, clock, shard)
     every = processes.all_gather(Timing(step, image, decoding))
     return Timing(*(max(values) for values in zip(*map(astuple, every), strict=True)))
 
 
-def _training_step(
-    module: TrainingModule[Any, Any], device: torch.device, clock: Clock, shard: dict[str, int]
-) -> tuple[float, float]:
-    """`step` and `decoding` of `Timing`."""
+def training_step(module: TrainingModule[Any, Any], device: torch.device) -> Callable[[dict[str, Any]], None]:
+    """Returns what trains with a batch as a run does, but at a learning rate of 0, and returns when that is done."""
     recipe = module.recipe
     optimizer = module.build_optimizer()
     for group in optimizer.param_groups:
@@ -112,7 +110,15 @@ def _training_step(
             module.ema.update(module.model)
         loss.item()  # as the run does; on a GPU it waits for the step
 
-    with contextlib.closing(module.data.train_loader(recipe, **shard)) as loader:
+    return step
+
+
+def _step_seconds(
+    module: TrainingModule[Any, Any], device: torch.device, clock: Clock, shard: dict[str, int]
+) -> tuple[float, float]:
+    """`step` and `decoding` of `Timing`."""
+    step = training_step(module, device)
+    with contextlib.closing(module.data.train_loader(module.recipe, **shard)) as loader:
         batches = iter(loader)
         seconds, steps, images, decoding = _time(batches, loader, step, LIMIT, clock)
         loading = _loading_seconds(batches, loader.workers, clock)
