@@ -94,6 +94,8 @@ class Runner:
         self.work.mkdir(parents=True, exist_ok=True)
         if table.images:
             take_rows(self.data / "cifar10", self.work / table.data, table.images, test=table.part == "test")
+            if table.rates:
+                take_rows(self.data / "cifar10", self.work / table.training_data, table.images, test=False)
         elif not (self.work / table.data).exists():
             (self.work / table.data).symlink_to((self.data / table.data).resolve(), target_is_directory=True)
 
@@ -149,7 +151,8 @@ class Runner:
         known = any(e["kind"] == kind for e in self.entries(name, row))
         if known and (not table.kept or (self.work / output / "last.safetensors").exists()):
             return
-        command = table.command(row, epochs, seed, more)
+        part, data = ("val", table.training_data) if kind.startswith("rate") else (table.part, table.data)
+        command = table.command(row, epochs, seed, more, data)
         resumed = (self.work / output / "last.ckpt").exists()
         typed = f"rmt train --resume {output}" if resumed else f"{command} --output {output}"
         if place.workers:  # they make the same batches
@@ -157,7 +160,7 @@ class Runner:
         used = self.call(place, typed, output)
         if known:
             return
-        result = {"command": command, "resumed": resumed, **self.scores(place, table, output), **used}
+        result = {"command": command, "resumed": resumed, **self.scores(place, table, output, part), **used}
         self.add(name, {"row": row, "kind": kind, "seed": seed, "epochs": epochs, **result})
 
     def baseline(self, place: Place, name: str, row: str, seed: int) -> None:
@@ -192,11 +195,11 @@ class Runner:
         with (self.work / f"{output}.log").open("a") as log:
             return run_timed(command, log, env=os.environ | place.environment)
 
-    def scores(self, place: Place, table: Table, output: str) -> dict[str, Any]:
-        """What the run reached: on the held-out images and the test part, in percent."""
+    def scores(self, place: Place, table: Table, output: str, part: str) -> dict[str, Any]:
+        """What the run reached, in percent: on the held-out images, and on the test part if `part` is "test"."""
         metrics = json.loads((self.work / output / "metrics.json").read_text())
         last, found = metrics["last"]["raw"], {"parameters": metrics["parameters"]}
-        if table.part == "val":
+        if part == "val":
             name = {"finetune": "top1", "finetune-segment": "miou", "finetune-detect": "box_ap50"}[table.recipe]
             return found | {"val": round(last["val"][name], 2)}
         if table.recipe == "finetune":

@@ -46,10 +46,15 @@ class Table:
         """Whether the rows differ from the first one in a single thing, and are compared with it seed by seed."""
         return not self.seconds and (self.recipe == "finetune" or self.part == "val")
 
-    def command(self, row: str, epochs: int, seed: int, more: str = "") -> str:
+    @property
+    def training_data(self) -> str:
+        """The folder of the runs that choose a learning rate, without test images."""
+        return f"{self.data}-train"
+
+    def command(self, row: str, epochs: int, seed: int, more: str = "", data: str = "") -> str:
         """What is typed for a run, without its output folder."""
         network = self.rows[row]
-        words = [f"rmt train {self.recipe} --minutes 0 --workers 0 --data {self.data} --model {network.model}"]
+        words = [f"rmt train {self.recipe} --minutes 0 --workers 0 --data {data or self.data} --model {network.model}"]
         words += [f"--model-args {network.args}"] if network.args else []
         words += [f"--epochs {epochs}"] if epochs else []
         return " ".join(filter(None, [*words, self.options, network.options, more, f"--seed {seed}"]))
@@ -198,7 +203,7 @@ RATIOS = "--min-ratio 0.75 --max-ratio 1.5"
 
 MUON = "--image-size 32 --batch-size 96 --optimizer muon --lr 0.012 --random-erasing 0"  # as rmt_nano in few passes
 SHIFTS = "--crop-pct 1 --random-erasing 0 --randaugment="  # augmentation by padded crops and flips alone
-PEER = f"--batch-size 512 --optimizer muon {SHIFTS}"
+PEER = f"--batch-size 96 --optimizer muon {SHIFTS}"
 TABLES = {
     "ablations-1-percent": Table(
         "500 training images, 40 epochs", ABLATIONS, "cifar10-500", 500, options=MUON, epochs=40
@@ -211,25 +216,25 @@ TABLES = {
         ABLATIONS,
         "cifar10-50000",
         50_000,
-        options=f"{PEER} --lr 0.015 --image-size 32 --crop-padding 4",
+        options=f"--batch-size 512 --optimizer muon --lr 0.015 {SHIFTS} --image-size 32 --crop-padding 4",
         epochs=10,
     ),
     "peers-32": Table(
-        "50,000 training images at 32², 20 seconds of training steps",
+        "10,000 training images at 32², 240 seconds of training steps",
         PEERS,
-        "cifar10-50000",
-        50_000,
+        "cifar10-10000",
+        10_000,
         options=f"{PEER} --image-size 32 --crop-padding 4",
-        seconds=20,
-        rates=(0.0075, 0.015, 0.03),
+        seconds=240,
+        rates=(0.006, 0.012, 0.024),
     ),
     "peers-64": Table(
-        "50,000 training images enlarged to 64², 60 seconds of training steps",
+        "5,000 training images enlarged to 64², 240 seconds of training steps",
         PEERS,
-        "cifar10-50000",
-        50_000,
+        "cifar10-5000",
+        5000,
         options=f"{PEER} --image-size 64 --crop-padding 8",
-        seconds=60,
+        seconds=240,
         rates_of="peers-32",
     ),
     "cifar10-weights": Table(

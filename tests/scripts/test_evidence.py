@@ -174,12 +174,12 @@ def runner(folder):
 
 def test_epochs_fill_the_time(tmp_path):
     (tmp_path / "peers-32.json").write_text(json.dumps([stepping("rmt", 0.05, 10)]))
-    assert runner(tmp_path).epochs("peers-32", "rmt", 1.0) == 40  # 20 s, an epoch takes 0.5
-    assert runner(tmp_path).epochs("peers-32", "rmt", 0.5) == 20
+    assert runner(tmp_path).epochs("peers-32", "rmt", 1.0) == 480  # 240 s, an epoch takes 0.5
+    assert runner(tmp_path).epochs("peers-32", "rmt", 0.5) == 240
 
 
 def test_the_learning_rate_is_the_best_of_those_tried_at_32(tmp_path, monkeypatch):
-    scores = {0.0075: 40.0, 0.015: 50.0, 0.03: 45.0}
+    scores = {0.006: 40.0, 0.012: 50.0, 0.024: 45.0}
     tried = [entry("rmt", f"{rate:g}", 0, "rate") | {"val": val} for rate, val in scores.items()]
     (tmp_path / "peers-64.json").write_text(json.dumps([stepping("rmt", 0.2, 10)]))
     typed = []
@@ -188,7 +188,7 @@ def test_the_learning_rate_is_the_best_of_those_tried_at_32(tmp_path, monkeypatc
         runner(tmp_path).seed(EVIDENCE.Place(0), "peers-64", "rmt", 0)
     (tmp_path / "peers-32.json").write_text(json.dumps([stepping("rmt", 0.1, 10), *tried]))
     runner(tmp_path).seed(EVIDENCE.Place(0), "peers-64", "rmt", 0)
-    assert typed == [(EVIDENCE.Place(0), "peers-64", "rmt", "seed 0", 30, 0, "--lr 0.015")]  # 60 s of 2 each
+    assert typed == [(EVIDENCE.Place(0), "peers-64", "rmt", "seed 0", 120, 0, "--lr 0.012")]  # 240 s of 2 each
 
 
 def test_the_time_of_a_resumed_run_does_not_count(tmp_path, monkeypatch):
@@ -256,6 +256,18 @@ def test_the_time_of_a_step_is_that_of_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(STEPS.time, "perf_counter", lambda: float(len(calls)))
     assert STEPS.seconds(lambda: calls.append(step()), 2.0) == 1.0 and len(calls) == 2
     assert all(map(torch.equal, before, built[0].parameters()))
+
+
+def test_a_learning_rate_is_chosen_without_the_test_images(tmp_path, monkeypatch):
+    (folder := tmp_path / "peers-32.rmt.rate-0.012").mkdir()
+    found = {"last": {"raw": {"val": {"top1": 40.0}}}, "parameters": 3}
+    (folder / "metrics.json").write_text(json.dumps(found))
+    typed, added = [], []
+    monkeypatch.setattr(EVIDENCE.Runner, "call", lambda self, place, command, output: typed.append(command) or {})
+    monkeypatch.setattr(EVIDENCE.Runner, "add", lambda self, name, entry: added.append(entry))
+    (tmp_path / "peers-32.json").write_text(json.dumps([stepping("rmt", 0.5, 10)]))
+    runner(tmp_path).rate(EVIDENCE.Place(0), "peers-32", "rmt", 0.012)
+    assert "--data cifar10-10000-train " in typed[0] and added[0]["val"] == 40.0 and "test" not in added[0]
 
 
 def test_a_cell_with_a_result_is_not_run_again(tmp_path, monkeypatch):
