@@ -188,7 +188,7 @@ def test_the_learning_rate_is_the_best_of_those_tried_at_32(tmp_path, monkeypatc
         runner(tmp_path).seed(EVIDENCE.Place(0), "peers-64", "rmt", 0)
     (tmp_path / "peers-32.json").write_text(json.dumps([stepping("rmt", 0.1, 10), *tried]))
     runner(tmp_path).seed(EVIDENCE.Place(0), "peers-64", "rmt", 0)
-    assert typed == [(EVIDENCE.Place(0), "peers-64", "rmt", "seed 0", 120, 0, "--lr 0.012")]  # 240 s of 2 each
+    assert typed == [(EVIDENCE.Place(0), "peers-64", "rmt", "seed 0", 240, 0, "--lr 0.012")]  # 480 s of 2 each
 
 
 def test_the_time_of_a_resumed_run_does_not_count(tmp_path, monkeypatch):
@@ -267,7 +267,7 @@ def test_a_learning_rate_is_chosen_without_the_test_images(tmp_path, monkeypatch
     monkeypatch.setattr(EVIDENCE.Runner, "add", lambda self, name, entry: added.append(entry))
     (tmp_path / "peers-32.json").write_text(json.dumps([stepping("rmt", 0.5, 10)]))
     runner(tmp_path).rate(EVIDENCE.Place(0), "peers-32", "rmt", 0.012)
-    assert "--data cifar10-10000-train " in typed[0] and added[0]["val"] == 40.0 and "test" not in added[0]
+    assert "--data cifar10-5000-train " in typed[0] and added[0]["val"] == 40.0 and "test" not in added[0]
 
 
 def test_a_cell_with_a_result_is_not_run_again(tmp_path, monkeypatch):
