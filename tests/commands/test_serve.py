@@ -7,6 +7,7 @@ pytest.importorskip("fastapi")
 
 from rmt.commands.cli import main
 from rmt.serve import server
+from rmt.serve.limits import Limits
 
 
 @pytest.fixture
@@ -36,7 +37,10 @@ def test_options_reach_the_server(started, tmp_path, capsys):
     assert guard["token"] == "long enough" and guard["hosts"] == ()
     shown = capsys.readouterr()
     assert f"{file} is served at http://127.0.0.1:" in shown.out and shown.err == ""
-    assert main(["serve", str(file), "--port", "0", "--device", "cpu", "--allowed-hosts", "photos.example"]) == 0
+    assert limits.max_images == Limits.max_images
+    words = ["--allowed-hosts", "photos.example", "--max-queue", "8"]
+    assert main(["serve", str(file), "--port", "0", "--device", "cpu", *words]) == 0
+    assert started[1][2].max_images == 8
     assert "photos.example" in started[1][0].user_middleware[0].kwargs["hosts"]
     assert main(["serve", str(file), "--port", "0", "--device", "cpu", "--host", "0.0.0.0"]) == 0
     assert "whoever reaches 0.0.0.0 can use this server: see --token-file" in capsys.readouterr().err

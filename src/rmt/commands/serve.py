@@ -23,7 +23,7 @@ def run(
     max_wait: float = 2.0,
     max_queue: int = 128,
     max_body: int = 32,
-    max_images: int = 16,
+    max_images: int | None = None,
     max_pixels: int = 50,
     max_connections: int = 2048,
     timeout: float = 30.0,
@@ -51,7 +51,7 @@ def run(
         max_wait: Longest time in milliseconds that an image waits for others while the network is idle.
         max_queue: Largest number of images that are accepted and not answered yet; more get 503 with Retry-After.
         max_body: Largest size of a request in megabytes.
-        max_images: Largest number of images in a request; not above `--max-queue`.
+        max_images: Largest number of images in a request; by default 16, or `--max-queue` if that is less.
         max_pixels: Largest size of an image in millions of pixels.
         max_connections: Largest number of connections at a time.
         timeout: Seconds in which a request must be sent, and in which it must be answered.
@@ -71,7 +71,7 @@ def run(
 
     limits = Limits(
         max_body=max_body * 2**20,
-        max_images=max_images,
+        max_images=min(Limits.max_images, max(max_queue, 1)) if max_images is None else max_images,
         max_pixels=max_pixels * 10**6,
         max_queue=max_queue,
         max_batch=max_batch or Limits.max_batch,
