@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rmt
+from rmt.data.transforms import eval_transform
 from rmt.heads import save_model
 from rmt.model import load_model, read_metadata
 from rmt.model.metadata import MAX_SIDE, metadata_problem
@@ -131,6 +132,7 @@ def test_without_recipe_and_metrics_is_the_same_as_with_null(tmp_path, number):
         (dict(preprocessing=dict(size=[32, 32], mean=[0.5], std=[0.5, 0.5])), "mean` of 1 and a `std` of 2"),
         (dict(preprocessing=dict(size=[32, 32], crop_pct=0)), r"crop_pct"),
         (dict(preprocessing=dict(size=[32, 32], interpolation="best")), "interpolation"),
+        (dict(preprocessing=dict(size=[32, 32], gamma=2)), r"preprocessing\.gamma` .* does not know: update"),
         (dict(metrics=[1]), "metrics"),
         (dict(metrics=dict(weights="sum")), r"metrics\.weights.*raw or ema"),
         (dict(format="1"), "format '1'"),
@@ -145,6 +147,15 @@ def test_what_is_wrong_is_named(tmp_path, change, message):
     with pytest.raises(RMTError, match=message) as error:
         load_model(tmp_path / "m.safetensors")
     assert "\n" not in str(error.value) and str(tmp_path / "m.safetensors") in str(error.value)
+
+
+def test_a_classifier_takes_no_notice_of_the_options_of_other_tasks(tmp_path):
+    metadata, tensors = files()[0]
+    more = metadata | dict(preprocessing=metadata["preprocessing"] | dict(short_side=800))
+    write(tmp_path / "m.safetensors", more, tensors)
+    predictor = rmt.load(tmp_path / "m.safetensors", device="cpu")
+    eval_transform(**predictor.preprocessing)
+    assert predictor.preprocessing == metadata["preprocessing"]
 
 
 def test_null_is_as_if_it_were_not_there(tmp_path):

@@ -48,8 +48,9 @@ class ClassifyPredictor(Predictor):
 
     def __init__(self, runtime: Runtime, metadata: dict[str, Any]) -> None:
         super().__init__(runtime, metadata)
-        self.preprocessing.setdefault("mean", list(IMAGENET_MEAN))
-        self.preprocessing.setdefault("std", list(IMAGENET_STD))
+        defaults = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+        given = {key: value for key, value in self.preprocessing.items() if key in _TRANSFORM}
+        self.preprocessing = metadata["preprocessing"] = defaults | given
 
     @classmethod
     def load(
@@ -88,7 +89,7 @@ class ClassifyPredictor(Predictor):
 
     def transform(self) -> Callable[[Image.Image], Tensor]:
         """RGB image to uint8 (3, H, W), a quarter of the bytes between processes; `run` normalises on the device."""
-        whole = eval_transform(**self._arguments())
+        whole = eval_transform(**self.preprocessing)
         return ImageTransform(whole.size, whole.transforms[:-1])
 
     @staticmethod
@@ -119,7 +120,7 @@ class ClassifyPredictor(Predictor):
         index = self.class_index(label)
         return Subject(
             photo=photo,
-            view=shown_part(photo.size, **self._arguments()),
+            view=shown_part(photo.size, **self.preprocessing),
             network=network,
             pixels=pixels,
             baseline=torch.zeros_like(pixels),
@@ -129,9 +130,6 @@ class ClassifyPredictor(Predictor):
             decision=", ".join(f"{p.label} {100 * p.probability:.1f} %" for p in ranking),
             target=label,
         )
-
-    def _arguments(self) -> dict[str, Any]:
-        return {key: self.preprocessing[key] for key in _TRANSFORM if key in self.preprocessing}
 
     def normalized(self, batch: Tensor) -> Iterator[Tensor]:
         normalize = Normalize(self.preprocessing["mean"], self.preprocessing["std"])

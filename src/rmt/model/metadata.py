@@ -100,6 +100,8 @@ def metadata_problem(metadata: Any) -> str | None:
         for key, (check, wanted) in fields.items():
             if values.get(key) is not None and not check(values[key]):
                 return f"has no valid `{part}.{key}` in its metadata ({wanted}){again}"
+    for key in metadata["preprocessing"].keys() - _PREPROCESSING:
+        return f"has a `preprocessing.{key[:40]}` in its metadata that this version does not know: update rmt-vision"
     return _relations(metadata) or _unprintable(metadata)
 
 
