@@ -82,6 +82,19 @@ def test_undivided_yolo_and_a_test_list_without_a_validation_list(tmp_path):
     assert len(train) + len(val) == 6 and not tested.keys() & (found_in(train).keys() | found_in(val).keys())
 
 
+def test_a_list_of_images_to_train_and_validate_leaves_out_those_to_validate(tmp_path):
+    made = sets.splits()
+    voc = sets.make_voc(tmp_path, made)
+    lists = voc / "ImageSets/Main"
+    both = (lists / "val.txt").read_text() + (lists / "train.txt").read_text()
+    (lists / "train.txt").unlink()
+    (lists / "trainval.txt").write_text(both)
+    train, val, _ = opened(voc)
+    assert_same(train, made["train"])
+    assert_same(val, made["val"])
+    assert "training images are those of trainval.txt that val.txt lacks" in detection_layout(str(voc)).choices
+
+
 def test_a_data_yaml_is_data_too(tmp_path):
     made = sets.splits()
     root = sets.make_ultralytics(tmp_path, made)

@@ -125,9 +125,18 @@ class VocFolder:
         if self.lists:
             (files,) = self._files.values()
             listed = {file.name for split in self.lists for file in self._files_of(split, Problems(""))}
+            if self._train_has_val:
+                found.append(
+                    f"training images are those of {self.lists['train'].name} that {self.lists['val'].name} lacks"
+                )
             if unlisted := len(files) - len(listed):
                 found.append(f"{plural(unlisted, 'annotated image')} not used, named by no list")
         return found
+
+    @property
+    def _train_has_val(self) -> bool:
+        """Whether the list of training images, `trainval.txt`, has those for validation, too."""
+        return "val" in self.lists and "train" in self.lists and self.lists["train"].stem.lower() == "trainval"
 
     @cached_property
     def _class_list(self) -> Path | None:
@@ -161,6 +170,9 @@ class VocFolder:
         if not self.lists:
             yield from self._files[split].values()
             return
+        left_out = set()
+        if split == "train" and self._train_has_val:
+            left_out = {file.name for file in self._files_of("val", Problems(""))}
         (files,) = self._files.values()
         for line in dict.fromkeys(read_lines(self.lists[split])):
             # "NAME", "NAME 1", "NAME.jpg"; a name may contain spaces and dots
@@ -168,7 +180,7 @@ class VocFolder:
             file = next((files[name] for name in names if name in files), None)
             if file is None:
                 problems.add(NO_XML, line)
-            else:
+            elif file.name not in left_out:
                 yield file
 
     def _box(self, corners: tuple[float, float, float, float]) -> list[float]:
@@ -209,7 +221,10 @@ def _part(root: Path) -> Part | None:
 
 
 def _lists(root: Path) -> dict[Split, Path]:
-    """`ImageSets/Main/train.txt` and so on; `trainval.txt` is used for training if there is no `train.txt`."""
+    """`ImageSets/Main/train.txt` and so on; `trainval.txt` is used for training if there is no `train.txt`.
+
+    The images that `val.txt` names, too, are for validation then.
+    """
     for folder in (root / "ImageSets" / "Main", root / "ImageSets"):
         files = {path.stem: path for path in sorted(folder.glob("*.[tT][xX][tT]"))}
         found = {split: files[name] for split, name in by_split(files, folder).items()}
