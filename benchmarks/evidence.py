@@ -252,7 +252,7 @@ class Runner:
         """Appends a result to the file, which another process may be writing to as well."""
         machine = describe("cuda" if any(place.gpu is not None for place in self.places) else "cpu")
         entry |= {"date": time.strftime("%Y-%m-%d %H:%M"), "commit": commit()}
-        entry |= {key: machine[key] for key in ("cpu", "device") if key in machine}
+        entry |= {key: machine[key] for key in ("cpu", "gpu") if key in machine}
         entry["versions"] = {name: version(name) for name in ("torch", "timm", "lightning")}
         file = self.results / f"{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,7 @@ def content(results: Path, name: str) -> list[str]:
         costs = json.loads(file.read_text(encoding="utf-8"))
         return [*cost_lines(costs), "", f"`benchmarks/evidence/{name}.json`.", *picture_lines(name)]
     entries = read(file)
-    machines = sorted({e.get("device", e["cpu"]) for e in entries})
+    machines = sorted({e.get("gpu", e["cpu"]) for e in entries})
     commits = sorted({e["commit"] for e in entries})
     lines = list(size_lines(entries) if name == "sizes" else table_lines(TABLES[name], entries))
     if len(lines) == 2:  # the head of a table whose first row is still to come

@@ -98,7 +98,12 @@ def test_a_page_keeps_what_was_not_measured(tmp_path):
 def test_a_table_of_peers_has_their_epochs_and_rates_once_a_row_is_there(tmp_path):
     (tmp_path / "images").mkdir()
     (page := tmp_path / "page.md").write_text("<!-- evidence: peers-32 -->\nbefore\n<!-- /evidence -->\n")
-    known = {"cpu": "a processor", "commit": "abc", "command": "rmt train finetune --epochs 9 --lr 0.002 --seed 0"}
+    known = {
+        "cpu": "a processor",
+        "gpu": "a GPU",
+        "commit": "abc",
+        "command": "rmt train finetune --epochs 9 --lr 0.002 --seed 0",
+    }
     known |= {"curve": [[1.0, 40.0], [2.0, 60.0]]}
     chosen = [stepping("rmt", 0.5, 6) | known, entry("rmt", 0, 50.0, "rate") | known]
     (tmp_path / "peers-32.json").write_text(json.dumps(chosen))
@@ -106,7 +111,8 @@ def test_a_table_of_peers_has_their_epochs_and_rates_once_a_row_is_there(tmp_pat
     assert "before" in page.read_text(encoding="utf-8") and not list((tmp_path / "images").iterdir())
     (tmp_path / "peers-32.json").write_text(json.dumps([*chosen, entry("rmt", 0, 61.0) | known]))
     PAGE.write(tmp_path, [page])
-    assert "| RMT | 0.30 M | 61.00 | 40 | 0.002 | 1 | 120 |" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "| RMT | 0.30 M | 61.00 | 40 | 0.002 | 1 | 120 |" in text and "\na GPU; `bench" in text
     assert (tmp_path / "images/evidence-peers-32.png").stat().st_size > 10_000
 
 
