@@ -98,6 +98,15 @@ def cpu_steps() -> Iterator[list[str]]:
     yield [f"{time:,.0f}" for time in times]
 
 
+def cpu_runtimes() -> Iterator[list[str]]:
+    results = read("cpu-runtimes")["results"]
+    for model in dict.fromkeys(e["model"] for e in results):
+        modes = {e["mode"] for e in results if e["model"] == model}
+        columns = ("eager", "deploy", "onnxruntime", "openvino")
+        times = [milliseconds("cpu-runtimes", model=model, mode=mode) if mode in modes else None for mode in columns]
+        yield [f"image through {short(model)}", *("–" if time is None else f"{time:.0f}" for time in times)]
+
+
 def cpu_bfloat16() -> Iterator[list[str]]:
     ways, dtypes = (PLAIN, KERNELS, DEPLOYED), ("float32", "bfloat16")
 
@@ -198,6 +207,7 @@ def kernels_head() -> str:
 _GRAPH = "plain | deployed | plain ÷ deployed"
 TABLES: dict[str, tuple[str | Callable[[], str], Callable[[], Iterator[list[str]]]]] = {
     "cpu-steps": ("plain | kernels | deployed | deployed and compiled | swin_tiny | swin_tiny compiled", cpu_steps),
+    "cpu-runtimes": ("224², ms | eager | deployed | onnxruntime | OpenVINO", cpu_runtimes),
     "cpu-bfloat16": (
         " | float32: plain | kernels | deployed | bfloat16: plain | kernels | deployed", cpu_bfloat16,
     ),

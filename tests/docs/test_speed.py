@@ -39,6 +39,25 @@ def test_the_tables_are_those_that_the_script_writes(name):
     assert emptied != page(name) == tables.filled(emptied), "run python benchmarks/speed_tables.py"
 
 
+def test_exported_networks():
+    def seconds(model, mode):
+        return milliseconds("cpu-runtimes", model=model, mode=mode)
+
+    text = " ".join(PAGE.split())
+    assert (
+        0.6 < seconds("rmt_tiny", "openvino") / seconds("rmt_tiny", "deploy") < 0.7 and "two thirds of its time" in text
+    )
+    share = seconds("repvit_m1_1", "openvino") / seconds("rmt_tiny", "openvino")
+    assert f"RepViT-M1.1 takes {share:.2f} of RMT-T's time" in text
+    assert f"{PUBLISHED['repvit_m1_1'].top1} % on ImageNet with a teacher" in text and PUBLISHED["repvit_m1_1"].teacher
+    spreads = [
+        (high - low) / 2 / entry["seconds"]["median"]
+        for entry in results("cpu-runtimes")
+        for low, high in [entry["seconds"]["quartiles"]]
+    ]
+    assert f"± {100 * min(spreads):.0f} to {100 * max(spreads):.0f} % from the median" in text
+
+
 def test_cpu_against_swin():
     times = {
         name: milliseconds("cpu-224", **which)
