@@ -98,6 +98,17 @@ def cpu_steps() -> Iterator[list[str]]:
     yield [f"{time:,.0f}" for time in times]
 
 
+def cpu_kernels() -> Iterator[list[str]]:
+    found = {(e["part"], e["dtype"], e["gradients"]): e["seconds"] for e in read("cpu-kernels")["results"]}
+    columns = [("float32", False), ("float32", True), ("bfloat16", False)]
+    for part in dict.fromkeys(part for part, _, _ in found):
+        cells = []
+        for dtype, gradients in columns:
+            seconds = found.get((part, dtype, gradients), {})
+            cells += [f"{1e3 * seconds[way]:.1f}" if way in seconds else "" for way in ("plain", "two", "kernels")]
+        yield [part, *cells]
+
+
 def cpu_runtimes() -> Iterator[list[str]]:
     results = read("cpu-runtimes")["results"]
     for model in dict.fromkeys(e["model"] for e in results):
@@ -207,6 +218,11 @@ def kernels_head() -> str:
 _GRAPH = "plain | deployed | plain ÷ deployed"
 TABLES: dict[str, tuple[str | Callable[[], str], Callable[[], Iterator[list[str]]]]] = {
     "cpu-steps": ("plain | kernels | deployed | deployed and compiled | swin_tiny | swin_tiny compiled", cpu_steps),
+    "cpu-kernels": (
+        "ms | float32: plain | two kernels | kernels | with gradients: plain | two | kernels | "
+        "bfloat16: plain | two | kernels",
+        cpu_kernels,
+    ),
     "cpu-runtimes": ("224², ms | eager | deployed | onnxruntime | OpenVINO", cpu_runtimes),
     "cpu-bfloat16": (
         " | float32: plain | kernels | deployed | bfloat16: plain | kernels | deployed", cpu_bfloat16,

@@ -39,6 +39,20 @@ def test_the_tables_are_those_that_the_script_writes(name):
     assert emptied != page(name) == tables.filled(emptied), "run python benchmarks/speed_tables.py"
 
 
+def test_one_kernel_in_place_of_two():
+    text = " ".join(PAGE.split())
+    for part, known in (
+        ("GELU", "{} of the time of GELU and convolution in float32 and {} in bfloat16"),
+        ("addition", "{} and {} of addition and LayerNorm"),
+    ):
+        shown = []
+        for dtype in ("float32", "bfloat16"):
+            found = [e["seconds"] for e in results("cpu-kernels", dtype=dtype) if e["part"].startswith(part)]
+            saved = [100 - 100 * seconds["kernels"] / seconds["two"] for seconds in found]
+            shown.append(f"{min(saved):.0f} to {max(saved):.0f} %")
+        assert known.format(*shown) in text
+
+
 def test_exported_networks():
     def seconds(model, mode):
         return milliseconds("cpu-runtimes", model=model, mode=mode)
