@@ -19,7 +19,7 @@ from timm.optim import create_optimizer_v2
 import rmt  # noqa: F401  registers its networks
 from rmt.atomic import write_text
 from rmt.benchmark.machine import describe
-from rmt.training.muon import Muon, _dtype
+from rmt.training.muon import Muon, product_dtype
 
 NETWORKS = ("rmt_nano", "rmt_micro", "mobilenetv3_small_100")
 ROUNDS = 6
@@ -50,7 +50,7 @@ def main() -> None:
     output = parser.parse_args().output
     torch.set_num_threads(1)
     results = [measure(name) for name in NETWORKS]
-    machine, format = describe("cpu"), str(_dtype(torch.zeros(1))).removeprefix("torch.")
+    machine, format = describe("cpu"), str(product_dtype(torch.zeros(1))).removeprefix("torch.")
     found = {"started": time.strftime("%Y-%m-%d %H:%M"), "machine": machine, "format": format, "results": results}
     for result in results:
         seconds = result["seconds"]

@@ -43,7 +43,7 @@ def pair():
 @pytest.mark.parametrize(("format", "bound"), [(torch.bfloat16, 0.0), (torch.float32, 5e-4)])
 def test_the_steps_are_those_of_timm(pair, monkeypatch, format, bound):
     """In bfloat16, as timm has it, to the bit; in float32 within the rounding of bfloat16 of a step of 0.01."""
-    monkeypatch.setattr(muon, "_dtype", lambda matrices: format)
+    monkeypatch.setattr(muon, "product_dtype", lambda matrices: format)
     (ours, optimizer), (theirs, _) = pair
     before = copy.deepcopy(ours)
     for _ in range(2):
@@ -75,8 +75,8 @@ def test_bfloat16_is_for_processors_that_multiply_it(monkeypatch):
     matrix = torch.zeros(2, 2)
     for known, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(muon, "multiplies_bfloat16", lambda known=known: known)
-        assert muon._dtype(matrix) == expected
-    assert muon._dtype(matrix.to("meta")) == torch.bfloat16
+        assert muon.product_dtype(matrix) == expected
+    assert muon.product_dtype(matrix.to("meta")) == torch.bfloat16
 
 
 def test_the_loss_of_a_closure_is_returned_and_differentiated(pair):

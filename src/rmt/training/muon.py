@@ -66,7 +66,7 @@ class Muon(TimmMuon):
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
         matrices = torch.stack([update.flatten(1) for update in updates])
-        how = dict(eps=group["eps"], dtype=_dtype(matrices))
+        how = dict(eps=group["eps"], dtype=product_dtype(matrices))
         found = zeropower_via_newtonschulz(matrices, len(_COEFFICIENTS), _COEFFICIENTS, **how)
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         steps = [one.to(weight.dtype).view_as(weight) for one, weight in zip(found, weights, strict=True)]
@@ -81,6 +81,7 @@ def is_matrix(weight: Tensor) -> bool:
     return short >= _LEAST_SIDE and long <= _MOST_ASPECT * short
 
 
-def _dtype(matrices: Tensor) -> torch.dtype:
+def product_dtype(matrices: Tensor) -> torch.dtype:
+    """The dtype in which matrices of this device are multiplied: float32 on a CPU without bfloat16 arithmetic."""
     slow = matrices.device.type == "cpu" and not multiplies_bfloat16()
     return torch.float32 if slow else torch.bfloat16
