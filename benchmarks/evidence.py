@@ -274,7 +274,7 @@ def main() -> None:
     run.add_argument("--seeds", nargs="+", type=int, help="only these seeds")
     where = run.add_mutually_exclusive_group()
     where.add_argument("--cores", nargs="+", type=int, default=[0], help="cores to run on, one cell on each")
-    where.add_argument("--gpus", nargs="+", type=int, help="GPUs to run on, one cell on each each time it is named")
+    where.add_argument("--gpus", nargs="+", type=int, help="GPUs to run on, one cell at a time for each number")
     sizes = modes.add_parser("sizes", help="test trained networks on images of other sizes")
     sizes.add_argument("--images", type=int, default=1000, help="so many of the test images")
     page = modes.add_parser("page", help="write the tables and plots of what is there")
