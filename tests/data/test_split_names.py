@@ -12,7 +12,7 @@ from rmt.data.detection.layouts import detection_layout, open_detection
 from rmt.data.segmentation.dataset import open_segmentation, open_segmentation_evaluation
 from rmt.data.segmentation.layouts import segmentation_layout
 from rmt.data.split_names import resembles_splits, split_of
-from rmt.data.splits import folders_in_every_class, open_splits, open_test, present_splits, unused_folders
+from rmt.data.splits import folders_in_every_class, open_splits, open_test, present_splits, unused_beside
 from rmt.errors import RMTError
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData
@@ -100,10 +100,10 @@ def test_folders_that_are_no_splits(tmp_path):
         picture(1).save(tmp_path / label / "1.png")
     assert present_splits(str(tmp_path)) == ("train",)
     data = folders(tmp_path / "other", "train", "val", "predictions")
-    assert unused_folders(data) == ["predictions"]
+    assert unused_beside(data) == ["predictions"]
     (tmp_path / "other/test").mkdir()
     picture(1).save(tmp_path / "other/test/1.png")  # test images without labels
-    assert present_splits(data) == ("train", "val") and unused_folders(data) == ["predictions", "test"]
+    assert present_splits(data) == ("train", "val") and unused_beside(data) == ["predictions", "test"]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_run_says_what_it_learns_from(tmp_path):
         "train: 16 images; images per class: ant 8, bee 8",
         "val (held out of train): 4 images; images per class: ant 2, bee 2",
         "test: 20 images; images per class: ant 10, bee 10",
-        "not used, since beside the splits and none itself: extra",
+        "not used, since beside the splits and in none: extra",
     ]
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from helpers.image_sets import ANT_OR_BEE, picture, row
 
+from rmt.check.opened import Where, open_data
 from rmt.data import splits
 from rmt.data.sets import ImageSet, skip_lines
-from rmt.data.splits import open_evaluation_split, open_splits, open_test, present_splits
+from rmt.data.splits import open_evaluation_split, open_splits, open_test, present_splits, unused_beside
 from rmt.errors import RMTError
 from rmt.recipes import ClassifyRecipe
 from rmt.tasks.classify.data import ClassifyData
@@ -167,6 +168,17 @@ def test_shards_without_split_names_are_divided(tmp_path: Path):
     (tmp_path / "part-00000-of-00002.parquet").unlink()
     with pytest.raises(RMTError, match="1 of 2 shards missing"):
         open_splits(str(tmp_path))
+
+
+def test_shards_of_no_split_are_named(tmp_path: Path):
+    for name in ("train-0", "val-0", "unsupervised-0", "data/more-0"):
+        write(tmp_path / f"{name}.parquet", 4)
+    (tmp_path / "val.tar").touch()
+    recipe = ClassifyRecipe(name="unused", data=str(tmp_path), image_size=32, batch_size=2, accumulate=1)
+    line = "not used, since beside the splits and in none: data/more-0.parquet, unsupervised-0.parquet, val.tar"
+    assert ClassifyData.open(recipe).describe(recipe)[-1] == line
+    assert open_data(Where(str(tmp_path))).notes == [line]
+    assert unused_beside("sample") == []
 
 
 def test_sample_is_read_by_the_same_reader():

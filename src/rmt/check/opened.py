@@ -19,9 +19,10 @@ from rmt.data.files import require_folder_access
 from rmt.data.segmentation.class_use import ClassUse, check_class_list
 from rmt.data.segmentation.dataset import open_pairs, open_segmentation
 from rmt.data.segmentation.layouts import IMAGES, MASKS, SegmentationLayout, mask_siblings, segmentation_layout
+from rmt.data.sets import preview
 from rmt.data.sources.remote import is_url
 from rmt.data.split_names import Split
-from rmt.data.splits import describe_parts, open_parts, open_splits
+from rmt.data.splits import describe_parts, open_parts, open_splits, unused_beside
 from rmt.errors import RMTError
 
 TaskName = Literal["classify", "detect", "segment"]
@@ -112,6 +113,8 @@ def open_data(where: Where, task: TaskName | None = None) -> OpenedData:
 
 def _classify(where: Where) -> OpenedData:
     opened = OpenedData("classify", describe_parts(where.data))
+    if unused := unused_beside(where.data):
+        opened.notes.append(f"not used, since beside the splits and in none: {preview(unused)}")
     for split, make in open_parts(where.data).items():
         images = opened.attempt(make)
         if images is not None:

@@ -3,14 +3,15 @@
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from rmt.data.files import require_folder_access
 from rmt.data.fingerprint import recognised
 from rmt.data.sets import EvaluationSplit, HoldOut, ImageSet, Splits, hold_out, preview, with_classes
 from rmt.data.sources.cache import fit_disk
+from rmt.data.sources.conversion import Shard
 from rmt.data.sources.folders import FolderSet, class_folders
-from rmt.data.sources.remote import RemoteFile, is_url, list_folder
+from rmt.data.sources.remote import is_url, list_folder
 from rmt.data.sources.shards import ShardSet, check_complete
 from rmt.data.sources.tables import TableSet, table_files
 from rmt.data.split_names import Split, by_split, folder_names, resembles_splits, split_folders, split_of
@@ -30,8 +31,8 @@ _PROBED = 20
 
 SAMPLE = Path(__file__).parent / "sample"
 
-S = TypeVar("S", Path, RemoteFile)
-_Source = Path | tuple[Path, ...] | tuple[RemoteFile, ...]  # a folder of class folders or a CSV file, or shards
+_SHARDS = (".parquet", ".tar")
+_Source = Path | tuple[Shard, ...]  # a folder of class folders or a CSV file, or shards
 
 
 def open_splits(
@@ -162,11 +163,18 @@ def class_split_folders(root: Path) -> dict[Split, Path]:
     return {"train": root}
 
 
-def unused_folders(data: str) -> list[str]:
-    """The folders beside those of the splits of an image folder that are not used; none for other data."""
-    parts = [] if is_url(data) else list(_local_parts(data).values())
+def unused_beside(data: str) -> list[str]:
+    """What lies beside the splits and is not used: folders of an image folder, or shards that are in no split.
+
+    Shards that are named like no split are not used beside others that are, nor are tars beside parquet shards.
+    """
+    parts = _parts(data, needs_train=False).values()
+    if shards := {shard for part in parts if not isinstance(part, Path) for shard in part}:
+        there = ((folder, file) for folder, files in _shard_folders(data).items() for file in files)
+        unused = ((folder, file.name) for folder, file in there if file.name.endswith(_SHARDS) and file not in shards)
+        return sorted(f"{folder}/{name}".lstrip("/") for folder, name in unused)
     root = Path(data).expanduser()
-    if not all(isinstance(part, Path) and part.is_dir() and part != root for part in parts) or data == "sample":
+    if not all(isinstance(part, Path) and part.is_dir() and part != root for part in parts):
         return []
     used = {part.relative_to(root).parts[0] for part in parts if isinstance(part, Path)}
     return [name for name in folder_names(root) if name not in used]
@@ -177,7 +185,7 @@ def folders_in_every_class(data: str) -> list[str]:
 
     As in `fold1/cat`, `fold1/dog`, `fold2/cat` and so on, whose classes are `fold1` and `fold2`.
     """
-    part = None if is_url(data) else _local_parts(data).get("train")
+    part = None if is_url(data) else _parts(data, needs_train=False).get("train")
     if not isinstance(part, Path) or not part.is_dir():
         return []
     first, *others = class_folders(part)
@@ -218,19 +226,16 @@ def _parts(data: str, needs_train: bool = True) -> Mapping[Split, _Source]:
     """Where the splits of `data` are: `train`, and `val` and `test` if there are such."""
     if not data:  # Path("") would be the current folder
         raise RMTError("no data given; name an image folder, a folder of parquet shards, or sample")
-    parts = _remote_shards(data) if is_url(data) else _local_parts(data)
+    parts: Mapping[Split, _Source] = _shards_by_split(data, _shard_folders(data))
+    if not parts and is_url(data):
+        raise RMTError(f"{data}: no parquet shards and no tars there; other data can only be read from a folder")
+    if not parts:
+        root = Path(data).expanduser()
+        parts = _tables(root) or class_split_folders(root)
     if needs_train and "train" not in parts:
         there = "validation" if "val" in parts else "test"
         raise RMTError(f"{data}: a {there} split but no training split; expected a folder train/ beside it")
     return parts
-
-
-def _local_parts(data: str) -> Mapping[Split, _Source]:
-    root = SAMPLE if data == "sample" else Path(data).expanduser()
-    require_folder_access(root)
-    names = ("", "data", *(name for name in folder_names(root) if split_of(name)))
-    shards: Mapping[Split, _Source] = _shards_by_split(root, {name: sorted((root / name).glob("*")) for name in names})
-    return shards or dict((_tables(root) or class_split_folders(root)).items())
 
 
 def _tables(root: Path) -> dict[Split, Path]:
@@ -239,29 +244,33 @@ def _tables(root: Path) -> dict[Split, Path]:
     return {} if has_classes else table_files(root)
 
 
-def _remote_shards(url: str) -> Mapping[Split, _Source]:
-    folders: dict[str, list[RemoteFile]] = {}
-    for file in list_folder(url):
-        inside = file.url.removeprefix(url.rstrip("/") + "/")
-        folders.setdefault(inside.rpartition("/")[0], []).append(file)
-    if parts := _shards_by_split(url, folders):
-        return parts
-    raise RMTError(f"{url}: no parquet shards and no tars there; other data can only be read from a folder")
+def _shard_folders(data: str) -> Mapping[str, Sequence[Shard]]:
+    """The files in the folder of the data (""), and in those of its folders that may have shards."""
+    folders: dict[str, list[Shard]] = {}
+    if is_url(data):
+        for file in list_folder(data):
+            inside = file.url.removeprefix(data.rstrip("/") + "/")
+            folders.setdefault(inside.rpartition("/")[0], []).append(file)
+        return folders
+    root = SAMPLE if data == "sample" else Path(data).expanduser()
+    require_folder_access(root)
+    names = ("", "data", *(name for name in folder_names(root) if split_of(name)))
+    return {name: sorted((root / name).glob("*")) for name in names}
 
 
-def _shards_by_split(where: Path | str, folders: Mapping[str, Sequence[S]]) -> dict[Split, tuple[S, ...]]:
+def _shards_by_split(where: str, folders: Mapping[str, Sequence[Shard]]) -> dict[Split, tuple[Shard, ...]]:
     """The shards of each split, by their names or that of their folder; all are `train` if no name says otherwise.
 
     `folders` has the files in the folder of the data (""), and in its folders `data` and those named like a split.
     """
-    named: dict[str, list[S]] = {}  # by the word that says the split; "" if none does
+    named: dict[str, list[Shard]] = {}  # by the word that says the split; "" if none does
     for folder, files in folders.items():
         for shard in _shards_among(files):
             word = folder if split_of(folder) else re.split(r"[-_.]", shard.name)[0]
             if split_of(word) or folder in ("", "data"):
                 named.setdefault(word if split_of(word) else "", []).append(shard)
     words = by_split(named, where)
-    parts: dict[Split, tuple[S, ...]] = {split: tuple(named[word]) for split, word in words.items()}
+    parts: dict[Split, tuple[Shard, ...]] = {split: tuple(named[word]) for split, word in words.items()}
     if not parts and "" in named:
         parts["train"] = tuple(named[""])
     for shards in parts.values():
@@ -269,9 +278,9 @@ def _shards_by_split(where: Path | str, folders: Mapping[str, Sequence[S]]) -> d
     return parts
 
 
-def _shards_among(files: Sequence[S]) -> list[S]:
+def _shards_among(files: Sequence[Shard]) -> list[Shard]:
     """The parquet shards among some files, or the WebDataset tars if there are none."""
-    parquet, tars = ([file for file in files if file.name.endswith(kind)] for kind in (".parquet", ".tar"))
+    parquet, tars = ([file for file in files if file.name.endswith(kind)] for kind in _SHARDS)
     return parquet or tars
 
 

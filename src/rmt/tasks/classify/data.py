@@ -17,7 +17,7 @@ from rmt.data.splits import (
     open_test,
     present_splits,
     resolve_stream,
-    unused_folders,
+    unused_beside,
 )
 from rmt.data.token_labels.label_maps import LabelMaps
 from rmt.data.token_labels.transforms import TokenLabelTransform
@@ -73,7 +73,7 @@ class ClassifyData(PassesOverImages):
         return cls(train, val, test, skipped, stream, maps, origins)
 
     def describe(self, recipe: ClassifyRecipe) -> list[str]:
-        """What the run learns from: the images of each class in each split, and the folders that are not used."""
+        """What the run learns from: the images of each class in each split, and what is not used."""
         lines = []
         for split, images in {"train": self.train, "val": self.val, "test": self.test}.items():
             if split == "test" and self.test is self.val:
@@ -81,8 +81,8 @@ class ClassifyData(PassesOverImages):
             origin = f" ({self.origins[split]})" if split in self.origins else ""
             counts = np.bincount(images.labels, minlength=len(self.classes)).tolist()
             lines.append(split_line(split + origin, len(images), dict(zip(self.classes, counts, strict=True))))
-        if unused := unused_folders(recipe.data):
-            lines.append(f"not used, since beside the splits and none itself: {preview(unused)}")
+        if unused := unused_beside(recipe.data):
+            lines.append(f"not used, since beside the splits and in none: {preview(unused)}")
         if inside := folders_in_every_class(recipe.data):
             lines.append(
                 f"warning: {preview(self.classes)} are taken as the classes, and each has the folders "
