@@ -7,7 +7,7 @@ import pytest
 from helpers.image_sets import encode, picture, write_tar
 
 from rmt.data.sources.shards import ShardSet
-from rmt.data.splits import open_splits
+from rmt.data.splits import open_splits, open_train
 from rmt.errors import RMTError
 
 
@@ -43,14 +43,25 @@ def test_class_names_beside_the_tars(folder):
         open_splits(str(folder))
 
 
+@pytest.mark.parametrize("name", ["data", "train"])
+def test_class_names_above_the_folder_of_the_tars(folder, name):
+    (folder / name).mkdir()
+    for tar in folder.glob("train-*.tar"):
+        tar.rename(folder / name / tar.name)
+    (folder / "classes.txt").write_text("ant\nbee\ncat\n")
+    assert open_splits(str(folder)).train.classes == ("ant", "bee", "cat")
+    (folder / name / "classes.txt").write_text("cow\nbee\nant\n")  # that beside the tars comes first
+    assert open_train(str(folder)).classes == ("cow", "bee", "ant")
+
+
 def test_tars_of_a_split_in_two_folders_need_the_same_names(folder):
     (folder / "data").mkdir()
     (folder / "train-0001.tar").rename(folder / "data/train-0001.tar")
     assert open_splits(str(folder)).train.labels.tolist() == [i % 3 for i in range(9)]
-    (folder / "classes.txt").write_text("ant\nbee\ncat\n")
-    with pytest.raises(RMTError, match=r"data/train-0001\.tar has no class names, and other .* the same classes.txt"):
-        open_splits(str(folder))
     (folder / "data/classes.txt").write_text("cat\nbee\nant\n")
+    with pytest.raises(RMTError, match=r"train-0000\.tar has no class names, and other .* the same classes.txt"):
+        open_splits(str(folder))
+    (folder / "classes.txt").write_text("ant\nbee\ncat\n")
     with pytest.raises(RMTError, match=r"train-0000\.tar and .*train-0001\.tar list different classes"):
         open_splits(str(folder))
     (folder / "data/classes.txt").write_text("ant\nbee\ncat\n")

@@ -17,6 +17,7 @@ from rmt.data.files import valid_name
 from rmt.data.images import EXTENSIONS, MAX_BYTES
 from rmt.data.sets import preview
 from rmt.data.sources.remote import RemoteFile, read_text
+from rmt.data.split_names import split_of
 from rmt.errors import RMTError
 
 Shard = Path | RemoteFile
@@ -92,12 +93,15 @@ def read_labels(shard: Shard, *, labelled: bool = True) -> pa.Table | None:
 def class_names(shard: Shard, metadata: Mapping[bytes, bytes] | None) -> tuple[str, ...]:
     """Names of the classes; () if the data have none.
 
-    They are the lines of `classes.txt` beside a tar, or the `ClassLabel` of the column `label` that Hugging Face
-    `datasets` writes into the metadata of a parquet file.
+    They are the lines of `classes.txt` beside a tar, or above its folder if that is of a split, or the `ClassLabel` of
+    the column `label` that Hugging Face `datasets` writes into the metadata of a parquet file.
     """
     if is_tar(shard):
         url = str(shard if isinstance(shard, RemoteFile) else shard.absolute())
-        text = read_text(url.rpartition("/")[0] + "/classes.txt") or ""
+        folder = url.rpartition("/")[0]
+        above, _, name = folder.rpartition("/")
+        folders = [folder, above] if split_of(name) or name == "data" else [folder]
+        text = next(filter(None, (read_text(f"{where}/classes.txt") for where in folders)), "")
         return _distinct(tuple(line.strip() for line in text.splitlines() if line.strip()), f"classes.txt of {shard}")
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
