@@ -113,6 +113,23 @@ def test_a_run_records_what_it_measured(tmp_path):
     assert len(table(content | dict(warnings=[])).splitlines()) == 6
 
 
+def test_times_are_kept_when_it_is_stopped_while_memory_is_measured(tmp_path, monkeypatch):
+    path, found = tmp_path / "run.json", iter([123])  # bytes of the first case; the second stops
+
+    def stopping(case, options):
+        try:
+            return next(found)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr("rmt.benchmark.run.peak_memory", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark(dataclasses.replace(SMALL, memory=True), path)
+    results = json.loads(path.read_text())["results"]
+    assert [entry["peak_memory"] for entry in results] == [123, None, None]
+    assert all(entry["images_per_second"] > 0 for entry in results)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's high-water mark")
 @pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="other C libraries keep no freed memory, or cannot release it"

@@ -93,8 +93,6 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
         if case in failed:
             results.append(asdict(case) | dict(failed=failed[case]))
             continue
-        if options.memory:
-            report(f"memory of {case.label}")
         seconds, cost = summarise(times[case]), _cost(case.model, (case.image_size, case.image_width))
         macs = cost["macs"]
         rate = case.batch / seconds["median"]
@@ -103,7 +101,7 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
             seconds=seconds,
             images_per_second=rate,
             first_call=first_call[case],
-            peak_memory=peak_memory(case, options) if options.memory else None,
+            peak_memory=None,  # measured last, since it may take longer than all before
             output_error=output_error(case, options) if case.tolerance and case.step == "forward" else None,
             fraction_of_matrix_peak=2 * macs * passes * rate / peak if macs and peak else None,
         )
@@ -118,9 +116,18 @@ def run_benchmark(options: Options, output: Path | None = None, command: str = "
         warnings=quiet_warnings(machine["load"], [_spread(e["seconds"]) for e in results if "failed" not in e]),
         results=results,
     )
+    _write(content, output)
+    for case, entry in zip(cases, results, strict=True):
+        if options.memory and case not in failed:
+            report(f"memory of {case.label}")
+            entry["peak_memory"] = peak_memory(case, options)
+            _write(content, output)
+    return content
+
+
+def _write(content: dict[str, Any], output: Path | None) -> None:
     if output is not None:
         write_text(output, json.dumps(content, indent=1) + "\n")
-    return content
 
 
 def _spread(seconds: dict) -> float:
