@@ -85,6 +85,7 @@ class Runner:
         if table.seconds:
             self.steps(name, chosen)
             self.parallel(self.rate, [(name, row, rate) for row in chosen for rate in table.rates])
+            self.parallel(self.enclose, [(name, row) for row in chosen if table.rates])
         kept = [seed for seed in table.seeds if seeds is None or seed in seeds]
         self.parallel(self.seed, [(name, row, seed) for seed in kept for row in chosen if table.rows[row].model])
         self.parallel(self.baseline, [(name, row, seed) for seed in kept for row in chosen if table.rows[row].baseline])
@@ -128,14 +129,30 @@ class Runner:
     def rate(self, place: Place, name: str, row: str, rate: float) -> None:
         self.cell(place, name, row, f"rate {rate:g}", self.epochs(name, row, TRIAL), 1000, f"--lr {rate:g}")
 
+    def enclose(self, place: Place, name: str, row: str) -> None:
+        """Tries further learning rates, by factors of two, until the best lies between two others."""
+        while tried := self.tried(name, row):
+            best = self.best_rate(name, row)
+            if min(tried) < best < max(tried):
+                return
+            self.rate(place, name, row, best / 2 if best == min(tried) else best * 2)
+
+    def tried(self, name: str, row: str) -> dict[float, float]:
+        """What each learning rate reached on the held-out images."""
+        found = {e["kind"]: e["val"] for e in self.entries(name, row) if e["kind"].startswith("rate")}
+        return {float(kind.split()[1]): found[kind] for kind in found}
+
+    def best_rate(self, name: str, row: str) -> float:
+        """The learning rate that reached most, the lowest of equals; 0 if none was tried."""
+        tried = self.tried(name, row)
+        return max(sorted(tried), key=lambda rate: tried[rate], default=0.0)
+
     def seed(self, place: Place, name: str, row: str, seed: int) -> None:
         table, options = TABLES[name], ""
         epochs = table.epochs
         if table.seconds:
             chosen_in = table.rates_of or name
-            found = {e["kind"]: e["val"] for e in self.entries(chosen_in, row) if e["kind"] != "step"}
-            best = max(TABLES[chosen_in].rates, key=lambda rate: found.get(f"rate {rate:g}", 0.0))
-            if f"rate {best:g}" not in found:
+            if not (best := self.best_rate(chosen_in, row)):
                 sys.exit(f"{name}: the learning rate of {row} is chosen in {chosen_in}; run that table first")
             epochs, options = self.epochs(name, row, 1.0), f"--lr {best:g}"
         self.cell(place, name, row, f"seed {seed}", epochs, seed, options)

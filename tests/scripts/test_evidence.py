@@ -1,6 +1,7 @@
 """The cells and tables of `benchmarks/evidence.py`."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -53,9 +54,10 @@ def test_pairs_of_designs_have_equal_sizes():
         assert millions(build(TABLES.ABLATIONS, row)) == pytest.approx(size, rel=0.03), row
 
 
-@pytest.mark.parametrize("row", TABLES.PEERS)
-def test_peers_have_one_to_three_million_parameters(row):
-    assert 0.9 < millions(build(TABLES.PEERS, row)) < 3
+@pytest.mark.parametrize("table", ["peers-32", "peers-64"])
+@pytest.mark.parametrize("row", TABLES.peers(2))
+def test_peers_have_one_to_three_million_parameters(table, row):
+    assert 0.9 < millions(build(TABLES.TABLES[table].rows, row)) < 3
 
 
 def entry(row, seed, test, kind="seed"):
@@ -194,7 +196,29 @@ def test_the_learning_rate_is_the_best_of_those_tried_at_32(tmp_path, monkeypatc
         runner(tmp_path).seed(EVIDENCE.Place(0), "peers-64", "rmt", 0)
     (tmp_path / "peers-32.json").write_text(json.dumps([stepping("rmt", 0.1, 10), *tried]))
     runner(tmp_path).seed(EVIDENCE.Place(0), "peers-64", "rmt", 0)
-    assert typed == [(EVIDENCE.Place(0), "peers-64", "rmt", "seed 0", 240, 0, "--lr 0.012")]  # 480 s of 2 each
+    assert typed == [(EVIDENCE.Place(0), "peers-64", "rmt", "seed 0", 200, 0, "--lr 0.012")]  # 400 s of 2 each
+
+
+@pytest.mark.parametrize("best", [0.0015, 0.012, 0.1])
+def test_learning_rates_are_tried_until_the_best_lies_between_others(tmp_path, monkeypatch, best):
+    file, run = tmp_path / "peers-32.json", runner(tmp_path)
+    file.write_text(json.dumps([stepping("rmt", 0.1, 10)]))
+
+    def reached(rate):
+        return -abs(math.log(rate / best))
+
+    def rate(self, place, name, row, rate):
+        tried = entry("rmt", f"{rate:g}", 0, "rate") | {"val": reached(rate)}
+        file.write_text(json.dumps([*json.loads(file.read_text()), tried]))
+
+    monkeypatch.setattr(EVIDENCE.Runner, "rate", rate)
+    for value in TABLES.TABLES["peers-32"].rates:
+        run.rate(None, "peers-32", "rmt", value)
+    run.enclose(EVIDENCE.Place(0), "peers-32", "rmt")
+    tried = sorted(run.tried("peers-32", "rmt"))
+    found = run.best_rate("peers-32", "rmt")
+    assert tried[0] < found < tried[-1] and len(tried) <= 6
+    assert found == min(tried, key=lambda value: abs(math.log(value / best)))
 
 
 def test_the_time_of_a_resumed_run_does_not_count(tmp_path, monkeypatch):
