@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from helpers.image_sets import encode, picture, write_tar
 
+from rmt.data.sources import conversion
+from rmt.data.sources.remote import RemoteFile
 from rmt.data.sources.shards import ShardSet
 from rmt.data.splits import open_splits, open_train
 from rmt.errors import RMTError
@@ -52,6 +54,21 @@ def test_class_names_above_the_folder_of_the_tars(folder, name):
     assert open_splits(str(folder)).train.classes == ("ant", "bee", "cat")
     (folder / name / "classes.txt").write_text("cow\nbee\nant\n")  # that beside the tars comes first
     assert open_train(str(folder)).classes == ("cow", "bee", "ant")
+
+
+@pytest.mark.parametrize(
+    ("url", "looked_in"),
+    [
+        ("s3://bucket/data/train", ["s3://bucket/data/train", "s3://bucket/data"]),
+        ("s3://bucket/photos", ["s3://bucket/photos"]),
+        ("s3://data", ["s3://data"]),
+    ],
+)
+def test_class_names_are_looked_for_inside_the_store(monkeypatch, url, looked_in):
+    looked = []
+    monkeypatch.setattr(conversion, "read_text", looked.append)
+    assert conversion.class_names(RemoteFile(f"{url}/0.tar", 1), None) == ()
+    assert looked == [f"{folder}/classes.txt" for folder in looked_in]
 
 
 def test_tars_of_a_split_in_two_folders_need_the_same_names(folder):

@@ -100,7 +100,8 @@ def class_names(shard: Shard, metadata: Mapping[bytes, bytes] | None) -> tuple[s
         url = str(shard if isinstance(shard, RemoteFile) else shard.absolute())
         folder = url.rpartition("/")[0]
         above, _, name = folder.rpartition("/")
-        folders = [folder, above] if split_of(name) or name == "data" else [folder]
+        is_part = bool(split_of(name) or name == "data") and not above.endswith("/")  # in s3://data it is the bucket
+        folders = [folder, above] if is_part else [folder]
         text = next(filter(None, (read_text(f"{where}/classes.txt") for where in folders)), "")
         return _distinct(tuple(line.strip() for line in text.splitlines() if line.strip()), f"classes.txt of {shard}")
     try:
