@@ -43,6 +43,7 @@ from rmt.benchmark.machine import describe
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "evidence"
+CELL = ("row", "kind", "seed", "side")  # what tells a result from the others of its table
 TRIAL = 1 / 3  # of a table's time, for each learning rate to choose from
 
 
@@ -162,10 +163,13 @@ class Runner:
         return max(1, round(TABLES[name].seconds * share / epoch_seconds(self.entries(name, row), row)))
 
     def cell(self, place: Place, name: str, row: str, kind: str, epochs: int, seed: int, more: str = "") -> None:
-        """One training run, unless its result is there, and its weights where other tables need them."""
+        """One training run, unless its result is there, and its weights where other tables need them.
+
+        A result with another learning rate (`more`) than the best one is replaced: further rates were tried since.
+        """
         table = TABLES[name]
-        output = f"{name}.{row}.{kind}".replace(" ", "-")
-        known = any(e["kind"] == kind for e in self.entries(name, row))
+        output = f"{name}.{row}.{kind}{more.replace('--', '.')}".replace(" ", "-")
+        known = any(e["kind"] == kind and f"{more} --seed" in e["command"] for e in self.entries(name, row))
         if known and (not table.kept or (self.work / output / "last.safetensors").exists()):
             return
         part, data = ("val", table.training_data) if kind.startswith("rate") else (table.part, table.data)
@@ -266,7 +270,7 @@ class Runner:
         return [entry for entry in read(self.results / f"{name}.json") if entry["row"] == row]
 
     def add(self, name: str, entry: dict[str, Any]) -> None:
-        """Appends a result to the file, which another process may be writing to as well."""
+        """Adds a result to the file, which another process may be writing to as well; in place of an older one."""
         machine = describe("cuda" if any(place.gpu is not None for place in self.places) else "cpu")
         entry |= {"date": time.strftime("%Y-%m-%d %H:%M"), "commit": commit()}
         entry |= {key: machine[key] for key in ("cpu", "gpu") if key in machine}
@@ -274,7 +278,8 @@ class Runner:
         file = self.results / f"{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         with self.lock, FileLock(self.work / "results.lock"):
-            lines = [json.dumps(e, ensure_ascii=False) for e in [*read(file), entry]]
+            older = [e for e in read(file) if any(e.get(key) != entry.get(key) for key in CELL)]
+            lines = [json.dumps(e, ensure_ascii=False) for e in [*older, entry]]
             write_text(file, "[\n" + ",\n".join(lines) + "\n]\n")
         score = entry.get("test", entry.get("val"))
         found = f"{1000 * entry['step_seconds']:.1f} ms" if score is None else f"{score:.2f} %"

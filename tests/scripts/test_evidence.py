@@ -64,6 +64,7 @@ def entry(row, seed, test, kind="seed"):
     return {
         "row": row,
         "kind": f"{kind} {seed}",
+        "command": f"rmt train --seed {seed}",
         "seed": seed,
         "test": test,
         "parameters": 3e5,
@@ -289,7 +290,7 @@ def test_the_time_of_a_step_is_that_of_the_run(tmp_path, monkeypatch):
 
 
 def test_a_learning_rate_is_chosen_without_the_test_images(tmp_path, monkeypatch):
-    (folder := tmp_path / "peers-32.rmt.rate-0.012").mkdir()
+    (folder := tmp_path / "peers-32.rmt.rate-0.012.lr-0.012").mkdir()
     found = {"last": {"raw": {"val": {"top1": 40.0}}}, "parameters": 3}
     (folder / "metrics.json").write_text(json.dumps(found))
     typed, added = [], []
@@ -304,6 +305,20 @@ def test_a_cell_with_a_result_is_not_run_again(tmp_path, monkeypatch):
     (tmp_path / "ablations-1-percent.json").write_text(json.dumps([entry("masa", 0, 50.0)]))
     monkeypatch.setattr(EVIDENCE, "run_timed", lambda *args, **kwargs: pytest.fail(f"ran {args}"))
     runner(tmp_path).cell(EVIDENCE.Place(0), "ablations-1-percent", "masa", "seed 0", 40, 0)
+
+
+def test_a_result_with_a_learning_rate_that_is_no_longer_the_best_is_replaced(tmp_path, monkeypatch):
+    typed = []
+    monkeypatch.setattr(EVIDENCE.Runner, "call", lambda self, place, command, output: typed.append(command) or {})
+    monkeypatch.setattr(EVIDENCE.Runner, "scores", lambda *arguments: {"test": 50.0 + len(typed)})
+    for rate in ("0.006", "0.006", "0.003"):
+        for seed in (0, 1):
+            cell = ("peers-32", "deit", f"seed {seed}", 3, seed, f"--lr {rate}")
+            runner(tmp_path).cell(EVIDENCE.Place(0), *cell)
+    assert [command.split("--output ")[1] for command in typed] == [
+        f"peers-32.deit.seed-{seed}.lr-{rate}" for rate in ("0.006", "0.003") for seed in (0, 1)
+    ]
+    assert [(e["seed"], e["test"]) for e in json.loads((tmp_path / "peers-32.json").read_text())] == [(0, 53), (1, 54)]
 
 
 def test_weights_that_a_row_begins_with_are_trained_again_on_another_machine(tmp_path, monkeypatch):
