@@ -203,18 +203,18 @@ BCCD = (
 )
 RATIOS = "--min-ratio 0.75 --max-ratio 1.5"
 
-MUON = "--image-size 32 --batch-size 96 --optimizer muon --lr 0.012 --random-erasing 0"  # as rmt_nano in few passes
 SHIFTS = "--crop-pct 1 --random-erasing 0 --randaugment="  # augmentation by padded crops and flips alone
+MUON = f"--image-size 32 --batch-size 96 --optimizer muon --lr 0.012 --crop-padding 4 {SHIFTS}"
 PEER = f"--batch-size 96 --optimizer muon --holdout 0.2 {SHIFTS}"
 TABLES = {
     "ablations-1-percent": Table(
-        "500 training images, 40 epochs", ABLATIONS, "cifar10-500", 500, options=MUON, epochs=40
+        "500 images, a fifth of them held out, 40 epochs", ABLATIONS, "cifar10-500", 500, options=MUON, epochs=40
     ),
     "ablations-10-percent": Table(
-        "5,000 training images, 20 epochs", ABLATIONS, "cifar10-5000", 5000, options=MUON, epochs=20
+        "5,000 images, a fifth of them held out, 20 epochs", ABLATIONS, "cifar10-5000", 5000, options=MUON, epochs=20
     ),
     "ablations-100-percent": Table(
-        "50,000 training images, 10 epochs",
+        "50,000 images, 1,000 of them held out, 10 epochs",
         ABLATIONS,
         "cifar10-50000",
         50_000,
@@ -240,7 +240,7 @@ TABLES = {
         rates_of="peers-32",
     ),
     "cifar10-weights": Table(
-        "10,000 training images, 20 epochs: the weights that the next tables begin with",
+        "10,000 images, 1,000 of them held out, 20 epochs: the weights that the next tables begin with",
         {"rmt": Row("rmt_pico", "rmt_pico")},
         "cifar10-10000",
         10_000,
@@ -268,7 +268,7 @@ TABLES = {
         PRECISIONS,
         "cifar10-20000",
         20_000,
-        options=f"{MUON} --crop-padding 4 --randaugment= --crop-pct 1.0 --holdout 0.5",
+        options=f"{MUON} --holdout 0.5",
         epochs=6,
         part="val",
     ),
@@ -277,7 +277,7 @@ TABLES = {
         ERASING,
         "cifar10-5000-halves",
         5000,
-        options=f"{MUON} --crop-padding 4 --randaugment= --crop-pct 1.0 --holdout 0.5",
+        options=f"{MUON} --holdout 0.5",
         epochs=25,
         part="val",
     ),
