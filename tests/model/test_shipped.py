@@ -58,7 +58,10 @@ def test_the_wheel_contains_it():
 @pytest.mark.parametrize("create", [timm.create_model, rmt.create_model])
 @pytest.mark.parametrize("name", ["rmt_micro", "rmt_micro.cifar10"])
 def test_pretrained_gives_the_weights_of_the_file(create, name, state):
-    found = create(name, pretrained=True).state_dict()
+    network = create(name, pretrained=True)
+    config = timm.data.resolve_model_data_config(network)
+    assert config["input_size"] == (3, 64, 64) and config["crop_pct"] == 1.0  # what it was trained on
+    found = network.state_dict()
     assert found.keys() == state.keys()
     assert all(torch.equal(found[key], value.to(found[key].dtype)) for key, value in state.items())
     assert found["stem.0.weight"].dtype == torch.float32

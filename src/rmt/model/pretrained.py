@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from rmt.errors import RMTError
@@ -37,7 +38,8 @@ def complete_pretrained_cfg(
     Raises:
         RMTError: none was given, and the package has none: the authors' weights have no licence that allows it.
     """
-    given = {**(cfg if isinstance(cfg, Mapping) else getattr(cfg, "__dict__", {})), **overlay}
+    registered = get_pretrained_cfg(model_name).to_dict()
+    given = {**(cfg if isinstance(cfg, Mapping) else getattr(cfg, "__dict__", registered)), **overlay}
     if given.get("source") in ("local-dir", "hf-hub"):  # a user's, with a description of the network
         return overlay, {}
     file = given.get("file") or (None if given.get("url") or given.get("hf_hub_id") else shipped_weights(model_name))
@@ -57,7 +59,7 @@ def complete_pretrained_cfg(
     if "num_classes" in sizes:
         overlay["num_classes"] = sizes["num_classes"]
     if "in_chans" in sizes:
-        overlay["input_size"] = (sizes["in_chans"], *(given.get("input_size") or (3, 224, 224))[1:])
+        overlay["input_size"] = (sizes["in_chans"], *(given.get("input_size") or registered["input_size"])[1:])
     return overlay, FIRST_RELEASE if is_first_release(state) else {}
 
 
