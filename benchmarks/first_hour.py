@@ -11,8 +11,8 @@ run of the same seed took. Test parts are read once, at the end: by the run itse
 CPU seconds are those of all processes of the command. Minutes pass on the wall, so the core must be free; where other
 work shares it, `--cpu-clock` lets them pass by the CPU time of the process, which each result and the table then say.
 
-`table` prints the results as a Markdown table and writes it
-between the lines `<!-- first-hour -->` and `<!-- /first-hour -->` of the files named, and the plan that a cell's first
+`table` prints the results as a Markdown table. In the files named it writes the rows of a recipe between the lines
+`<!-- first-hour: RECIPE -->` and `<!-- /first-hour -->` (without a recipe: all rows), and the plan that a cell's first
 run printed between `<!-- first-hour: plan of CELL -->` and the same end.
 """
 
@@ -37,7 +37,7 @@ from rmt.benchmark.machine import describe
 
 HERE = Path(__file__).resolve().parent
 ROWS = 10_000  # of CIFAR-10's training images
-MARKED = re.compile(r"(<!-- first-hour(?:: plan of (\w+))? -->\n).*?(<!-- /first-hour -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- first-hour(?:: plan of (\w+)|: ([\w-]+))? -->\n).*?(<!-- /first-hour -->)", re.DOTALL)
 CPU_CLOCK = """import sys, threading, time
 from rmt.commands.cli import main
 time.monotonic = time.process_time
@@ -216,8 +216,9 @@ def _features(rows: Any) -> dict[bytes, bytes]:
     return {key: value for key, value in rows.schema.metadata.items() if key == b"huggingface"}
 
 
-def table(entries: list[dict[str, Any]]) -> str:
-    """A row for each cell: the median and the scores of the seeds, of the command and of its baseline."""
+def table(entries: list[dict[str, Any]], recipe: str | None = None) -> str:
+    """A row for each cell, or those of a recipe: median and scores of the seeds, of the command and of its baseline."""
+    entries = [entry for entry in entries if recipe in (None, CELLS[entry["cell"]].recipe)]
     lines = [
         "| data | command | test score: median (seeds) | CPU time | baseline, trained as long |",
         "|---|---|---|---|---|",
@@ -267,8 +268,8 @@ def fill(file: Path, entries: list[dict[str, Any]]) -> None:
         sys.exit(f"{file}: no line <!-- first-hour --> with <!-- /first-hour --> after it")
 
     def content(match: re.Match[str]) -> str:
-        found = plan_block(entries, match[2]) if match[2] else table(entries)
-        return f"{match[1]}{found}\n{match[3]}" if found else match[0]
+        found = plan_block(entries, match[2]) if match[2] else table(entries, match[3])
+        return f"{match[1]}{found}\n{match[4]}" if found else match[0]
 
     write_text(file, MARKED.sub(content, text))
 
