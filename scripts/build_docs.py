@@ -123,7 +123,7 @@ def main() -> int:
         f"{described} of {public} public names described"
     )
     if args.record:
-        figures = dict(pages=pages, cpu_seconds=round(used.ru_utime + used.ru_stime))
+        figures = dict(pages=pages, seconds=round(seconds), cpu_seconds=round(used.ru_utime + used.ru_stime))
         figures |= dict(warnings_are_errors=True, sphinx_exit_code=code)
         figures |= dict(external_assets=len(outside), broken_links=len(broken))
         figures |= dict(public_names=public, public_names_described=described)

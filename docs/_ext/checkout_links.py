@@ -9,14 +9,14 @@ import re
 from sphinx.application import Sphinx
 
 LINK = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+(?!docs/)[\w./-]+\.(?!md\b)\w+)\)")
-PAGES = {"../CONTRIBUTING.md": "contributing.md", "../CHANGELOG.md": "changelog.md"}  # those that a page includes
+INCLUDED = re.compile(r"\]\((?:\.\./)+(CONTRIBUTING|CHANGELOG)\.md(#[\w-]+)?\)")  # files that a page includes
 
 
 def use_downloads(app: Sphinx, page: str, source: list[str]) -> None:
     """Replaces links to files above the folder of the pages by downloads, in the source of one page."""
     source[0] = LINK.sub(lambda found: f"{{download}}`{found[1].strip('`')} <{found[2]}>`", source[0])
-    for path, name in PAGES.items():
-        source[0] = source[0].replace(f"]({path})", f"]({name})")
+    up = "../" * page.count("/")
+    source[0] = INCLUDED.sub(lambda found: f"]({up}{found[1].lower()}.md{found[2] or ''})", source[0])
 
 
 def setup(app: Sphinx) -> dict:

@@ -34,11 +34,20 @@ def test_the_code_it_shows_exists(name):
             body = getattr(found, "body", [])
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_links_in_the_checkout_lead_to_files(name):
+def anchors(markdown: str) -> set[str]:
+    """The anchors of the headings, as GitHub and MyST derive them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", markdown, flags=re.M | re.S), flags=re.M)
+    return {re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", [*PAGES, "CONTRIBUTING.md", "RELEASING.md", "SECURITY.md"])
+def test_links_in_the_checkout_lead_to_files_and_headings(name):
     for target in re.findall(r"\]\(([^)\s]*)\)", page(name)):
-        path = target.partition("#")[0]
-        assert re.match(r"https?://", target) or ((ROOT / name).parent / path).exists(), target
+        path, _, anchor = target.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert re.match(r"https?://", target) or file.exists(), target
+        if anchor and file.suffix == ".md" and file.exists():
+            assert anchor in anchors(file.read_text(encoding="utf-8")), target
 
 
 @pytest.mark.parametrize("name", ["docs/method.md", "docs/faq.md", "docs/reference/files.md"])
