@@ -204,7 +204,7 @@ class Runner:
         used = self.call(place, f"{command} --seed {seed} --output {output}.json", output)
         found = json.loads((self.work / f"{output}.json").read_text())
         entry = {"row": row, "kind": f"seed {seed}", "seed": seed, "command": command, "test": found["score"]}
-        self.add(name, entry | {"parameters": found["parameters"], **used})
+        self.add(name, entry | {key: found[key] for key in ("parameters", "images_seen")} | used)
 
     def call(self, place: Place, typed: str, output: str) -> dict[str, float]:
         """Runs a command of this environment there, its output into a file; ends the program if it fails."""

@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 from evidence_costs import cost_lines
-from evidence_plots import COSTS, PICTURES, cpu_seconds, draw, epoch_seconds, error, seeds
+from evidence_plots import COSTS, PICTURES, cpu_seconds, draw, epoch_seconds, error, seeds, step_of
 from evidence_tables import SIDES, SIZES, TABLES, Table
 from first_hour import read
 
@@ -29,7 +29,8 @@ def table_lines(table: Table, entries: list[dict[str, Any]]) -> Iterator[str]:
     """The Markdown table of the results: mean ± standard error over the seeds."""
     more = ["difference"] if table.paired else ["epochs", "learning rate"] if table.seconds else []
     time = "s of steps" if table.seconds else "CPU s"
-    head = [table.title, "parameters", f"{table.part} {table.metric}", *more, "seeds", time]
+    cost = ["multiply-adds"] if table.seconds else []
+    head = [table.title, "parameters", *cost, f"{table.part} {table.metric}", *more, "seeds", time]
     yield "| " + " | ".join(head) + " |"
     yield "|---" * len(head) + "|"
     base = seeds(entries, next(iter(table.rows)))
@@ -37,7 +38,9 @@ def table_lines(table: Table, entries: list[dict[str, Any]]) -> Iterator[str]:
         if not (found := seeds(entries, row)):
             continue
         cells = list(found.values())
-        columns = [network.what, f"{cells[0]['parameters'] / 1e6:.2f} M", shown([e[table.part] for e in cells])]
+        columns = [network.what, f"{cells[0]['parameters'] / 1e6:.2f} M"]
+        columns += [f"{step_of(entries, row)['macs'] / 1e6:.0f} M"] if table.seconds else []
+        columns.append(shown([e[table.part] for e in cells]))
         if table.paired:
             differences = [e[table.part] - base[seed][table.part] for seed, e in found.items() if seed in base]
             columns.append("–" if found == base or not differences else shown(differences, "+"))

@@ -59,15 +59,21 @@ def cpu_seconds(entries: Iterable[dict[str, Any]]) -> float | None:
     return mean(found) if found else None
 
 
+def step_of(entries: Iterable[dict[str, Any]], row: str) -> dict[str, Any]:
+    """What was measured of a training step of a row before its runs."""
+    return next(entry for entry in entries if entry["row"] == row and entry["kind"] == "step")
+
+
 def epoch_seconds(entries: Iterable[dict[str, Any]], row: str) -> float:
     """The seconds of the training steps of an epoch of a row, as measured beforehand."""
-    measured = next(entry for entry in entries if entry["row"] == row and entry["kind"] == "step")
+    measured = step_of(entries, row)
     return float(measured["step_seconds"] * measured["steps_per_epoch"])
 
 
 def plot_peers(entries: list[dict[str, Any]], table: Table, file: Path) -> None:
-    """Accuracy on the held-out images over epochs and over seconds; the mean of the seeds."""
+    """Accuracy on the held-out images over epochs and over seconds: mean, lowest and highest of the seeds."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.4), sharey=True, layout="constrained")
     figure.suptitle(table.title, fontsize=11)
@@ -78,13 +84,17 @@ def plot_peers(entries: list[dict[str, Any]], table: Table, file: Path) -> None:
         values = [mean(points) for points in zip(*curves, strict=True)]
         epoch = epoch_seconds(entries, row)
         style = dict(linewidth=2.6, zorder=3) if row == next(iter(table.rows)) else dict(linewidth=1.3)
-        axes[0].plot(range(1, len(values) + 1), values, label=network.what, **style)
-        axes[1].plot([epoch * (i + 1) for i in range(len(values))], values, **style)
+        band = [min(points) for points in zip(*curves, strict=True)], [max(points) for points in zip(*curves, strict=True)]
+        for one, unit in zip(axes, (1.0, epoch), strict=True):
+            passed = [unit * (i + 1) for i in range(len(values))]
+            (line,) = one.plot(passed, values, label=network.what, **style)
+            one.fill_between(passed, *band, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set(xlabel="epochs", ylabel="top-1 on held-out images, %", xlim=(0, None))
     axes[1].set(xlabel="seconds of training steps", xlim=(0, None))
     for one in axes:
         one.grid(alpha=0.3)
-    figure.legend(fontsize=8, ncols=4, loc="outside lower center")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, ncols=4, loc="outside lower center")
     figure.savefig(file, dpi=130)
     plt.close(figure)
 

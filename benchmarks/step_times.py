@@ -2,7 +2,7 @@
 
 Each network trains as its runs do, but at a learning rate of 0, on one batch that is loaded beforehand: forward pass,
 backward pass and update count, loading and evaluation do not. The JSON FILE has for each ROW the steps of an epoch, the
-seconds of a step in each round, and their median.
+seconds of a step in each round, their median, and the multiply-adds of the network for an image.
 """
 
 import json
@@ -17,6 +17,7 @@ import tyro
 from evidence_tables import TABLES
 
 from rmt.commands.train import spell_out_flags
+from rmt.model.cost import count_macs
 from rmt.recipes.choice import choose_recipe
 from rmt.tasks import task_named
 from rmt.training.machine import Machine
@@ -29,8 +30,8 @@ SECONDS = 0.5  # of steps of one network in a round, at least
 WARM_UP = 3  # steps
 
 
-def prepare(command: str) -> tuple[Callable[[], None], int]:
-    """What trains one step of the run that the command `rmt train …` makes, and the steps of its epochs."""
+def prepare(command: str) -> tuple[Callable[[], None], int, int]:
+    """What trains one step of the run that the command `rmt train …` makes, the steps of an epoch, the multiply-adds."""
     _, _, name, *words = command.split()
     recipe, _ = choose_recipe(name)
     recipe = tyro.cli(type(recipe), default=recipe, args=spell_out_flags(type(recipe), words))
@@ -42,7 +43,7 @@ def prepare(command: str) -> tuple[Callable[[], None], int]:
     module.train()
     with closing(module.data.train_loader(recipe)) as loader:
         batch, steps = next(iter(loader)), len(loader)
-    return lambda: step(batch), steps
+    return lambda: step(batch), steps, count_macs(module.model, recipe.image_size, recipe.image_size)
 
 
 def seconds(step: Callable[[], None], least: float) -> float:
@@ -57,16 +58,16 @@ def seconds(step: Callable[[], None], least: float) -> float:
 def measure(table: str, rows: list[str]) -> dict[str, dict[str, object]]:
     """The entry of each row, for the results of `evidence.py`."""
     prepared = {row: prepare(TABLES[table].command(row, 1, 0)) for row in rows}
-    for step, _ in prepared.values():
+    for step, *_ in prepared.values():
         for _ in range(WARM_UP):
             step()
     rounds: dict[str, list[float]] = {row: [] for row in rows}
     for _ in range(ROUNDS):
-        for row, (step, _) in prepared.items():
+        for row, (step, *_) in prepared.items():
             rounds[row].append(round(seconds(step, SECONDS), 6))
     return {
-        row: dict(step_seconds=median(rounds[row]), steps_per_epoch=prepared[row][1], rounds=rounds[row])
-        for row in rows
+        row: dict(step_seconds=median(rounds[row]), steps_per_epoch=steps, macs=macs, rounds=rounds[row])
+        for row, (_, steps, macs) in prepared.items()
     }
 
 
