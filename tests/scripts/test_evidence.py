@@ -15,6 +15,7 @@ from helpers.scripts_under_test import script
 
 import rmt  # noqa: F401  registers its networks
 from rmt.commands.train import spell_out_flags
+from rmt.model.cost import count_macs
 from rmt.recipes import RECIPES
 from rmt.recipes.model_args import parse_model_args
 
@@ -26,10 +27,10 @@ EVIDENCE = script("evidence", "benchmarks")
 SIZES = {"masa": 0.31, "deit": 0.81, "deit-masa": 0.81, "swin": 0.54, "swin-masa": 0.54}
 
 
-def build(rows, row):
+def build(rows, row, side=32):
     arguments = parse_model_args(rows[row].args)
     if rows[row].model.startswith(("swin", "deit")):
-        arguments["img_size"] = 32
+        arguments["img_size"] = side
     return timm.create_model(rows[row].model, num_classes=10, **arguments)
 
 
@@ -56,8 +57,22 @@ def test_pairs_of_designs_have_equal_sizes():
 
 @pytest.mark.parametrize("table", ["peers-32", "peers-64"])
 @pytest.mark.parametrize("row", TABLES.peers(2))
-def test_peers_have_one_to_three_million_parameters(table, row):
-    assert 0.9 < millions(build(TABLES.TABLES[table].rows, row)) < 3
+def test_peers_have_one_to_three_million_parameters_and_the_recorded_cost(table, row):
+    side = int(table.removeprefix("peers-"))
+    network = build(TABLES.TABLES[table].rows, row, side)
+    assert 0.9 < millions(network) < 3
+    recorded = PLOTS.step_of(json.loads(page(f"benchmarks/evidence/{table}.json")), row)
+    assert count_macs(network, side, side) == recorded["macs"]
+
+
+@pytest.mark.parametrize("row", TABLES.ABLATIONS)
+def test_the_ablations_have_one_augmentation_and_test_crop(row):
+    """What the options leave open, the recipe chooses by the network."""
+    words = TABLES.TABLES["ablations-1-percent"].command(row, 40, 0).split()
+    base = RECIPES["finetune"]()
+    recipe = tyro.cli(type(base), default=base, args=spell_out_flags(type(base), words[3:]))
+    chosen = ("crop_padding", "crop_pct", "randaugment", "random_erasing", "image_size", "batch_size", "lr")
+    assert "auto" not in {getattr(recipe, name) for name in chosen}
 
 
 def entry(row, seed, test, kind="seed"):
@@ -73,7 +88,7 @@ def entry(row, seed, test, kind="seed"):
 
 
 def stepping(row, seconds, steps):
-    return {"row": row, "kind": "step", "step_seconds": seconds, "steps_per_epoch": steps}
+    return {"row": row, "kind": "step", "step_seconds": seconds, "steps_per_epoch": steps, "macs": 27_200_000}
 
 
 def test_differences_are_paired_by_seed():
@@ -115,7 +130,7 @@ def test_a_table_of_peers_has_their_epochs_and_rates_once_a_row_is_there(tmp_pat
     (tmp_path / "peers-32.json").write_text(json.dumps([*chosen, entry("rmt", 0, 61.0) | known]))
     PAGE.write(tmp_path, [page])
     text = page.read_text(encoding="utf-8")
-    assert "| RMT | 0.30 M | 61.00 | 40 | 0.002 | 1 | 120 |" in text and "\na GPU; `bench" in text
+    assert "| RMT | 0.30 M | 27 M | 61.00 | 40 | 0.002 | 1 | 120 |" in text and "\na GPU; `bench" in text
     assert (tmp_path / "images/evidence-peers-32.png").stat().st_size > 10_000
 
 
@@ -232,7 +247,7 @@ def test_the_time_of_a_resumed_run_does_not_count(tmp_path, monkeypatch):
     typed = []
     monkeypatch.setattr(EVIDENCE.Runner, "call", lambda self, place, command, output: typed.append(command) or {})
     monkeypatch.setattr(EVIDENCE.Runner, "add", lambda *arguments: None)
-    (tmp_path / "bccd.torchvision.seed-1.json").write_text('{"score": 80.0, "parameters": 1}')
+    (tmp_path / "bccd.torchvision.seed-1.json").write_text('{"score": 80.0, "parameters": 1, "images_seen": 640}')
     (tmp_path / "bccd.json").write_text(json.dumps(runs))
     runner(tmp_path).baseline(EVIDENCE.Place(0), "bccd", "torchvision", 1)
     assert "--cpu-seconds 60 " in typed[0]
@@ -280,8 +295,8 @@ def test_the_time_of_a_step_is_that_of_the_run(tmp_path, monkeypatch):
     command = "rmt train finetune --minutes 0 --workers 0 --data photos --model rmt_nano --epochs 1 --image-size 32"
     built = []
     monkeypatch.setattr(STEPS, "configure_network", lambda network, *rest: built.append(network))
-    step, steps = STEPS.prepare(f"{command} --batch-size 4 --optimizer muon --ema-decay 0 --seed 0")
-    assert steps == 3  # of 12 images
+    step, steps, macs = STEPS.prepare(f"{command} --batch-size 4 --optimizer muon --ema-decay 0 --seed 0")
+    assert steps == 3 and macs == count_macs(built[0], 32, 32)  # of 12 images
     before = [parameter.detach().clone() for parameter in built[0].parameters()]
     calls = []
     monkeypatch.setattr(STEPS.time, "perf_counter", lambda: float(len(calls)))
