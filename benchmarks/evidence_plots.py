@@ -84,11 +84,11 @@ def plot_peers(entries: list[dict[str, Any]], table: Table, file: Path) -> None:
         values = [mean(points) for points in zip(*curves, strict=True)]
         epoch = epoch_seconds(entries, row)
         style = dict(linewidth=2.6, zorder=3) if row == next(iter(table.rows)) else dict(linewidth=1.3)
-        band = [min(points) for points in zip(*curves, strict=True)], [max(points) for points in zip(*curves, strict=True)]
+        lowest, highest = ([f(points) for points in zip(*curves, strict=True)] for f in (min, max))
         for one, unit in zip(axes, (1.0, epoch), strict=True):
             passed = [unit * (i + 1) for i in range(len(values))]
             (line,) = one.plot(passed, values, label=network.what, **style)
-            one.fill_between(passed, *band, color=line.get_color(), alpha=0.2, linewidth=0)
+            one.fill_between(passed, lowest, highest, color=line.get_color(), alpha=0.2, linewidth=0)
     axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set(xlabel="epochs", ylabel="top-1 on held-out images, %", xlim=(0, None))
     axes[1].set(xlabel="seconds of training steps", xlim=(0, None))

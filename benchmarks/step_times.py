@@ -31,7 +31,7 @@ WARM_UP = 3  # steps
 
 
 def prepare(command: str) -> tuple[Callable[[], None], int, int]:
-    """What trains one step of the run that the command `rmt train …` makes, the steps of an epoch, the multiply-adds."""
+    """What trains one step of the run that a command `rmt train …` makes, its steps in an epoch, its multiply-adds."""
     _, _, name, *words = command.split()
     recipe, _ = choose_recipe(name)
     recipe = tyro.cli(type(recipe), default=recipe, args=spell_out_flags(type(recipe), words))

@@ -61,7 +61,7 @@ def test_full_attention_in_stage_3(train, without_compiler, monkeypatch):
     the image (640² here, 800 × 1333 there), so that it decides as it does there."""
     monkeypatch.setattr(dispatch, "MAX_SCORES", 2**20)
     if without_compiler:
-        monkeypatch.setattr(dispatch.cpu, "unusable", lambda call: "no compiler")
+        monkeypatch.setitem(dispatch._UNUSABLE, "native", lambda call: "no compiler")
     largest = forward(RMT(**NARROW, decomposed=(True, True, False, False)), 640, 640, train)
     assert largest.tokens == {0: 160**2, 1: 80**2, 2: 40**2, 3: 20**2}
     # A stage's own activations are 16 per token at most; 2^20 scores are a block's.

@@ -11,9 +11,11 @@ from rmt.ops import (
     BACKENDS,
     MaSAConfig,
     depthwise_conv,
+    dispatch,
     fuses_gelu,
     manhattan_attention,
     masa,
+    register_backend,
     spatial_prior,
     use_backend,
 )
@@ -185,6 +187,24 @@ def test_a_forced_backend_says_why_it_cannot():
         with use_backend(name), pytest.raises(RMTError, match=words) as error:
             manhattan_attention(q, k, v, prior, config_of(q.shape))
         assert "\n" not in str(error.value)
+
+
+def test_a_backend_of_ones_own(monkeypatch):
+    for registered in (BACKENDS, dispatch._UNUSABLE):
+        monkeypatch.setitem(registered, "own", None)  # so that it is taken out again
+        del registered["own"]
+    unusable = lambda call: "for inference only" if call.needs_grad else None  # noqa: E731
+    register_backend("own", lambda q, k, v, prior, config: 2 * v, unusable)
+    q, k, v, _ = make((1, 4, 5, 2, 16))
+    prior, config = spatial_prior(4, 5, 2, 16, (2.0, 6.0), q), config_of(q.shape)
+    assert not torch.equal(manhattan_attention(q, k, v, prior, config), 2 * v)
+    with use_backend("own"):
+        assert torch.equal(manhattan_attention(q, k, v, prior, config), 2 * v)
+        with pytest.raises(RMTError, match="RMT_BACKEND=own cannot be used here: for inference only"):
+            manhattan_attention(q.requires_grad_(), k, v, prior, config)
+    for name in ("own", "native"):
+        with pytest.raises(RMTError, match=f"there is a backend '{name}'"):
+            register_backend(name, reference, lambda call: None)
 
 
 def test_without_a_compiler_there_is_a_reason(monkeypatch, tmp_path):

@@ -14,6 +14,7 @@ from rmt.ops.dispatch import (
     layer_norm,
     linear,
     manhattan_attention,
+    register_backend,
     use_backend,
 )
 from rmt.ops.masa import Decay, MaSAConfig, Phases, SpatialPrior, decay_rates
@@ -34,6 +35,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "manhattan_attention",
+    "register_backend",
     "spatial_prior",
     "use_backend",
 ]

@@ -18,7 +18,6 @@ backward passes of the kernels use it where a gradient is to be differentiated a
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from types import ModuleType
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,12 +31,9 @@ from rmt.ops.torch import blockwise, flex, sdpa
 from rmt.ops.torch.linear import linear_with_gradients
 from rmt.ops.triton import backend as triton
 
-_MODULES: dict[str, ModuleType] = dict(sdpa=sdpa, flex=flex, blockwise=blockwise, native=cpu, triton=triton)
 #: Name of an implementation of attention, as `use_backend` and `RMT_BACKEND` take it -> its function.
-BACKENDS: dict[str, Callable[..., Tensor]] = {
-    "plain": masa.manhattan_attention,
-    **{name: module.manhattan_attention for name, module in _MODULES.items()},
-}
+BACKENDS: dict[str, Callable[..., Tensor]] = {"plain": masa.manhattan_attention}
+_UNUSABLE: dict[str, Callable[[Call], str | None]] = {}
 _DEPTHWISE = {"plain": masa.depthwise_conv, "native": cpu.depthwise_conv, "triton": triton.depthwise_conv}
 KERNELS = {"cpu": "native", "cuda": "triton"}  # type of device: the backend with kernels of our own
 _KERNEL_BACKENDS = tuple(KERNELS.values())
@@ -45,6 +41,27 @@ _KERNEL_BACKENDS = tuple(KERNELS.values())
 MAX_SCORES = 64 * 2**20
 
 _forced = os.environ.get("RMT_BACKEND") or None
+
+
+def register_backend(
+    name: str, manhattan_attention: Callable[..., Tensor], unusable: Callable[[Call], str | None]
+) -> None:
+    """Add an implementation of attention, which `use_backend` and `RMT_BACKEND` can then force.
+
+    Args:
+        name: a name that `BACKENDS` does not have.
+        manhattan_attention: computes (B, h, w, n, d) from the arguments of `rmt.ops.manhattan_attention`.
+        unusable: returns why the implementation cannot serve a call, or None if it can.
+    Raises:
+        RMTError: there is a backend of this name.
+    """
+    if name in BACKENDS:
+        raise RMTError(f"register_backend: there is a backend {name!r}; choose another name")
+    BACKENDS[name], _UNUSABLE[name] = manhattan_attention, unusable
+
+
+for _name, _module in dict(sdpa=sdpa, flex=flex, blockwise=blockwise, native=cpu, triton=triton).items():
+    register_backend(_name, _module.manhattan_attention, _module.unusable)
 
 
 @contextlib.contextmanager
@@ -106,7 +123,7 @@ def _unusable(name: str, call: Call) -> str | None:
             return "it has no attention without softmax; plain and blockwise have"
         if call.config.decay == "paper":
             return "it has no decay after the softmax; plain and blockwise have"
-    return _MODULES[name].unusable(call)
+    return _UNUSABLE[name](call)
 
 
 def _check_forced(name: str, call: Call) -> None:
