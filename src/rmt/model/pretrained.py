@@ -1,9 +1,9 @@
 """timm's `pretrained=True` for our networks: weights in this package, or from where the user says."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from timm.models import get_pretrained_cfg
+from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 
 from rmt.errors import RMTError
@@ -38,7 +38,7 @@ def complete_pretrained_cfg(
     Raises:
         RMTError: none was given, and the package has none: the authors' weights have no licence that allows it.
     """
-    registered = get_pretrained_cfg(model_name).to_dict()
+    registered = cast(PretrainedCfg, get_pretrained_cfg(model_name)).to_dict()
     given = {**(cfg if isinstance(cfg, Mapping) else getattr(cfg, "__dict__", registered)), **overlay}
     if given.get("source") in ("local-dir", "hf-hub"):  # a user's, with a description of the network
         return overlay, {}
