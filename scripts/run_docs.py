@@ -11,6 +11,7 @@ understood. A block below `<!-- needs: MODULE -->` is left out where the module 
 
 import argparse
 import contextlib
+import hashlib
 import importlib.util
 import io
 import json
@@ -25,6 +26,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,6 +96,11 @@ def blocks_of(text: str) -> list[Block]:
             found += [Block(start, "command", command, needs) for command in commands_of(content)]
             needs = ""
     return found
+
+
+def digest(text: str) -> str:
+    """Of what the blocks of a page say, so that a record tells whether it is of the page as it is now."""
+    return hashlib.sha256("\0".join(f"{b.kind} {b.text}" for b in blocks_of(text)).encode()).hexdigest()[:16]
 
 
 def commands_of(text: str) -> Iterator[str]:
@@ -415,20 +422,21 @@ def main() -> int:
                     counts[done.partition(":")[0].replace(" ", "_")] += 1
             name = str(page.resolve().relative_to(ROOT))
             if sum(len(value) if isinstance(value, list) else value for value in counts.values()):
-                result[name] = counts
+                result[name] = counts | {"digest": digest(page.read_text(encoding="utf-8"))}
                 print(
                     f"{name}: {counts | {'failed': len(counts['failed'])}}, {time.monotonic() - start:.0f} s",
                     flush=True,
                 )
     if args.record and args.record.exists() and args.pages:
-        result = json.loads(args.record.read_text(encoding="utf-8"))["pages"] | result
+        earlier = json.loads(args.record.read_text(encoding="utf-8"))["pages"]
+        result = {name: page for name, page in earlier.items() if (ROOT / name).exists()} | result
     totals = {key: sum(page[key] for page in result.values()) for key in ("ran", "understood", "left_out")}
     totals["failed"] = sum(len(page["failed"]) for page in result.values())
     print(totals)
     if args.record:
-        args.record.write_text(
-            json.dumps(dict(totals=totals, pages=dict(sorted(result.items()))), indent=2) + "\n", encoding="utf-8"
-        )
+        versions = {name: version(name) for name in ("torch", "timm", "lightning")}
+        content = dict(totals=totals, date=time.strftime("%Y-%m-%d"), versions=versions, pages=dict(sorted(result.items())))
+        args.record.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return 1 if totals["failed"] else 0
 
 

@@ -62,6 +62,13 @@ def test_the_last_run_of_all_blocks():
     assert recorded["totals"]["ran"] > 100
 
 
+@pytest.mark.parametrize("name", [name for name in PAGES if BLOCKS[name]])
+def test_the_recorded_run_is_of_the_blocks_of_today(name):
+    recorded = json.loads(page("benchmarks/documentation.json"))["pages"][name]["digest"]
+    remedy = f"make test-docs ARGS='{name} --record benchmarks/documentation.json'"
+    assert recorded == run_docs.digest(page(name)), f"blocks have changed since they were run: {remedy}"
+
+
 def test_blocks_are_found_in_order():
     text = (
         "# T\n\n    rmt check A   # a\n    no command\n\n- item\n    rmt no\n\n```sh\nX=1 rmt predict \\\n  B\n```\n\n"
