@@ -56,6 +56,13 @@ def test_its_python_runs(name, tmp_path):
     assert results and [error for _, _, error in results if error] == []
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_python_is_in_fences(name):
+    """Of indented blocks, `run_docs` runs only lines that begin with a program."""
+    outside = re.sub(r"^(`{3,}).*?^\1", "", page(name), flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"^    .*\brmt\.\w+\(.*|^    (?:import|from) .*", outside, re.MULTILINE) == []
+
+
 def test_the_last_run_of_all_blocks():
     recorded = json.loads(page("benchmarks/documentation.json"))
     assert recorded["totals"]["failed"] == 0
