@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+import tyro
 from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
@@ -26,9 +27,9 @@ class FromCode(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list:
-        return self.parse_text_to_nodes("\n".join(self.lines(self.arguments[0])))
+        return self.parse_text_to_nodes("\n".join(self.lines(*self.arguments)))
 
-    def lines(self, name: str) -> Iterator[str]:
+    def lines(self, *arguments: str) -> Iterator[str]:
         raise NotImplementedError
 
 
@@ -130,6 +131,8 @@ class Command(FromCode):
         hints = get_type_hints(run, include_extras=True)
         for parameter in inspect.signature(run).parameters.values():
             hint = hints[parameter.name]
+            if tyro.conf.Suppress in get_args(hint):
+                continue  # not in the help either
             if dataclasses.is_dataclass(core := get_args(hint)[0] if get_origin(hint) is Annotated else hint):
                 docs = field_comments(core)
                 for field in dataclasses.fields(core):

@@ -15,7 +15,7 @@ def run(
     options: Annotated[Options, tyro.conf.arg(name="")] = Options(),  # noqa: B008
     preset: str = "",  # its options are the defaults already: see `for_words`
     output: Path | None = None,
-    command: tyro.conf.Suppress[tyro.conf.Fixed[str]] = "",
+    command: tyro.conf.Suppress[tyro.conf.Fixed[str]] = "",  # what was typed, for the record
 ) -> None:
     """Measure speed and memory of networks, for all combinations of the options.
 
@@ -30,7 +30,6 @@ def run(
             peers, one by one, and continues when it is repeated with the same --output. Other options replace its own,
             which `rmt bench --preset NAME --help` shows.
         output: The JSON file to write.
-        command: What was typed, for the record.
     """
     from rmt.benchmark.plot import plot
     from rmt.benchmark.run import run_benchmark, table
