@@ -1,4 +1,6 @@
-"""Directives of the HTTP API: `http-paths`, read off the OpenAPI document, and `http-schema`, an answer's fields."""
+"""Directives of the HTTP API: `http-paths`, read off the OpenAPI document, `http-schema`, an answer's fields, and
+`http-errors`, the statuses of errors.
+"""
 
 from collections.abc import Iterator
 from functools import cache
@@ -80,7 +82,22 @@ class Schema(FromCode):
             yield ""
 
 
+class Errors(FromCode):
+    """The statuses of errors, with their codes."""
+
+    required_arguments = 0
+
+    def lines(self) -> Iterator[str]:
+        from rmt.serve.errors import CODES, MEANINGS
+
+        yield "| status | `code` | meaning |"
+        yield "|---|---|---|"
+        for status, code in CODES.items():
+            yield f"| {status} | `{code}` | {MEANINGS[status]} |"
+
+
 def setup(app: Sphinx) -> dict:
+    app.add_directive("http-errors", Errors)
     app.add_directive("http-paths", Paths)
     app.add_directive("http-schema", Schema)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

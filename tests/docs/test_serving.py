@@ -5,6 +5,7 @@ import re
 
 import pytest
 from helpers.documentation import page, parse_command
+from helpers.served import classifier, picture
 
 from rmt.serve.limits import Limits
 
@@ -55,3 +56,20 @@ def test_the_speeds_are_the_committed_ones():
             f"| {row['images_per_cpu_s']:.1f} | {row['ratio']:.2f} | {latency} | {row['first_answer_s']:.1f} s |"
             in PAGE
         )
+
+
+def test_the_example_answer_has_the_form_of_the_server_s(tmp_path):
+    """The names, their order and their types are those of an answer; the values depend on the network and the photo."""
+    testclient = pytest.importorskip("starlette.testclient")
+    from rmt.serve.app import create_app
+    from rmt.serve.hosted import Hosted
+
+    def form(value):
+        if isinstance(value, list):
+            return [form(one) for one in value]
+        return [(key, form(one)) for key, one in value.items()] if isinstance(value, dict) else type(value)
+
+    (example,) = re.findall(r"```json\n(.*?)```", page("docs/reference/http.md"), re.DOTALL)
+    with testclient.TestClient(create_app(Hosted(classifier(tmp_path / "a.safetensors"), device="cpu"))) as client:
+        answer = client.post("/predict?top_k=2", content=picture(), headers={"content-type": "image/png"})
+    assert form(json.loads(example)) == form(answer.json())

@@ -17,8 +17,8 @@ from rmt.commands.cli import COMMANDS
 from rmt.recipes import RECIPES
 
 
-def lines(kind: type, name: str) -> str:
-    return "\n".join(kind.lines(kind.__new__(kind), name))
+def lines(kind: type, *arguments: str) -> str:
+    return "\n".join(kind.lines(kind.__new__(kind), *arguments))
 
 
 def test_the_front_page_s_figures_are_those_of_the_committed_runs():
@@ -46,6 +46,7 @@ def test_a_command_s_arguments_are_named_as_on_the_command_line():
     text = lines(generated_reference.Command, "token-labels")
     assert "`--import` (path; not given by default)" in text and "`--data` (text; required)" in text
     assert "`IN.pth` (path; required)" in lines(generated_reference.Command, "convert")
+    assert "`--command`" not in lines(generated_reference.Command, "bench")  # `run` is given it; nobody can type it
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
@@ -81,6 +82,9 @@ def test_every_path_and_field_of_the_server_is_listed():
         *("POST /predict", "POST /explain", "POST /embed", "GET /model", "GET /health", "GET /metrics")
     ]
     assert "`?top_k=` (integer, 1 to " in paths and "- 503: " in paths and "\n: –" not in paths
+    assert "`?x=` (number, 0 to 1; default `0.5`)\n: point of the image, as a fraction of its width" in paths
+    health = paths.partition("### `GET /health`")[2].partition("###")[0]
+    assert "- 403: " in health and "401" not in health
     fields = lines(http_reference.Schema, "Detection")
     assert "| `objects` | list of `Object` | highest score first |" in fields
     assert (
@@ -88,3 +92,13 @@ def test_every_path_and_field_of_the_server_is_listed():
         and "|  |" not in fields
         and "| `size` | list of integer | height, width |" in fields
     )
+
+
+def test_every_status_of_an_error_is_listed_with_its_code():
+    import http_reference
+
+    from rmt.serve.errors import CODES, MEANINGS
+
+    table = lines(http_reference.Errors)
+    assert "| 422 | `not_usable` | An option or an image cannot be used. |" in table
+    assert set(MEANINGS) == set(CODES) and all(f"| {status} | `{code}` | " in table for status, code in CODES.items())

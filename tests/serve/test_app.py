@@ -21,7 +21,7 @@ from rmt.data.detection.rle import decode
 from rmt.inference.exported import WrongSize
 from rmt.inference.inputs import open_image
 from rmt.serve.app import create_app
-from rmt.serve.guard import PAGE, Guard
+from rmt.serve.guard import OPEN, PAGE, Guard
 from rmt.serve.hosted import Hosted
 from rmt.serve.limits import Limits
 from rmt.serve.metrics import Metrics
@@ -313,6 +313,10 @@ def test_the_document_describes_the_answers(clients):
     }
     assert {"200", "401", "403", "408", "413", "415", "422", "503"} <= set(predict["responses"])
     assert "Retry-After" in predict["responses"]["503"]["headers"]
+    needs_token = {
+        path for path, methods in document["paths"].items() if any("401" in m["responses"] for m in methods.values())
+    }
+    assert needs_token == set(document["paths"]) - set(OPEN)
     assert {"Object", "Runs"} <= set(document["components"]["schemas"])
     assert json.dumps(document).isascii()
 

@@ -46,7 +46,7 @@ class Runs(BaseModel):
 
 class Object(BaseModel):
     label: str = Field(description="of the class")
-    index: int = Field(description="of the class")
+    index: int = Field(description="of the class, from 0")
     score: float = Field(description="0 to 1")
     box: list[float] = Field(description="left, top, width, height in pixels of the image")
     mask: Runs | None = Field(default=None, description="of a network with a mask head")
@@ -123,7 +123,8 @@ class Model(BaseModel):
 
 
 TopK = Annotated[int, Field(ge=1, le=1000, description="classes in the answer, likeliest first")]
-Fraction = Annotated[float, Field(ge=0, le=1, description="of the width (x) or height (y) of the image")]
+X = Annotated[float, Field(ge=0, le=1, description="point of the image, as a fraction of its width from the left")]
+Y = Annotated[float, Field(ge=0, le=1, description="point of the image, as a fraction of its height from the top")]
 Stage = Annotated[int, Field(ge=1, le=64, description="counted from 1; by default what a classifier's last layer sees")]
 Threshold = Annotated[float, Field(ge=0, le=1, description="lowest score of the objects in the answer")]
 

@@ -22,11 +22,12 @@ from rmt.serve.answers import (
     ANSWERS,
     Embedding,
     Explained,
-    Fraction,
     Model,
     Stage,
     Threshold,
     TopK,
+    X,
+    Y,
     describe,
     explains,
 )
@@ -129,7 +130,7 @@ def create_app(
         predictor, version = hosted.current
         return json_response(describe(predictor, version, {name: getattr(limits, name) for name in named}))
 
-    @app.get("/health", summary="Whether the server answers", responses=refusals())
+    @app.get("/health", summary="Whether the server answers", responses=refusals(token=False))
     async def health() -> dict[str, str | int]:
         return {"status": "ok", "version": hosted.version}
 
@@ -207,7 +208,7 @@ def _embed_job(hosted: Hosted) -> Callable[..., Awaitable[Job]]:
 
 
 def _explain_job(hosted: Hosted) -> Callable[..., Awaitable[Job]]:
-    async def explain(x: Fraction = 0.5, y: Fraction = 0.5) -> Job:
+    async def explain(x: X = 0.5, y: Y = 0.5) -> Job:
         if not explains(hosted.predictor):
             raise Refusal(422, "only a model file of an RMT network can be explained, not an exported file")
         return Explain(x, y)

@@ -20,6 +20,21 @@ CODES = {
     500: "internal",
     503: "busy",
 }
+"""Status -> the `code` of its JSON."""
+MEANINGS = {
+    400: "The request is not valid HTTP, or its headers are too large. This answer is plain text, not JSON.",
+    401: "The token is missing or wrong.",
+    403: "The server does not answer to this host name, or to pages of this origin.",
+    404: "There is no such path.",
+    405: "The path does not take this method.",
+    408: "The request was sent too slowly.",
+    413: "The request or an image is too large, or there are too many images.",
+    415: "The content type is not one of those listed below.",
+    422: "An option or an image cannot be used.",
+    500: "An error of the server, which its log describes.",
+    503: "The server has as much to do as it accepts. `Retry-After` has the seconds to wait.",
+}
+"""Status -> what it means, for the documentation."""
 
 
 class Refusal(Exception):

@@ -6,7 +6,7 @@ from pydantic import BaseModel, create_model
 
 from rmt.serve.answers import Error
 from rmt.serve.bodies import FIELD, JSON, MULTIPART, RAW, JSONImages
-from rmt.serve.errors import CODES
+from rmt.serve.errors import MEANINGS
 
 _FORM = {
     "type": "object",
@@ -27,23 +27,12 @@ IMAGES: dict[str, Any] = {
 }
 """For `openapi_extra` of a path that takes images."""
 
-_MEANING = {
-    401: "The token is missing or another one.",
-    403: "The host name or the origin is not answered.",
-    408: "The request came too slowly.",
-    413: "The request or an image is too large, or there are too many images.",
-    415: "Another content type.",
-    422: "An option or an image that cannot be used.",
-    503: "The server has as much to do as it accepts.",
-}
 
-
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For `responses` of a path: the refusals of every path, and these."""
+def refusals(*statuses: int, token: bool = True) -> dict[int | str, dict[str, Any]]:
+    """For `responses` of a path: 401 if the path needs a token, 403, and these."""
     found: dict[int | str, dict[str, Any]] = {}
-    for status in (401, 403, *statuses):
-        assert status in CODES
-        found[status] = {"model": Error, "description": _MEANING[status]}
+    for status in (*([401] if token else []), 403, *statuses):
+        found[status] = {"model": Error, "description": MEANINGS[status]}
     if 503 in found:
         seconds = {"description": "seconds after which a retry may succeed", "schema": {"type": "integer"}}
         found[503]["headers"] = {"Retry-After": seconds}
