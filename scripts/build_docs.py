@@ -5,7 +5,7 @@
 The site needs no network: pages, styles, scripts, equations and the search index are local files, and all links between
 them are relative, so that the folder works wherever it is served from, or opened as files. Checked in the built pages:
 nothing is loaded from another host, every internal link leads to a file and an anchor that exist, and the reference
-describes every public name.
+describes every public name and every name of `rmt` that a page imports or mentions.
 """
 
 import argparse
@@ -67,14 +67,15 @@ def is_external(address: str) -> bool:
     return bool(urlsplit(address).netloc)  # also of //host/path
 
 
-def documented(site: Path) -> tuple[int, int]:
-    """How many public names of `rmt` the reference describes, and how many there are."""
+def documented(site: Path) -> tuple[set[str], set[str]]:
+    """The names of `rmt` that are public or that a page mentions, and those of them that the reference lacks."""
     sys.path.insert(0, str(ROOT / "docs" / "_ext"))
-    from names import described_in, packages, public_names
+    from names import all_names, mentioned
 
     anchors = {anchor for file in (site / "reference").glob("*.html") for anchor in Page(file).anchors}
-    names = {f"{described_in(package, name)}.{name}" for package in packages() for name in public_names(package)}
-    return len(names & anchors), len(names)
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    names = all_names().union(*(mentioned(file.read_text(encoding="utf-8")) for file in pages))
+    return names, names - anchors
 
 
 def broken_links(site: Path) -> list[str]:
@@ -113,23 +114,25 @@ def main() -> int:
     shutil.rmtree(args.output / ".doctrees", ignore_errors=True)
     pages = len(list(args.output.rglob("*.html")))
     outside, broken = external_assets(args.output), broken_links(args.output)
-    described, public = documented(args.output)
+    public, missing = documented(args.output)
     for line in outside:
         print(f"loaded from another host: {line}")
     for line in broken:
         print(f"leads nowhere: {line}")
+    for line in sorted(missing):
+        print(f"not in the reference: {line}")
     print(
         f"{args.output}: {pages} pages in {seconds:.0f} s, {len(outside)} external assets, {len(broken)} broken links, "
-        f"{described} of {public} public names described"
+        f"{len(public - missing)} of {len(public)} names described"
     )
     if args.record:
         figures = dict(pages=pages, seconds=round(seconds), cpu_seconds=round(used.ru_utime + used.ru_stime))
         figures |= dict(warnings_are_errors=True, sphinx_exit_code=code)
         figures |= dict(external_assets=len(outside), broken_links=len(broken))
-        figures |= dict(public_names=public, public_names_described=described)
+        figures |= dict(public_names=len(public), public_names_described=len(public - missing))
         recorded = json.loads(args.record.read_text(encoding="utf-8")) if args.record.exists() else {}
         args.record.write_text(json.dumps(recorded | figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return 1 if code or outside or broken or described < public else 0
+    return 1 if code or outside or broken or missing else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The public names of the package: those in the `__all__` of its packages. Needs no Sphinx."""
+"""The public names of the package: those in the `__all__` of its packages and modules. Needs no Sphinx."""
 
 import ast
 import functools
@@ -11,12 +11,14 @@ from typing import Any
 SOURCE = Path(__file__).parents[2] / "src"
 
 
+@functools.cache
 def packages() -> list[str]:
-    """The packages with public names, `rmt` first: those whose `__init__.py` defines `__all__`."""
+    """The packages and modules with public names, `rmt` first: those that define `__all__`."""
     found = []
-    for file in sorted(SOURCE.glob("rmt/**/__init__.py")):
+    for file in sorted(SOURCE.glob("rmt/**/*.py")):
         if any(isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__" for node in body(file)):
-            found.append(".".join(file.parent.relative_to(SOURCE).parts))
+            path = file.parent if file.name == "__init__.py" else file.with_suffix("")
+            found.append(".".join(path.relative_to(SOURCE).parts))
     return found
 
 
@@ -42,7 +44,7 @@ def members(thing: type) -> dict[str, Any]:
             continue
         for name, own in vars(kind).items():
             part = getattr(own, "fget", None) or getattr(own, "func", None) or getattr(own, "__func__", own)
-            if inspect.isfunction(part) and not name.startswith("_") and name not in found:
+            if inspect.isfunction(part) and part.__name__ != "<lambda>" and name[0] != "_" and name not in found:
                 found[name] = part
     return found
 
@@ -51,6 +53,41 @@ def members(thing: type) -> dict[str, Any]:
 def _classes() -> list[tuple[str, str]]:
     names = [(package, name) for package in packages() for name in public_names(package)]
     return [(p, name) for p, name in names if inspect.isclass(getattr(importlib.import_module(p), name))]
+
+
+@functools.cache
+def all_names() -> set[str]:
+    """The public names, each with the package that describes it."""
+    return {f"{described_in(package, name)}.{name}" for package in packages() for name in public_names(package)}
+
+
+def mentioned(page: str) -> set[str]:
+    """The names of `rmt` that the source of a page imports or mentions (`rmt.x.y`), without modules.
+
+    Each by the name under which the reference describes it; if that does not describe it, as on the page.
+    """
+    found = set(re.findall(r"(?<![\w./-])(?<!-m )rmt(?:\.[A-Za-z_]\w*)+", page))
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("rmt."):
+                found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    public = {
+        id(thing): f"{package}.{name}"
+        for package in reversed(packages())
+        for name, thing in public_names(package).items()
+    }
+    return {public.get(id(_resolve(name)), name) for name in found if not _is_module(name)}
+
+
+def _is_module(name: str) -> bool:
+    path = SOURCE.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").exists()
+
+
+def _resolve(name: str) -> Any:
+    """What a name with dots stands for; None if there is no such thing."""
+    parent, _, own = name.rpartition(".")
+    return getattr(importlib.import_module(parent) if _is_module(parent) else _resolve(parent), own, None)
 
 
 def described_in(package: str, name: str) -> str:

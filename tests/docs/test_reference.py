@@ -50,6 +50,55 @@ def test_every_method_is_documented(package, name):
         assert any(getattr(method, "__doc__", "") for method in [part, *overridden]), f"{name}.{own}"
 
 
+@pytest.mark.parametrize(
+    "name", ["README.md", *sorted(str(file.relative_to(ROOT)) for file in ROOT.glob("docs/**/*.md"))]
+)
+def test_a_name_on_a_page_is_in_the_reference(name):
+    public = NAMES.all_names()
+    for found in NAMES.mentioned(page(name)):
+        assert found in public or found.rpartition(".")[0] in public, found
+
+
+def test_names_are_found_in_imports_and_in_the_text():
+    text = "`rmt.load(x)`, `python -m rmt.benchmark.reach`, `model/rmt.py`, `rmt.ops.dispatch`, `rmt.model.rmt.nchw`\n"
+    text += "```python\nfrom rmt.inference.predictor import (\n    Predictor,\n    Gone,\n)\n```\n"
+    expected = {"rmt.load", "rmt.model.rmt.nchw", "rmt.inference.Predictor", "rmt.inference.predictor.Gone"}
+    assert NAMES.mentioned(text) == expected
+
+
+def faults(text: str, is_property: bool = False) -> list[str]:
+    """What Sphinx would render wrongly in a docstring.
+
+    It loses a name of several attributes, repeats the text of several arguments for each, takes a letter and a full
+    stop for the number of a list, and takes words before a colon in a property's first line for its type.
+    """
+    first = text.partition("\n")[0]
+    found = [first] if is_property and ": " in re.sub("`[^`]*`", "", first) else []
+    for section, entries in re.findall(r"^(Args|Attributes):\n((?:(?:    .*)?\n)+)", f"{text}\n", re.MULTILINE):
+        for names, about in re.findall(r"^    (\w[\w, *]*):(.*(?:\n     .*)*)", entries, re.MULTILINE):
+            several_have_one_text = "," in names and (section == "Attributes" or not re.match(" (see|as in) ", about))
+            if several_have_one_text or len(about.split()) < 2 or re.match(r" \w\. ", about):
+                found.append(f"{names}:{about}")
+    return found
+
+
+@pytest.mark.parametrize(("package", "name"), ALL)
+def test_a_docstring_is_rendered_as_it_is_meant(package, name):
+    thing = public_names(package)[name]
+    if not (inspect.isclass(thing) or inspect.isroutine(thing)):
+        return
+    assert faults(inspect.getdoc(thing)) == []
+    for own, part in NAMES.members(thing).items() if inspect.isclass(thing) else []:
+        assert faults(inspect.getdoc(part) or "", not inspect.isroutine(getattr(thing, own))) == [], own
+
+
+def test_faults_of_docstrings_are_found():
+    text = "T.\n\nArgs:\n    a, b: two\n        texts.\n    c, d: see `x`.\n    e: K.\n    f:\n    g: is fine.\n"
+    assert faults(text) == ["a, b: two\n        texts.", "e: K.", "f:"]
+    assert faults("T.\n\nAttributes:\n    a, b: see `x`.\n") == ["a, b: see `x`."]
+    assert faults("Whether: `a`.", is_property=True) and not faults("Whether `a: b`.", is_property=True)
+
+
 @pytest.mark.parametrize("kind", [Recipe, ClassifyRecipe, DetectRecipe, SegmentRecipe])
 def test_every_recipe_field_has_a_text(kind):
     assert f"{{recipe-fields}} {kind.__name__}\n" in PAGES

@@ -65,7 +65,17 @@ _silence_decoders()
 
 
 class BadImage(RMTError):
-    """An image that cannot be used: `name` says which one, `reason` why."""
+    """An image that cannot be used.
+
+    `predict` puts it in the place of an image among several, and raises it for an image alone.
+
+    Attributes:
+        name: which image: its path, "image" for one image in memory, or "image I" for number I of several, from 0.
+        reason: why it cannot be used, in one line.
+    """
+
+    name: str
+    reason: str
 
     def __init__(self, name: str, reason: str):
         super().__init__(name, reason)  # both, so that it survives pickling between processes

@@ -120,8 +120,9 @@ def build_pyramid(
 
     Args:
         backbone: a network, or the name of one of this package or of timm.
-        drop_path_rate, kwargs: stochastic depth, and further keywords, of a network given by name.
+        drop_path_rate: stochastic depth of a network given by name.
         first, freeze_bn: see `Pyramid`.
+        kwargs: further keywords of a network given by name.
     Raises:
         RMTError: no network of that name, or one without maps of strides 4, 8, 16 and 32.
     """

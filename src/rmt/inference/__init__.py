@@ -4,11 +4,14 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from rmt.data.images import BadImage
 from rmt.errors import RMTError
+from rmt.inference.inputs import ImageLike
 from rmt.inference.predictor import Predictor
+from rmt.inference.results import ImageResult
 from rmt.model import read_metadata
 
-__all__ = ["PREDICTORS", "Predictor", "load", "predictor_class"]
+__all__ = ["PREDICTORS", "BadImage", "ImageLike", "ImageResult", "Predictor", "load", "predictor_class"]
 
 #: Task of a model file -> module and class of its predictor; imported when needed, since detection has an extra.
 PREDICTORS = {

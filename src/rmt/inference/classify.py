@@ -21,6 +21,8 @@ from rmt.inference.runtime import Runtime
 from rmt.model import RMT, load_model
 from rmt.model.timm_networks import resize
 
+__all__ = ["ClassifyPredictor", "Prediction"]
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -29,7 +31,7 @@ class Prediction:
     Attributes:
         label: the name of the class; its index as text where the file has no names.
         probability: of the softmax over all classes, 0…1.
-        index: the position of the class among the logits.
+        index: the position of the class among the logits, from 0.
     """
 
     label: str
@@ -41,7 +43,11 @@ _TRANSFORM = ("size", "mean", "std", "interpolation", "crop_pct", "pad_to")
 
 
 class ClassifyPredictor(Predictor):
-    """A trained classifier; `preprocessing` holds the arguments of `rmt.data.transforms.eval_transform`."""
+    """A trained classifier. `predict(images, top_k=5)` returns a list of `Prediction` for each image.
+
+    `preprocessing` has the size of the images, (height, width), in pixels; `mean` and `std` of RGB in 0…1;
+    `interpolation`; and, if the file has them, `crop_pct` and `pad_to`.
+    """
 
     task = "classify"
     load_network: ClassVar[Callable[..., tuple[nn.Module, dict[str, Any]]]] = staticmethod(load_model)
@@ -61,8 +67,14 @@ class ClassifyPredictor(Predictor):
         precision: str = "auto",
         image_size: int | tuple[int, int] = 0,
     ) -> Self:
-        """See `Predictor.load`. `image_size`: side of the images in pixels, or height and width, instead of the file's
-        own (0)."""
+        """Reads a model file, see `Predictor.load`.
+
+        Args:
+            path, device, precision: see `Predictor.load`.
+            image_size: side of the images in pixels, or (height, width); 0: as in the file.
+        Raises:
+            RMTError: as `Predictor.load`, or the network cannot take this size.
+        """
         predictor = super().load(path, device=device, precision=precision)
         if image_size:
             sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
@@ -77,10 +89,16 @@ class ClassifyPredictor(Predictor):
     def predict(  # type: ignore[override]
         self, images: ImageLike | Sequence[ImageLike], top_k: int = 5, batch_size: int = 32
     ) -> list[list[Prediction]]:
-        """Returns the `top_k` likeliest classes of each image, likeliest first; see `Predictor.predict`, also
-        for images that cannot be read.
+        """Returns the likeliest classes of each image, the likeliest first.
 
+        Args:
+            images: one image or several, see `Predictor.predict`.
+            top_k: classes per image, 1 or more; at most all K are returned.
+            batch_size: images that are read and run together.
+        Returns:
+            a list with a list of `Prediction` for each image, or a `BadImage` for one of several that cannot be read.
         Raises:
+            BadImage: an RMTError, for one image alone that cannot be read.
             RMTError: `top_k` is below 1.
         """
         if top_k < 1:
@@ -97,6 +115,7 @@ class ClassifyPredictor(Predictor):
         return torch.stack(samples)
 
     def run(self, batch: Tensor, *, top_k: int = 5) -> list[list[Prediction]]:  # type: ignore[override]
+        """Returns the `top_k` likeliest classes of each image of a batch, uint8 (B, 3, H, W)."""
         logits = self.runtime(next(self.normalized(batch)))  # (B, K)
         if logits.ndim != 2:  # a network with global_pool=""
             raise RMTError(f"the network gives logits of {logits.ndim} dimensions, a classifier one row per image")

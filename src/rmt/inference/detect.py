@@ -27,27 +27,43 @@ from rmt.inference.results import ImageResult
 from rmt.inference.runtime import Runtime
 from rmt.model.metadata import MAX_SIDE
 
+__all__ = ["DetectPredictor", "Detections"]
+
 Sample = tuple[Tensor, tuple[int, int]]
 """A resized image, uint8 (3, h, w), and the height and width of the original."""
 
 
 @dataclass(frozen=True)
 class Detections:
-    """The objects that a detector found in one image, in pixels of that image, highest score first."""
+    """The n objects that a detector found in one image, highest score first.
 
-    boxes: np.ndarray  # (n, 4) float32: left, top, right, bottom
-    labels: np.ndarray  # (n,) int64
-    scores: np.ndarray  # (n,) float32
-    masks: list[dict[str, Any]] | None  # n compressed RLEs
-    size: tuple[int, int] = (0, 0)  # height and width of the image
+    Objects with low scores are included. `found.boxes[found.scores >= predictor.threshold]` leaves them out.
+
+    Attributes:
+        boxes: (n, 4) float32: left, top, right, bottom in pixels of the image.
+        labels: (n,) int64: indices into the predictor's `classes`.
+        scores: (n,) float32: 0 to 1.
+        masks: for each object COCO's compressed run lengths, `{"size": [height, width], "counts": text}`, of the size
+            of the image; None if the network predicts no masks. `pycocotools.mask.decode` makes arrays of them.
+        size: height and width of the image in pixels.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    masks: list[dict[str, Any]] | None
+    size: tuple[int, int] = (0, 0)
 
     @classmethod
     def from_output(
         cls, output: Mapping[str, Tensor], size: tuple[int, int], threshold: float | None = None
     ) -> "Detections":
-        """From one entry of a detector's output with `paste=False`, for an image of `size` = (height, width).
+        """Returns the objects in one entry of a detector's output.
 
         Args:
+            output: `boxes` (n, 4), `labels` (n,), `scores` (n,), and `masks` as the network returns them with
+                `paste=False`.
+            size: height and width of the image in pixels.
             threshold: probability from which a pixel belongs to a mask, ½ unless given.
         """
         boxes, scores = (output[key].float().cpu().numpy() for key in ("boxes", "scores"))
@@ -60,7 +76,13 @@ class Detections:
         return cls(boxes, output["labels"].cpu().numpy(), scores, runs, size)
 
     def to_coco(self, category_ids: Sequence[int | None]) -> list[dict[str, Any]]:
-        """In COCO's results format, without the image's id; objects whose class has no category id are skipped."""
+        """Returns the objects in COCO's results format, without the image's id.
+
+        `bbox` is left, top, width, height in pixels.
+
+        Args:
+            category_ids: COCO's category id of each class. Objects whose class has None are left out.
+        """
         results = []
         for number, (left, top, right, bottom) in enumerate(self.boxes.tolist()):
             if (category := category_ids[int(self.labels[number])]) is None:
@@ -81,7 +103,10 @@ class DetectionSample(DetectionEvalTransform):
 
 
 class DetectPredictor(Predictor):
-    """A trained detector; `preprocessing["size"]` holds the shorter and the longest side of its images in pixels.
+    """A trained detector. `predict(images)` returns `Detections` for each image.
+
+    `preprocessing["size"]` has the shorter and the longest side to which images are resized, in pixels. Boxes and masks
+    are those of the images as they were given. The methods `result` and `show` take a `threshold`.
 
     Attributes:
         category_ids: for each class the COCO category id of the data it was trained on.
@@ -101,8 +126,14 @@ class DetectPredictor(Predictor):
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", precision: str = "auto", image_size: int = 0) -> Self:
-        """See `Predictor.load`. `image_size`: shorter side of the images in pixels, instead of the file's own (0);
-        the longest side changes in proportion."""
+        """Reads a model file, see `Predictor.load`.
+
+        Args:
+            path, device, precision: see `Predictor.load`.
+            image_size: shorter side of the images in pixels; the longest side changes in proportion. 0: as in the file.
+        Raises:
+            RMTError: as `Predictor.load`, or `image_size` is below 32 or above the largest size of a file.
+        """
         predictor = super().load(path, device=device, precision=precision)
         if image_size:
             short, long = predictor.preprocessing["size"]
@@ -121,10 +152,11 @@ class DetectPredictor(Predictor):
         return options.predicts_masks
 
     def transform(self) -> "DetectionSample":
+        """Returns the function from an RGB image to the resized image, uint8 (3, h, w), and its (height, width)."""
         return DetectionSample(*self.preprocessing["size"])
 
     def run(self, batch: list[Sample]) -> list[Detections]:  # type: ignore[override]
-        """Returns the objects in each image."""
+        """Returns the objects in each image of a batch, a list of what `transform` returns."""
         sizes = [size for _, size in batch]
         output = self.runtime([image for image, _ in batch], sizes=sizes, paste=False)
         threshold: float | None = self.model.mask_threshold  # type: ignore[assignment]
@@ -185,7 +217,15 @@ class DetectPredictor(Predictor):
     def show(  # type: ignore[override]
         self, prediction: Detections, photo: Callable[[], Image.Image], *, threshold: float | None = None
     ) -> ImageResult:
-        """All objects as values; in text and picture those with a score of at least `threshold`, by default its own."""
+        """Returns what `rmt predict` shows of an image: all objects as values, those above a score in text and picture.
+
+        Args:
+            prediction: the objects.
+            photo: returns the image.
+            threshold: lowest score of an object in text and picture, 0 to 1; by default the property `threshold`.
+        Raises:
+            RMTError: `threshold` is not in 0 to 1.
+        """
         threshold = self.threshold if threshold is None else check_threshold(threshold)
         found = prediction
         shown = [

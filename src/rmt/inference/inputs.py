@@ -15,7 +15,9 @@ from torch import Tensor
 from rmt.data.images import MAX_PIXELS, BadImage, read_image
 
 ImageLike = str | Path | bytes | bytearray | Image.Image | np.ndarray | Tensor
-"""Arrays are (height, width) or (height, width, channels), tensors (height, width) or (channels, height, width), with 1
+"""An image: a path, the bytes of a file, a PIL image, an array or a tensor.
+
+Arrays are (height, width) or (height, width, channels), tensors (height, width) or (channels, height, width), with 1
 to 4 channels: grey, grey and alpha, RGB, RGB and alpha. Values: uint8, uint16, bool, or floating point in 0…1."""
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}

@@ -61,6 +61,10 @@ class Predictor(ABC):
     def load(cls, path: str | Path, *, device: str = "auto", precision: str = "auto") -> Self:
         """Reads a `.safetensors` file, the best one of a run folder, or an exported file.
 
+        Args:
+            path: the file or folder.
+            device: "auto", "cpu", "cuda" or "mps".
+            precision: "auto", "fp32", "bf16" or "fp16".
         Raises:
             RMTError: the file is not a model file of this package for this task, or the device is missing.
         """

@@ -25,9 +25,9 @@ class ImageResult:
     """The prediction for one image, as `rmt predict` shows it.
 
     Attributes:
-        text: one line.
-        values: the same as JSON values.
-        draw: draws the pictures.
+        text: the prediction in one line.
+        values: the prediction as JSON values.
+        draw: draws the pictures; use `pictures`, which calls it once.
     """
 
     text: str

@@ -26,8 +26,9 @@ from rmt.inference.results import ImageResult
 from rmt.inference.runtime import Runtime
 from rmt.model.metadata import MAX_SIDE
 
-Mode = Literal["whole", "sliding"]
+__all__ = ["SegmentPredictor"]
 
+Mode = Literal["whole", "sliding"]
 
 Sample = tuple[Tensor, tuple[int, int]]
 """A resized image, uint8 (3, h, w), and the height and width of the original."""
@@ -45,7 +46,13 @@ class SegmentationSample:
 
 
 class SegmentPredictor(Predictor):
-    """A trained segmenter; `preprocessing` holds mean, std, long_side and short_side (0: images keep their size).
+    """A trained segmenter. `predict(images)` returns a class map for each image, `segment(image)` that of one.
+
+    A class map is a uint8 tensor (height, width) on the CPU, of the size of the image; its values are indices into
+    `classes`. `predict` takes the options of `run`: `inference`, `flip` and `scales`.
+
+    `preprocessing` has `mean` and `std` of RGB in 0…1; and `short_side` and `long_side`, to which images are resized,
+    in pixels. If `short_side` is 0, images keep their size.
 
     Attributes:
         colours: uint8 (K, 3), the RGB in which classes are drawn.
@@ -68,8 +75,15 @@ class SegmentPredictor(Predictor):
     def load(
         cls, path: str | Path, *, device: str = "auto", precision: str = "auto", short_side: int | None = None
     ) -> Self:
-        """See `Predictor.load`. `short_side`: replaces the file's own, with a long side of four times that; with 0
-        images keep their size."""
+        """Reads a model file, see `Predictor.load`.
+
+        Args:
+            path, device, precision: see `Predictor.load`.
+            short_side: shorter side of the images in pixels; the longest is four times that. 0: images keep their size.
+                None: as in the file.
+        Raises:
+            RMTError: as `Predictor.load`, or `short_side` is out of its bounds.
+        """
         predictor = super().load(path, device=device, precision=precision)
         if short_side is not None:
             if short_side and not 32 <= short_side <= MAX_SIDE // 4:
@@ -81,6 +95,7 @@ class SegmentPredictor(Predictor):
         return predictor
 
     def transform(self) -> "SegmentationSample":
+        """Returns the function from an RGB image to the resized image, uint8 (3, h, w), and its (height, width)."""
         return SegmentationSample(self.preprocessing["long_side"], self.preprocessing["short_side"])
 
     def run(  # type: ignore[override]
@@ -96,9 +111,11 @@ class SegmentPredictor(Predictor):
 
         Args:
             batch: what `transform` returns.
-            inference: whole or sliding, as the network was evaluated in training unless given; or all options at once.
-            flip, scales: see `InferenceOptions`.
-            batch_size: windows per step.
+            inference: "whole" or "sliding"; by default as the network was evaluated in training. Or all options at
+                once, as `InferenceOptions`; the others are then ignored.
+            flip: average with the prediction for the mirrored image.
+            scales: average the predictions at these multiples of the size.
+            batch_size: windows per forward pass.
         """
         if not isinstance(inference, InferenceOptions):
             inference = inference_from(self.metadata, batch_size, inference, flip, scales)
@@ -109,15 +126,18 @@ class SegmentPredictor(Predictor):
         ]
 
     def segment(self, image: ImageLike, inference: InferenceOptions | None = None) -> Tensor:
-        """Returns `run` for one image: a path, bytes of a file, a PIL image, an array or a tensor.
+        """Returns the class of each pixel of one image, uint8 (height, width) of the image, on the CPU.
 
+        Args:
+            image: see `ImageLike`.
+            inference: whole or with windows, flip and scales; by default as the network was evaluated in training.
         Raises:
             BadImage: an RMTError, for an image that cannot be read.
         """
         return self.predict_batch([open_image(image)], inference=inference)[0]
 
     def show(self, prediction: Tensor, photo: Callable[[], Image.Image]) -> ImageResult:  # type: ignore[override]
-        """The classes' shares of the pixels, and the pictures of `segmentation_pictures`."""
+        """Returns what `rmt predict` shows of an image: the shares of the classes, and pictures of them."""
         labels = prediction.numpy()
         shares = class_shares(labels, self.classes)
         text = ", ".join(f"{name} {100 * share:.1f} %" for name, share in list(shares.items())[:5])

@@ -18,9 +18,26 @@ from rmt.errors import RMTError
 from rmt.model.rmt import RMT, Block, ManhattanSelfAttention, nchw, nhwc
 from rmt.ops import BACKENDS, decay_rates
 
+__all__ = [
+    "AttentionInput",
+    "attended_share",
+    "attention_inputs",
+    "decay_field",
+    "half_distances",
+    "manhattan_distance",
+    "query_weights",
+]
+
 
 class AttentionInput(NamedTuple):
-    """The tokens (B, h, w, C) that the attention of one block is given; stages and blocks are counted from 0."""
+    """What the attention of one block is given.
+
+    Attributes:
+        stage: number of the stage, counted from 0.
+        block: number of the block in the stage, counted from 0.
+        attention: the attention module.
+        tokens: its input, (B, h, w, C).
+    """
 
     stage: int
     block: int
@@ -58,9 +75,13 @@ def query_weights(
 ) -> Tensor:
     """The rows of A of some queries: (Q, n, h, w), the weight of every token of the grid for each query and head.
 
+    The weights of a query sum to 1 over the grid, unless the network applies its decay after the softmax
+    (`decay="paper"`) or has no softmax (`gate=True`, retention).
+
     Args:
-        tokens: input of the attention, (1, h, w, C).
-        queries: Q pairs (row, column).
+        attention: with n heads, of any block; `attention_inputs` returns the modules and their tokens.
+        tokens: input of the attention for one image, (1, h, w, C).
+        queries: Q pairs (row, column) of the grid, from 0.
         content: with the queries and keys of the tokens; otherwise they are 0, which leaves the decay alone.
     """
     rows, columns = (torch.tensor(axis, device=tokens.device) for axis in zip(*queries, strict=True))

@@ -115,10 +115,13 @@ def save_checkpoint(
     Args:
         model: the network.
         task: "classify", "detect" or "segment"; `head` and `head_args` describe what follows the backbone.
-        model_name, model_args: for `create_model`; by default those `model` was created with.
+        model_name: the name for `create_model`; by default that which `model` was created by.
+        model_args: the keywords for `create_model`; by default those `model` was created with.
         classes: label names, in the order of the logits.
         preprocessing: `size`, `mean`, `std`, `interpolation`, `crop_pct`; by default the network's `pretrained_cfg`.
-        metrics, recipe, data: any JSON values, for the reader; `data` has a digest of the images of each split.
+        metrics: scores, as JSON values.
+        recipe: the fields of the recipe, as JSON values.
+        data: facts about the data, as JSON values: a digest of the images of each split.
         state_dict: weights to write instead of the model's current ones, e.g. averaged ones.
     Raises:
         RMTError: the file cannot be written (no permission, disk full).

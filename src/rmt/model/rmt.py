@@ -34,6 +34,8 @@ from rmt.ops import (
     spatial_prior,
 )
 
+__all__ = ["RMT", "ManhattanSelfAttention", "PatchStem", "Stage"]
+
 
 def nchw(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
@@ -57,7 +59,7 @@ class ManhattanSelfAttention(nn.Module):
 
     Args:
         dim: channels C; a multiple of 2·num_heads, since channels rotate in pairs.
-        num_heads: n.
+        num_heads: number of heads n.
         decay_range: (a, b) of γᵢ = 1 − 2^(−a − (b−a)·i/n), Eq. 8.
         decomposed: along rows and columns, O(N·(h+w)); otherwise over all pairs, O(N²).
         decay: `"released"` adds |Δ|·ln γ before the softmax, as the released networks do (weights sum to 1);
@@ -280,7 +282,14 @@ class PoolStem(nn.Sequential):
 
 
 class PatchStem(nn.Module):
-    """Patch embedding of the ablation networks: (B, 3, H, W) -> (B, C, ⌈H/p⌉, ⌈W/p⌉)."""
+    """Patch embedding of the ablation networks: (B, 3, H, W) -> (B, C, ⌈H/p⌉, ⌈W/p⌉).
+
+    Args:
+        in_chans: channels of the image.
+        dim: channels C.
+        patch_size: side p of a patch in pixels.
+        norm: whether a LayerNorm follows.
+    """
 
     proj: nn.Conv2d
     norm: LayerNorm | nn.Identity
@@ -292,6 +301,7 @@ class PatchStem(nn.Module):
         self.norm = LayerNorm(dim, eps=1e-6) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to the feature map (B, C, ⌈H/p⌉, ⌈W/p⌉)."""
         x = self.proj(pad_to_multiple(x, self.patch_size))
         return nchw(self.norm(nhwc(x)))
 
@@ -320,7 +330,12 @@ class PatchMerging(nn.Module):
 
 
 class Stage(nn.Module):
-    """Downsampling and blocks of one width: (B, C, H, W) -> (B, C', h, w)."""
+    """Downsampling and blocks of one width: (B, C, H, W) -> (B, C', h, w).
+
+    Args:
+        downsample: module from (B, C, H, W) to (B, C', h, w).
+        blocks: the blocks, which share one prior.
+    """
 
     blocks: nn.ModuleList
 
@@ -331,6 +346,7 @@ class Stage(nn.Module):
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
+        """Feature map (B, C, H, W) of the stage before to that of this one, (B, C', h, w)."""
         x = nhwc(self.downsample(x))
         # All blocks of a stage share one prior.
         prior = cast(Block, self.blocks[0]).attn.prior(x.shape[1], x.shape[2], x)
@@ -402,15 +418,19 @@ class RMT(nn.Module):
     per channel, so a batch of one image needs a side of 33 px or more.
 
     Args:
-        depths, dims, num_heads, mlp_ratios: blocks, channels, heads and feed-forward ratio.
+        depths: number of blocks.
+        dims: channels C, see `ManhattanSelfAttention`.
+        num_heads: number of heads n.
+        mlp_ratios: hidden channels of the feed-forward over C.
         decomposed: attention along rows and columns (True) or over all pairs of tokens (False).
         decay_ranges: (a, b) of Eq. 8, which set how far the heads see (Table 12).
         layer_scales: initial value of the layer scales; None leaves them out.
-        decay, phases, gate: form of the attention, see `ManhattanSelfAttention`.
+        decay, phases, gate: see `ManhattanSelfAttention`.
         attention: its name, or one name per stage: "masa", or one of `rmt.model.attention` in MaSA's place.
         window_size: side of its windows in tokens, by default 7.
-        lce, cpe, ffn_conv: whether blocks have the local context enhancement, the conditional positional encoding and
-            the convolution in the feed-forward (Table 6).
+        lce: whether blocks have the local context enhancement (Table 6).
+        cpe: whether blocks have the conditional positional encoding (Table 6).
+        ffn_conv: whether the feed-forward of blocks has a convolution (Table 6).
         conv_stem: a stem of four convolutions; otherwise patches of `patch_size`, with LayerNorm if `patch_norm`.
         pool_stem: with `conv_stem`: three convolutions and max pooling instead, for small images.
         conv_downsample: 3×3 convolution and BatchNorm between stages; otherwise Swin's patch merging.

@@ -144,7 +144,9 @@ def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, co
     """Manhattan Self-Attention over a grid of tokens, by the implementation for this device, dtype and size.
 
     Args:
-        q, k, v: queries and keys before their rotation, and values: (B, h, w, n, d), any strides.
+        q: queries before their rotation, (B, h, w, n, d), any strides.
+        k: keys before their rotation, (B, h, w, n, d), any strides.
+        v: values, (B, h, w, n, d), any strides.
         prior: of the h × w grid.
         config: which attention.
     Returns:

@@ -14,6 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+__all__ = [
+    "Decay",
+    "MaSAConfig",
+    "Phases",
+    "SpatialPrior",
+    "decay_rates",
+    "decomposed_attention",
+    "full_attention",
+    "log_decay",
+    "manhattan_attention",
+    "manhattan_log_decay",
+    "rotary_phases",
+    "spatial_prior",
+]
+
 #: Where the decay is applied: `"released"`, `"paper"` or `"none"`, see `MaSAConfig`.
 Decay = Literal["released", "paper", "none"]
 #: The rotation of queries and keys: `"flat"`, `"axial"` or `"none"`, see `ManhattanSelfAttention`.
@@ -58,7 +73,8 @@ class SpatialPrior(NamedTuple):
     56 × 56 = 3,136 token positions of stage 1 would round to 709 distinct values.
 
     Attributes:
-        sin, cos: (h, w, 1, d/2), of the rotary phases.
+        sin: (h, w, 1, d/2), sines of the rotary phases.
+        cos: (h, w, 1, d/2), cosines of the rotary phases.
         log_decay_h: (n, h, h), ln γ·|Δy| for each pair of rows.
         log_decay_w: (n, w, w), ln γ·|Δx| for each pair of columns.
         log_gamma: (n,), ln γ of each head.
@@ -80,7 +96,10 @@ def spatial_prior(
     like: Tensor,
     phases: Phases = "flat",
 ) -> SpatialPrior:
-    """Compute the prior of a height × width grid, on the device of `like`, in float32 (float64 if `like` is)."""
+    """Compute the prior of a height × width grid, on the device of `like`, in float32 (float64 if `like` is).
+
+    The arguments are those of `rmt.ops.spatial_prior`, see there.
+    """
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     log_gamma = log_decay_rates(num_heads, decay_range, dtype, like.device)
     phase = rotary_phases(height, width, head_dim, dtype, like.device, phases)
@@ -174,7 +193,9 @@ def manhattan_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, co
     """Manhattan Self-Attention over a grid of tokens.
 
     Args:
-        q, k, v: queries and keys before their rotation, and values: (B, h, w, n, d), any strides.
+        q: queries before their rotation, (B, h, w, n, d), any strides.
+        k: keys before their rotation, (B, h, w, n, d), any strides.
+        v: values, (B, h, w, n, d), any strides.
         prior: of the h × w grid.
         config: which attention.
     Returns:
@@ -196,7 +217,7 @@ def rotate_queries_and_keys(q: Tensor, k: Tensor, prior: SpatialPrior, config: M
 
 
 def full_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, config: MaSAConfig) -> Tensor:
-    """Attention of every token to every token of the grid (Eq. 5), for rotated q and scaled, rotated k."""
+    """Attention over all pairs of tokens (Eq. 5), for rotated q and scaled, rotated k: (B, h, w, n, d)."""
     grid = q.shape[1:3]
     q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))  # (B, n, h·w, d)
     weights = attention_weights(q @ k.transpose(-2, -1), manhattan_log_decay(prior), config)  # (B, n, h·w, h·w)
@@ -205,7 +226,7 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, config:
 
 
 def decomposed_attention(q: Tensor, k: Tensor, v: Tensor, prior: SpatialPrior, config: MaSAConfig) -> Tensor:
-    """Attention along each row and then, with the same q and k, along each column (Eq. 6)."""
+    """Attention along each row and then, with the same q and k, along each column (Eq. 6): (B, h, w, n, d)."""
     v = attend_along_width(q, k, v, prior.log_decay_w, config)
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, w, h, n, d): columns become rows
     return attend_along_width(q, k, v, prior.log_decay_h, config).transpose(1, 2)  # (B, h, w, n, d)

@@ -27,8 +27,10 @@ def spatial_prior(
     """The phases and the decay of a height × width grid of tokens, from a cache in eager mode.
 
     Args:
-        height, width: of the grid, in tokens.
-        num_heads, head_dim: n, and d of each head; d is even.
+        height: rows of the grid, in tokens.
+        width: columns of the grid, in tokens.
+        num_heads: number of heads n.
+        head_dim: channels d of each head, an even number.
         decay_range: (a, b) of Eq. 8, see `decay_rates`.
         like: a tensor on the device of the result, which is float64 if `like` is, otherwise float32.
         phases: `"flat"`, `"axial"` or `"none"`, see `ManhattanSelfAttention`.

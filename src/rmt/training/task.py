@@ -16,13 +16,24 @@ from rmt.training.logging.history import History
 from rmt.training.module import DataT, RecipeT, TrainingModule
 from rmt.training.run_folder import RunFolder
 
+__all__ = ["Candidate", "FinishedRun", "Planning", "Task"]
+
 Log = Callable[[str], None]
 ModuleT = TypeVar("ModuleT", bound="TrainingModule[Any, Any]")
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run leaves for its task to evaluate and report."""
+    """What a run leaves for its task to evaluate and report.
+
+    Attributes:
+        folder: the run folder.
+        history: writes rows of `metrics.csv`.
+        files: writes the files of the weights.
+        device: where the final weights are evaluated.
+        precision: "fp32", "bf16" or "fp16".
+        console: where progress is shown.
+    """
 
     folder: RunFolder
     history: History

@@ -18,7 +18,7 @@ class BoxHead(nn.Module):
     """Pooled feature maps (R, C, 7, 7) to class logits (R, K + 1), background last, and box deltas (R, K, 4).
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         stds: scales of the deltas (dx, dy, log dw, log dh): the prediction times this is applied to the box.
         options: channels, layers and box loss.
     """

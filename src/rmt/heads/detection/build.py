@@ -45,7 +45,7 @@ def detector(
     Args:
         head: "retinanet", "mask_rcnn" or "cascade_mask_rcnn".
         backbone: name of a network, or a network; its classifier is removed.
-        num_classes: K.
+        num_classes: number of classes K.
         drop_path_rate: stochastic depth of a backbone given by name; `rmt.model.MAX_DROP_PATH` has the paper's rates.
         freeze_bn: keep the statistics of the backbone's BatchNorms fixed in training, as the authors' released code
             intends but does not do (its check of the class misses synchronised BatchNorms).

@@ -46,7 +46,8 @@ class DetectorOptions:
         score_threshold: lowest score of a detection.
         nms_threshold: IoU from which non-maximum suppression removes the lower score.
         detections: highest number of detections per image.
-        image_mean, image_std: of RGB values in 0…1, with which the detector normalises images.
+        image_mean: mean of RGB values in 0…1, with which the detector normalises images.
+        image_std: standard deviation of RGB values in 0…1, with which the detector normalises images.
         size_divisor: batches are padded to a height and width that this divides.
     """
 
@@ -83,7 +84,8 @@ class RetinaNetOptions(DetectorOptions):
 
     Attributes:
         convs: convolutions in each of the two branches of the head.
-        octave_base, octave_scales: anchors have the sides stride · base · 2^(i / scales), i = 0 … scales − 1.
+        octave_base: side of the smallest anchor of a level, in strides.
+        octave_scales: sizes of anchors per level; the sides are stride · base · 2^(i / scales), i = 0 … scales − 1.
         p6_source: "c5", the last stage, or "p5" [c5, but p5 if the two have as many channels].
         p6_relu: apply a ReLU between P6 and P7 [True].
         normalise_by: "batch": divide losses by the number of positive anchors in the batch; "image": of each image
@@ -121,19 +123,24 @@ class MaskRCNNOptions(DetectorOptions):
         rpn_nms_threshold: IoU from which the proposal with the lower score is removed.
         rpn_batch: anchors per image in the loss of the region proposal network (RPN).
         rpn_beta: β of its smooth L1 box loss, 0 for L1 [1/9].
-        aligned, sampling_ratio: of RoIAlign [False, 2].
+        aligned: RoIAlign shifts its samples by half a pixel [False].
+        sampling_ratio: samples of RoIAlign per bin and side, 0 for as many as the bin has pixels [2].
         rois_per_image: RoIs per image in the loss of a stage.
         positive_fraction: highest fraction of them that is assigned to an object.
         low_quality: minimum IoU of a low-quality match (MMDetection's `min_pos_iou`); None allows none [None].
-        box_convs, box_conv_width: number and channels of the 3×3 convolutions with BatchNorm in the box head.
-        box_fcs, box_fc_width: number and width of the linear layers after them.
+        box_convs: number of 3×3 convolutions with BatchNorm in the box head.
+        box_conv_width: channels of these convolutions.
+        box_fcs: number of linear layers after them.
+        box_fc_width: width of these layers.
         stages: IoU from which an RoI is assigned to an object, per stage.
         stage_weights: weights of the losses, per stage.
         box_stds: scales of the box deltas (dx, dy, log dw, log dh), per stage.
-        box_loss, box_weight: "l1", "smooth_l1" (β 1/9) or "giou" of decoded boxes, and its weight [smooth_l1].
+        box_loss: loss of the boxes: "l1", "smooth_l1" (β 1/9), or "giou" of decoded boxes [smooth_l1].
+        box_weight: weight of this loss.
         score_average: average over the stages "logits" (before the softmax) or "probabilities" (after it).
         masks: predict masks. False makes it Faster R-CNN or Cascade R-CNN.
-        mask_convs, mask_width: number and channels of the convolutions in the mask head.
+        mask_convs: number of convolutions in the mask head.
+        mask_width: channels of these convolutions.
         mask_threshold: probability from which a mask is True; None returns probabilities, as torchvision does [None].
     """
 
@@ -172,7 +179,7 @@ class MaskRCNNOptions(DetectorOptions):
 
     @property
     def predicts_masks(self) -> bool:
-        """Whether the detector predicts a mask for each box: `masks`."""
+        """Whether the detector predicts a mask for each box."""
         return self.masks
 
 

@@ -30,7 +30,7 @@ class RetinaNetHead(nn.Module):
 
     Args:
         num_anchors: A, anchors per location.
-        num_classes: K.
+        num_classes: number of classes K.
         options: channels C, number of convolutions, normalisation of the losses.
     """
 

@@ -73,7 +73,7 @@ class RoIHeads(nn.Module):
 
     Args:
         strides: of the levels that RoIs are pooled from.
-        num_classes: K.
+        num_classes: number of classes K.
         options: of pooling, heads, sampling and postprocessing.
     """
 

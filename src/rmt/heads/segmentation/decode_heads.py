@@ -25,7 +25,10 @@ class SemanticFPN(nn.Module):
 
     Args:
         in_channels: channels of the four feature maps.
-        num_classes: K.
+        num_classes: number of classes K.
+        fpn_channels: channels of the FPN.
+        channels: channels of the levels after it.
+        dropout: probability of the channel dropout.
     """
 
     def __init__(
@@ -107,8 +110,10 @@ class UPerNet(nn.Module):
 
     Args:
         in_channels: channels of the four feature maps.
-        num_classes: K.
+        num_classes: number of classes K.
+        channels: channels of the laterals, and of all convolutions after them.
         aux_channels: channels of the auxiliary head, 0 for none.
+        dropout: probability of the channel dropout.
     """
 
     auxiliary: nn.Sequential | None

@@ -32,7 +32,7 @@ class SegmentationLoss(nn.Module):
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """If all pixels are ignored the loss is 0, not NaN."""
+        """Returns the loss, 0-dim, of logits (B, K, H, W) and labels (B, H, W); 0 if all pixels are ignored."""
         loss = F.cross_entropy(logits, labels, self.class_weights, ignore_index=IGNORE, reduction="none")
         if self.focal_gamma:
             # Without the weights, the cross-entropy is −log p.

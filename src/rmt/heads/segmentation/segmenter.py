@@ -12,6 +12,8 @@ from rmt.heads.segmentation.decode_heads import SemanticFPN, UPerNet, resize
 from rmt.heads.segmentation.losses import SegmentationLoss
 from rmt.model import RMT
 
+#: Name, as `rmt.segmenter` takes it -> class of the head. It is called with the channels of the four feature maps, the
+#: number of classes K, and `head_args`; see `SemanticFPN` for what it takes and returns. You can add entries.
 HEADS: dict[str, type[nn.Module]] = {"semantic_fpn": SemanticFPN, "upernet": UPerNet}
 CROSS_ENTROPY = SegmentationLoss()
 
@@ -22,7 +24,7 @@ class Segmenter(nn.Module):
     Args:
         pyramid: the normalised stages.
         head: feature maps to a list of logits: those of the head, then in training those of auxiliary heads.
-        num_classes: K.
+        num_classes: number of classes K.
         aux_weight: weight of each auxiliary loss.
     """
 
@@ -71,9 +73,9 @@ def segmenter(
     """Build a segmenter: `rmt.segmenter("upernet", backbone="rmt_base", num_classes=150)`.
 
     Args:
-        head: "semantic_fpn" or "upernet".
+        head: a name in `rmt.heads.segmentation.HEADS`: "semantic_fpn" or "upernet".
         backbone: name of a network, or a network; its classifier is removed.
-        num_classes: K.
+        num_classes: number of classes K.
         drop_path_rate: stochastic depth of a backbone given by name.
         head_args: channels and dropout, see `SemanticFPN` and `UPerNet`.
         backbone_args: more keywords for a backbone given by name.

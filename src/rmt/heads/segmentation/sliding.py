@@ -29,10 +29,14 @@ class InferenceOptions:
     """How an image is segmented.
 
     Attributes:
-        sliding: with windows of `window` pixels, `stride` apart; otherwise the whole image at once.
+        sliding: with windows; otherwise the whole image at once.
+        window: side of the windows in pixels, 32 or more.
+        stride: distance of neighbouring windows in pixels, at most `window`.
         flip: average with the prediction for the mirrored image.
         scales: average the predictions at these multiples of the size; windows are enlarged one by one.
         batch: windows per forward pass.
+    Raises:
+        RMTError: a value is out of its bounds.
     """
 
     sliding: bool = False

@@ -24,7 +24,8 @@ class StageView:
     """The attention of one token in one block of a stage. Distances are Manhattan distances in tokens.
 
     Attributes:
-        stage, block: counted from 1; the block is the last one of the stage.
+        stage: number of the stage, counted from 1.
+        block: number of the block in the stage, counted from 1; the last one.
         form: "rows, then columns", "all pairs", or the name of another attention.
         stride: side of a token in pixels of the network's input.
         query: (row, column) of the token in the grid (h, w).

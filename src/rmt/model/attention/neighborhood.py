@@ -48,7 +48,7 @@ class NeighborhoodAttention(LocalAttention):
     At the border the neighbourhood is moved inwards, as in NAT, not cut off.
 
     Args:
-        dim, num_heads: C and n, as in `ManhattanSelfAttention`.
+        dim, num_heads: as in `ManhattanSelfAttention`.
         window_size: side of the neighbourhood in tokens, odd.
         options: `phases` and `lce` as in `ManhattanSelfAttention`.
     """

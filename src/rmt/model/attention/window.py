@@ -80,7 +80,7 @@ class WindowAttention(LocalAttention):
     """Attention inside windows of window_size² tokens, without shift, by softmax and without decay.
 
     Args:
-        dim, num_heads: C and n, as in `ManhattanSelfAttention`.
+        dim, num_heads: as in `ManhattanSelfAttention`.
         window_size: side of a window in tokens.
         options: `phases` and `lce` as in `ManhattanSelfAttention`.
     """

@@ -8,13 +8,14 @@ float16, whose sums are float32, to 2e-2 and 3e-3. Registered as PyTorch operato
 import torch
 
 from rmt.ops.call import Call
-from rmt.ops.cpu.attention import manhattan_attention
+from rmt.ops.cpu.attention import manhattan_attention as manhattan_attention
 from rmt.ops.cpu.build import ELEMENTS, unavailable_reason
-from rmt.ops.cpu.depthwise import depthwise_conv
-from rmt.ops.cpu.linear import linear, slower_than_pytorch
-from rmt.ops.cpu.norm import add_layer_norm, layer_norm, result_define
-
-__all__ = ["add_layer_norm", "depthwise_conv", "layer_norm", "linear", "manhattan_attention", "unusable"]
+from rmt.ops.cpu.depthwise import depthwise_conv as depthwise_conv
+from rmt.ops.cpu.linear import linear as linear
+from rmt.ops.cpu.linear import slower_than_pytorch
+from rmt.ops.cpu.norm import add_layer_norm as add_layer_norm
+from rmt.ops.cpu.norm import layer_norm as layer_norm
+from rmt.ops.cpu.norm import result_define
 
 
 def unusable(call: Call) -> str | None:

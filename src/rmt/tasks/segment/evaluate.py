@@ -27,7 +27,7 @@ class SegmentEvaluator(Evaluator):
     """The confusion matrix of all pixels that are not ignored, at the size of the masks.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         num_images: images in the set.
         preprocessing: `mean` and `std` of the network's images.
         inference: whole or sliding, flip, scales.
