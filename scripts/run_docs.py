@@ -434,8 +434,8 @@ def main() -> int:
     totals["failed"] = sum(len(page["failed"]) for page in result.values())
     print(totals)
     if args.record:
-        versions = {name: version(name) for name in ("torch", "timm", "lightning")}
-        content = dict(totals=totals, date=time.strftime("%Y-%m-%d"), versions=versions, pages=dict(sorted(result.items())))
+        when = dict(date=time.strftime("%Y-%m-%d"), versions={name: version(name) for name in ("torch", "timm")})
+        content = dict(totals=totals, **when, pages=dict(sorted(result.items())))
         args.record.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return 1 if totals["failed"] else 0
 
