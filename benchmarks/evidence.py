@@ -270,7 +270,7 @@ class Runner:
         return [entry for entry in read(self.results / f"{name}.json") if entry["row"] == row]
 
     def add(self, name: str, entry: dict[str, Any]) -> None:
-        """Adds a result to the file, which another process may be writing to as well; in place of an older one."""
+        """Puts a result into the file in place of an older one; another process may be writing to the file, too."""
         machine = describe("cuda" if any(place.gpu is not None for place in self.places) else "cpu")
         entry |= {"date": time.strftime("%Y-%m-%d %H:%M"), "commit": commit()}
         entry |= {key: machine[key] for key in ("cpu", "gpu") if key in machine}
